@@ -1,0 +1,59 @@
+"""What holds still: stages, whole backbones, batch norm, and what no loss can reach.
+
+Frozen means frozen: parameters get no gradient, and frozen modules stay in eval mode, so that running statistics,
+dropout and stochastic depth hold still, too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from backbones.base import Backbone
+from backbones.timm_zoo import map_reach
+from shared.errors import UsageError
+
+
+def freeze(backbone: Backbone) -> None:
+    backbone.requires_grad_(False)
+
+
+def freeze_stages(backbone: Backbone, count: int) -> None:
+    """The stem and this many stages; stage k ends where the k-th map comes out.
+
+    Raises:
+        UsageError: there are fewer stages.
+    """
+    stages = backbone.stages()
+    if count >= len(stages):
+        raise UsageError(f"--freeze-backbone-stages {count}: this backbone has a stem and {len(stages) - 1} stages")
+    for stage in stages[: count + 1]:
+        for parameter in stage:
+            parameter.requires_grad_(False)
+
+
+def freeze_batch_norm(module: nn.Module) -> None:
+    """Scale, shift and running statistics of every batch norm."""
+    for layer in module.modules():
+        if isinstance(layer, _BatchNorm):
+            layer.requires_grad_(False)
+
+
+def freeze_unreached(backbone: Backbone, used: Sequence[int]) -> list[str]:
+    """Parameters that none of the used maps depend on, such as the head convolution of a MobileNet. Their names."""
+    reach = map_reach(backbone)
+    reached = set().union(*(reach[i] for i in used))
+    idle = [name for name, _ in backbone.named_parameters() if name not in reached]
+    for name in idle:
+        backbone.get_parameter(name).requires_grad_(False)
+    return idle
+
+
+def hold_still(module: nn.Module) -> None:
+    """Call after `module.train()`: whatever has parameters and learns none of them goes back to eval mode."""
+    for layer in module.modules():
+        own = list(layer.parameters())
+        if own and not any(p.requires_grad for p in own):
+            layer.eval()

@@ -1,0 +1,223 @@
+"""Backbones that timm already writes well, under the names the recipes use. Any other timm name works as it is.
+
+The right-hand columns say how the seed's network differs from timm's default of that name; parameter counts are equal
+to the seed's in every row. `drop_path` is the stochastic depth that comes with the name.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from backbones import backbone
+from backbones.base import Backbone, MapInfo
+from shared.errors import UsageError, WeightsError
+from shared.pixels import PixelStats
+
+
+class Row(NamedTuple):
+    """timm's name, the arguments that differ from its defaults, and where the maps come out when not where timm says.
+
+    last_tap: (block, channels) of the coarsest map, for nets whose last timm feature already holds a head convolution.
+    after_neck: the single map comes out of the net's own neck.
+    """
+
+    timm_name: str
+    args: dict[str, Any] = {}
+    drop_path: float = 0.0
+    last_tap: tuple[int, int] | None = None
+    after_neck: bool = False
+
+
+def rms_norm() -> Any:
+    from timm.layers.norm import RmsNorm
+
+    return RmsNorm
+
+
+VIT_REG4_M16 = {
+    "img_size": 224, "patch_size": 16, "embed_dim": 512, "depth": 12, "num_heads": 8, "class_token": False,
+    "reg_tokens": 4, "no_embed_class": False, "global_pool": "avg", "fc_norm": False, "norm_layer": rms_norm,
+    "init_values": None,
+}  # fmt: skip
+HIERADET_BASE = {
+    "embed_dim": 96, "num_heads": 1, "stages": (2, 3, 16, 3), "global_att_blocks": (12, 16, 20),
+    "window_spec": (8, 4, 14, 7), "global_pos_size": (14, 14),
+}  # fmt: skip
+VIT_DET_M16 = {
+    "embed_dim": 512, "depth": 12, "num_heads": 8, "norm_layer": rms_norm, "neck_chans": 0, "use_abs_pos": True,
+}  # fmt: skip
+
+VIT_SAM = {"use_abs_pos": True, "neck_chans": 256}
+
+# fmt: off
+ZOO = {
+    # seed 000: the nineteen of the detection recipes
+    "regnet_y_4g":                       Row("regnety_040", {"group_min_ratio": 0.9}),
+    "rdnet_s":                           Row("rdnet_small", drop_path=0.35),
+    "csp_resnet_50":                     Row("cspresnet50"),
+    "tiny_vit_5m":                       Row("tiny_vit_5m_224"),
+    "tiny_vit_11m":                      Row("tiny_vit_11m_224", drop_path=0.1),
+    "vit_reg4_m16_rms_avg":              Row("vision_transformer", VIT_REG4_M16),
+    "efficientnet_v1_b0":                Row("efficientnet_b0", drop_path=0.2),
+    "efficientnet_v1_b3":                Row("efficientnet_b3", drop_path=0.2),
+    "efficientnet_v2_s":                 Row("efficientnetv2_s", drop_path=0.2),
+    "efficientnet_v2_m":                 Row("efficientnetv2_m", drop_path=0.2),
+    "hieradet_base":                     Row("sam2_hiera_base_plus", HIERADET_BASE, drop_path=0.1),
+    "convnext_v2_tiny":                  Row("convnextv2_tiny", drop_path=0.2),
+    "mobilenet_v4_m":                    Row("mobilenetv4_conv_medium", drop_path=0.075, last_tap=(4, 256)),
+    "mobilenet_v4_hybrid_m":             Row("mobilenetv4_hybrid_medium", drop_path=0.075, last_tap=(4, 256)),
+    "mobilenet_v2":                      Row("mobilenetv2_100"),
+    "rope_i_vit_reg1_s16_pn_npn_avg_c1": Row("vit_pe_spatial_small_patch16_512", {"img_size": 224}),
+    "vit_det_m16_rms":                   Row("samvit_base_patch16_224", VIT_DET_M16, after_neck=True),
+    "vit_sam_b16":                       Row("samvit_base_patch16_224", VIT_SAM, 0.1, after_neck=True),
+    "resnet_v1_50":                      Row("resnet50"),
+    # seed 004: the six backbones; V1_b strides in the 3x3, V1_d has a 64-64-128 stem and pooled shortcuts
+    "hrnet_w32c":                        Row("hrnet_w32"),
+    "resnet50_v1b":                      Row("resnet50"),
+    "resnet50_v1d":                      Row("resnet50d", {"stem_width": 64}),
+    "resnet101_v1b":                     Row("resnet101"),
+    "resnet101_v1d":                     Row("resnet101d", {"stem_width": 64}),
+    "darknet53":                         Row("darknet53"),
+}
+# fmt: on
+SIZE_FREE = ("dynamic_img_size", "strict_img_size")  # how timm's fixed-size nets are told to take any size
+PROBE = 64  # pixels a side; enough for every stride there is
+
+
+class TimmBackbone(Backbone):
+    """Any timm network that knows its own maps and groups.
+
+    Args:
+        row: which, and how it differs.
+        pretrained: fetch timm's published weights.
+        drop_path: stochastic depth; None takes what comes with the name.
+    """
+
+    def __init__(self, row: Row, *, pretrained: bool = False, drop_path: float | None = None) -> None:
+        super().__init__()
+        rate = row.drop_path if drop_path is None else drop_path
+        self.net = create(row, pretrained, {"drop_path_rate": rate} if rate else {})
+        infos = [MapInfo(f["num_chs"], f["reduction"]) for f in getattr(self.net, "feature_info", None) or []]
+        if not infos or not hasattr(self.net, "forward_intermediates"):
+            raise UsageError(f"timm's {row.timm_name} has no feature maps to offer; take another backbone")
+        if row.last_tap:
+            block, channels = row.last_tap
+            self.net.stage_ends[-1], infos[-1] = block, MapInfo(channels, infos[-1].stride)
+        last_of_stride = {info.stride: i for i, info in enumerate(infos) if info.stride >= 4}
+        self.taps = sorted(last_of_stride.values())
+        self.maps = tuple(infos[i] for i in self.taps)
+        self.after_neck = row.after_neck
+        self.width = int(getattr(self.net, "head_hidden_size", None) or self.net.num_features)
+        if row.after_neck and row.args["neck_chans"]:
+            self.maps = (MapInfo(row.args["neck_chans"], self.maps[-1].stride),)
+        if pretrained:
+            told = self.net.pretrained_cfg
+            self.pixels = PixelStats(tuple(told["mean"]), tuple(told["std"]))
+
+    def forward_features(self, x: Tensor) -> list[Tensor]:
+        if self.after_neck:
+            return [self.net.forward_features(x)]
+        return list(self.net.forward_intermediates(x, indices=self.taps, intermediates_only=True))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.net(x)
+
+    def blocks(self) -> list[list[nn.Parameter]]:
+        return self.grouped(coarse=False)
+
+    def stages(self) -> list[list[nn.Parameter]]:
+        if len(self.maps) == 1:  # a plain ViT has no stages: its blocks are the steps one can freeze
+            return self.blocks()
+        reach = map_reach(self)
+        if len(reach[0]) > 0.5 * len(reach[-1]):  # branches side by side, as in HRNet: the finest map needs them all
+            return self.grouped(coarse=True)
+        weights, stem = dict(self.named_parameters()), {id(p) for p in self.blocks()[0]}
+        staged: list[list[nn.Parameter]] = [[p for p in weights.values() if id(p) in stem]]
+        seen = {name for name, p in weights.items() if id(p) in stem}
+        for names in reach:
+            staged.append([p for name, p in weights.items() if name in names - seen])
+            seen |= names
+        staged[-1] += [p for name, p in weights.items() if name not in seen]  # what only the pooled vector needs
+        return staged
+
+    def grouped(self, *, coarse: bool) -> list[list[nn.Parameter]]:
+        from timm.models._manipulate import group_parameters
+
+        groups = group_parameters(self.net, self.net.group_matcher(coarse=coarse))
+        weights = dict(self.net.named_parameters())
+        return [[weights[name] for name in names] for _, names in sorted(groups.items())]
+
+
+def create(row: Row, pretrained: bool, args: dict[str, Any]) -> Any:
+    """The timm network without its classifier, told to take images of any size where it has to be told."""
+    import timm
+    from timm.models.vision_transformer import VisionTransformer
+
+    args = {k: v() if v is rms_norm else v for k, v in row.args.items()} | args
+    if row.timm_name == "vision_transformer":  # a ViT that no entry point of timm spells
+        if pretrained:
+            raise WeightsError(
+                "nobody publishes timm weights for this ViT; name a --backbone-tag you have, or train one"
+            )
+        return VisionTransformer(num_classes=0, dynamic_img_size=True, **args)
+    for option in (*SIZE_FREE, None):
+        extra: dict[str, Any] = {option: option == SIZE_FREE[0]} if option else {}
+        try:
+            return timm.create_model(row.timm_name, pretrained=pretrained, num_classes=0, **args, **extra)
+        except TypeError as error:
+            if option is None or option not in str(error):
+                raise
+        except Exception as error:
+            if not pretrained:
+                raise
+            reason = (str(error).strip().splitlines() or ["no reason given"])[0][:120]
+            raise WeightsError(
+                f"timm's published weights for {row.timm_name} cannot be had ({reason}); "
+                f"put them into the hub's cache, name a --backbone-tag, or start from random weights"
+            ) from None
+    raise AssertionError("the last option always returns or raises")
+
+
+def map_reach(net: Backbone) -> list[set[str]]:
+    """Which parameters each map depends on, by name; asked of autograd with tensors that hold no memory."""
+    state = {name: torch.empty_like(value, device="meta") for name, value in net.state_dict().items()}
+    weights = {name: state[name].requires_grad_() for name, _ in net.named_parameters()}
+    was_training = net.training
+    net.eval()
+    with torch.enable_grad():
+        image = torch.zeros(1, 3, PROBE, PROBE, device="meta")
+        maps = functional_call(MapsOf(net), {f"net.{name}": value for name, value in state.items()}, image)
+        reach = []
+        for x in maps:
+            gradients = torch.autograd.grad(x.sum(), list(weights.values()), retain_graph=True, allow_unused=True)
+            reach.append({name for name, found in zip(weights, gradients, strict=True) if found is not None})
+    net.train().train(was_training)  # back through train mode, where TinyViT drops what it cached
+    return reach
+
+
+class MapsOf(nn.Module):
+    """A backbone whose forward is its maps."""
+
+    def __init__(self, net: Backbone) -> None:
+        super().__init__()
+        self.net = net
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        return self.net.forward_features(x)
+
+
+@backbone.otherwise
+def any_timm_net(name: str) -> partial | None:
+    """A backbone by its timm name, such as `resnet18` or `convnext_tiny.fb_in22k`."""
+    import timm
+
+    return partial(TimmBackbone, Row(name)) if timm.is_model(name) else None
+
+
+for name, row in ZOO.items():
+    backbone(name)(partial(TimmBackbone, row))

@@ -1,0 +1,1 @@
+"""Annotated photographs -> uint8 samples and their targets."""

@@ -1,0 +1,111 @@
+"""Class names <-> labels from 0 <-> the category ids of whichever file is read. Names are matched, ids never."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from shared.errors import DataError
+
+
+@dataclass(frozen=True)
+class ClassMap:
+    """What label k is called, and which id the annotation file gives it.
+
+    Args:
+        names: the name of label 0, 1, ...
+        source_ids: the category id of label 0, 1, ... in the file that is read or written.
+        everything: whatever the file calls it, it is label 0 (binary mode).
+    """
+
+    names: tuple[str, ...]
+    source_ids: tuple[int, ...]
+    everything: bool = False
+
+    def __post_init__(self) -> None:
+        for kind, values in (("name", self.names), ("category id", self.source_ids)):
+            if len(set(values)) < len(values):
+                raise DataError(f"two classes share the {kind} '{_first_twice(values)}'; give each its own")
+
+    @classmethod
+    def from_categories(cls, categories: Mapping[int, str]) -> ClassMap:
+        """Every category of a file, in the order of their ids."""
+        return cls(tuple(categories[i] for i in sorted(categories)), tuple(sorted(categories)))
+
+    @classmethod
+    def from_file(cls, path: Path) -> ClassMap:
+        """One name a line; label k is line k + 1."""
+        try:
+            lines = Path(path).read_text("utf-8-sig").splitlines()
+        except (OSError, UnicodeDecodeError) as error:
+            raise DataError(f"cannot read the class file {path} ({error}); it holds one name a line") from None
+        names = tuple(line.strip() for line in lines if line.strip())
+        if not names:
+            raise DataError(f"the class file {path} is empty; it holds one name a line")
+        if len(set(names)) < len(names):
+            raise DataError(f"the class file {path} names '{_first_twice(names)}' twice; remove one of the lines")
+        return cls(names, tuple(range(1, len(names) + 1)))
+
+    @classmethod
+    def binary(cls) -> ClassMap:
+        """One class, 'object', whatever the annotations say."""
+        return cls(("object",), (1,), everything=True)
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def bind(self, categories: Mapping[int, str], used: Collection[int], path: Path) -> tuple[ClassMap, dict[int, int]]:
+        """The same labels with the ids of another file, and that file's {category id: label}; names are what matches.
+
+        Args:
+            categories: the file's {category id: name}.
+            used: the ids that its annotations carry. These must be classes; the others may be unknown.
+        """
+        if self.everything:
+            return self, dict.fromkeys(categories, 0)
+        labels: dict[int, int] = {}
+        for category, name in sorted(categories.items()):
+            label = self._find(name)
+            if label is None:
+                if category in used:
+                    raise DataError(
+                        f"{path}: category {category} '{name}' is not among the {len(self)} classes; "
+                        "add it to the class file, or leave the class file out"
+                    )
+            elif label in labels.values():
+                raise DataError(f"{path}: two categories mean the class '{self.names[label]}'; merge them in the file")
+            else:
+                labels[category] = label
+        ids = {label: category for category, label in labels.items()}
+        beyond = itertools.count(max(len(self), *categories, 0) + 1)
+        for label in range(len(self)):  # classes this file lacks still need an id of their own
+            if label not in ids:
+                ids[label] = next(beyond) if label + 1 in categories else label + 1
+        return replace(self, source_ids=tuple(ids[label] for label in range(len(self)))), labels
+
+    def _find(self, name: str) -> int | None:
+        if name in self.names:
+            return self.names.index(name)
+        plain = [_plain(known) for known in self.names]
+        return plain.index(_plain(name)) if plain.count(_plain(name)) == 1 else None
+
+    def to_dict(self) -> dict[str, Any]:
+        return {"names": list(self.names), "source_ids": list(self.source_ids), "everything": self.everything}
+
+    @classmethod
+    def from_dict(cls, saved: Mapping[str, Any]) -> ClassMap:
+        ids = saved.get("source_ids") or range(1, len(saved["names"]) + 1)
+        return cls(tuple(saved["names"]), tuple(int(i) for i in ids), bool(saved.get("everything", False)))
+
+
+def _plain(name: str) -> str:
+    """'Cell phone', 'cell-phone' and 'cellphone' are one name."""
+    return "".join(c for c in name.casefold() if c.isalnum()) or name.strip()
+
+
+def _first_twice(values: Iterable[Any]) -> Any:
+    seen = set()
+    return next(v for v in values if v in seen or seen.add(v))

@@ -1,0 +1,221 @@
+"""Photographs with boxes: the samples of a detector, from COCO JSON and an image folder.
+
+    instances.json -> CocoTable --+-- ClassMap: source category ids <-> labels from 0
+    photographs ------------------+-> CocoDetection.load(index) -> uint8 (3, H, W), boxes, labels
+
+Boxes are clipped to their image; those narrower than a pixel after that are no targets. Crowd regions are no targets
+either; both stay for evaluation. Boxes are in stored pixels, so photographs are not turned upright.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from detection.data.annotations import CocoTable, read_coco
+from detection.data.batch import collate
+from detection.data.classes import ClassMap
+from detection.types import Target
+from shared.errors import BadSample, DataError
+from shared.image import BadImage, decode_image
+
+__all__ = ["ClassMap", "CocoDetection", "coco_layout"]
+
+Augment = Callable[[Tensor, Target, np.random.Generator], tuple[Tensor, Target]]
+
+
+class CocoTarget(Target):
+    """A target that knows which image of the file it belongs to."""
+
+    image_id: int
+
+
+class CocoDetection:
+    """Photographs with boxes, by position. A `Samples` of `shared.feed`.
+
+    Args:
+        images: the folder that the file names start from.
+        annotations: the COCO JSON.
+        classes: label space to use, matched by name; None takes the file's own categories.
+        augment: called with (uint8 (3, H, W), target, rng) after decoding.
+        ignore_file: names of images to leave out, one `file_name` a line.
+        drop_empty: leave out images without a target.
+        allow_missing: this many images may be missing on disk; they are left out.
+    """
+
+    def __init__(
+        self,
+        images: Path,
+        annotations: Path,
+        classes: ClassMap | None = None,
+        augment: Augment | None = None,
+        *,
+        ignore_file: Path | None = None,
+        drop_empty: bool = False,
+        allow_missing: int = 0,
+    ) -> None:
+        self.images, self.augment = Path(images), augment
+        self.notes: list[str] = []
+        table = whole = read_coco(Path(annotations))
+        if ignore_file is not None:
+            table = self._without_ignored(table, ignore_file)
+        table = table.select(_present(table, self.images, allow_missing, self.notes))
+        targets = self._targets(table)
+        if drop_empty:
+            filled = np.bincount(table.image_of[targets], minlength=len(table.image_ids)) > 0
+            self._note(int((~filled).sum()), "image has", "images have", "no box and left out")
+            targets = targets[filled[table.image_of]]
+            table = table.select(filled)
+        if not len(table.image_ids):
+            raise DataError(f"{annotations} leaves no image to use; check the ignore file and the annotations")
+        used = set(np.unique(table.category_ids).tolist())
+        classes = classes or ClassMap.from_categories(table.categories)
+        self.classes, labels = classes.bind(table.categories, used, table.path)
+        self.table, self.is_target = table, targets
+        self.labels = _looked_up(table.category_ids, labels)
+        self.first = np.searchsorted(table.image_of, np.arange(len(table.image_ids) + 1))
+        self.sizes: Sequence[int] = [len(table.image_ids)]
+        self.fingerprint = table.sha256 if table is whole else _fingerprint(table)
+
+    def __len__(self) -> int:
+        return len(self.table.image_ids)
+
+    @property
+    def image_ids(self) -> list[int]:
+        return self.table.image_ids.tolist()
+
+    def height_width(self, index: int) -> tuple[int, int]:
+        """The stored size of one image, without opening it."""
+        height, width = self.table.sizes[index].tolist()
+        return height, width
+
+    def path(self, index: int) -> Path:
+        return self.images / self.table.file_names[index].decode()
+
+    def target(self, index: int) -> CocoTarget:
+        """Boxes (N, 4) clipped to the image, labels (N,), and the image's id."""
+        rows = np.arange(self.first[index], self.first[index + 1])
+        rows = rows[self.is_target[rows]]
+        height, width = self.height_width(index)
+        corners = self.table.boxes[rows]
+        corners[:, 2:] += corners[:, :2]
+        corners = np.clip(corners, 0, (width, height, width, height))
+        return CocoTarget(
+            boxes=torch.from_numpy(corners.astype(np.float32)),
+            labels=torch.from_numpy(self.labels[rows].astype(np.int64)),
+            image_id=int(self.table.image_ids[index]),
+        )
+
+    def load(self, index: int, rng: np.random.Generator) -> tuple[Tensor, Target]:
+        """uint8 (3, H, W) and its target, augmented; BadSample if the photograph is not what the file says."""
+        path, stored = self.path(index), self.height_width(index)
+        try:
+            image = decode_image(path.read_bytes(), upright=False)
+        except (OSError, BadImage) as error:
+            raise BadSample(str(path), str(error)) from None
+        height, width = image.shape[-2:]
+        if (height, width) != stored:
+            raise BadSample(str(path), f"is {width}x{height}, but the annotations say {stored[1]}x{stored[0]}")
+        target: Target = self.target(index)
+        return (image, target) if self.augment is None else self.augment(image, target, rng)
+
+    def collate(self, samples: list[tuple[Tensor, Target]]) -> tuple[list[Tensor], list[Target]]:
+        return collate(samples)
+
+    def ground_truth(self) -> dict[str, Any]:
+        """The file as its official evaluation reads it: every annotation, crowds too, with ids from 1."""
+        table, ids = self.table, np.array(self.classes.source_ids)
+        columns = (table.image_ids[table.image_of], ids[self.labels], table.boxes, table.areas, table.crowd)
+        return {
+            "images": [
+                {"id": i, "height": h, "width": w}
+                for i, (h, w) in zip(self.image_ids, table.sizes.tolist(), strict=True)
+            ],
+            "categories": [
+                {"id": i, "name": name} for i, name in zip(self.classes.source_ids, self.classes.names, strict=True)
+            ],
+            "annotations": [
+                {"id": n, "image_id": i, "category_id": c, "bbox": box, "area": area, "iscrowd": int(crowd)}
+                for n, (i, c, box, area, crowd) in enumerate(zip(*(c.tolist() for c in columns), strict=True), start=1)
+            ],
+        }
+
+    def _without_ignored(self, table: CocoTable, ignore_file: Path) -> CocoTable:
+        try:
+            lines = Path(ignore_file).read_text("utf-8-sig").splitlines()
+        except (OSError, UnicodeDecodeError) as error:
+            raise DataError(f"cannot read the ignore file {ignore_file} ({error}); one file name a line") from None
+        ignored = np.isin(table.file_names, [line.strip().encode() for line in lines if line.strip()] or [b""])
+        self._note(int(ignored.sum()), "image is", "images are", f"named by {ignore_file} and left out")
+        return table.select(~ignored)
+
+    def _targets(self, table: CocoTable) -> np.ndarray:
+        """(A,) bool: the annotations that are trained on."""
+        corners, objects = table.corners(), ~table.crowd
+        outside = (corners != np.hstack((table.boxes[:, :2], table.boxes[:, :2] + table.boxes[:, 2:]))).any(axis=1)
+        wide = (corners[:, 2:] - corners[:, :2] >= 1).all(axis=1)
+        self._note(int((outside & wide & objects).sum()), "box reaches", "boxes reach", "outside the image, clipped")
+        self._note(int((~wide & objects).sum()), "box is", "boxes are", "narrower than 1 pixel, dropped")
+        if not (wide & objects).any():
+            raise DataError(f"{table.path} has no usable boxes at all; give annotations of objects ('instances')")
+        return wide & objects
+
+    def _note(self, count: int, one: str, many: str, what: str) -> None:
+        if count:
+            self.notes.append(f"{count} {one if count == 1 else many} {what}")
+
+
+def _looked_up(ids: np.ndarray, labels: dict[int, int]) -> np.ndarray:
+    """(A,) source ids -> (A,) int32 labels."""
+    known = np.array(sorted(labels))
+    return np.array([labels[i] for i in known.tolist()], np.int32)[np.searchsorted(known, ids)]
+
+
+def _fingerprint(table: CocoTable) -> str:
+    """Which images of which file: positions mean something else when others are left out."""
+    return hashlib.sha256(table.sha256.encode() + table.image_ids.tobytes()).hexdigest()
+
+
+def _present(table: CocoTable, root: Path, allow_missing: int, notes: list[str]) -> np.ndarray:
+    """(I,) bool: the photograph is there. One listing per folder, since a file system may be far away."""
+    listings: dict[str, set[str]] = {}
+    present = np.ones(len(table.image_ids), dtype=bool)
+    for index, name in enumerate(name.decode() for name in table.file_names):
+        folder, base = os.path.split(os.path.normpath(name))
+        if os.path.isabs(name) or folder.split(os.sep)[0] == "..":
+            raise DataError(
+                f"{table.path}: image {table.image_ids[index]} has the file_name '{name}'; it must stay in {root}"
+            )
+        if folder not in listings:
+            path = root / folder
+            listings[folder] = set(os.listdir(path)) if path.is_dir() else set()
+        present[index] = base in listings[folder]
+    missing = [name.decode() for name in table.file_names[~present]]
+    if len(missing) > allow_missing:
+        raise DataError(
+            f"{len(missing)} of the {len(present)} images of {table.path} are not in {root}, such as "
+            f"{', '.join(missing[:5])}; check the image folder, or say --allow-missing {len(missing)}"
+        )
+    if missing:
+        notes.append(f"{len(missing)} image{'s are' if len(missing) > 1 else ' is'} missing on disk and left out")
+    return present
+
+
+def coco_layout(root: Path, split: str) -> tuple[Path, Path]:
+    """Where a COCO folder keeps a split ('train' or 'val'): its image folder and its annotations."""
+    root = Path(root)
+    for name in (f"{split}2017", split):
+        images, annotations = root / name, root / "annotations" / f"instances_{name}.json"
+        if images.is_dir() and annotations.is_file():
+            return images, annotations
+    raise DataError(
+        f"{root} is no COCO folder: it has neither {split}2017/ with annotations/instances_{split}2017.json "
+        f"nor {split}/ with annotations/instances_{split}.json; give the images and the JSON by their own flags"
+    )

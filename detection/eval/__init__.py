@@ -1,0 +1,1 @@
+"""What a detector found -> the official numbers."""

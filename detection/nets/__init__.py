@@ -1,0 +1,38 @@
+"""Detectors: one page each. `detector.build("fcos", backbone, num_classes)` gives a `Detector`."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+
+from torch import Tensor, nn
+
+from backbones.base import Backbone
+from detection.types import Detections, Images, Target
+from shared.registry import Registry
+
+
+class Detector(nn.Module, ABC):
+    """Two verbs, each with one return type.
+
+    backbone: what it stands on.
+    used_maps: which of the backbone's maps it reads; what no used map depends on is frozen.
+    """
+
+    backbone: Backbone
+    used_maps: Sequence[int]
+
+    @abstractmethod
+    def forward(self, images: Images, targets: list[Target]) -> dict[str, Tensor]:
+        """Named losses of a batch, already weighted."""
+
+    @abstractmethod
+    def detect(self, images: Images) -> list[Detections]:
+        """What is in each image, best first, in the pixels of the batch."""
+
+    @abstractmethod
+    def class_head(self) -> list[nn.Module]:
+        """The part that names classes: what --freeze-body leaves to learn."""
+
+
+detector: Registry[Detector] = Registry("detector", "detection.nets")

@@ -1,0 +1,45 @@
+"""From dense scores and boxes to a short list of detections."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torchvision.ops import batched_nms, clip_boxes_to_image
+
+from detection.types import Detections
+
+
+def best_boxes(
+    scores: list[Tensor],
+    boxes: list[Tensor],
+    size: tuple[int, int],
+    *,
+    min_score: float,
+    nms_iou: float,
+    per_level: int = 1000,
+    most: int = 100,
+) -> Detections:
+    """Class-wise NMS for one image over its pyramid levels.
+
+    Args:
+        scores: per level, (P, K) probability of each class at each of its P places.
+        boxes: per level, (P, 4) as x0 y0 x1 y1.
+        size: (height, width) the boxes are clipped to.
+        min_score: leave out what scores no more than this.
+        per_level: candidates taken from each level before NMS.
+        most: detections kept after it.
+    """
+    picked = [candidates(s, b, min_score, per_level) for s, b in zip(scores, boxes, strict=True)]
+    score, label, box = (torch.cat(parts) for parts in zip(*picked, strict=True))
+    box = clip_boxes_to_image(box, size)
+    keep = batched_nms(box.float(), score.float(), label, nms_iou)[:most]
+    return {"boxes": box[keep], "labels": label[keep], "scores": score[keep]}
+
+
+def candidates(scores: Tensor, boxes: Tensor, min_score: float, most: int) -> tuple[Tensor, Tensor, Tensor]:
+    """(P, K) scores, (P, 4) boxes -> scores (M,), labels (M,), boxes (M, 4) of the best place-class pairs."""
+    flat = scores.flatten()
+    index = (flat > min_score).nonzero()[:, 0]
+    top, order = flat[index].topk(min(most, len(index)))
+    index = index[order]
+    return top, index % scores.shape[1], boxes[index // scores.shape[1]]

@@ -1,0 +1,94 @@
+"""Everything a detection run can be told."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from shared.recipe import OptimConfig, RuntimeConfig, ScheduleConfig, knob
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig:
+    """The detector, and the backbone it stands on"""
+
+    network: str = knob("faster_rcnn", "detector; `detect list networks` shows all", "--model")
+    network_args: dict[str, Any] = knob(dict, "options of the detector; any flag not listed here is one of them")
+    backbone: str | None = knob(
+        None, "backbone; `detect list backbones` shows all, and any timm name works (default: the one that has the tag)"
+    )
+    backbone_param: str | None = knob(None, "width of a backbone that comes in several, such as 1")
+    backbone_tag: str | None = knob(None, "weights to start from: a tag, or tag@digest; loads or refuses")
+    backbone_epoch: int | None = knob(None, "that epoch of --backbone-tag; 0 is its last", low=0)
+    backbone_pretrained: bool = knob(
+        False, "insist on weights: those of the tag, or timm's published ones without a tag"
+    )
+    allow_missing: tuple[str, ...] = knob((), "tensors the weights may lack, as glob patterns", metavar="GLOB")
+    drop_path: float | None = knob(
+        None, "stochastic depth of the backbone (default: what comes with it)", low=0, high=1
+    )
+    tag: str | None = knob(None, "word that will find this run's weights (default: the run's name)", "-t")
+    keep_epochs: int = knob(0, "export the detector every so many epochs, besides the last", low=0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class FreezeConfig:
+    """What holds still"""
+
+    freeze_backbone: bool = knob(False, "freeze the whole backbone, in eval mode")
+    freeze_backbone_stages: int | None = knob(None, "freeze the stem and this many stages", metavar="N", low=0)
+    freeze_backbone_bn: bool = knob(False, "freeze statistics and scale of the backbone's batch norm")
+    freeze_body: bool = knob(False, "freeze everything but the class head")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataConfig:
+    """Images and annotations"""
+
+    data_path: Path | None = knob(
+        None, "training images, or a COCO folder; the built-in demo data without it", "--coco-path"
+    )
+    val_path: Path | None = knob(None, "validation images (default: found in a COCO folder)")
+    coco_json_path: Path | None = knob(None, "training annotations (default: found in a COCO folder)")
+    coco_val_json_path: Path | None = knob(None, "validation annotations (default: found in a COCO folder)")
+    class_file: Path | None = knob(None, "one class name per line (default: the categories of the annotations)")
+    ignore_file: Path | None = knob(None, "file names of training images to leave out, one per line")
+    binary_mode: bool = knob(False, "one class: object")
+    drop_empty: bool = knob(False, "leave out training images without a box")
+    allow_missing_images: int = knob(0, "how many annotated images may be absent", low=0)
+    size: tuple[int, ...] = knob(
+        (640,), "height and width, or one number for both; the short side where sizes vary", metavar="PIXELS", low=32
+    )
+    max_size: int | None = knob(None, "longest side; images then keep their shape", low=32)
+    multiscale: bool = knob(False, "random short side from 480 to 800 per image; images keep their shape")
+    aug_type: Literal["birder", "default", "hflip", "multiscale"] = knob(
+        "birder", "augmentation", "--data-augmentation"
+    )
+    aug_level: int = knob(4, "strength of the birder augmentation", low=0, high=10)
+    rgb_mode: str | None = knob(None, "pixel statistics (default: those the backbone's weights expect, else imagenet)")
+    eval_backend: Literal["auto", "pycocotools", "hotcoco"] = knob("auto", "who computes average precision")
+    pictures: int = knob(8, "validation pictures kept for the report", low=0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DetectRecipe:
+    model: ModelConfig = field(default_factory=ModelConfig)
+    freeze: FreezeConfig = field(default_factory=FreezeConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
+    runtime: RuntimeConfig = field(default_factory=RuntimeConfig)
+
+
+def run_stem(recipe: DetectRecipe) -> str:
+    """What a run is called when nobody names it: network, backbone, and where its weights came from."""
+    model = recipe.model
+    origin = model.backbone_tag or ("pretrained" if model.backbone_pretrained else "scratch")
+    parts = [
+        model.network,
+        model.backbone or "",
+        origin if model.backbone_tag or not model.tag else "",
+        model.tag or "",
+    ]
+    return "-".join(part.replace("/", "_").replace("@", "_") for part in parts if part)

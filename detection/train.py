@@ -1,0 +1,239 @@
+"""`detect train`: recipe -> data, backbone by tag, detector -> the loop -> weights, report."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import nn
+
+from detection.build import Standing, build_detector, stand
+from detection.data.augment import build_augment
+from detection.data.classes import ClassMap
+from detection.data.coco import CocoDetection, coco_layout
+from detection.draw import draw_detections
+from detection.eval.coco import CocoEvaluator
+from detection.recipe import DataConfig, DetectRecipe, run_stem
+from detection.task import DetectTask
+from shared import dist
+from shared.dry import describe_groups, describe_parameters, describe_schedule
+from shared.errors import UsageError
+from shared.feed import choose_workers, in_order
+from shared.recipe import Resolved
+from shared.report import write_report
+from shared.run import announce_plan
+from shared.session import Session, cache_dir, pair
+from shared.store import Card, Store, check_name, versions
+
+log = logging.getLogger(__name__)
+
+
+class Data(NamedTuple):
+    """Training and validation images; `val` may be None."""
+
+    train: CocoDetection
+    val: CocoDetection | None
+
+
+class Place(NamedTuple):
+    """A folder of images and the annotations of them."""
+
+    images: Path
+    annotations: Path
+
+
+def train(resolved: Resolved) -> int:
+    """Train a detector and export it; the exit code."""
+    recipe: DetectRecipe = resolved.recipe
+    store = Store(recipe.runtime.weights_dir)
+    session = Session(resolved, stem=run_stem(recipe))
+    try:
+        data = open_data(recipe.data)
+        standing = stand(recipe, store, load=True)
+        if recipe.runtime.sync_bn and dist.world() > 1:
+            nn.SyncBatchNorm.convert_sync_batchnorm(standing.net)
+        built = build_detector(recipe, standing.net, len(data.train.classes))
+        val, backend = data.val, recipe.data.eval_backend
+        task = DetectTask(built, standing.stats, None if val is None else lambda: CocoEvaluator(val, backend))
+        if recipe.runtime.dry_run:
+            return dry_run(session, resolved, task, data, standing)
+        run_dir = session.open()
+        tag = recipe.model.tag or run_dir.name
+        check_name(tag)
+        describe(recipe, data, standing)
+        if standing.transfer is not None:
+            session.write("transfer.json", report_of(standing))
+        feed, exported = session.feed(data.train), []
+
+        def publish(trained: Any, epoch: int, metrics: dict[str, float], last: bool) -> None:
+            exported.append(store.put(trained.detector, card(session, data, standing, tag, epoch, metrics, last)))
+            log.info("exported %s to %s", exported[-1], exported[-1].path)
+
+        metrics = session.fit(task, feed, val_loader(session, data.val), publish, recipe.model.keep_epochs)
+        if dist.is_main():
+            finish(session, store, exported, metrics, task, data, run_dir)
+    finally:
+        dist.stop()
+    return 0
+
+
+def open_data(told: DataConfig) -> Data:
+    """Training and validation images as the recipe names them; the demo data when it names none."""
+    training, validation = places(told)
+    size = pair(told.size)
+
+    def opened(place: Place, classes: ClassMap | None, *, training: bool) -> CocoDetection:
+        augment = build_augment(
+            told.aug_type,
+            level=told.aug_level,
+            size=size,
+            max_size=told.max_size,
+            multiscale=told.multiscale,
+            train=training,
+        )
+        return CocoDetection(
+            place.images,
+            place.annotations,
+            classes,
+            augment,
+            ignore_file=told.ignore_file if training else None,
+            drop_empty=told.drop_empty and training,
+            allow_missing=told.allow_missing_images,
+        )
+
+    wanted = ClassMap.binary() if told.binary_mode else ClassMap.from_file(told.class_file) if told.class_file else None
+    train_set = opened(training, wanted, training=True)
+    val_set = opened(validation, train_set.classes, training=False) if validation else None
+    return Data(train_set, val_set)
+
+
+def places(told: DataConfig) -> tuple[Place, Place | None]:
+    """Where training and validation data lie.
+
+    Raises:
+        UsageError: images are named without annotations.
+        DataError: a COCO folder is named that is none.
+    """
+    if told.data_path is None:
+        if told.coco_json_path is not None:
+            raise UsageError("--coco-json-path needs the folder of its images; add --data-path")
+        from shared.demo import demo_data
+
+        demo = demo_data(cache_dir() / "demo")
+        return Place(demo.train_images, demo.train_json), Place(demo.val_images, demo.val_json)
+    if told.coco_json_path is None:
+        training = Place(*coco_layout(told.data_path, "train"))
+    else:
+        training = Place(told.data_path, told.coco_json_path)
+    if told.val_path is not None and told.coco_val_json_path is not None:
+        return training, Place(told.val_path, told.coco_val_json_path)
+    if told.val_path is not None or told.coco_val_json_path is not None:
+        raise UsageError("--val-path and --coco-val-json-path go together; give both, or neither")
+    if told.coco_json_path is None:
+        return training, Place(*coco_layout(told.data_path, "val"))
+    return training, None
+
+
+def val_loader(session: Session, val: CocoDetection | None) -> Any:
+    if val is None:
+        return None
+    workers = choose_workers(session.runtime.num_workers, dist.world())
+    return in_order(val, session.runtime.batch_size, rank=dist.rank(), world=dist.world(), workers=workers)
+
+
+def card(session: Session, data: Data, standing: Standing, tag: str, epoch: int, metrics: dict, last: bool) -> Card:
+    """What a detector's weights say about themselves."""
+    recipe: DetectRecipe = session.recipe
+    arch = recipe.model.backbone or (standing.parent.card.arch if standing.parent else "resnet_v1_50")
+    return Card(
+        arch=f"{recipe.model.network}-{arch}",
+        tag=tag,
+        epoch=epoch,
+        kind="detector",
+        finished=last,
+        method="detection",
+        args={"network": recipe.model.network, "network_args": recipe.model.network_args, "backbone": arch},
+        pixels={"mean": list(standing.stats.mean), "std": list(standing.stats.std)},
+        classes=data.train.classes.to_dict(),
+        parents=[standing.parent.reference] if standing.parent else [],
+        data={"fingerprint": data.train.fingerprint, "samples": len(data.train), "path": str(recipe.data.data_path)},
+        metrics=metrics,
+        recipe=session.told(),
+        versions=versions(),
+    )
+
+
+def describe(recipe: DetectRecipe, data: Data, standing: Standing) -> None:
+    classes = data.train.classes
+    log.info(
+        "%s on %d images, %d classes: %s", recipe.model.network, len(data.train), len(classes), listed_classes(classes)
+    )
+    for note in data.train.notes + (data.val.notes if data.val else []):
+        log.info("%s", note)
+    if standing.transfer is not None:
+        log.info("loaded %s", standing.transfer)
+    elif recipe.model.backbone_pretrained:
+        log.info("the backbone has timm's published weights")
+    else:
+        log.info("the backbone starts from random weights; --backbone-tag or --backbone-pretrained would load some")
+    if data.val is None:
+        log.info("no validation data: no average precision is measured along the way")
+
+
+def listed_classes(classes: ClassMap, most: int = 6) -> str:
+    more = f" and {len(classes) - most} more" if len(classes) > most else ""
+    return ", ".join(classes.names[:most]) + more
+
+
+def report_of(standing: Standing) -> dict[str, Any]:
+    """transfer.json: the transfer report as the run's report shows it."""
+    assert standing.parent is not None and standing.transfer is not None
+    told = asdict(standing.transfer)
+    card = standing.parent.card
+    pixels = f"mean {card.pixels['mean']}, std {card.pixels['std']}, as the weights expect"
+    return {**told, "tag": card.tag, "arch": card.arch, "path": str(standing.parent.path), "pixel_note": pixels}
+
+
+def finish(
+    session: Session, store: Store, exported: list, metrics: dict, task: DetectTask, data: Data, run_dir: Path
+) -> None:
+    """Results, lineage, pictures and the report of a finished run."""
+    weights = str(exported[-1].path) if exported else None
+    session.write(
+        "result.json", {"metrics": metrics, "weights": weights, "finished": True, "seconds": session.seconds()}
+    )
+    if exported:
+        session.write("lineage.json", store.lineage(exported[-1]))
+    if data.val is not None:
+        save_pictures(task, data.val, run_dir / "pictures", session.recipe.data.pictures, session.device)
+    log.info("report %s", write_report([run_dir], run_dir / "report.html"))
+
+
+def save_pictures(task: DetectTask, val: CocoDetection, folder: Path, count: int, device: torch.device) -> None:
+    """The first validation images with predicted and true boxes."""
+    folder.mkdir(exist_ok=True)
+    task.eval()
+    from shared.plan import rng_for
+
+    for index in range(min(count, len(val))):
+        picture, target = val.load(index, rng_for(0, 0, index))
+        found = task.detect([picture.to(device)])[0]
+        found = {name: value.cpu() for name, value in found.items()}  # type: ignore[attr-defined]
+        image = draw_detections(picture, found, val.classes.names, truth=target)  # type: ignore[arg-type]
+        image.convert("RGB").save(folder / f"{index:03d}.jpg", quality=85)
+
+
+def dry_run(session: Session, resolved: Resolved, task: DetectTask, data: Data, standing: Standing) -> int:
+    feed, recipe = session.feed(data.train), resolved.recipe
+    lines = describe_parameters(task, task.backbone.stages())
+    lines += describe_groups(task, recipe.optim)
+    lines += describe_schedule(feed.steps_per_epoch, feed.step_size, recipe.schedule, recipe.optim.lr)
+    lines.append(f"data\n  {len(data.train)} training images, {len(data.val) if data.val else 0} validation images")
+    published = "published by timm" if recipe.model.backbone_pretrained else "random"
+    lines.append(f"weights\n  {standing.transfer or published}")
+    if dist.is_main():
+        announce_plan(resolved, lines)
+    return 0

@@ -1,0 +1,1 @@
+"""Shards -> backbone weights."""

@@ -1,0 +1,54 @@
+"""Pretraining methods: one page each. A method is a Task with a view.
+
+`method.build("supervised", backbone, facts, label_smoothing=0.1)`; what a method alone understands is a keyword.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+from torch import Tensor, nn
+
+from backbones.base import Backbone
+from shared.pixels import PixelStats
+from shared.registry import Registry
+from shared.task import Task
+
+View = Callable[[Tensor, np.random.Generator], Any]
+
+
+class Facts(NamedTuple):
+    """What a method may want to know about the run.
+
+    size: (height, width) of the images the backbone sees.
+    num_classes: of the data, or None when it is not labelled.
+    pixels: what the backbone wants its pixels to be.
+    """
+
+    size: tuple[int, int]
+    num_classes: int | None
+    pixels: PixelStats
+
+
+class Method(Task):
+    """A Task whose purpose is its backbone. `labelled` says whether it needs classes."""
+
+    backbone: Backbone
+    labelled: bool = False
+
+    @abstractmethod
+    def view(self) -> View:
+        """How one (3, H, W) uint8 image becomes one sample of a training batch."""
+
+    @abstractmethod
+    def val_view(self) -> View:
+        """The same for evaluation, without chance."""
+
+    def exports(self) -> dict[str, nn.Module]:
+        return {"backbone": self.backbone}
+
+
+method: Registry[Method] = Registry("method", "pretrain.methods")

@@ -1,0 +1,156 @@
+"""Supervised: which of the known classes is this?
+
+    image -> crop, flip -> [mixup | cutmix] -> [erase] -> backbone -> vector -> linear -> cross-entropy
+
+Zhang et al., "mixup: Beyond Empirical Risk Minimization", 2018; Yun et al., "CutMix", 2019;
+Zhong et al., "Random Erasing Data Augmentation", 2020; label smoothing as in Szegedy et al., 2016.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.distributions import Beta
+
+from backbones.base import Backbone
+from pretrain.methods import Facts, Method, View, method
+from pretrain.views import Compose, HorizontalFlip, RandomResizedCrop, ResizeCenterCrop
+from shared import dist
+from shared.errors import DataError, UsageError
+from shared.pixels import Normalize
+
+
+@method("supervised")
+class Supervised(Method):
+    """
+    Args:
+        label_smoothing: share of the target spread evenly over all classes.
+        mixup: alpha of the Beta distribution from which each sample draws its share of another image; 0 for none.
+        cutmix: the same for the area of a rectangle cut from another image; with both, each sample takes either.
+        random_erase: probability that a rectangle of a sample is blanked.
+        dropout: before the classifier.
+        crop_scale: smallest share of the image's area that a training crop shows.
+        crop_ratio: widest aspect ratio of a training crop.
+        val_share: share of the short side that the validation crop shows.
+    """
+
+    labelled = True
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        facts: Facts,
+        *,
+        label_smoothing: float = 0.1,
+        mixup: float = 0.0,
+        cutmix: float = 0.0,
+        random_erase: float = 0.0,
+        dropout: float = 0.0,
+        crop_scale: float = 0.08,
+        crop_ratio: float = 4 / 3,
+        val_share: float = 0.875,
+    ) -> None:
+        super().__init__()
+        if not facts.num_classes:
+            raise DataError("supervised pretraining needs classes, and these shards have none; pack them with labels")
+        for name, share in (("label_smoothing", label_smoothing), ("random_erase", random_erase), ("dropout", dropout)):
+            if not 0 <= share < 1 + (name == "random_erase"):
+                raise UsageError(f"{name} is {share}; it is a share, from 0 to 1")
+        self.backbone = backbone
+        self.normalize = Normalize(facts.pixels)
+        self.dropout = nn.Dropout(dropout)
+        self.classifier = nn.Linear(backbone.width, facts.num_classes)
+        nn.init.normal_(self.classifier.weight, std=0.01)
+        nn.init.zeros_(self.classifier.bias)
+        self.size, self.label_smoothing, self.random_erase = facts.size, label_smoothing, random_erase
+        self.mixup, self.cutmix = mixup, cutmix
+        self.crop_scale, self.crop_ratio, self.val_share = crop_scale, crop_ratio, val_share
+
+    def view(self) -> View:
+        ratios = (1 / self.crop_ratio, self.crop_ratio)
+        return Compose([RandomResizedCrop(self.size, scale=(self.crop_scale, 1.0), ratio=ratios), HorizontalFlip()])
+
+    def val_view(self) -> View:
+        return ResizeCenterCrop(self.size, share=self.val_share)
+
+    def forward(self, batch: tuple[Tensor, Tensor]) -> dict[str, Tensor]:
+        """Images (B, 3, H, W) uint8 and labels (B,)."""
+        images, labels = batch
+        x = self.normalize(images)
+        target = F.one_hot(labels, self.classifier.out_features).to(x.dtype)
+        if self.mixup > 0 or self.cutmix > 0:
+            x, target = mixed(x, target, self.mixup, self.cutmix)
+        if self.random_erase > 0:
+            x = erased(x, self.random_erase)
+        logits = self.classify(x)
+        return {"classification": F.cross_entropy(logits.float(), target, label_smoothing=self.label_smoothing)}
+
+    def classify(self, x: Tensor) -> Tensor:
+        """(B, 3, H, W) normalised -> (B, num_classes)"""
+        return self.classifier(self.dropout(self.backbone(x)))
+
+    @torch.no_grad()
+    def evaluate(self, loader: Iterable[Any]) -> dict[str, float]:
+        """top1 and, where there are more than five classes, top5: shares of the validation images, from 0 to 1."""
+        hits1 = hits5 = seen = 0
+        deep = min(5, self.classifier.out_features)
+        for images, labels in loader:
+            best = self.classify(self.normalize(images)).topk(deep).indices
+            right = best == labels[:, None]
+            hits1, hits5, seen = hits1 + int(right[:, 0].sum()), hits5 + int(right.sum()), seen + len(labels)
+        hits1, hits5, seen = (sum(column) for column in zip(*dist.gather((hits1, hits5, seen)), strict=True))
+        metrics = {"top1": hits1 / max(seen, 1)}
+        return metrics | ({"top5": hits5 / max(seen, 1)} if self.classifier.out_features > 5 else {})
+
+
+def mixed(x: Tensor, target: Tensor, mixup: float, cutmix: float) -> tuple[Tensor, Tensor]:
+    """Each image shares its frame with the one opposite in the batch; targets follow the share of pixels.
+
+    (B, 3, H, W), (B, K) -> the same shapes.
+    """
+    count, _, tall, wide = x.shape
+    blend = draw_shares(count, mixup, x).view(-1, 1, 1, 1).expand(-1, 1, tall, wide)
+    if cutmix > 0:
+        cut = 1 - rectangles(count, tall, wide, 1 - draw_shares(count, cutmix, x))
+        either = (
+            torch.rand(count, device=x.device) < 0.5
+            if mixup > 0
+            else torch.ones(count, dtype=torch.bool, device=x.device)
+        )
+        blend = torch.where(either.view(-1, 1, 1, 1), cut, blend)
+    share = blend.mean((1, 2, 3))[:, None]
+    return x * blend + x.flip(0) * (1 - blend), target * share + target.flip(0) * (1 - share)
+
+
+def draw_shares(count: int, alpha: float, like: Tensor) -> Tensor:
+    """(count,) shares from Beta(alpha, alpha); all one when alpha is 0."""
+    if alpha <= 0:
+        return like.new_ones(count)
+    return (
+        Beta(torch.tensor(alpha, device=like.device), torch.tensor(alpha, device=like.device))
+        .sample((count,))
+        .to(like.dtype)
+    )
+
+
+def rectangles(count: int, tall: int, wide: int, areas: Tensor) -> Tensor:
+    """(count, 1, tall, wide), 1 inside one rectangle each, of the image's shape and this share of its area."""
+    half = areas.sqrt() / 2
+    middle_y, middle_x = torch.rand(2, count, device=areas.device).unbind(0)
+    ys = (torch.arange(tall, device=areas.device) + 0.5) / tall
+    xs = (torch.arange(wide, device=areas.device) + 0.5) / wide
+    rows = (ys - middle_y[:, None]).abs() < half[:, None]
+    columns = (xs - middle_x[:, None]).abs() < half[:, None]
+    return (rows[:, :, None] & columns[:, None, :]).to(areas.dtype)[:, None]
+
+
+def erased(x: Tensor, probability: float) -> Tensor:
+    """Rectangles of 2 % to a third of the area set to the mean colour, which is 0 after normalisation."""
+    count, _, tall, wide = x.shape
+    areas = 0.02 + (1 / 3 - 0.02) * torch.rand(count, device=x.device)
+    chosen = (torch.rand(count, device=x.device) < probability).view(-1, 1, 1, 1)
+    return x * (1 - rectangles(count, tall, wide, areas) * chosen)

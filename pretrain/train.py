@@ -1,0 +1,185 @@
+"""`pretrain train`: recipe -> shards, backbone, method -> the loop -> weights under a tag."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any, NamedTuple
+
+from backbones import backbone
+from pretrain.methods import Facts, Method, method
+from pretrain.recipe import PretrainRecipe, export_tag, run_stem
+from pretrain.shards import ShardSet, find_shards, is_remote
+from shared import dist
+from shared.dry import describe_groups, describe_parameters, describe_schedule
+from shared.errors import DataError, UsageError
+from shared.feed import choose_workers, in_order
+from shared.pixels import pixel_stats
+from shared.recipe import Resolved
+from shared.report import write_report
+from shared.run import announce_plan
+from shared.session import Session, cache_dir, pair
+from shared.store import Card, Store, check_name, versions
+
+log = logging.getLogger(__name__)
+
+
+class Data(NamedTuple):
+    """The shards of a run; `val` may be None."""
+
+    train: Any
+    val: ShardSet | None
+    num_classes: int | None
+    classes: list[str] | None
+
+
+def train(resolved: Resolved) -> int:
+    """Train a backbone and export it; the exit code."""
+    recipe: PretrainRecipe = resolved.recipe
+    tag = export_tag(recipe)
+    check_name(tag)
+    session = Session(resolved, stem=run_stem(recipe))
+    try:
+        data = open_data(recipe)
+        stats = pixel_stats(recipe.data.rgb_mode)
+        options = {} if recipe.model.drop_path is None else {"drop_path": recipe.model.drop_path}
+        net = backbone.build(recipe.model.model, pretrained=recipe.model.pretrained, **options)
+        facts = Facts(pair(recipe.data.size), data.num_classes, stats)
+        task = method.build(recipe.model.method, net, facts, **recipe.model.method_args)
+        data.train.view = task.view()
+        if data.val is not None:
+            data.val.view = task.val_view()
+        if recipe.runtime.dry_run:
+            return dry_run(session, resolved, task, data)
+        run_dir = session.open()
+        describe(recipe, data, tag)
+        feed = session.feed(data.train)
+        store, exported = Store(recipe.runtime.weights_dir), []
+
+        def publish(trained: Any, epoch: int, metrics: dict[str, float], last: bool) -> None:
+            card = Card(
+                arch=recipe.model.model,
+                tag=tag,
+                epoch=epoch,
+                finished=last,
+                method=recipe.model.method,
+                args=options,
+                pixels={"mean": list(stats.mean), "std": list(stats.std)},
+                classes={"names": data.classes} if data.classes else {},
+                data={
+                    "fingerprint": data.train.fingerprint,
+                    "samples": sum(data.train.sizes),
+                    "path": str(recipe.data.data_path),
+                },
+                metrics=metrics,
+                recipe=session.told(),
+                versions=versions(),
+            )
+            exported.append(store.put(trained.exports()["backbone"], card))
+            log.info("exported %s to %s", exported[-1], exported[-1].path)
+
+        metrics = session.fit(task, feed, val_loader(session, data), publish, recipe.model.keep_epochs)
+        if dist.is_main():
+            weights = str(exported[-1].path) if exported else None
+            session.write(
+                "result.json", {"metrics": metrics, "weights": weights, "finished": True, "seconds": session.seconds()}
+            )
+            if exported:
+                session.write("lineage.json", store.lineage(exported[-1]))
+            log.info("report %s", write_report([run_dir], run_dir / "report.html"))
+    finally:
+        dist.stop()
+    return 0
+
+
+def open_data(recipe: PretrainRecipe) -> Data:
+    """Training and validation shards; the demo data when none are named."""
+    told = recipe.data
+    path, labelled = told.data_path, method_is_labelled(recipe.model.method)
+    if path is None:
+        from shared.demo import demo_data
+
+        path = str(demo_data(cache_dir() / "demo").shards)
+    shards = find_shards(path, "train") or find_shards(path, None)
+    if any(is_remote(shard) for shard in shards):
+        train: Any = streamed(recipe, shards, labelled)
+    else:
+        train = ShardSet(shards, no_view, num_classes=told.num_classes, labelled=labelled, verify=told.verify_shards)
+    if told.val_path:
+        val_shards = find_shards(told.val_path, "val") or find_shards(told.val_path, None)
+    else:
+        val_shards = val_beside(path)
+    val = None
+    if val_shards and labelled:
+        val = ShardSet(val_shards, no_view, num_classes=train.num_classes, labelled=True, verify=told.verify_shards)
+    return Data(train, val, train.num_classes, train.classes)
+
+
+def streamed(recipe: PretrainRecipe, shards: list[str], labelled: bool) -> Any:
+    """Remote shards, which cannot be counted beforehand."""
+    from pretrain.stream import RemoteShards
+
+    told = recipe.data
+    if told.samples is None:
+        raise UsageError("remote shards cannot be counted; say with --samples how many images make an epoch")
+    if labelled and told.num_classes is None:
+        raise UsageError("remote shards cannot be asked for their classes; say how many with --num-classes")
+    return RemoteShards(
+        shards,
+        no_view,
+        seed=recipe.runtime.seed,
+        epoch_samples=told.samples,
+        num_classes=told.num_classes,
+        labelled=labelled,
+        max_bad=recipe.runtime.max_bad_samples,
+    )
+
+
+def val_beside(path: str) -> list[str]:
+    """The validation shards in the training folder, if it has any."""
+    try:
+        return [shard for shard in find_shards(path, "val") if not is_remote(shard)]
+    except DataError:
+        return []
+
+
+def method_is_labelled(name: str) -> bool:
+    return bool(getattr(method.builder(name), "labelled", False))
+
+
+def no_view(image: Any, rng: Any) -> Any:
+    """Stands in until the method, which needs to know the classes first, says what its view is."""
+    return image
+
+
+def val_loader(session: Session, data: Data) -> Any:
+    if data.val is None:
+        return None
+    workers = choose_workers(session.runtime.num_workers, dist.world())
+    return in_order(data.val, session.runtime.batch_size, rank=dist.rank(), world=dist.world(), workers=workers)
+
+
+def describe(recipe: PretrainRecipe, data: Data, tag: str) -> None:
+    classes = f", {data.num_classes} classes" if data.num_classes else ""
+    log.info(
+        "%s with %s on %d images%s; tag %s",
+        recipe.model.model,
+        recipe.model.method,
+        sum(data.train.sizes),
+        classes,
+        tag,
+    )
+    if data.val is None:
+        log.info("no validation shards: nothing is measured along the way")
+
+
+def dry_run(session: Session, resolved: Resolved, task: Method, data: Data) -> int:
+    feed, recipe = session.feed(data.train), resolved.recipe
+    lines = describe_parameters(task, task.backbone.stages())
+    lines += describe_groups(task, recipe.optim)
+    lines += describe_schedule(feed.steps_per_epoch, feed.step_size, recipe.schedule, recipe.optim.lr)
+    lines.append(
+        f"data\n  {sum(data.train.sizes)} training images, {sum(data.val.sizes) if data.val else 0} validation images"
+    )
+    if dist.is_main():
+        announce_plan(resolved, lines)
+    return 0

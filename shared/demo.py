@@ -1,0 +1,297 @@
+"""The built-in demo data: scikit-learn's own digit scans pasted on its own photographs. Nothing is downloaded.
+
+    scans (1797 of 8x8)  -> four pools, no scan in two of them
+    photographs (2)      -> left part for training, right part for validation
+
+    shards/   train-*.tar val-*.tar classes.txt   one digit somewhere in a 48x48 crop: many pictures, many scans
+    scenes/   train/ train.json val/ val.json     6 to 14 small digits in a 192x192 scene: few pictures, few scans
+    demo.json                                     written last: the data is complete, and of this version
+
+The scenes alone are too few to learn what ten digits look like in any colour on any background; the shards are not.
+That gap is what the demo shows. The same versions of the libraries make the same bytes every time.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import logging
+import math
+import shutil
+import uuid
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from PIL import Image
+
+from shared.errors import UsageError
+
+log = logging.getLogger(__name__)
+
+VERSION = 2
+CLASSES = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
+FIRST_CATEGORY_ID = 11  # the ids of the scenes are 11 to 20, so that whoever forgets the class map notices
+CROP, SCENE = 32, 192
+NUM_CROPS = {"train": 6000, "val": 1000}
+NUM_SCENES = {"train": 120, "val": 60}
+CROPS_PER_SHARD = 500
+# shares of the scans of each class; scenes are validated on scans that nothing was trained on
+POOLS = {"shards/train": 0.68, "shards/val": 0.10, "scenes/train": 0.08, "scenes/val": 0.14}
+TRAIN_COLUMNS = 0.6  # of each photograph, from the left
+
+Box = tuple[int, int, int, int]  # x0 y0 x1 y1, in pixels, the far sides excluded
+
+
+class DemoPaths(NamedTuple):
+    """Where the demo data lies."""
+
+    root: Path
+    shards: Path
+    train_images: Path
+    train_json: Path
+    val_images: Path
+    val_json: Path
+
+
+class Sources(NamedTuple):
+    """What the pictures of one split are made of: scans by class, each (N, 8, 8) from 0 to 1, and photographs."""
+
+    scans: list[np.ndarray]
+    photos: list[Image.Image]
+
+
+def demo_data(root: Path) -> DemoPaths:
+    """The demo data in `root`, made there on first use (a few seconds) and reused after that.
+
+    Raises UsageError without scikit-learn, and where `root` cannot be written or holds something else.
+    """
+    root = Path(root)
+    if not is_complete(root):
+        if root.is_file() or (root.is_dir() and any(root.iterdir()) and not (root / "demo.json").is_file()):
+            raise UsageError(f"{root} is not the demo data but something else; move it away, or give --data-path")
+        scans, photos = open_sources()
+        log.info("making the demo data in %s", root)
+        try:
+            make_aside(root, scans, photos)
+        except OSError as error:
+            raise UsageError(
+                f"cannot write the demo data to {root} ({error.strerror or error}); "
+                "work in a folder that can be written, or give --data-path"
+            ) from error
+    scenes = root / "scenes"
+    return DemoPaths(
+        root, root / "shards", scenes / "train", scenes / "train.json", scenes / "val", scenes / "val.json"
+    )
+
+
+def is_complete(root: Path) -> bool:
+    try:
+        return json.loads((root / "demo.json").read_text())["version"] == VERSION
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+
+
+def make_aside(root: Path, scans: dict[str, list[np.ndarray]], photos: dict[str, list[Image.Image]]) -> None:
+    """Write everything beside `root`, then rename: a killed run leaves no half of it, two at once both succeed."""
+    aside = root.with_name(f".{root.name}-{uuid.uuid4().hex[:8]}")
+    try:
+        for split in ("train", "val"):
+            write_shards(aside / "shards", split, Sources(scans[f"shards/{split}"], photos[split]))
+            write_scenes(aside / "scenes", split, Sources(scans[f"scenes/{split}"], photos[split]))
+        (aside / "shards" / "classes.txt").write_text("\n".join(CLASSES) + "\n")
+        (aside / "demo.json").write_text(json.dumps({"version": VERSION, "from": "scikit-learn"}) + "\n")
+        if root.is_dir() and not is_complete(root):
+            shutil.rmtree(root)  # of another version, or an empty folder
+        try:
+            aside.rename(root)
+        except OSError:
+            if not is_complete(root):  # otherwise another process was first, with the same bytes
+                raise
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+
+
+# --- sources ------------------------------------------------------------------------------------
+
+
+def open_sources() -> tuple[dict[str, list[np.ndarray]], dict[str, list[Image.Image]]]:
+    """Scans by pool and class, photographs by split."""
+    try:
+        from sklearn.datasets import load_digits, load_sample_images
+    except ImportError:
+        raise UsageError(
+            'the demo data needs scikit-learn: pip install "chordate[demo]", or give --data-path'
+        ) from None
+    digits: Any = load_digits()
+    pools = {
+        pool: [(digits.images[own] / 16).astype(np.float32) for own in by_class]
+        for pool, by_class in split_scans(digits.target).items()
+    }
+    photos: dict[str, list[Image.Image]] = {"train": [], "val": []}
+    for pixels in load_sample_images().images:
+        seam = int(pixels.shape[1] * TRAIN_COLUMNS)
+        photos["train"].append(Image.fromarray(pixels[:, :seam]))
+        photos["val"].append(Image.fromarray(pixels[:, seam:]))
+    return pools, photos
+
+
+def split_scans(classes: np.ndarray) -> dict[str, list[np.ndarray]]:
+    """(N,) class of each scan -> for each pool, for each class, the indices of its scans. No index is in two pools."""
+    pools: dict[str, list[np.ndarray]] = {pool: [] for pool in POOLS}
+    for label in range(len(CLASSES)):
+        own = np.flatnonzero(classes == label)
+        own = np.random.default_rng((VERSION, label)).permutation(own)
+        ends = np.rint(np.cumsum(list(POOLS.values())) * len(own)).astype(int)
+        for pool, part in zip(POOLS, np.split(own, ends[:-1]), strict=True):
+            pools[pool].append(part)
+    return pools
+
+
+# --- pictures -----------------------------------------------------------------------------------
+
+
+def draw_crop(sources: Sources, label: int, rng: np.random.Generator) -> Image.Image:
+    """One digit of a class, wholly inside a 32x32 crop of a photograph."""
+    canvas = np.asarray(background(sources.photos, CROP, rng), dtype=np.float32).copy()
+    ink = draw_ink(sources.scans[label], int(rng.integers(14, 29)), rng)
+    x, y = (int(rng.integers(0, CROP - side + 1)) for side in reversed(ink.shape))
+    paste(canvas, ink, x, y, rng)
+    return to_image(canvas, rng)
+
+
+def draw_scene(sources: Sources, rng: np.random.Generator) -> tuple[Image.Image, list[tuple[int, Box]]]:
+    """A scene of 6 to 14 digits -> the picture, and (class, box around the ink) of each digit."""
+    canvas = np.asarray(background(sources.photos, SCENE, rng), dtype=np.float32).copy()
+    found: list[tuple[int, Box]] = []
+    wanted = int(rng.integers(6, 15))
+    for _ in range(wanted):
+        label = int(rng.integers(len(CLASSES)))
+        ink = draw_ink(sources.scans[label], int(rng.integers(12, 29)), rng)
+        box = find_place(ink.shape[1], ink.shape[0], [other for _, other in found], rng)
+        paste(canvas, ink, box[0], box[1], rng)
+        found.append((label, box))
+    return to_image(canvas, rng), found
+
+
+def find_place(width: int, height: int, taken: list[Box], rng: np.random.Generator) -> Box:
+    """A place in the scene that covers little of what is there, half of the time beside it: crowds, not a scatter."""
+    while True:  # 14 digits cover a third of a scene at most, so there is always one
+        x, y = int(rng.integers(0, SCENE - width + 1)), int(rng.integers(0, SCENE - height + 1))
+        if taken and rng.random() < 0.5:
+            near = taken[int(rng.integers(len(taken)))]
+            x, y = near[0] + int(rng.integers(-26, 27)), near[1] + int(rng.integers(-26, 27))
+        box = (x, y, x + width, y + height)
+        inside = x >= 0 and y >= 0 and box[2] <= SCENE and box[3] <= SCENE
+        if inside and all(overlap(box, other) <= 0.12 for other in taken):
+            return box
+
+
+def background(photos: list[Image.Image], side: int, rng: np.random.Generator) -> Image.Image:
+    """A (side, side) piece of some photograph at some scale, turned left to right half of the time."""
+    photo = photos[int(rng.integers(len(photos)))]
+    piece = int(rng.uniform(min(side, 96), min(photo.size)))
+    x, y = int(rng.integers(0, photo.width - piece + 1)), int(rng.integers(0, photo.height - piece + 1))
+    box = (x, y, x + piece, y + piece)
+    small = photo.resize((side, side), Image.Resampling.BILINEAR, box=box, reducing_gap=1.0)
+    return small.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if rng.random() < 0.5 else small
+
+
+def draw_ink(scans: np.ndarray, height: int, rng: np.random.Generator) -> np.ndarray:
+    """Some scan of (N, 8, 8), a little turned, its ink `height` pixels tall -> coverage (height, W) from 0 to 1."""
+    scan = Image.fromarray((scans[int(rng.integers(len(scans)))] * 255).astype(np.uint8))
+    # drawn large first, so that turning and shrinking leave smooth edges; 8 pixels become 32 of 40
+    angle = math.radians(float(rng.uniform(-12, 12)))
+    across, down = math.cos(angle) / 4, math.sin(angle) / 4
+    turned = (across, down, 4 - 20 * (across + down), -down, across, 4 - 20 * (across - down))
+    large = np.asarray(scan.transform((40, 40), Image.Transform.AFFINE, turned, Image.Resampling.BICUBIC))
+    stroke = ((np.clip(large, 90, 170) - 90.0) * (255 / 80)).astype(np.uint8)
+    rows, columns = np.flatnonzero(stroke.max(1) > 127), np.flatnonzero(stroke.max(0) > 127)
+    box = (int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1)
+    width = max(3, round(height * (box[2] - box[0]) / (box[3] - box[1])))
+    small = Image.fromarray(stroke).resize((width, height), Image.Resampling.BILINEAR, box=box)
+    return np.asarray(small, dtype=np.float32) / 255
+
+
+def paste(canvas: np.ndarray, ink: np.ndarray, x: int, y: int, rng: np.random.Generator) -> None:
+    """Lay ink (h, w) on the canvas (H, W, 3) in place, in a random colour that stands out from what is under it."""
+    height, width = ink.shape
+    under = canvas[y : y + height, x : x + width]
+    grey = np.array((0.299, 0.587, 0.114), dtype=np.float32)
+    here = float((under @ grey).mean())
+    colour = rng.uniform(0, 255, 3).astype(np.float32)
+    contrast = rng.uniform(90, 160)
+    wanted = here + contrast if here + contrast <= 245 and (here < 70 or rng.random() < 0.5) else here - contrast
+    wanted = float(np.clip(wanted, 5, 250)) if wanted > 0 else min(here + contrast, 250.0)
+    colour = np.clip(colour * 0.5 + (wanted - 0.5 * float(colour @ grey)), 0, 255)
+    under += (ink * rng.uniform(0.85, 1.0))[..., None] * (colour - under)
+
+
+def to_image(canvas: np.ndarray, rng: np.random.Generator) -> Image.Image:
+    """(H, W, 3) from 0 to 255 -> picture, with a little noise, as a camera has it."""
+    noise = rng.standard_normal(canvas.shape, dtype=np.float32)
+    return Image.fromarray(np.clip(canvas + 3 * noise, 0, 255).astype(np.uint8))
+
+
+def overlap(a: Box, b: Box) -> float:
+    """The share of the smaller box that both cover."""
+    wide, tall = min(a[2], b[2]) - max(a[0], b[0]), min(a[3], b[3]) - max(a[1], b[1])
+    areas = ((box[2] - box[0]) * (box[3] - box[1]) for box in (a, b))
+    return max(wide, 0) * max(tall, 0) / min(areas)
+
+
+# --- files --------------------------------------------------------------------------------------
+
+
+def write_shards(folder: Path, split: str, sources: Sources) -> None:
+    """Crops as WebDataset shards: `key.jpg` and `key.cls`, classes in turn and then shuffled."""
+    from webdataset.writer import ShardWriter
+
+    folder.mkdir(parents=True, exist_ok=True)
+    count = NUM_CROPS[split]
+    labels = np.random.default_rng(seed_of(f"shards/{split}", count)).permutation(np.arange(count) % len(CLASSES))
+    pattern = (
+        str(folder.resolve() / f"{split}-").replace("%", "%%")
+        + f"%0{len(str(math.ceil(count / CROPS_PER_SHARD)))}d.tar"
+    )
+    with ShardWriter(pattern, maxcount=CROPS_PER_SHARD, verbose=0, mtime=0.0) as writer:
+        for i, label in enumerate(labels.tolist()):
+            rng = np.random.default_rng(seed_of(f"shards/{split}", i))
+            picture = jpeg(draw_crop(sources, label, rng))
+            writer.write({"__key__": f"{split}{i:05d}", "jpg": picture, "cls": str(label)})
+
+
+def write_scenes(folder: Path, split: str, sources: Sources) -> None:
+    """Scenes as JPEG files and COCO's `instances` JSON."""
+    (folder / split).mkdir(parents=True, exist_ok=True)
+    images: list[dict[str, Any]] = []
+    annotations: list[dict[str, Any]] = []
+    for i in range(NUM_SCENES[split]):
+        picture, digits = draw_scene(sources, np.random.default_rng(seed_of(f"scenes/{split}", i)))
+        name = f"{i:04d}.jpg"
+        (folder / split / name).write_bytes(jpeg(picture))
+        images.append({"id": i + 1, "file_name": name, "width": SCENE, "height": SCENE})
+        for label, (x0, y0, x1, y1) in digits:
+            annotations.append(
+                {
+                    "id": len(annotations) + 1,
+                    "image_id": i + 1,
+                    "category_id": FIRST_CATEGORY_ID + label,
+                    "bbox": [x0, y0, x1 - x0, y1 - y0],
+                    "area": (x1 - x0) * (y1 - y0),
+                    "iscrowd": 0,
+                }
+            )
+    categories = [{"id": FIRST_CATEGORY_ID + i, "name": name} for i, name in enumerate(CLASSES)]
+    content = {"images": images, "annotations": annotations, "categories": categories}
+    (folder / f"{split}.json").write_text(json.dumps(content))
+
+
+def seed_of(pool: str, index: int) -> tuple[int, int, int]:
+    return VERSION, list(POOLS).index(pool), index
+
+
+def jpeg(picture: Image.Image) -> bytes:
+    buffer = io.BytesIO()
+    picture.save(buffer, "JPEG", quality=92, subsampling=0)
+    return buffer.getvalue()

@@ -1,0 +1,86 @@
+"""Several processes as one run: who am I, what do the others say. Alone, every question has the obvious answer.
+
+Rank and address come from the environment that torchrun sets; gloo joins processors, NCCL joins GPUs, and a gloo group
+beside NCCL carries the small things (flags, lists) so that the GPU never waits for them.
+"""
+
+from __future__ import annotations
+
+import os
+from datetime import timedelta
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+_side_group: Any = None
+
+
+def start(device_type: str) -> None:
+    """Join the process group, when a launcher has set one up and nobody has joined yet."""
+    global _side_group
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1 or dist.is_initialized():
+        return
+    if device_type == "cuda":
+        torch.cuda.set_device(local_rank())
+    wait = timedelta(seconds=600 if device_type == "cuda" else 120)
+    dist.init_process_group("nccl" if device_type == "cuda" else "gloo", timeout=wait)
+    _side_group = dist.new_group(backend="gloo", timeout=wait) if device_type == "cuda" else dist.group.WORLD
+
+
+def stop() -> None:
+    if dist.is_initialized():
+        dist.destroy_process_group()
+
+
+def rank() -> int:
+    return dist.get_rank() if dist.is_initialized() else 0
+
+
+def world() -> int:
+    return dist.get_world_size() if dist.is_initialized() else 1
+
+
+def local_rank() -> int:
+    return int(os.environ.get("LOCAL_RANK", "0"))
+
+
+def is_main() -> bool:
+    return rank() == 0
+
+
+def launched_rank() -> int:
+    """The rank the launcher gave this process, known before anything is joined."""
+    return int(os.environ.get("RANK", "0"))
+
+
+def any_of(flags: list[bool]) -> list[bool]:
+    """For each flag: does it stand in any process?"""
+    if world() == 1:
+        return flags
+    raised = torch.tensor(flags, dtype=torch.int32)
+    dist.all_reduce(raised, dist.ReduceOp.MAX, group=_side_group)
+    return [bool(flag) for flag in raised]
+
+
+def gather(thing: Any) -> list[Any]:
+    """The thing of every process, in the order of ranks; plain data only."""
+    if world() == 1:
+        return [thing]
+    things: list[Any] = [None] * world()
+    dist.all_gather_object(things, thing, group=_side_group)
+    return things
+
+
+def from_main(thing: Any) -> Any:
+    """What the main process holds."""
+    if world() == 1:
+        return thing
+    box = [thing]
+    dist.broadcast_object_list(box, src=0, group=_side_group)
+    return box[0]
+
+
+def wait() -> None:
+    if world() > 1:
+        dist.barrier(group=_side_group)

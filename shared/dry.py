@@ -1,0 +1,51 @@
+"""What a run would do, said in two seconds: parameters, rates, schedule, steps. Nothing is trained."""
+
+from __future__ import annotations
+
+import math
+
+from torch import nn
+
+from shared.optim import parameter_groups
+from shared.recipe import OptimConfig, ScheduleConfig
+from shared.schedule import lr_scale, warmup_steps
+
+
+def describe_parameters(task: nn.Module, stages: list[list[nn.Parameter]]) -> list[str]:
+    """Trained and frozen parameters: the backbone stage by stage, then the rest."""
+    lines = ["parameters                 trained       frozen"]
+    inside = {id(p) for stage in stages for p in stage}
+    parts = [("backbone stem" if i == 0 else f"backbone stage {i}", stage) for i, stage in enumerate(stages)]
+    parts.append(("everything else", [p for p in task.parameters() if id(p) not in inside]))
+    for name, parameters in parts:
+        learning = sum(p.numel() for p in parameters if p.requires_grad)
+        frozen = sum(p.numel() for p in parameters if not p.requires_grad)
+        lines.append(f"  {name:<20} {learning:>12,} {frozen:>12,}")
+    return lines
+
+
+def describe_groups(task: nn.Module, config: OptimConfig) -> list[str]:
+    """The optimizer's groups with their learning rate and weight decay."""
+    lines = [f"optimizer {config.opt}", "  part                       lr            wd       tensors  first of them"]
+    for group in parameter_groups(task, config):
+        lines.append(
+            f"  {group['name']:<20} {group['lr']:>10.3g}  {group['weight_decay']:>10.3g}  "
+            f"{len(group['params']):>10}  {group['names'][0]}"
+        )
+    return lines
+
+
+def describe_schedule(steps_per_epoch: float, step_size: int, schedule: ScheduleConfig, lr: float) -> list[str]:
+    """Steps, global batch, and the learning rate over time."""
+    total = math.ceil(schedule.epochs * steps_per_epoch)
+    lines = [
+        f"schedule {schedule.lr_scheduler}",
+        f"  {total} optimizer steps of {step_size} images; {steps_per_epoch:.4g} steps an epoch; "
+        f"warm-up over {warmup_steps(steps_per_epoch, schedule)} steps",
+    ]
+    moments = sorted({round(total * i / 8) for i in range(8)} | {max(total - 1, 0)}) if total else []
+    for step in moments:
+        rate = lr * lr_scale(step, steps_per_epoch, schedule, lr)
+        bar = "#" * round(40 * rate / lr) if lr else ""
+        lines.append(f"  step {step:>8}  epoch {step / steps_per_epoch:>7.2f}  lr {rate:<10.4g} {bar}")
+    return lines

@@ -1,0 +1,40 @@
+"""The averaged copy: weights and statistics that follow the trained ones slowly, and usually score better."""
+
+from __future__ import annotations
+
+from copy import deepcopy
+
+import torch
+from torch import Tensor, nn
+
+
+class Average(nn.Module):
+    """An exponential moving average of a module, buffers included.
+
+    Args:
+        module: what is averaged; copied at construction.
+        decay: share kept per step. The first steps keep less, (1 + t) / (10 + t), to forget the random start.
+    """
+
+    steps: Tensor
+
+    def __init__(self, module: nn.Module, decay: float) -> None:
+        super().__init__()
+        self.module = deepcopy(module).requires_grad_(False).eval()
+        self.decay = decay
+        self.register_buffer("steps", torch.zeros((), dtype=torch.int64))
+
+    @torch.no_grad()
+    def follow(self, module: nn.Module) -> None:
+        """One step towards the module."""
+        t = int(self.steps)
+        share = 1 - min(self.decay, (1 + t) / (10 + t))
+        mine, theirs = list(self.module.state_dict().values()), list(module.state_dict().values())
+        moving = [i for i, value in enumerate(mine) if value.is_floating_point()]
+        torch._foreach_lerp_(  # pyright: ignore[reportPrivateImportUsage]
+            [mine[i] for i in moving], [theirs[i].to(mine[i].dtype) for i in moving], share
+        )
+        for value, new in zip(mine, theirs, strict=True):
+            if not value.is_floating_point():
+                value.copy_(new)
+        self.steps += 1

@@ -1,0 +1,99 @@
+"""Refusals: what the program says when it will not go on, and the exit code a script can act on.
+
+    2  usage or recipe      a flag, a value or a recipe that cannot be understood
+    3  data                 images, annotations or shards that cannot be used
+    4  weights              weights that are not there, or are not what was asked for
+    75 stopped              asked to stop; the state is saved, run again with --resume
+    1  anything else
+
+Every message is one sentence that ends with the way out. `guarded` prints it; nothing else does.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import sys
+from collections.abc import Callable
+
+
+class Refusal(Exception):
+    """The run cannot go on; the message says why and what would help."""
+
+    exit_code = 1
+
+
+class UsageError(Refusal, ValueError):
+    """A flag, a value or a recipe that cannot be understood."""
+
+    exit_code = 2
+
+
+class DataError(Refusal):
+    """Data that cannot be used."""
+
+    exit_code = 3
+
+
+class WeightsError(Refusal):
+    """Weights that are not there, or are not what was asked for."""
+
+    exit_code = 4
+
+
+class Stopped(Refusal):
+    """Somebody asked the run to stop; its state is saved."""
+
+    exit_code = 75
+
+
+class BadSample(ValueError):
+    """One sample that cannot be read. The feed reports it, counts it and takes the next of the plan instead.
+
+    Args:
+        name: what a person would look for: a file name, or shard and key.
+        reason: why it cannot be read, in a few words.
+    """
+
+    def __init__(self, name: str, reason: str) -> None:
+        super().__init__(name, reason)
+        self.name, self.reason = name, reason
+
+    def __str__(self) -> str:
+        return f"{self.name}: {self.reason}"
+
+
+def guarded(prog: str) -> Callable[[Callable[[list[str]], int]], Callable[..., int]]:
+    """Decorate a command's `main(argv) -> exit code`: one sentence on stderr, no traceback without --debug."""
+
+    def decorate(main: Callable[[list[str]], int]) -> Callable[..., int]:
+        @functools.wraps(main)
+        def run(argv: list[str] | None = None) -> int:
+            argv = sys.argv[1:] if argv is None else argv
+            debug = "--debug" in argv
+            try:
+                return main([word for word in argv if word != "--debug"])
+            except Refusal as refusal:
+                if debug:
+                    raise
+                print(f"{prog}: {refusal}", file=sys.stderr)
+                return refusal.exit_code
+            except KeyboardInterrupt:
+                print(f"{prog}: interrupted", file=sys.stderr)
+                return 130
+            except BrokenPipeError:  # `detect list | head`: the reader has seen enough
+                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+                return 0
+            except Exception as error:
+                if debug:
+                    raise
+                first = (str(error).strip().splitlines() or [""])[0]
+                print(
+                    f"{prog}: {type(error).__name__}: {first} (run again with --debug for the traceback)",
+                    file=sys.stderr,
+                )
+                return 1
+
+        return run
+
+    return decorate

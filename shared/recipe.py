@@ -1,0 +1,503 @@
+"""A recipe is a frozen dataclass; one class feeds YAML, the command line, `--help` and the checkpoint.
+
+    fields in a dataclass  ->  keys in recipes/*.yaml  ->  flags on the command line
+
+The three vocabularies are one: `lr_step_gamma` in Python, `lr_step_gamma: 0.1` in YAML and
+`--lr-step-gamma 0.1` in a shell.  Precedence: dataclass default < base recipe < recipe < flag.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import MISSING, Field, dataclass, field, fields, is_dataclass
+from functools import cache
+from pathlib import Path
+from types import NoneType, UnionType
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+
+from shared.errors import UsageError
+from shared.registry import suggest
+
+
+def knob(
+    default: Any,
+    help: str,
+    *aliases: str,
+    metavar: str | None = None,
+    spellings: dict[str, Any] | None = None,
+    low: float | None = None,
+    high: float | None = None,
+    above: float | None = None,
+    may_be_bare: Any = None,
+) -> Any:
+    """One knob: its default, its line in `--help`, the other words it and its values answer to, and its range.
+
+    Args:
+        low, high: the smallest and the largest value that make sense.
+        above: values must be greater than this.
+        may_be_bare: what the flag means when it stands alone, such as `--resume`.
+    """
+    meta = {"help": help, "aliases": aliases, "metavar": metavar, "spellings": spellings or {}, "bare": may_be_bare}
+    meta |= {"low": low, "high": high, "above": above}
+    return field(default_factory=default, metadata=meta) if callable(default) else field(default=default, metadata=meta)
+
+
+# --- the sections that both halves share ---------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimConfig:
+    """Optimizer and parameter groups; read by shared.optim."""
+
+    opt: Literal["sgd", "nesterov", "adamw"] = knob("sgd", "optimizer", spellings={"sgd_nesterov": "nesterov"})
+    lr: float = knob(0.02, "base learning rate, used as written for any batch size", low=0)
+    backbone_lr: float | None = knob(None, "learning rate of the backbone (default: --lr)", "--lr-backbone", low=0)
+    momentum: float = knob(0.9, "momentum of sgd and nesterov", low=0, high=1)
+    betas: tuple[float, ...] = knob((0.9, 0.999), "betas of adamw", "--opt-betas", metavar="BETA", low=0, high=1)
+    wd: float = knob(1e-4, "weight decay", "--weight-decay", low=0)
+    norm_wd: float | None = knob(
+        None, "weight decay of normalisation layers (default: --wd)", "--norm-weight-decay", low=0
+    )
+    bias_wd: float | None = knob(None, "weight decay of biases (default: --wd)", "--bias-weight-decay", low=0)
+    layer_decay: float | None = knob(
+        None, "learning rate times this for every backbone block below the head", above=0, high=1
+    )
+    clip_grad_norm: float | None = knob(None, "clip gradients to this total norm", "--clip-max-norm", above=0)
+    compile_opt: bool = knob(False, "torch.compile the optimizer step")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScheduleConfig:
+    """Length of the run and the shape of the learning rate; read by shared.schedule."""
+
+    epochs: int = knob(26, "train for this many epochs", "--num-epochs", low=0)
+    warmup_epochs: float = knob(0.0, "linear warm-up, in epochs (counted in optimizer steps)", low=0)
+    warmup_steps: int | None = knob(None, "linear warm-up, in optimizer steps, instead of --warmup-epochs", low=0)
+    warmup_start: float = knob(
+        0.01, "share of the learning rate at which warm-up starts", "--lr-warmup-decay", low=0, high=1
+    )
+    lr_scheduler: Literal["constant", "step", "multistep", "cosine"] = knob(
+        "constant",
+        "learning rate schedule",
+        "--schedule",
+        spellings={"cosineannealinglr": "cosine", "multisteplr": "multistep", "steplr": "step"},
+    )
+    lr_step_size: float = knob(40, "step: decay every so many epochs after warm-up", "--lr-drop", above=0)
+    lr_steps: tuple[float, ...] = knob((), "multistep: decay at these epochs of the run", metavar="EPOCH", low=0)
+    lr_step_gamma: float = knob(0.1, "step and multistep: decay factor", "--lr-gamma", above=0)
+    lr_cosine_min: float = knob(1e-6, "cosine: final learning rate", low=0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RuntimeConfig:
+    """How the steps are computed and where the run lives; read by shared.trainer."""
+
+    batch_size: int = knob(16, "images per process and forward pass", "-b", low=1)
+    grad_accum_steps: int = knob(1, "forward passes per optimizer step; their mean is taken", low=1)
+    amp: bool = knob(False, "mixed precision: float16 or bfloat16 on a GPU, bfloat16 on a processor that has it")
+    amp_dtype: Literal["float16", "bfloat16"] = knob(
+        "float16", "dtype of mixed precision on a GPU", spellings={"fp16": "float16", "bf16": "bfloat16"}
+    )
+    channels_last: bool = knob(False, "keep images channels-last in memory (always so under --amp)")
+    fast_matmul: bool = knob(False, "allow TF32 in float32 matrix products")
+    compile: bool = knob(False, "torch.compile the whole model")
+    compile_backbone: bool = knob(False, "torch.compile the backbone only")
+    sync_bn: bool = knob(False, "synchronise batch norm across processes")
+    model_ema: bool = knob(False, "keep, evaluate and export an exponential moving average of the weights")
+    model_ema_decay: float = knob(
+        0.9998, "decay of --model-ema per optimizer step, once it has warmed up", low=0, high=1
+    )
+    num_workers: int = knob(
+        -1, "data loading processes per training process; -1 chooses, 0 loads in line", "-j", "--workers", low=-1
+    )
+    max_bad_samples: float = knob(0.001, "stop when more than this share of samples cannot be read", low=0, high=1)
+    seed: int = knob(0, "seed of order, augmentation, dropout and initial weights", low=0)
+    threads: int = knob(0, "processor threads of the training process; 0 leaves torch's choice", low=0)
+    device: str = knob("auto", "cuda, cpu or auto")
+    output_dir: Path = knob(Path("runs"), "folder of the runs")
+    weights_dir: Path = knob(Path("weights"), "folder of the exported weights")
+    name: str | None = knob(None, "folder of this run under --output-dir (default: made from what is trained)")
+    resume: str | None = knob(
+        None,
+        "continue a run at its exact step: a run folder, or alone for the newest run of this name",
+        metavar="RUN",
+        may_be_bare="newest",
+    )
+    save_every: str | None = knob(
+        "10m", "save the training state this often besides epoch ends: 200 (steps) or 10m (minutes)", metavar="N|Nm"
+    )
+    log_every: int = knob(20, "log losses every so many optimizer steps", "--print-freq", low=1)
+    offline: bool = knob(False, "never ask a hub for anything")
+    dry_run: bool = knob(False, "say what the run would do, then stop")
+
+
+# --- dataclass <-> YAML <-> argparse --------------------------------------------------------
+
+
+Under = Sequence[tuple[str, dict[str, Any]]]  # (origin, values) of layers below a recipe, lowest first
+
+
+@dataclass(frozen=True)
+class Resolved:
+    """A recipe, and where each of its values came from: `default`, `base NAME`, `recipe NAME` or `flag`."""
+
+    recipe: Any
+    origins: dict[str, str]
+
+
+@cache
+def sections(recipe_cls: type) -> dict[str, type]:
+    """{'optim': OptimConfig, ...} for a recipe class made of sections."""
+    return {name: hint for name, hint in get_type_hints(recipe_cls).items() if is_dataclass(hint)}  # type: ignore[misc]
+
+
+@cache
+def all_knobs(recipe_cls: type) -> dict[str, tuple[str, Field, Any]]:
+    """{'lr': ('optim', <Field>, float), ...}; a name lives in exactly one section."""
+    table: dict[str, tuple[str, Field, Any]] = {}
+    for section, cls in sections(recipe_cls).items():
+        hints = get_type_hints(cls)
+        for f in fields(cls):
+            if f.name in table:
+                raise TypeError(f"{recipe_cls.__name__}: '{f.name}' is in both {table[f.name][0]} and {section}")
+            table[f.name] = (section, f, hints[f.name])
+    return table
+
+
+def make(recipe_cls: type, values: dict[str, Any], source: str = "flags") -> Any:
+    """Build a recipe from flat values, refusing what it does not know."""
+    table = all_knobs(recipe_cls)
+    split: dict[str, dict[str, Any]] = {name: {} for name in sections(recipe_cls)}
+    for name, value in values.items():
+        if name not in table:
+            raise UsageError(
+                f"{source}: no key '{name}'{suggest(name, list(table))}; `list` and --help show what there is"
+            )
+        section, f, hint = table[name]
+        split[section][name] = in_range(coerce(value, hint, f, f"{source}: {name}"), f, f"{source}: {name}")
+    return recipe_cls(**{name: cls(**split[name]) for name, cls in sections(recipe_cls).items()})
+
+
+def coerce(value: Any, hint: Any, f: Field, where: str) -> Any:
+    """A YAML scalar or a word of the command line as its knob wants it; ints stand for floats, lists for tuples."""
+    origin, args = get_origin(hint), get_args(hint)
+    if origin in (Union, UnionType):
+        inner = next(a for a in args if a is not NoneType)
+        return None if value is None or (value == "none" and inner is not str) else coerce(value, inner, f, where)
+    if origin is Literal:
+        value = f.metadata.get("spellings", {}).get(value, value)
+        if value in args:
+            return value
+        raise UsageError(
+            f"{where} is {value!r}{suggest(str(value), list(args))}; it can be {', '.join(map(str, args))}"
+        )
+    if origin is tuple:
+        values = value if isinstance(value, list | tuple) else [value]
+        return tuple(coerce(v, args[0], f, where) for v in values)
+    if origin is dict:
+        return dict(value)
+    return scalar(value, hint, where)
+
+
+def scalar(value: Any, hint: type, where: str) -> Any:
+    if hint is Path and isinstance(value, str | Path):
+        return Path(value).expanduser()
+    if hint is str and isinstance(value, str | int | float) and not isinstance(value, bool):
+        return str(value)
+    if hint is bool and isinstance(value, str) and value.lower() in ("true", "false"):
+        return value.lower() == "true"
+    if type(value) is hint:
+        return value
+    if hint in (int, float) and isinstance(value, str | int | float) and not isinstance(value, bool):
+        try:  # YAML 1.1 reads 1e-4 as a string, and the command line knows nothing but strings
+            number = float(value)
+            if hint is float and math.isfinite(number):
+                return number
+            if hint is int and number.is_integer():
+                return int(number)
+        except (ValueError, OverflowError):
+            pass
+    kinds = {int: "a whole number", float: "a number", bool: "true or false", str: "a word", Path: "a path"}
+    raise UsageError(f"{where} is {value!r}; give {kinds.get(hint, hint.__name__)}")
+
+
+def in_range(value: Any, f: Field, where: str) -> Any:
+    """The value, if it (or each of its parts) lies in the range of its knob."""
+    low, high, above = (f.metadata.get(key) for key in ("low", "high", "above"))
+    for number in value if isinstance(value, tuple) else [value]:
+        if isinstance(number, bool) or not isinstance(number, int | float):
+            continue
+        if (low is not None and number < low) or (high is not None and number > high):
+            raise UsageError(f"{where} is {number}; it must be {span(low, high)}")
+        if above is not None and number <= above:
+            raise UsageError(f"{where} is {number}; it must be greater than {above}")
+    return value
+
+
+def span(low: float | None, high: float | None) -> str:
+    if low is not None and high is not None:
+        return f"from {low:g} to {high:g}"
+    return f"{low:g} or more" if low is not None else f"{high:g} or less"
+
+
+def flat(recipe: Any) -> dict[str, Any]:
+    """Every knob of a recipe by its name."""
+    return {name: getattr(getattr(recipe, section), name) for name, (section, _, _) in all_knobs(type(recipe)).items()}
+
+
+def plain(value: Any) -> Any:
+    """A knob's value as YAML and JSON can hold it."""
+    if isinstance(value, tuple | list):
+        return [plain(v) for v in value]
+    return str(value) if isinstance(value, Path) else value
+
+
+def dump(recipe: Any) -> str:
+    """The resolved recipe as YAML, section by section; `--recipe thatfile.yaml` repeats the run."""
+    import yaml
+
+    lines: list[str] = []
+    for section, cls in sections(type(recipe)).items():
+        part = getattr(recipe, section)
+        lines.append(f"# {section}")
+        lines.append(yaml.safe_dump({f.name: plain(getattr(part, f.name)) for f in fields(cls)}, sort_keys=False))
+    return "\n".join(lines)
+
+
+# --- recipe files ---------------------------------------------------------------------------
+
+
+def recipe_folder() -> Path:
+    """Where the recipes of this installation lie."""
+    return Path(__file__).parent.parent / "recipes"  # beside this package, in a checkout and when installed
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """A flat YAML mapping, read safely; a key that stands twice is an error, not a coin toss."""
+    import yaml
+
+    class Strict(yaml.SafeLoader):
+        def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
+            keys = [self.construct_object(key, deep=True) for key, _ in node.value]
+            twice = [key for key in keys if keys.count(key) > 1]
+            if twice:
+                raise UsageError(f"{path}: '{twice[0]}' stands there twice; keep one")
+            return super().construct_mapping(node, deep)
+
+    try:
+        values = yaml.load(path.read_text(encoding="utf-8"), Strict)  # noqa: S506 - a SafeLoader
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        mark = getattr(error, "problem_mark", None)
+        place = f", line {mark.line + 1}" if mark else ""
+        raise UsageError(
+            f"{path}{place} is not YAML: {getattr(error, 'problem', None) or error}; mend that line"
+        ) from None
+    if values is None:
+        return {}
+    if not isinstance(values, dict):
+        raise UsageError(f"{path} is not a recipe: it should hold lines such as `epochs: 26`")
+    return {str(key).replace("-", "_"): value for key, value in values.items()}
+
+
+def load(name_or_path: str, folder: str) -> tuple[dict[str, Any], dict[str, str]]:
+    """Flat values of a recipe over its bases, later ones over earlier ones, and the origin of each."""
+    is_path = name_or_path.endswith((".yaml", ".yml"))
+    path = Path(name_or_path).expanduser() if is_path else recipe_folder() / folder / f"{name_or_path}.yaml"
+    if not path.is_file():
+        known = recipe_names(folder)
+        raise UsageError(
+            f"no recipe '{name_or_path}'{suggest(name_or_path, known)}; "
+            + (f"there is no file {path}" if is_path else f"recipes/{folder} has {', '.join(known) or 'none'}")
+        )
+    values = read_yaml(path)
+    bases = values.pop("base", None) or []
+    if bases and path.parent.name == "base":
+        raise UsageError(f"{path} is a base and names a base of its own; one level is all there is")
+    merged: dict[str, Any] = {}
+    origins: dict[str, str] = {}
+    for base in [bases] if isinstance(bases, str) else bases:
+        under, _ = load(str(base), "base")
+        merged |= under
+        origins |= dict.fromkeys(under, f"base {base}")
+    kind = "base" if folder == "base" else "recipe"
+    return merged | values, origins | dict.fromkeys(values, f"{kind} {path.stem}")
+
+
+def recipe_names(folder: str) -> list[str]:
+    return sorted(p.stem for p in (recipe_folder() / folder).glob("*.yaml"))
+
+
+def recipe_headline(folder: str, name: str) -> str:
+    """The first words a recipe says about itself."""
+    for line in (recipe_folder() / folder / f"{name}.yaml").read_text(encoding="utf-8").splitlines():
+        words = line.lstrip("# ").strip()
+        if line.startswith("#") and words and not words.endswith(".yaml"):
+            return words
+    return ""
+
+
+# --- the command line -----------------------------------------------------------------------
+
+
+class Parser(argparse.ArgumentParser):
+    """An argument parser that refuses in one sentence and never guesses at abbreviations."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs, allow_abbrev=False)
+
+    def error(self, message: str) -> Any:
+        raise UsageError(f"{message}; `{self.prog} --help` shows the flags")
+
+    def parse_exactly(self, argv: list[str]) -> argparse.Namespace:
+        """parse_args, with underscores for dashes allowed and a suggestion for a word it does not know."""
+        known, rest = self.parse_known_args([dashed(word) for word in argv])
+        if rest:
+            flags = [word for action in self._actions for word in action.option_strings]
+            raise UsageError(
+                f"{self.prog} has no flag {rest[0]}{suggest(rest[0], flags)}; `{self.prog} --help` shows them"
+            )
+        return known
+
+
+def add_flags(parser: argparse.ArgumentParser, recipe_cls: type) -> None:
+    """One flag per field, grouped by section. Absent flags stay absent, so recipes show through.
+
+    Values stay words here: `make` turns them into what their knob wants, as it does for YAML.
+    """
+    for section, cls in sections(recipe_cls).items():
+        group = parser.add_argument_group(section, (cls.__doc__ or "").split(";")[0].rstrip("."))
+        hints = get_type_hints(cls)
+        for f in fields(cls):
+            hint, meta = hints[f.name], f.metadata
+            if get_origin(hint) in (Union, UnionType):
+                hint = next(a for a in get_args(hint) if a is not NoneType)
+            text = meta["help"].replace("%", "%%") + shown(f.default)
+            kw: dict[str, Any] = {"dest": f.name, "default": argparse.SUPPRESS, "help": text}
+            if hint is bool:
+                kw["action"] = argparse.BooleanOptionalAction
+            elif get_origin(hint) is dict:
+                kw |= {"nargs": "+", "type": key_value, "metavar": "KEY=VALUE"}
+            elif get_origin(hint) is tuple:
+                kw |= {"nargs": "+", "metavar": meta["metavar"]}
+            elif get_origin(hint) is Literal:
+                kw["metavar"] = "{" + ",".join(map(str, get_args(hint))) + "}"
+            else:
+                kw["metavar"] = meta["metavar"] or hint.__name__.upper()
+            if meta["bare"] is not None:
+                kw |= {"nargs": "?", "const": meta["bare"]}
+            group.add_argument("--" + f.name.replace("_", "-"), *meta["aliases"], **kw)
+
+
+def shown(default: Any) -> str:
+    """' (default: 0.1)', or nothing where the default says nothing."""
+    if default in (MISSING, None, False, ()) or default is MISSING:
+        return ""
+    words = " ".join(map(str, default)) if isinstance(default, tuple) else default
+    return f" (default: {words})"
+
+
+def key_value(text: str) -> tuple[str, Any]:
+    import yaml
+
+    key, _, value = text.partition("=")
+    return key.replace("-", "_"), yaml.safe_load(value)
+
+
+def from_args(recipe_cls: type, argv: list[str], *, prog: str, folder: str, own: str, under: Under = ()) -> Resolved:
+    """The recipe an argv describes: defaults < `under` < --recipe file < flags.
+
+    Args:
+        folder: where `--recipe NAME` is looked up, under recipes/.
+        own: the field that takes flags the recipe does not know, such as `network_args`:
+            `--num-queries 300` is a word between the user and the detector, and is checked there.
+        under: (origin, values) below the recipe, such as the saved recipe of a run that is resumed.
+    """
+    parser = recipe_parser(recipe_cls, prog)
+    known, rest = parser.parse_known_args([dashed(a) for a in argv])
+    flags = vars(known)
+    name = flags.pop("recipe", None)
+    values: dict[str, Any] = {}
+    origins: dict[str, str] = {}
+    for origin, below in under:
+        values |= below
+        origins |= dict.fromkeys(below, origin)
+    if name:
+        from_file, where = load(name, folder)
+        values |= from_file
+        origins |= where
+    make(recipe_cls, values, source=f"recipe {name}" if name else "recipe")
+    if rest:
+        flags[own] = {**dict(flags.get(own, {})), **passed_on(rest, recipe_cls, prog)}
+    if own in flags:
+        flags[own] = {**values.get(own, {}), **dict(flags[own])}
+    make(recipe_cls, flags, source="flags")
+    origins |= dict.fromkeys(flags, "flag")
+    return Resolved(make(recipe_cls, values | flags), origins)
+
+
+def layered(read: Callable[[Under], Resolved], *, stem: Callable[[Any], str], demo: str) -> Resolved:
+    """The recipe over what the situation lays below it: the demo's settings without data, the run's own when resumed.
+
+    Args:
+        read: the recipe of the command line over some layers.
+        stem: the run's name when nobody gave one.
+        demo: the base that goes with the built-in demo data.
+    """
+    resolved = read([])
+    if resolved.recipe.runtime.resume is not None:
+        from shared.run import find_run, resumed_recipe
+
+        found = find_run(resolved.recipe.runtime, stem(resolved.recipe))
+        if found is not None:
+            return read([resumed_recipe(found)])
+    if resolved.recipe.data.data_path is None:
+        values, _ = load(demo, "base")
+        resolved = read([(f"base {demo}", values)])
+        if os.environ.get("RANK", "0") == "0":
+            told = [f"--{k.replace('_', '-')} {v}" for k, v in values.items() if resolved.origins[k] == f"base {demo}"]
+            print(f"no --data-path: using the built-in demo data with {' '.join(told)}", flush=True)
+    return resolved
+
+
+def recipe_parser(recipe_cls: type, prog: str) -> Parser:
+    parser = Parser(prog=prog, usage=f"{prog} [--recipe NAME] [flags]")
+    parser.add_argument("--recipe", help="a name under recipes/ or a .yaml file; flags override it", metavar="NAME")
+    parser.add_argument("--debug", action="store_true", default=argparse.SUPPRESS, help="show tracebacks")
+    add_flags(parser, recipe_cls)
+    return parser
+
+
+def passed_on(rest: list[str], recipe_cls: type, prog: str) -> dict[str, Any]:
+    """Flags the recipe does not know, unless they look like misspelt ones of its own."""
+    words = own_flags(rest, prog)
+    for word in words:
+        near = suggest(word, list(all_knobs(recipe_cls)), cutoff=0.8)
+        if near:
+            raise UsageError(f"{prog} has no flag --{word.replace('_', '-')}{near.replace('_', '-')}")
+    return words
+
+
+def own_flags(rest: list[str], prog: str) -> dict[str, Any]:
+    """['--num-queries', '300', '--query-mixture'] -> {'num_queries': 300, 'query_mixture': True}"""
+    import yaml
+
+    flags: dict[str, list[Any]] = {}
+    for word in rest:
+        if word.startswith("--"):
+            key, _, value = word[2:].partition("=")
+            words = flags.setdefault(key.replace("-", "_"), [])
+            words += [yaml.safe_load(value)] if value else []
+        elif not flags:
+            raise UsageError(f"{prog}: '{word}' follows no flag; `{prog} --help` shows the flags")
+        else:
+            flags[next(reversed(flags))].append(yaml.safe_load(word))
+    return {k: True if not v else v[0] if len(v) == 1 else v for k, v in flags.items()}
+
+
+def dashed(arg: str) -> str:
+    """--batch_size and --batch-size are the same flag."""
+    flag, eq, value = arg.partition("=")
+    return (flag.replace("_", "-") + eq + value) if flag.startswith("--") else arg

@@ -1,0 +1,41 @@
+"""The learning rate as a function of time.
+
+A schedule holds no state: `lr_scale` answers for any moment, so resuming a run needs nothing from it, plotting it is
+one list comprehension, and testing it needs no optimizer. A person types epochs; the loop counts optimizer steps.
+"""
+
+from __future__ import annotations
+
+import math
+from bisect import bisect_right
+
+from shared.recipe import ScheduleConfig
+
+
+def lr_scale(step: int, steps_per_epoch: float, config: ScheduleConfig, lr: float = 1.0) -> float:
+    """Multiplier of every learning rate for one optimizer step.
+
+    Args:
+        step: optimizer steps taken before this one.
+        steps_per_epoch: optimizer steps in one pass over the data; need not be whole.
+        config: the shape.
+        lr: base learning rate, which turns the absolute `lr_cosine_min` into a multiplier.
+    """
+    total = math.ceil(config.epochs * steps_per_epoch)
+    warmup = warmup_steps(steps_per_epoch, config)
+    if step < warmup:
+        return config.warmup_start + (1 - config.warmup_start) * step / warmup
+    epoch = step / steps_per_epoch
+    if config.lr_scheduler == "step":
+        return config.lr_step_gamma ** int((step - warmup) / steps_per_epoch / config.lr_step_size)
+    if config.lr_scheduler == "multistep":
+        return config.lr_step_gamma ** bisect_right(sorted(config.lr_steps), epoch)
+    if config.lr_scheduler == "cosine":
+        done = (step - warmup) / max(total - warmup, 1)
+        floor = min(config.lr_cosine_min / lr, 1.0) if lr else 0.0
+        return floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * min(done, 1.0)))
+    return 1.0
+
+
+def warmup_steps(steps_per_epoch: float, config: ScheduleConfig) -> int:
+    return config.warmup_steps if config.warmup_steps is not None else round(config.warmup_epochs * steps_per_epoch)

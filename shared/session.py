@@ -1,0 +1,129 @@
+"""What both halves do around a training run: open it, feed it, fit it, leave the results where the report looks."""
+
+from __future__ import annotations
+
+import os
+import random
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from shared import dist
+from shared.errors import UsageError
+from shared.feed import Feed, choose_workers
+from shared.log import setup_logging
+from shared.recipe import Resolved, RuntimeConfig, flat, plain
+from shared.run import open_run, write_json
+from shared.state import load_state
+from shared.trainer import Trainer, pick_device
+
+CACHE = "CHORDATE_CACHE"  # environment variable: folder of what can be made again, such as the demo data
+
+
+class Session:
+    """One training run from the outside.
+
+    Args:
+        resolved: the recipe.
+        stem: the run's name when nobody gave one.
+    """
+
+    def __init__(self, resolved: Resolved, stem: str) -> None:
+        self.resolved, self.recipe, self.stem = resolved, resolved.recipe, stem
+        self.runtime: RuntimeConfig = resolved.recipe.runtime
+        if self.runtime.offline:
+            os.environ["HF_HUB_OFFLINE"] = "1"
+        if self.runtime.threads:
+            torch.set_num_threads(self.runtime.threads)
+        self.device = pick_device(self.runtime.device)
+        dist.start(self.device.type)
+        if self.device.type == "cuda":
+            self.device = torch.device("cuda", dist.local_rank() if dist.world() > 1 else self.device.index or 0)
+            torch.backends.cudnn.benchmark = True
+        torch.set_float32_matmul_precision("high" if self.runtime.fast_matmul else "highest")
+        seed_everything(self.runtime.seed)
+        self.started = time.time()
+        self.run_dir: Path | None = None
+
+    def open(self) -> Path:
+        """The run's folder, made or taken up."""
+        self.run_dir = open_run(self.runtime, self.stem, self.resolved)
+        setup_logging(self.run_dir, enabled=dist.is_main())
+        return self.run_dir
+
+    def feed(self, samples: Any) -> Any:
+        """The training feed. A resumed run keeps the step it was begun with, whatever the number of processes now."""
+        runtime, world = self.runtime, dist.world()
+        micro_batches = runtime.grad_accum_steps * world
+        if self.run_dir is not None and runtime.resume is not None:
+            state = load_state(self.run_dir / "last")
+            if state is not None and state["batch_size"] == runtime.batch_size:
+                micro_batches = state["micro_batches"]
+        if micro_batches % world:
+            raise UsageError(
+                f"a step of this run is {micro_batches} micro batches, which {world} processes cannot share evenly; "
+                f"resume it with a number of processes that divides {micro_batches}"
+            )
+        shares = {"batch_size": runtime.batch_size, "micro_batches": micro_batches, "rank": dist.rank(), "world": world}
+        workers = choose_workers(runtime.num_workers, world)
+        if hasattr(samples, "stream_feed"):
+            return samples.stream_feed(workers=workers, **shares)
+        return Feed(
+            samples,
+            seed=runtime.seed,
+            workers=workers,
+            max_bad=runtime.max_bad_samples,
+            pin=self.device.type == "cuda",
+            **shares,
+        )
+
+    def fit(self, task: Any, feed: Any, val_loader: Any, publish: Callable, publish_every: int) -> dict[str, float]:
+        assert self.run_dir is not None
+        trainer = Trainer(
+            task,
+            feed,
+            val_loader,
+            optim=self.recipe.optim,
+            schedule=self.recipe.schedule,
+            runtime=self.runtime,
+            run_dir=self.run_dir,
+            device=self.device,
+            publish=publish if dist.is_main() else None,
+            publish_every=publish_every,
+        )
+        return trainer.fit()
+
+    def write(self, name: str, what: Any) -> None:
+        """A JSON file of the run, by the main process."""
+        if dist.is_main() and self.run_dir is not None:
+            write_json(self.run_dir / name, what)
+
+    def told(self) -> dict[str, Any]:
+        """The resolved recipe as a card can hold it."""
+        return {name: plain(value) for name, value in flat(self.recipe).items()}
+
+    def seconds(self) -> float:
+        return round(time.time() - self.started, 1)
+
+
+def seed_everything(seed: int) -> None:
+    """Initial weights and whatever a library draws on the side; the loop and the feed draw by position."""
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    torch.manual_seed(seed)
+
+
+def cache_dir() -> Path:
+    """Where things are kept that can be made again."""
+    return Path(os.environ.get(CACHE) or Path.home() / ".cache" / "chordate").expanduser()
+
+
+def pair(size: tuple[int, ...]) -> tuple[int, int]:
+    """--size 640 or --size 480 800 as (height, width)."""
+    if len(size) not in (1, 2):
+        raise UsageError(f"--size takes one number or two, height and width; there are {len(size)}")
+    return size[0], size[-1]

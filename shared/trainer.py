@@ -1,0 +1,392 @@
+"""The one training loop of the project.
+
+    while steps are left:                      train_step -> at epoch ends: evaluate -> save
+        for micro batch of the step:
+            losses = task(batch)               the only line that knows what is being trained
+
+Both `pretrain train` and `detect train` end here. Read `fit`, `train_step` and `save`, in that order.
+A step is a function of (weights, step number): data, learning rate and randomness all follow from the number. So a run
+that is killed anywhere continues from its last state to the same weights, bit for bit on a processor.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import signal
+import time
+from collections.abc import Callable, Iterable
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from shared import dist
+from shared.ema import Average
+from shared.errors import Refusal, Stopped, UsageError
+from shared.feed import Feed
+from shared.log import Progress, RunLog
+from shared.optim import build_optimizer
+from shared.recipe import OptimConfig, RuntimeConfig, ScheduleConfig
+from shared.schedule import lr_scale
+from shared.state import load_state, save_state
+from shared.task import Task
+
+log = logging.getLogger(__name__)
+
+
+class Trainer:
+    """Fits a task.
+
+    Args:
+        task: what is trained; moved to the device, wrapped for several processes when there are several.
+        feed: micro batches by step.
+        val_loader: passed to `task.evaluate` after every epoch; None for no evaluation.
+        optim, schedule, runtime: the recipe sections the loop reads.
+        run_dir: where the state and the logs of this run live.
+        publish: called with (module holder, epoch, metrics) at the epochs worth exporting.
+        publish_every: call it every so many epochs besides the last; 0 for the last alone.
+        device: where the steps are computed.
+    """
+
+    def __init__(
+        self,
+        task: Task,
+        feed: Feed,
+        val_loader: Iterable[Any] | None,
+        *,
+        optim: OptimConfig,
+        schedule: ScheduleConfig,
+        runtime: RuntimeConfig,
+        run_dir: Path,
+        device: torch.device,
+        publish: Callable[[Task, int, dict[str, float], bool], None] | None = None,
+        publish_every: int = 0,
+    ) -> None:
+        self.optim, self.schedule, self.runtime, self.run_dir, self.device = optim, schedule, runtime, run_dir, device
+        self.task = task.to(device)
+        self.amp_dtype = precision(runtime, device)
+        if self.amp_dtype is not None or runtime.channels_last:
+            self.task.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.average = Average(self.task, runtime.model_ema_decay).to(device) if runtime.model_ema else None
+        self.model = self.wrap()
+        self.feed, self.val_loader = feed, val_loader
+        self.publish, self.publish_every = publish, publish_every
+        self.optimizer = build_optimizer(self.task, optim)
+        self.update = torch.compile(self.optimizer.step) if optim.compile_opt else self.optimizer.step
+        self.scaler = torch.amp.GradScaler(device.type, enabled=self.amp_dtype is torch.float16)
+        self.total = math.ceil(schedule.epochs * feed.steps_per_epoch)
+        self.cadence = Cadence(runtime.save_every)
+        self.losses = Losses()
+        self.asked_to_stop = False
+        self.step = 0
+        self.best = -math.inf
+        self.metrics: dict[str, float] = {}
+
+    # --- the loop ---------------------------------------------------------------------------
+
+    def fit(self) -> dict[str, float]:
+        """Train to the last step, from the run's state if it has one; the metrics of the end.
+
+        Raises:
+            Stopped: SIGTERM or SIGUSR1 came; the state is saved.
+            Refusal: a loss is no longer finite, or the disk is full.
+        """
+        self.load()
+        self.listen()
+        every, workers = self.feed.steps_per_epoch, self.feed.workers
+        with (
+            RunLog(self.run_dir, enabled=dist.is_main(), resume_step=self.step) as self.log,
+            Progress(log_every=self.runtime.log_every, enabled=dist.is_main()) as self.progress,
+        ):
+            steps = self.feed.steps(self.step, self.total)
+            log.info(
+                "%d steps of %d images, %.4g steps an epoch, %d workers",
+                self.total,
+                self.feed.step_size,
+                every,
+                workers,
+            )
+            while self.step < self.total:
+                asked = time.perf_counter()
+                micro_batches = next(steps)
+                waited = time.perf_counter() - asked
+                self.train_step(micro_batches)
+                self.step += 1
+                self.task.after_step(progress=self.step / self.total)
+                self.account(waited)
+                epoch_ends = (
+                    int(self.step / every + 1e-9) > int((self.step - 1) / every + 1e-9) or self.step == self.total
+                )
+                stop, save_now = dist.any_of([self.asked_to_stop, dist.is_main() and self.cadence.due(self.step)])
+                if epoch_ends:
+                    self.end_epoch(round(self.step / every))
+                if epoch_ends or ((save_now or stop) and not self.feed.whole_epochs):
+                    self.save()
+                if stop and self.step < self.total:
+                    raise Stopped(f"stopped at step {self.step} of {self.total} as asked; add --resume to continue")
+        return self.metrics
+
+    def train_step(self, micro_batches: list[Any]) -> None:
+        """One optimizer step over this process's micro batches."""
+        scale = lr_scale(self.step, self.feed.steps_per_epoch, self.schedule, self.optim.lr)
+        for group in self.optimizer.param_groups:
+            group["lr"] = group["initial_lr"] * scale
+        self.model.train()
+        first = self.step * self.feed.micro_batches + dist.rank() * len(micro_batches)
+        for i, batch in enumerate(micro_batches):
+            torch.manual_seed((self.runtime.seed << 40) + first + i)  # dropout and sampling belong to the position, too
+            with nullcontext() if i + 1 == len(micro_batches) else self.no_sync():
+                with torch.autocast(self.device.type, self.amp_dtype, enabled=self.amp_dtype is not None):
+                    losses = self.model(to_device(batch, self.device))
+                loss = torch.stack([value.float() for value in losses.values()]).sum() / len(micro_batches)
+                self.scaler.scale(loss).backward()
+            self.losses.add(losses, 1 / len(micro_batches))
+        if self.device.type == "cpu":  # on a GPU this would make it wait; there `account` looks every log_every steps
+            self.insist_on_finite_losses()
+        if self.optim.clip_grad_norm is not None:
+            self.scaler.unscale_(self.optimizer)
+            nn.utils.clip_grad_norm_(self.task.parameters(), self.optim.clip_grad_norm)
+        self.scaler.step(self.optimizer) if self.scaler.is_enabled() else self.update()
+        self.scaler.update()
+        self.optimizer.zero_grad(set_to_none=True)
+        if self.average is not None:
+            self.average.follow(self.task)
+
+    def account(self, waited: float) -> None:
+        """Show the step; every `log_every` steps read the losses off the device, check and log them."""
+        epoch, values = self.step / self.feed.steps_per_epoch, None
+        if self.step % self.runtime.log_every == 0 or self.step == self.total:
+            self.insist_on_finite_losses()
+            losses = mean_over_processes(self.losses.take())
+            values = {"loss": sum(losses.values()), **losses}
+        self.progress.update(self.step, self.total, values, self.feed.step_size, waited, epoch=epoch)
+        if values:
+            lr = self.optimizer.param_groups[0]["lr"]
+            self.log.metrics(self.step, epoch, {**values, "lr": lr, **self.progress.rates()}, kind="train")
+
+    def insist_on_finite_losses(self) -> None:
+        losses = self.losses.so_far()
+        if not all(math.isfinite(value) for value in losses.values()):
+            told = ", ".join(f"{name} {value:.4g}" for name, value in losses.items())
+            raise Refusal(
+                f"a loss is not finite at step {self.step}, epoch {self.step / self.feed.steps_per_epoch:.2f}: {told}; "
+                f"lower --lr, lengthen --warmup-epochs or set --clip-grad-norm, then --resume from the last saved step"
+            )
+
+    def end_epoch(self, epoch: int) -> None:
+        """Evaluate what would be exported, and export it when it is time."""
+        self.metrics = self.evaluate()
+        headline = next(iter(self.metrics.values()), None)
+        if self.metrics:
+            self.log.metrics(self.step, epoch, self.metrics, kind="val")
+            self.log.note(f"epoch {epoch}: " + "  ".join(f"{k} {v:.4f}" for k, v in self.metrics.items()))
+        if headline is not None:
+            self.best = max(self.best, headline)
+        last = self.step == self.total
+        if self.publish and (last or (self.publish_every and epoch % self.publish_every == 0)):
+            self.publish(self.exported(), epoch, self.metrics, last)
+        dist.wait()
+
+    @torch.no_grad()
+    def evaluate(self) -> dict[str, float]:
+        """Metrics of the weights that will be exported: the average if there is one."""
+        if self.val_loader is None:
+            return {}
+        task = self.exported()
+        task.eval()
+        with torch.autocast(self.device.type, self.amp_dtype, enabled=self.amp_dtype is not None):
+            return task.evaluate(to_device(batch, self.device) for batch in self.val_loader)
+
+    def exported(self) -> Task:
+        """The task whose weights count: the average if there is one."""
+        return self.average.module if self.average is not None else self.task  # type: ignore[return-value]
+
+    # --- the state --------------------------------------------------------------------------
+
+    def state(self) -> dict[str, Any]:
+        """Everything the next step depends on; order and randomness are functions of `step`."""
+        return {
+            "format": 1,
+            "step": self.step,
+            "batch_size": self.feed.batch_size,
+            "micro_batches": self.feed.micro_batches,
+            "seed": self.runtime.seed,
+            "data": self.feed.samples.fingerprint,
+            "task": self.task.state_dict(),
+            "average": self.average.state_dict() if self.average is not None else None,
+            "optimizer": self.optimizer.state_dict(),
+            "scaler": self.scaler.state_dict(),
+            "best": self.best,
+            "metrics": self.metrics,
+            "bad": sorted(self.feed.bad),
+        }
+
+    def save(self) -> None:
+        """Write the state aside and rename it: a killed run leaves the previous one whole."""
+        if dist.is_main():
+            save_state(self.run_dir / "last", self.step, self.state())
+            self.cadence.saved(self.step)
+        dist.wait()
+
+    def load(self) -> None:
+        """Take up the state of the run, if it has one and it was asked for."""
+        if self.runtime.resume is None:
+            return
+        state = load_state(self.run_dir / "last")
+        if state is None:
+            log.info("%s has no saved state yet; starting at step 0", self.run_dir)
+            return
+        ours = {"batch_size": self.feed.batch_size, "micro_batches": self.feed.micro_batches, "seed": self.runtime.seed}
+        for name, value in ours.items():
+            if state[name] != value:
+                raise UsageError(
+                    f"{self.run_dir} was run with {name} {state[name]}, not {value}; give that to --resume it"
+                )
+        if state["data"] != self.feed.samples.fingerprint:
+            raise UsageError(f"the training data is not what {self.run_dir} was run with; start a new run for new data")
+        if (state["average"] is None) != (self.average is None):
+            raise UsageError(
+                f"{self.run_dir} was run {'without' if self.average else 'with'} --model-ema; resume it so"
+            )
+        fresh = [{k: v for k, v in group.items() if k != "params"} for group in self.optimizer.param_groups]
+        self.step, self.best, self.metrics = state["step"], state["best"], state["metrics"]
+        self.feed.bad |= set(state["bad"])
+        self.task.load_state_dict(state["task"])
+        if self.average is not None:
+            self.average.load_state_dict(state["average"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        for group, told in zip(self.optimizer.param_groups, fresh, strict=True):
+            group.update(told)  # what today's flags say of rates and decay; the file brings the moments
+        self.scaler.load_state_dict(state["scaler"])
+        log.info("resuming %s at step %d of %d", self.run_dir, self.step, self.total)
+
+    def listen(self) -> None:
+        """SIGTERM and SIGUSR1 raise a flag; the loop saves and stops at the next step."""
+
+        def raise_flag(*_: Any) -> None:
+            self.asked_to_stop = True
+
+        for name in ("SIGTERM", "SIGUSR1"):
+            signal.signal(getattr(signal, name), raise_flag)
+
+    # --- several processes, compiled forms --------------------------------------------------
+
+    def wrap(self) -> nn.Module:
+        """The task as the loop calls it: compiled, and averaging its gradients over the processes."""
+        if self.runtime.compile_backbone:
+            self.task.backbone.compile()
+        if self.runtime.compile:
+            self.task.compile()
+        if dist.world() == 1:
+            return self.task
+        ids = [self.device] if self.device.type == "cuda" else None
+        return nn.parallel.DistributedDataParallel(self.task, device_ids=ids, gradient_as_bucket_view=True)
+
+    def no_sync(self) -> Any:
+        return self.model.no_sync() if self.model is not self.task else nullcontext()  # type: ignore[operator]
+
+
+# --- small parts ----------------------------------------------------------------------------
+
+
+class Losses:
+    """Sums of named losses, kept on the device until somebody asks, so that a GPU does not wait for its own numbers."""
+
+    def __init__(self) -> None:
+        self.sums: dict[str, Tensor] = {}
+        self.weight = 0.0
+
+    def add(self, losses: dict[str, Tensor], share: float) -> None:
+        """The losses of one micro batch, which is this share of its step."""
+        for name, value in losses.items():
+            self.sums[name] = self.sums.get(name, 0.0) + value.detach().float() * share
+        self.weight += share
+
+    def so_far(self) -> dict[str, float]:
+        """The sums so far, which are not finite once any loss was not."""
+        return {name: float(value) for name, value in self.sums.items()}
+
+    def take(self) -> dict[str, float]:
+        """The means since the last time, starting anew."""
+        means = {name: float(value) / self.weight for name, value in self.sums.items()}
+        self.sums, self.weight = {}, 0.0
+        return means
+
+
+class Cadence:
+    """When to save between epoch ends: every so many steps (`200`) or minutes (`10m`)."""
+
+    def __init__(self, text: str | None) -> None:
+        self.steps = self.seconds = math.inf
+        try:
+            if text and text.endswith("m"):
+                self.seconds = float(text[:-1]) * 60
+            elif text:
+                self.steps = int(text)
+        except ValueError:
+            raise UsageError(f"--save-every is {text!r}; give steps, such as 200, or minutes, such as 10m") from None
+        self.last_step, self.last_time = 0, time.monotonic()
+
+    def due(self, step: int) -> bool:
+        return (
+            step % self.steps == 0 if math.isfinite(self.steps) else time.monotonic() - self.last_time >= self.seconds
+        )
+
+    def saved(self, step: int) -> None:
+        self.last_step, self.last_time = step, time.monotonic()
+
+
+def precision(runtime: RuntimeConfig, device: torch.device) -> torch.dtype | None:
+    """The dtype autocast uses, or None for float32 throughout. On a processor without bfloat16, --amp is declined."""
+    if not runtime.amp:
+        return None
+    if device.type == "cuda":
+        return getattr(torch, runtime.amp_dtype)
+    if has_native_bfloat16():
+        return torch.bfloat16
+    log.warning("--amp is declined: this processor has no bfloat16 of its own and would be many times slower with it")
+    return None
+
+
+def has_native_bfloat16() -> bool:
+    """Does the processor multiply bfloat16 itself?  Emulated, it is up to 17 times slower than float32."""
+    asks = ("_is_amx_tile_supported", "_is_avx512_bf16_supported")
+    return any(getattr(torch.cpu, ask)() for ask in asks if hasattr(torch.cpu, ask))
+
+
+def mean_over_processes(losses: dict[str, float]) -> dict[str, float]:
+    told = dist.gather(losses)
+    return {name: sum(one[name] for one in told) / len(told) for name in losses}
+
+
+def to_device(batch: Any, device: torch.device) -> Any:
+    """The same nest of dicts, lists and tuples, its tensors on the device."""
+    if isinstance(batch, Tensor):
+        return batch.to(device, non_blocking=True)
+    if isinstance(batch, dict):
+        return {k: to_device(v, device) for k, v in batch.items()}
+    if isinstance(batch, tuple) and hasattr(batch, "_fields"):
+        return type(batch)(*(to_device(v, device) for v in batch))
+    if isinstance(batch, list | tuple):
+        return type(batch)(to_device(v, device) for v in batch)
+    return batch
+
+
+def pick_device(name: str) -> torch.device:
+    """The device a recipe names; `auto` is the GPU if there is one.
+
+    Raises:
+        UsageError: CUDA is asked for and absent, or the name is none.
+    """
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise UsageError(f"--device is {name!r}; give cpu, cuda, cuda:1 or auto") from None
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise UsageError("--device cuda is asked for and this machine shows no CUDA device; use --device cpu or auto")
+    return device

@@ -1,0 +1,373 @@
+"""COCO files: what they mean, what is dropped and counted, and one sentence for everything that is wrong with them."""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from detection.data.annotations import read_coco
+from detection.data.coco import ClassMap, CocoDetection, coco_layout
+from shared.errors import BadSample, DataError
+
+REAL = Path(os.environ.get("CHORDATE_REAL_DATA", "no-such-folder"))
+needs_real_data = pytest.mark.skipif(not REAL.is_dir(), reason="CHORDATE_REAL_DATA names no folder")
+COCO_NAMES = Path(__file__).parents[3] / "recipes/classes/coco.txt"
+
+
+def coco_file() -> dict[str, Any]:
+    """Two photographs of 40x30 and 20x20, a cat, a dog, a crowd of dogs; ids that are neither dense nor sorted."""
+    return {
+        "images": [
+            {"id": 70, "file_name": "a.png", "width": 40, "height": 30},
+            {"id": 5, "file_name": "sub/b.png", "width": 20, "height": 20},
+        ],
+        "categories": [{"id": 18, "name": "dog"}, {"id": 3, "name": "cat"}],
+        "annotations": [
+            {"id": 9, "image_id": 5, "category_id": 3, "bbox": [2, 3, 10, 11], "area": 50.0, "iscrowd": 0},
+            {"id": 1, "image_id": 70, "category_id": 18, "bbox": [1, 1, 8, 8.5], "area": 68, "iscrowd": 0},
+            {"id": 2, "image_id": 70, "category_id": 18, "bbox": [0, 0, 40, 30], "iscrowd": 1},
+        ],
+    }
+
+
+def written(
+    folder: Path, content: dict[str, Any] | str | None = None, *, photographs: bool = True
+) -> tuple[Path, Path]:
+    """Image folder and annotation file, as CocoDetection wants them."""
+    content = coco_file() if content is None else content
+    (folder / "sub").mkdir(parents=True, exist_ok=True)
+    if photographs:
+        Image.new("RGB", (40, 30), (255, 0, 0)).save(folder / "a.png")
+        Image.new("RGB", (20, 20), (0, 255, 0)).save(folder / "sub/b.png")
+    (folder / "instances.json").write_text(content if isinstance(content, str) else json.dumps(content))
+    return folder, folder / "instances.json"
+
+
+def rng() -> np.random.Generator:
+    return np.random.default_rng(0)
+
+
+# -- samples ------------------------------------------------------------------------------------
+
+
+def test_a_sample_is_the_stored_pixels_with_corners_and_dense_labels(tmp_path: Path) -> None:
+    data = CocoDetection(*written(tmp_path))
+    assert data.sizes == [2] and data.image_ids == [70, 5] and data.height_width(0) == (30, 40)
+    assert data.classes == ClassMap(("cat", "dog"), (3, 18))
+    image, target = data.load(0, rng())
+    assert image.shape == (3, 30, 40) and image.dtype == torch.uint8 and image[:, 0, 0].tolist() == [255, 0, 0]
+    assert target["boxes"].tolist() == [[1, 1, 9, 9.5]] and target["boxes"].dtype == torch.float32
+    assert target["labels"].tolist() == [1] and target["image_id"] == 70  # pyright: ignore[reportGeneralTypeIssues]
+    assert data.target(1)["boxes"].tolist() == [[2, 3, 12, 14]] and data.target(1)["labels"].tolist() == [0]
+
+
+def test_crowds_are_no_targets_but_stay_for_evaluation(tmp_path: Path) -> None:
+    truth = CocoDetection(*written(tmp_path)).ground_truth()
+    assert [a["iscrowd"] for a in truth["annotations"]] == [0, 1, 0]
+    assert [a["area"] for a in truth["annotations"]] == [68, 1200, 50]  # the crowd's is computed: it had none
+    assert [a["category_id"] for a in truth["annotations"]] == [18, 18, 3]
+    assert min(a["id"] for a in truth["annotations"]) == 1  # pycocotools takes 0 for "not matched"
+
+
+def test_odd_boxes_are_clipped_or_dropped_and_counted(tmp_path: Path) -> None:
+    content = coco_file()
+    odd = [[-5, -5, 20, 20], [30, 20, 50, 0.5], [100, 100, 5, 5], [9, 9, -4, 4], [3, 3, 0, 0]]
+    content["annotations"] += [
+        {"id": 100 + n, "image_id": 70, "category_id": 3, "bbox": bbox} for n, bbox in enumerate(odd)
+    ]
+    data = CocoDetection(*written(tmp_path, content))
+    assert data.target(0)["boxes"].tolist() == [[1, 1, 9, 9.5], [0, 0, 15, 15]]
+    assert data.notes == ["1 box reaches outside the image, clipped", "4 boxes are narrower than 1 pixel, dropped"]
+    assert len(data.ground_truth()["annotations"]) == 8
+
+
+numbers = st.one_of(st.floats(-100, 100), st.integers(-60, 60), st.just(1e300), st.just(0.3))
+
+
+@given(st.lists(st.tuples(numbers, numbers, numbers, numbers), max_size=12))
+@settings(max_examples=200, deadline=None)
+def test_no_target_ever_leaves_its_image(tmp_path_factory: pytest.TempPathFactory, bboxes: list[tuple]) -> None:
+    folder = tmp_path_factory.getbasetemp() / "targets"
+    content = coco_file()
+    content["annotations"] += [{"id": 50 + n, "image_id": 5, "category_id": 3, "bbox": b} for n, b in enumerate(bboxes)]
+    boxes = CocoDetection(*written(folder, content, photographs=not folder.exists())).target(1)["boxes"]
+    assert len(boxes) and (boxes >= 0).all() and (boxes <= 20).all()
+    assert (boxes[:, 2:] - boxes[:, :2] > 0.99).all()
+
+
+def test_augmentation_gets_the_samples_own_random_numbers(tmp_path: Path) -> None:
+    seen = []
+    augment = lambda image, target, rng: (seen.append(rng.random()), (image[:, :9], target))[1]  # noqa: E731
+    image, _ = CocoDetection(*written(tmp_path), augment=augment).load(0, rng())
+    assert image.shape == (3, 9, 40) and seen == [rng().random()]
+
+
+def test_a_photograph_of_another_size_and_a_damaged_one_are_bad_samples(tmp_path: Path) -> None:
+    data = CocoDetection(*written(tmp_path))
+    Image.new("RGB", (30, 40)).save(tmp_path / "a.png")
+    with pytest.raises(BadSample, match="is 30x40, but the annotations say 40x30"):
+        data.load(0, rng())
+    (tmp_path / "a.png").write_bytes(b"<html>")
+    with pytest.raises(BadSample, match=r"a\.png"):
+        data.load(0, rng())
+    (tmp_path / "a.png").unlink()
+    with pytest.raises(BadSample, match=r"a\.png"):
+        data.load(0, rng())
+
+
+def test_photographs_are_not_turned_because_boxes_are_in_stored_pixels(tmp_path: Path) -> None:
+    images, annotations = written(tmp_path)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.new("RGB", (40, 30)).save(tmp_path / "a.png", exif=exif)
+    assert CocoDetection(images, annotations).load(0, rng())[0].shape == (3, 30, 40)
+
+
+def test_a_data_set_travels_to_a_worker(tmp_path: Path) -> None:
+    data = pickle.loads(pickle.dumps(CocoDetection(*written(tmp_path))))  # noqa: S301, our own bytes
+    assert data.load(1, rng())[1]["labels"].tolist() == [0]
+
+
+def test_the_fingerprint_follows_the_file_and_which_images_are_used(tmp_path: Path) -> None:
+    first, again = (CocoDetection(*written(tmp_path)).fingerprint for _ in range(2))
+    (tmp_path / "ignore.txt").write_text("a.png\n")
+    fewer = CocoDetection(*written(tmp_path), ignore_file=tmp_path / "ignore.txt").fingerprint
+    content = coco_file()
+    content["annotations"][0]["bbox"][0] += 1
+    changed = CocoDetection(*written(tmp_path, content)).fingerprint
+    assert first == again and len({first, fewer, changed}) == 3 and len(first) == 64
+
+
+def test_an_annotation_takes_at_most_60_bytes(tmp_path: Path) -> None:
+    content = coco_file()
+    content["annotations"] = [{**content["annotations"][0], "id": n, "segmentation": [[0] * 8]} for n in range(2000)]
+    data = CocoDetection(*written(tmp_path, content))
+    columns = [*vars(data).values(), *vars(data.table).values()]
+    assert sum(c.nbytes for c in columns if isinstance(c, np.ndarray)) / 2000 < 60
+
+
+# -- leaving images out -------------------------------------------------------------------------
+
+
+def test_ignored_empty_and_missing_images_are_left_out_and_counted(tmp_path: Path) -> None:
+    content = coco_file()
+    content["images"] += [
+        {"id": 6, "file_name": "gone.png", "width": 9, "height": 9},
+        {"id": 7, "file_name": "bad.png", "width": 9, "height": 9},
+        {"id": 8, "file_name": "sub/../empty.png", "width": 9, "height": 9},
+    ]
+    images, annotations = written(tmp_path, content)
+    Image.new("RGB", (9, 9)).save(tmp_path / "empty.png")
+    (tmp_path / "ignore.txt").write_text("bad.png\nnever-there.png\n")
+    options: dict[str, Any] = {"ignore_file": tmp_path / "ignore.txt", "allow_missing": 1}
+    data = CocoDetection(images, annotations, **options)
+    assert data.image_ids == [70, 5, 8] and len(data.notes) == 2 and len(data.target(2)["boxes"]) == 0
+    data = CocoDetection(images, annotations, drop_empty=True, **options)
+    assert data.image_ids == [70, 5] and [t.split()[0] for t in data.notes] == ["1", "1", "1"]
+    assert data.target(1)["boxes"].tolist() == [[2, 3, 12, 14]]
+
+
+def test_missing_images_are_named_with_their_count(tmp_path: Path) -> None:
+    content = coco_file()
+    content["images"] += [{"id": 100 + n, "file_name": f"no{n}.png", "width": 9, "height": 9} for n in range(7)]
+    with pytest.raises(
+        DataError, match=r"7 of the 9 images .* no0.png, no1.png, no2.png, no3.png, no4.png; .*missing 7"
+    ):
+        CocoDetection(*written(tmp_path, content), allow_missing=6)
+
+
+@pytest.mark.parametrize("name", ["../a.png", "/etc/passwd", "sub/../../a.png"])
+def test_a_file_name_that_leaves_the_image_folder_is_refused(tmp_path: Path, name: str) -> None:
+    content = coco_file()
+    content["images"][0]["file_name"] = name
+    with pytest.raises(DataError, match=r"image 70 .* must stay in"):
+        CocoDetection(*written(tmp_path, content))
+
+
+# -- what can be wrong --------------------------------------------------------------------------
+
+
+def test_a_missing_file_broken_json_and_other_json_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"cannot read the annotations .*nowhere\.json"):
+        read_coco(tmp_path / "nowhere.json")
+    for text, says in [
+        ("{", "not readable JSON"),
+        ("[" * 100_000, "not readable JSON"),
+        ("[]", "no list 'images'"),
+        ('{"images": [], "annotations": []}', "no list 'categories'"),
+        ('{"images": [], "annotations": [], "categories": []}', "lists no images"),
+        ('{"images": {}, "annotations": [], "categories": []}', "no list 'images'"),
+    ]:
+        with pytest.raises(DataError, match=says):
+            read_coco(written(tmp_path, text)[1])
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"bbox": [1, 2, 3]}, "annotation 9 has the bbox .* four finite numbers"),
+        ({"bbox": [1, 2, 3, "4"]}, "annotation 9 has the bbox .* four finite numbers"),
+        ({"bbox": [1, 2, 3, float("nan")]}, "annotation 9 has the bbox .* four finite numbers"),
+        ({"bbox": [1, 2, float("inf"), 4]}, "annotation 9 has the bbox .* four finite numbers"),
+        ({"bbox": None}, "annotation 9 has the bbox null"),
+        ({"bbox": ...}, "annotation 9 has no bbox"),
+        ({"id": ...}, "annotation number 1 has no id"),
+        ({"id": 1}, "annotation 1 is there twice"),
+        ({"id": 2**70}, ".* has the id 1180591620717411303424 where"),
+        ({"image_id": 6}, "annotation 9 belongs to image 6, which is not listed"),
+        ({"image_id": "70"}, 'annotation 9 has the image_id "70" where'),
+        ({"image_id": ...}, "annotation number 1 has no image_id"),
+        ({"category_id": 4}, "annotation 9 has category 4, which is not listed"),
+        ({"category_id": 3.5}, "annotation 9 has the category_id 3.5"),
+        ({"category_id": ...}, "annotation 9 has no category_id"),
+        ({"area": "big"}, 'annotation 9 has the area "big" where a number'),
+    ],
+)
+def test_a_wrong_annotation_is_named_with_file_and_id(tmp_path: Path, change: dict[str, Any], says: str) -> None:
+    content = coco_file()
+    first = content["annotations"][0]
+    content["annotations"][0] = {k: v for k, v in {**first, **change}.items() if v is not ...}
+    with pytest.raises(DataError, match=f"instances.json: {says}"):
+        CocoDetection(*written(tmp_path, content))
+
+
+@pytest.mark.parametrize(
+    ("part", "change", "says"),
+    [
+        ("images", {"id": 5}, "the image id 5 is there twice"),
+        ("images", {"id": "x"}, "image x has no integer id"),
+        ("images", {"file_name": None}, "image 70 has no file_name"),
+        ("images", {"height": 0}, "image 70 has no height and width"),
+        ("categories", {"id": 3}, "the category id 3 is there twice"),
+        ("categories", {"name": "cat"}, "the category name 'cat' is there twice"),
+        ("categories", {"name": None}, "needs an integer id and a name"),
+    ],
+)
+def test_a_wrong_image_or_category_is_named(tmp_path: Path, part: str, change: dict[str, Any], says: str) -> None:
+    content = coco_file()
+    content[part][0].update(change)
+    with pytest.raises(DataError, match=f"instances.json: .*{says}"):
+        CocoDetection(*written(tmp_path, content))
+
+
+def test_a_file_without_usable_boxes_is_refused(tmp_path: Path) -> None:
+    content = coco_file()
+    content["annotations"] = []
+    with pytest.raises(DataError, match="no boxes at all"):
+        CocoDetection(*written(tmp_path, content))
+    content = coco_file()
+    content["annotations"] = content["annotations"][2:]
+    with pytest.raises(DataError, match="no usable boxes"):
+        CocoDetection(*written(tmp_path, content))
+
+
+# -- classes ------------------------------------------------------------------------------------
+
+
+def class_file(folder: Path, *names: str) -> ClassMap:
+    (folder / "classes.txt").write_text("".join(f"{name}\n" for name in names))
+    return ClassMap.from_file(folder / "classes.txt")
+
+
+def test_classes_are_matched_by_name_however_it_is_spelt(tmp_path: Path) -> None:
+    content = coco_file()
+    content["categories"] = [{"id": 18, "name": "cell phone"}, {"id": 3, "name": "Cat "}]
+    data = CocoDetection(*written(tmp_path, content), classes=class_file(tmp_path, "cat", "zebra", "cellphone"))
+    assert data.classes.names == ("cat", "zebra", "cellphone")
+    assert data.target(0)["labels"].tolist() == [2] and data.target(1)["labels"].tolist() == [0]
+    assert [a["category_id"] for a in data.ground_truth()["annotations"]] == [18, 18, 3]
+
+
+def test_names_that_differ_in_punctuation_alone_stay_apart(tmp_path: Path) -> None:
+    content = coco_file()
+    content["categories"] = [{"id": 18, "name": "C++"}, {"id": 3, "name": "C#"}]
+    data = CocoDetection(*written(tmp_path, content), classes=class_file(tmp_path, "C", "C#", "C++"))
+    assert data.target(0)["labels"].tolist() == [2] and data.target(1)["labels"].tolist() == [1]
+
+
+def test_an_annotated_category_outside_the_class_file_is_named_an_unused_one_is_fine(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"instances.json: category 18 'dog' is not among the 2 classes"):
+        CocoDetection(*written(tmp_path), classes=class_file(tmp_path, "cat", "zebra"))
+    content = coco_file()
+    content["categories"].append({"id": 4, "name": "unicorn"})
+    data = CocoDetection(*written(tmp_path, content), classes=class_file(tmp_path, "cat", "dog"))
+    assert data.classes.names == ("cat", "dog")
+
+
+def test_binary_mode_makes_everything_an_object(tmp_path: Path) -> None:
+    data = CocoDetection(*written(tmp_path), classes=ClassMap.binary())
+    assert data.classes.names == ("object",) and data.target(0)["labels"].tolist() == [0]
+    truth = data.ground_truth()
+    assert {a["category_id"] for a in truth["annotations"]} == {1} == {c["id"] for c in truth["categories"]}
+
+
+@pytest.mark.parametrize(
+    ("text", "says"), [("", "is empty"), ("cat\ndog\ncat\n", "names 'cat' twice"), (None, "cannot read the class file")]
+)
+def test_a_wrong_class_file_is_explained(tmp_path: Path, text: str | None, says: str) -> None:
+    if text is not None:
+        (tmp_path / "classes.txt").write_text(text)
+    with pytest.raises(DataError, match=says):
+        ClassMap.from_file(tmp_path / "classes.txt")
+
+
+names = st.lists(st.text(min_size=1, max_size=6), min_size=1, max_size=8, unique=True)
+
+
+@given(names, st.randoms(use_true_random=False))
+@settings(max_examples=40, deadline=None)
+def test_a_class_map_survives_the_card_and_binds_to_any_file_by_name(names: list[str], random: Any) -> None:
+    ids = random.sample(range(100), len(names))
+    classes = ClassMap.from_categories(dict(zip(ids, names, strict=True)))
+    assert ClassMap.from_dict(json.loads(json.dumps(classes.to_dict()))) == classes
+    other = dict(zip(random.sample(range(200), len(names)), names, strict=True))
+    bound, labels = classes.bind(other, set(other), Path("other.json"))
+    assert bound.names == classes.names and len(set(bound.source_ids)) == len(names)
+    for category, label in labels.items():
+        assert other[category] == bound.names[label] and bound.source_ids[label] == category
+
+
+def test_a_map_of_91_lines_keeps_cocos_ids() -> None:
+    coco = ClassMap.from_file(COCO_NAMES)
+    assert len(coco) == 80 and coco.names[0] == "person" and coco.names[-1] == "toothbrush"
+    gaps = (12, 26, 29, 30, 45, 66, 68, 69, 71, 83, 91)
+    remaining = iter(coco.names)
+    lines = tuple(f"retired {i}" if i in gaps else next(remaining).replace(" ", "") for i in range(1, 92))
+    official = {i: name for i, name in enumerate(lines, start=1) if i not in gaps}
+    bound, labels = ClassMap(lines, tuple(range(1, 92))).bind(official, set(official), Path("x.json"))
+    assert bound.source_ids == tuple(range(1, 92)) and labels[90] == 89
+    assert coco.bind(official, set(official), Path("x.json"))[1][90] == 79
+
+
+# -- folders and real files ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["train2017", "train"])
+def test_a_coco_folder_is_found_by_split(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).mkdir()
+    (tmp_path / "annotations").mkdir()
+    (tmp_path / f"annotations/instances_{name}.json").write_text("{}")
+    assert coco_layout(tmp_path, "train") == (tmp_path / name, tmp_path / f"annotations/instances_{name}.json")
+    with pytest.raises(DataError, match=r"neither val2017/ .* nor val/"):
+        coco_layout(tmp_path, "val")
+
+
+@needs_real_data
+def test_real_coco_and_blood_cells_are_read(tmp_path: Path) -> None:
+    coco = CocoDetection(*coco_layout(REAL / "coco-tiny", "train"), classes=ClassMap.from_file(COCO_NAMES))
+    assert len(coco) == 80 and coco.is_target.sum() == 699 and coco.classes.source_ids[-1] == 90 and not coco.notes
+    for index in range(0, 80, 8):
+        image, target = coco.load(index, rng())
+        assert image.shape[-2:] == coco.height_width(index) and len(target["boxes"]) == len(target["labels"]) > 0
+    cells = CocoDetection(*coco_layout(REAL / "bccd", "train"))
+    assert len(cells) == 205 and cells.notes == ["1 box is narrower than 1 pixel, dropped"]
