@@ -12,7 +12,7 @@ from detection.nets import Detector, detector
 from detection.recipe import DetectRecipe, FreezeConfig, ModelConfig
 from shared.errors import UsageError, WeightsError
 from shared.pixels import PixelStats, pixel_stats
-from shared.store import Exported, Store, Transfer, check_pixels
+from shared.store import Exported, Store, Transfer, check_pixels, expected_pixels
 
 log = logging.getLogger(__name__)
 
@@ -59,16 +59,14 @@ def stand(recipe: DetectRecipe, store: Store, *, load: bool = True) -> Standing:
         if model.backbone_epoch is not None:
             raise WeightsError("--backbone-epoch picks an epoch of a tag; name it with --backbone-tag")
         net = backbone.build(name, pretrained=model.backbone_pretrained and load, **options)
-        named = recipe.data.rgb_mode or ("imagenet" if net.pixels is None else None)
-        stats = pixel_stats(named) if named else net.pixels
-        assert stats is not None
-        return Standing(net, stats, None, None)
+        told = pixel_stats(recipe.data.rgb_mode) if recipe.data.rgb_mode else None
+        if told and net.pixels and told != net.pixels:
+            raise WeightsError(f"timm's {name} expects other pixels than {recipe.data.rgb_mode}; leave --rgb-mode out")
+        return Standing(net, told or net.pixels or pixel_stats("imagenet"), None, None)
     parent = store.find(name, model.backbone_tag, model.backbone_epoch)
     if parent.card.kind != "backbone":
         raise WeightsError(f"{parent} is a {parent.card.kind} and no backbone; name a tag that `pretrain` exported")
-    if parent.card.arch != name:
-        raise WeightsError(f"{parent} lies in the folder of {name} but its card says {parent.card.arch}; move it back")
-    stats = PixelStats(tuple(parent.card.pixels["mean"]), tuple(parent.card.pixels["std"]))  # type: ignore[arg-type]
+    stats = expected_pixels(parent)
     if recipe.data.rgb_mode is not None:
         check_pixels(parent, pixel_stats(recipe.data.rgb_mode))
     net = backbone.build(name, **options)

@@ -141,9 +141,11 @@ def report(argv: list[str]) -> int:
     )
     parser.add_argument("--output", "-o", type=Path, required=True, help="the HTML file to write")
     told = parser.parse_exactly(argv)
-    from shared.report import write_report
+    from shared.report import read_runs, verdict, write_report
 
-    print(write_report(told.runs, told.output))
+    page = write_report(told.runs, told.output)
+    print(verdict(read_runs(told.runs)))
+    print(f"report: {page}")
     return 0
 
 

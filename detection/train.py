@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from torch import nn
 
 from detection.build import Standing, build_detector, stand
 from detection.data.augment import build_augment
@@ -53,8 +52,6 @@ def train(resolved: Resolved) -> int:
     try:
         data = open_data(recipe.data)
         standing = stand(recipe, store, load=True)
-        if recipe.runtime.sync_bn and dist.world() > 1:
-            nn.SyncBatchNorm.convert_sync_batchnorm(standing.net)
         built = build_detector(recipe, standing.net, len(data.train.classes))
         val, backend = data.val, recipe.data.eval_backend
         task = DetectTask(built, standing.stats, None if val is None else lambda: CocoEvaluator(val, backend))

@@ -26,12 +26,11 @@ from shared.errors import DataError, UsageError, WeightsError
 from shared.feed import in_order
 from shared.image import BadImage, decode_image
 from shared.log import write_aside
-from shared.pixels import PixelStats
 from shared.plan import rng_for
 from shared.recipe import all_knobs, coerce
 from shared.run import write_json
 from shared.session import pair
-from shared.store import Exported, Store, read_card
+from shared.store import Exported, Store, expected_pixels, read_card
 from shared.trainer import to_device
 
 log = logging.getLogger(__name__)
@@ -57,8 +56,7 @@ class Trained:
         net = backbone.build(card.args["backbone"])
         built = detector.build(card.args["network"], net, len(self.classes), **card.args["network_args"])
         Store(exported.path.parents[2]).load(built, exported)
-        stats = PixelStats(tuple(card.pixels["mean"]), tuple(card.pixels["std"]))  # type: ignore[arg-type]
-        self.task = DetectTask(built, stats).to(device).eval()
+        self.task = DetectTask(built, expected_pixels(exported)).to(device).eval()
         self.told = card.recipe
 
     def resize(self, size: tuple[int, ...] | None = None, max_size: int | None = None) -> Callable:

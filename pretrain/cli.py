@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import TextIO
 
 from pretrain.recipe import PretrainRecipe, run_stem
 from shared.errors import UsageError, guarded
@@ -63,9 +65,39 @@ def pack(argv: list[str]) -> int:
     told = parser.parse_exactly(argv)
     from pretrain.pack import pack as run
 
-    packed = run(told.folder, told.out, shard_size=told.shard_size, val_share=told.val_share, verify=told.verify)
-    print(packed)
+    packed = run(
+        told.folder,
+        told.out,
+        shard_size=told.shard_size,
+        val_share=told.val_share,
+        verify=told.verify,
+        progress=percent(sys.stdout),
+    )
+    counts = " and ".join(f"{count:,} {split}" for split, count in packed.samples.items())
+    print(f"packed {counts} images of {len(packed.classes)} classes into {packed.shards} shards in {told.out}")
+    for name, reason in packed.skipped[:20]:
+        print(f"  left out {name}: {reason}")
+    if len(packed.skipped) > 20:
+        print(f"  and {len(packed.skipped) - 20} more")
     return 0
+
+
+def percent(stream: TextIO) -> Callable[[int, int], None]:
+    """Progress as one moving line on a terminal, as a line every tenth elsewhere."""
+    shown = -1
+
+    def show_share(done: int, total: int) -> None:
+        nonlocal shown
+        share = 100 * done // max(total, 1)
+        if share == shown or (not stream.isatty() and share // 10 == shown // 10):
+            return
+        shown = share
+        stream.write(f"\rpacking {share:3d} %" if stream.isatty() else f"packing {share:3d} %\n")
+        if stream.isatty() and done == total:
+            stream.write("\n")
+        stream.flush()
+
+    return show_share
 
 
 def show(argv: list[str]) -> int:

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import math
-
 from torch import nn
 
 from shared.optim import parameter_groups
 from shared.recipe import OptimConfig, ScheduleConfig
-from shared.schedule import lr_scale, warmup_steps
+from shared.schedule import lr_scale, total_steps, warmup_steps
 
 
 def describe_parameters(task: nn.Module, stages: list[list[nn.Parameter]]) -> list[str]:
@@ -37,7 +35,7 @@ def describe_groups(task: nn.Module, config: OptimConfig) -> list[str]:
 
 def describe_schedule(steps_per_epoch: float, step_size: int, schedule: ScheduleConfig, lr: float) -> list[str]:
     """Steps, global batch, and the learning rate over time."""
-    total = math.ceil(schedule.epochs * steps_per_epoch)
+    total = total_steps(steps_per_epoch, schedule)
     lines = [
         f"schedule {schedule.lr_scheduler}",
         f"  {total} optimizer steps of {step_size} images; {steps_per_epoch:.4g} steps an epoch; "

@@ -5,7 +5,7 @@ from __future__ import annotations
 from copy import deepcopy
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 
 class Average(nn.Module):
@@ -16,19 +16,21 @@ class Average(nn.Module):
         decay: share kept per step. The first steps keep less, (1 + t) / (10 + t), to forget the random start.
     """
 
-    steps: Tensor
-
     def __init__(self, module: nn.Module, decay: float) -> None:
         super().__init__()
         self.module = deepcopy(module).requires_grad_(False).eval()
-        self.decay = decay
-        self.register_buffer("steps", torch.zeros((), dtype=torch.int64))
+        self.decay, self.steps = decay, 0
+
+    def get_extra_state(self) -> int:
+        return self.steps
+
+    def set_extra_state(self, state: int) -> None:
+        self.steps = state
 
     @torch.no_grad()
     def follow(self, module: nn.Module) -> None:
         """One step towards the module."""
-        t = int(self.steps)
-        share = 1 - min(self.decay, (1 + t) / (10 + t))
+        share = 1 - min(self.decay, (1 + self.steps) / (10 + self.steps))
         mine, theirs = list(self.module.state_dict().values()), list(module.state_dict().values())
         moving = [i for i, value in enumerate(mine) if value.is_floating_point()]
         torch._foreach_lerp_(  # pyright: ignore[reportPrivateImportUsage]

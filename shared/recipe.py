@@ -114,7 +114,7 @@ class RuntimeConfig:
         -1, "data loading processes per training process; -1 chooses, 0 loads in line", "-j", "--workers", low=-1
     )
     max_bad_samples: float = knob(0.001, "stop when more than this share of samples cannot be read", low=0, high=1)
-    seed: int = knob(0, "seed of order, augmentation, dropout and initial weights", low=0)
+    seed: int = knob(0, "seed of order, augmentation, dropout and initial weights", low=0, high=2**31)
     threads: int = knob(0, "processor threads of the training process; 0 leaves torch's choice", low=0)
     device: str = knob("auto", "cuda, cpu or auto")
     output_dir: Path = knob(Path("runs"), "folder of the runs")
@@ -129,6 +129,7 @@ class RuntimeConfig:
     save_every: str | None = knob(
         "10m", "save the training state this often besides epoch ends: 200 (steps) or 10m (minutes)", metavar="N|Nm"
     )
+    eval_every: int = knob(1, "evaluate every so many epochs, and at the end", low=1)
     log_every: int = knob(20, "log losses every so many optimizer steps", "--print-freq", low=1)
     offline: bool = knob(False, "never ask a hub for anything")
     dry_run: bool = knob(False, "say what the run would do, then stop")

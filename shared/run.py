@@ -13,6 +13,7 @@ import json
 import os
 import re
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -64,8 +65,8 @@ def open_run(runtime: RuntimeConfig, stem: str, resolved: Resolved) -> Path:
         try:
             answer = find_run(runtime, stem) or new_folder(runtime, stem)
             own(answer)
-            if not (answer / "recipe.yaml").is_file() or runtime.resume:
-                write_aside(answer / "recipe.yaml", dump(resolved.recipe))
+            if not (answer / "recipe.yaml").is_file():
+                keep_recipe(answer, resolved.recipe)
         except UsageError as error:
             answer = error
     answer = dist.from_main(answer)
@@ -73,6 +74,11 @@ def open_run(runtime: RuntimeConfig, stem: str, resolved: Resolved) -> Path:
         raise answer
     assert answer is not None
     return answer
+
+
+def keep_recipe(path: Path, recipe: Any) -> None:
+    """What the run was told, as what would begin such a run anew."""
+    write_aside(path / "recipe.yaml", dump(replace(recipe, runtime=replace(recipe.runtime, resume=None))))
 
 
 def new_folder(runtime: RuntimeConfig, stem: str) -> Path:

@@ -11,6 +11,8 @@ from bisect import bisect_right
 
 from shared.recipe import ScheduleConfig
 
+ROUNDING = 1e-9  # 985 steps at 197 / 24 an epoch are 120 epochs, and floats say a little less
+
 
 def lr_scale(step: int, steps_per_epoch: float, config: ScheduleConfig, lr: float = 1.0) -> float:
     """Multiplier of every learning rate for one optimizer step.
@@ -21,13 +23,13 @@ def lr_scale(step: int, steps_per_epoch: float, config: ScheduleConfig, lr: floa
         config: the shape.
         lr: base learning rate, which turns the absolute `lr_cosine_min` into a multiplier.
     """
-    total = math.ceil(config.epochs * steps_per_epoch)
+    total = total_steps(steps_per_epoch, config)
     warmup = warmup_steps(steps_per_epoch, config)
     if step < warmup:
         return config.warmup_start + (1 - config.warmup_start) * step / warmup
-    epoch = step / steps_per_epoch
+    epoch = step / steps_per_epoch + ROUNDING
     if config.lr_scheduler == "step":
-        return config.lr_step_gamma ** int((step - warmup) / steps_per_epoch / config.lr_step_size)
+        return config.lr_step_gamma ** int((step - warmup) / steps_per_epoch / config.lr_step_size + ROUNDING)
     if config.lr_scheduler == "multistep":
         return config.lr_step_gamma ** bisect_right(sorted(config.lr_steps), epoch)
     if config.lr_scheduler == "cosine":
@@ -35,6 +37,11 @@ def lr_scale(step: int, steps_per_epoch: float, config: ScheduleConfig, lr: floa
         floor = min(config.lr_cosine_min / lr, 1.0) if lr else 0.0
         return floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * min(done, 1.0)))
     return 1.0
+
+
+def total_steps(steps_per_epoch: float, config: ScheduleConfig) -> int:
+    """Optimizer steps of the whole run; the last may reach beyond the last epoch."""
+    return math.ceil(config.epochs * steps_per_epoch - ROUNDING)
 
 
 def warmup_steps(steps_per_epoch: float, config: ScheduleConfig) -> int:

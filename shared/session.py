@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import random
 import time
@@ -17,10 +18,11 @@ from shared.errors import UsageError
 from shared.feed import Feed, choose_workers
 from shared.log import setup_logging
 from shared.recipe import Resolved, RuntimeConfig, flat, plain
-from shared.run import open_run, write_json
+from shared.run import keep_recipe, open_run, write_json
 from shared.state import load_state
 from shared.trainer import Trainer, pick_device
 
+log = logging.getLogger(__name__)
 CACHE = "CHORDATE_CACHE"  # environment variable: folder of what can be made again, such as the demo data
 
 
@@ -81,10 +83,19 @@ class Session:
             **shares,
         )
 
+    def synchronised(self, task: Any) -> Any:
+        """The task with its batch norms joined over the processes, where that is asked for and possible."""
+        if not self.runtime.sync_bn or dist.world() == 1:
+            return task
+        if self.device.type != "cuda":
+            log.warning("--sync-bn is declined: torch joins batch norms on GPUs only; each process keeps its own")
+            return task
+        return torch.nn.SyncBatchNorm.convert_sync_batchnorm(task)
+
     def fit(self, task: Any, feed: Any, val_loader: Any, publish: Callable, publish_every: int) -> dict[str, float]:
         assert self.run_dir is not None
         trainer = Trainer(
-            task,
+            self.synchronised(task),
             feed,
             val_loader,
             optim=self.recipe.optim,
@@ -94,8 +105,14 @@ class Session:
             device=self.device,
             publish=publish if dist.is_main() else None,
             publish_every=publish_every,
+            begin=self.begin,
         )
         return trainer.fit()
+
+    def begin(self) -> None:
+        """Only now is the recipe of a resumed run replaced: what was refused must not stand in it."""
+        if dist.is_main() and self.run_dir is not None:
+            keep_recipe(self.run_dir, self.recipe)
 
     def write(self, name: str, what: Any) -> None:
         """A JSON file of the run, by the main process."""

@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
+import pickle
 import re
 from pathlib import Path
 from typing import Any
@@ -88,7 +89,10 @@ def load_state(folder: Path) -> dict[str, Any] | None:
     found = states(folder)
     for _, path in found:
         if file_digest(path)[:12] == NAME.fullmatch(path.name)[2]:  # type: ignore[index]
-            return torch.load(path, map_location="cpu", weights_only=True)
+            try:
+                return torch.load(path, map_location="cpu", weights_only=True)
+            except (pickle.UnpicklingError, RuntimeError, EOFError):
+                pass  # its name fits its bytes, and still it is nothing that we wrote
         log.warning("%s is damaged; trying the state before it", path)
     if found:
         raise WeightsError(f"every training state in {folder} is damaged; start the run anew under another --name")

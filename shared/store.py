@@ -13,6 +13,7 @@ from __future__ import annotations
 import fnmatch
 import hashlib
 import json
+import math
 import os
 import re
 import shutil
@@ -27,10 +28,11 @@ import torch
 from torch import Tensor, nn
 
 from shared.errors import UsageError, WeightsError
+from shared.pixels import PixelStats
 from shared.registry import suggest
 from shared.state import file_digest, sync_folder
 
-TAG = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+TAG = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 SHORT = 12  # characters of a digest that name a folder
 
 
@@ -135,7 +137,7 @@ class Store:
         for what in (card.arch, card.tag):
             check_name(what)
         tensors = {name: value.detach().cpu().contiguous() for name, value in unshared(module).items()}
-        broken = [name for name, value in tensors.items() if value.is_floating_point() and not value.isfinite().all()]
+        broken = not_finite(tensors)
         if broken:
             raise WeightsError(
                 f"{listed(broken)} holds values that are not finite; nothing was exported, look at the losses"
@@ -150,14 +152,18 @@ class Store:
                 "sha256": file_digest(partial / "model.safetensors"),
                 "bytes": (partial / "model.safetensors").stat().st_size,
             }
-            text = json.dumps(facts, indent=2, sort_keys=True, default=str) + "\n"
-            (partial / "card.json").write_text(text)
+            content = json.dumps(facts, indent=2, sort_keys=True, default=str).encode() + b"\n"
+            (partial / "card.json").write_bytes(content)
             for file in partial.iterdir():
                 with file.open("rb") as handle:
                     os.fsync(handle.fileno())
             shelf.mkdir(parents=True, exist_ok=True)
-            final = shelf / hashlib.sha256(text.encode()).hexdigest()[:SHORT]
-            partial.rename(final)
+            final = shelf / hashlib.sha256(content).hexdigest()[:SHORT]
+            try:
+                partial.rename(final)
+            except OSError:
+                if not final.is_dir():  # it is there when two runs export the same weights in the same instant
+                    raise
             sync_folder(shelf)
         except OSError as error:
             raise UsageError(
@@ -207,9 +213,9 @@ class Store:
             raise WeightsError(
                 f"'{word}' is a tag of {listed([p.parent.name for p in shelves])}; say which with --backbone"
             )
-        exports = self.exports(shelves[0])
+        exports = self.exports(shelves[0], pin)
         if pin:
-            exports = [e for e in exports if e.digest.startswith(pin)]
+            pass
         elif epoch:
             exports = [e for e in exports if e.card.epoch == epoch]
         else:
@@ -224,9 +230,21 @@ class Store:
             raise WeightsError(f"'{tag}' could be {listed([e.digest for e in exports])}; give more of the digest")
         return exports[-1]
 
-    def exports(self, shelf: Path) -> list[Exported]:
-        """The exports of one arch and tag, oldest first. None is passed over: a damaged one may be meant."""
-        found = [Exported(p, read_card(p)) for p in shelf.iterdir() if p.is_dir()]
+    def exports(self, shelf: Path, pin: str = "") -> list[Exported]:
+        """The exports of one arch and tag, oldest first. None is passed over: a damaged one may be meant.
+
+        Args:
+            pin: only those whose digest begins so.
+
+        Raises:
+            WeightsError: a card is damaged, or belongs to another arch or tag.
+        """
+        found = [Exported(p, read_card(p)) for p in shelf.iterdir() if p.is_dir() and p.name.startswith(pin)]
+        for exported in found:
+            if (exported.card.arch, exported.card.tag) != (shelf.parent.name, shelf.name):
+                raise WeightsError(
+                    f"{exported.path} holds {exported.card.arch} {exported.card.tag} by its card; move it back there"
+                )
         return sorted(found, key=lambda exported: exported.card.created)
 
     def hint(self, arch: str | None, tag: str) -> str:
@@ -290,8 +308,13 @@ class Store:
             raise WeightsError(explain(exported, mine, tensors, refused, unexpected))
         matched = [name for name in mine if name not in missing and name not in misfit]
         learned = {name for name, _ in module.named_parameters()}
+        if not matched:
+            raise WeightsError(f"{exported} fills nothing of this module; give the tag of this very architecture")
+        broken = not_finite(tensors)
+        if broken:
+            raise WeightsError(f"{exported} holds values that are not finite in {listed(broken)}; train it again")
         moved = distance(mine, tensors, [name for name in matched if name in learned])
-        if matched and moved == 0:
+        if moved == 0:
             raise WeightsError(
                 f"{exported} holds exactly the values the module already had; these weights were never trained"
             )
@@ -312,17 +335,30 @@ class Store:
         )
 
 
-def check_pixels(exported: Exported, stats: tuple[Sequence[float], Sequence[float]]) -> None:
+def expected_pixels(exported: Exported) -> PixelStats:
+    """The pixels that weights expect.
+
+    Raises:
+        WeightsError: the card does not say, or says what cannot be.
+    """
+    told = exported.card.pixels
+    try:
+        mean, std = (tuple(float(value) for value in told[name]) for name in ("mean", "std"))
+        sane = len(mean) == len(std) == 3 and all(map(math.isfinite, mean + std)) and min(std) > 0
+    except (KeyError, TypeError, ValueError):
+        mean, std, sane = (), (), False
+    if not sane:
+        raise WeightsError(f"{exported} does not say which pixels it expects; export it again with this version")
+    return PixelStats(mean, std)  # type: ignore[arg-type]
+
+
+def check_pixels(exported: Exported, stats: PixelStats) -> None:
     """Refuse weights that expect other pixels than they would get."""
-    wanted = exported.card.pixels
-    same = wanted and all(
-        len(told) == len(given) and all(abs(a - b) < 1e-4 for a, b in zip(told, given, strict=True))
-        for told, given in ((wanted.get("mean", []), stats[0]), (wanted.get("std", []), stats[1]))
-    )
-    if not same:
+    wanted = expected_pixels(exported)
+    if any(abs(a - b) >= 1e-4 for a, b in zip(wanted.mean + wanted.std, stats.mean + stats.std, strict=True)):
         raise WeightsError(
-            f"{exported} expects pixels of mean {rounded(wanted.get('mean'))} and std {rounded(wanted.get('std'))}, "
-            f"not {rounded(stats[0])} and {rounded(stats[1])}; leave --rgb-mode out to follow the weights"
+            f"{exported} expects pixels of mean {rounded(wanted.mean)} and std {rounded(wanted.std)}, "
+            f"not {rounded(stats.mean)} and {rounded(stats.std)}; leave --rgb-mode out to follow the weights"
         )
 
 
@@ -330,15 +366,15 @@ def read_card(folder: Path) -> Card:
     """The card of an export, checked against the folder's digest."""
     path = folder / "card.json"
     try:
-        text = path.read_text()
-        facts = json.loads(text)
+        content = path.read_bytes()
+        facts = json.loads(content)
     except FileNotFoundError:
         raise WeightsError(
             f"{folder} has no card.json, so it is no export; remove the folder or export again"
         ) from None
     except (OSError, ValueError):
         raise WeightsError(f"{path} cannot be read as JSON; remove the folder or export again") from None
-    if hashlib.sha256(text.encode()).hexdigest()[:SHORT] != folder.name:
+    if hashlib.sha256(content).hexdigest()[:SHORT] != folder.name:
         raise WeightsError(
             f"{path} was changed after it was written: it does not match its digest {folder.name}; export again"
         )
@@ -428,6 +464,10 @@ def unshared(module: nn.Module) -> dict[str, Tensor]:
     return kept
 
 
+def not_finite(tensors: dict[str, Tensor]) -> list[str]:
+    return [name for name, value in tensors.items() if value.is_floating_point() and not value.isfinite().all()]
+
+
 def distance(mine: dict[str, Tensor], theirs: dict[str, Tensor], names: list[str]) -> float:
     """Mean absolute difference over all parameters."""
     total = sum(float((mine[n].detach().cpu().double() - theirs[n].double()).abs().sum()) for n in names)
@@ -443,8 +483,8 @@ def listed(names: Sequence[str], most: int = 4) -> str:
     return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
-def rounded(values: Sequence[float] | None) -> str:
-    return "(" + ", ".join(f"{v:.3f}" for v in values) + ")" if values else "(unknown)"
+def rounded(values: Sequence[float]) -> str:
+    return "(" + ", ".join(f"{v:.3f}" for v in values) + ")"
 
 
 def versions() -> dict[str, str]:

@@ -30,7 +30,7 @@ from shared.feed import Feed
 from shared.log import Progress, RunLog
 from shared.optim import build_optimizer
 from shared.recipe import OptimConfig, RuntimeConfig, ScheduleConfig
-from shared.schedule import lr_scale
+from shared.schedule import lr_scale, total_steps
 from shared.state import load_state, save_state
 from shared.task import Task
 
@@ -49,6 +49,7 @@ class Trainer:
         publish: called with (module holder, epoch, metrics) at the epochs worth exporting.
         publish_every: call it every so many epochs besides the last; 0 for the last alone.
         device: where the steps are computed.
+        begin: called once nothing speaks against the run any more, before its first step.
     """
 
     def __init__(
@@ -64,6 +65,7 @@ class Trainer:
         device: torch.device,
         publish: Callable[[Task, int, dict[str, float], bool], None] | None = None,
         publish_every: int = 0,
+        begin: Callable[[], None] = lambda: None,
     ) -> None:
         self.optim, self.schedule, self.runtime, self.run_dir, self.device = optim, schedule, runtime, run_dir, device
         self.task = task.to(device)
@@ -73,11 +75,11 @@ class Trainer:
         self.average = Average(self.task, runtime.model_ema_decay).to(device) if runtime.model_ema else None
         self.model = self.wrap()
         self.feed, self.val_loader = feed, val_loader
-        self.publish, self.publish_every = publish, publish_every
+        self.publish, self.publish_every, self.begin = publish, publish_every, begin
         self.optimizer = build_optimizer(self.task, optim)
         self.update = torch.compile(self.optimizer.step) if optim.compile_opt else self.optimizer.step
         self.scaler = torch.amp.GradScaler(device.type, enabled=self.amp_dtype is torch.float16)
-        self.total = math.ceil(schedule.epochs * feed.steps_per_epoch)
+        self.total = total_steps(feed.steps_per_epoch, schedule)
         self.cadence = Cadence(runtime.save_every)
         self.losses = Losses()
         self.asked_to_stop = False
@@ -95,6 +97,7 @@ class Trainer:
             Refusal: a loss is no longer finite, or the disk is full.
         """
         self.load()
+        self.begin()
         self.listen()
         every, workers = self.feed.steps_per_epoch, self.feed.workers
         with (
@@ -137,7 +140,8 @@ class Trainer:
         self.model.train()
         first = self.step * self.feed.micro_batches + dist.rank() * len(micro_batches)
         for i, batch in enumerate(micro_batches):
-            torch.manual_seed((self.runtime.seed << 40) + first + i)  # dropout and sampling belong to the position, too
+            # dropout and sampling belong to the position, too
+            torch.manual_seed(((self.runtime.seed << 40) + first + i) % 2**63)
             with nullcontext() if i + 1 == len(micro_batches) else self.no_sync():
                 with torch.autocast(self.device.type, self.amp_dtype, enabled=self.amp_dtype is not None):
                     losses = self.model(to_device(batch, self.device))
@@ -177,15 +181,16 @@ class Trainer:
             )
 
     def end_epoch(self, epoch: int) -> None:
-        """Evaluate what would be exported, and export it when it is time."""
-        self.metrics = self.evaluate()
+        """Evaluate what would be exported, and export it, when it is time for either."""
+        last = self.step == self.total
+        due = epoch % self.runtime.eval_every == 0 or last
+        self.metrics = self.evaluate() if due else {}
         headline = next(iter(self.metrics.values()), None)
         if self.metrics:
             self.log.metrics(self.step, epoch, self.metrics, kind="val")
             self.log.note(f"epoch {epoch}: " + "  ".join(f"{k} {v:.4f}" for k, v in self.metrics.items()))
         if headline is not None:
             self.best = max(self.best, headline)
-        last = self.step == self.total
         if self.publish and (last or (self.publish_every and epoch % self.publish_every == 0)):
             self.publish(self.exported(), epoch, self.metrics, last)
         dist.wait()
@@ -226,6 +231,7 @@ class Trainer:
 
     def save(self) -> None:
         """Write the state aside and rename it: a killed run leaves the previous one whole."""
+        self.insist_on_finite_losses()  # a state that cannot be continued must not replace one that can
         if dist.is_main():
             save_state(self.run_dir / "last", self.step, self.state())
             self.cadence.saved(self.step)
@@ -326,6 +332,8 @@ class Cadence:
                 self.seconds = float(text[:-1]) * 60
             elif text:
                 self.steps = int(text)
+            if not min(self.steps, self.seconds) > 0:
+                raise ValueError
         except ValueError:
             raise UsageError(f"--save-every is {text!r}; give steps, such as 200, or minutes, such as 10m") from None
         self.last_step, self.last_time = 0, time.monotonic()

@@ -201,7 +201,7 @@ def _present(table: CocoTable, root: Path, allow_missing: int, notes: list[str])
     if len(missing) > allow_missing:
         raise DataError(
             f"{len(missing)} of the {len(present)} images of {table.path} are not in {root}, such as "
-            f"{', '.join(missing[:5])}; check the image folder, or say --allow-missing {len(missing)}"
+            f"{', '.join(missing[:5])}; check the image folder, or say --allow-missing-images {len(missing)}"
         )
     if missing:
         notes.append(f"{len(missing)} image{'s are' if len(missing) > 1 else ' is'} missing on disk and left out")

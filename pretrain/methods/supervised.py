@@ -35,6 +35,7 @@ class Supervised(Method):
         dropout: before the classifier.
         crop_scale: smallest share of the image's area that a training crop shows.
         crop_ratio: widest aspect ratio of a training crop.
+        hflip: probability that a training crop is mirrored.
         val_share: share of the short side that the validation crop shows.
     """
 
@@ -52,13 +53,15 @@ class Supervised(Method):
         dropout: float = 0.0,
         crop_scale: float = 0.08,
         crop_ratio: float = 4 / 3,
+        hflip: float = 0.5,
         val_share: float = 0.875,
     ) -> None:
         super().__init__()
         if not facts.num_classes:
             raise DataError("supervised pretraining needs classes, and these shards have none; pack them with labels")
-        for name, share in (("label_smoothing", label_smoothing), ("random_erase", random_erase), ("dropout", dropout)):
-            if not 0 <= share < 1 + (name == "random_erase"):
+        shares = {"label_smoothing": label_smoothing, "random_erase": random_erase, "dropout": dropout, "hflip": hflip}
+        for name, share in shares.items():
+            if not 0 <= share <= 1:
                 raise UsageError(f"{name} is {share}; it is a share, from 0 to 1")
         self.backbone = backbone
         self.normalize = Normalize(facts.pixels)
@@ -68,11 +71,12 @@ class Supervised(Method):
         nn.init.zeros_(self.classifier.bias)
         self.size, self.label_smoothing, self.random_erase = facts.size, label_smoothing, random_erase
         self.mixup, self.cutmix = mixup, cutmix
-        self.crop_scale, self.crop_ratio, self.val_share = crop_scale, crop_ratio, val_share
+        self.crop_scale, self.crop_ratio, self.hflip, self.val_share = crop_scale, crop_ratio, hflip, val_share
 
     def view(self) -> View:
         ratios = (1 / self.crop_ratio, self.crop_ratio)
-        return Compose([RandomResizedCrop(self.size, scale=(self.crop_scale, 1.0), ratio=ratios), HorizontalFlip()])
+        crop = RandomResizedCrop(self.size, scale=(self.crop_scale, 1.0), ratio=ratios)
+        return Compose([crop, HorizontalFlip(self.hflip)])
 
     def val_view(self) -> View:
         return ResizeCenterCrop(self.size, share=self.val_share)

@@ -1,0 +1,15 @@
+#!/usr/bin/env bash
+# Every side-by-side figure: medians of ratios in one run, CPU time, one thread.
+# CHORDATE_REAL_DATA names the folder with imagenet-sample/ and coco-tiny/; without it the data benchmarks are left out.
+set -euo pipefail
+cd "$(dirname "$0")/../.."
+export OMP_NUM_THREADS=1
+python=.venv/bin/python
+echo "== start-up";       $python tests/bench/bench_start.py
+echo "== the loop";       $python -W ignore tests/bench/bench_loop.py
+if [ -n "${CHORDATE_REAL_DATA:-}" ]; then
+  echo "== pretraining data"; $python -W ignore tests/bench/bench_pretrain_data.py --data "$CHORDATE_REAL_DATA"
+  echo "== detection data";   $python -W ignore tests/bench/bench_detection_data.py --data "$CHORDATE_REAL_DATA"
+else
+  echo "== data benchmarks left out: CHORDATE_REAL_DATA is not set"
+fi

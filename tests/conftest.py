@@ -1,0 +1,122 @@
+"""What every test may lean on: one thread, no network, the same examples every time, and things small enough to see."""
+
+from __future__ import annotations
+
+import os
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ["HF_HUB_OFFLINE"] = "1"  # nothing is downloaded
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import HealthCheck, settings
+from torch import Tensor, nn
+
+from backbones.base import Backbone, MapInfo
+from detection.types import Images, Target
+from shared.store import Card, Store
+
+settings.register_profile(
+    "chordate",
+    max_examples=60,
+    deadline=None,
+    derandomize=True,
+    database=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
+settings.load_profile("chordate")
+
+
+@pytest.fixture(autouse=True)
+def one_thread_and_one_seed() -> None:
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+
+
+class TinyBackbone(Backbone):
+    """Four strided convolutions with batch norm: maps of stride 4 to 32, 3,000 parameters."""
+
+    def __init__(self, channels: int = 8, dropped: float = 0.0) -> None:
+        super().__init__()
+        layers = []
+        for i in range(5):
+            ins = 3 if i == 0 else channels
+            conv = nn.Conv2d(ins, channels, 3, stride=2, padding=1)
+            layers.append(nn.Sequential(conv, nn.BatchNorm2d(channels), nn.ReLU(), nn.Dropout(dropped)))
+        self.layers = nn.ModuleList(layers)
+        self.maps = tuple(MapInfo(channels, 2**k) for k in range(2, 6))
+        self.width = channels
+
+    def forward_features(self, x: Tensor) -> list[Tensor]:
+        maps = []
+        for layer in self.layers:
+            maps.append(x := layer(x))
+        return maps[1:]
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.forward_features(x)[-1].mean((2, 3))
+
+    def stages(self) -> list[list[nn.Parameter]]:
+        return [list(layer.parameters()) for layer in self.layers]
+
+    def blocks(self) -> list[list[nn.Parameter]]:
+        return self.stages()
+
+
+@pytest.fixture
+def tiny_backbone() -> Callable[..., TinyBackbone]:
+    return TinyBackbone
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return Store(tmp_path / "weights")
+
+
+@pytest.fixture
+def card() -> Callable[..., Card]:
+    """A card that says what it must; anything may be said otherwise."""
+
+    def make(**told: Any) -> Card:
+        pixels = {"mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}
+        return Card(**({"arch": "tiny", "tag": "supervised", "epoch": 3, "pixels": pixels} | told))
+
+    return make
+
+
+@pytest.fixture
+def scenes() -> Callable[..., tuple[Images, list[Target]]]:
+    """Normalised images of bright squares on noise, whose label is their colour, padded as the loader would."""
+
+    def make(
+        boxes_per_image: list[int], *, size: int = 128, classes: int = 3, seed: int = 0, smallest: float = 0.25
+    ) -> tuple[Images, list[Target]]:
+        rng = torch.Generator().manual_seed(seed)
+        pixels = torch.zeros(len(boxes_per_image), 3, size, size)
+        targets, sizes = [], []
+        for canvas, count in zip(pixels, boxes_per_image, strict=True):
+            height, width = size, size - 16
+            sizes.append((height, width))
+            canvas[:, :height, :width] = 0.2 * torch.randn(3, height, width, generator=rng)
+            side = size * (smallest + 0.2 * torch.rand(count, 2, generator=rng))
+            corner = torch.rand(count, 2, generator=rng) * (torch.tensor([width, height]) - side)
+            boxes = torch.cat((corner, corner + side), 1).round()
+            labels = torch.randint(classes, (count,), generator=rng)
+            for (x0, y0, x1, y1), label in zip(boxes.int().tolist(), labels.tolist(), strict=True):
+                canvas[:, y0:y1, x0:x1] = -1.0
+                canvas[label % 3, y0:y1, x0:x1] = 2.0
+            targets.append(Target(boxes=boxes, labels=labels))
+        return Images(pixels, sizes), targets
+
+    return make
+
+
+@pytest.fixture
+def in_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """The current folder is an empty one, where runs and weights go by default."""
+    monkeypatch.chdir(tmp_path)
+    yield tmp_path
