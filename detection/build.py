@@ -30,7 +30,7 @@ def backbone_name(model: ModelConfig, store: Store) -> str:
     """The backbone that is asked for, or the only one that has the tag.
 
     Raises:
-        UsageError: neither a backbone nor a tag is named.
+        UsageError: the backbone does not come in the width that is asked for.
         WeightsError: the tag is nobody's, or several backbones'.
     """
     if model.backbone is None:
@@ -38,7 +38,7 @@ def backbone_name(model: ModelConfig, store: Store) -> str:
             return "resnet_v1_50"
         return store.find(None, model.backbone_tag, model.backbone_epoch).card.arch
     name = model.backbone
-    if model.backbone_param is None or float(model.backbone_param) == 1:  # `--backbone mobilenet_v2 --backbone-param 1`
+    if model.backbone_param in (None, "1", "1.0"):  # `--backbone mobilenet_v2 --backbone-param 1`
         return name
     raise UsageError(f"{name} comes in width 1 only; leave --backbone-param out, or name a timm network of that width")
 

@@ -100,8 +100,8 @@ def evaluate(argv: list[str]) -> int:
 def opened(told: Any) -> Any:
     """The detector that --weights names, on its device."""
     from detection import trained
+    from shared.device import pick_device
     from shared.log import setup_logging
-    from shared.trainer import pick_device
 
     setup_logging()
     return trained.Trained(trained.find_weights(told.weights, told.weights_dir), pick_device(told.device))

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import torch
 
+from backbones.sync import join_batch_norms
 from detection.build import Standing, build_detector, stand
 from detection.data.augment import build_augment
 from detection.data.classes import ClassMap
@@ -21,6 +22,7 @@ from shared import dist
 from shared.dry import describe_groups, describe_parameters, describe_schedule
 from shared.errors import UsageError
 from shared.feed import choose_workers, in_order
+from shared.plan import rng_for
 from shared.recipe import Resolved
 from shared.report import write_report
 from shared.run import announce_plan
@@ -55,6 +57,8 @@ def train(resolved: Resolved) -> int:
         built = build_detector(recipe, standing.net, len(data.train.classes))
         val, backend = data.val, recipe.data.eval_backend
         task = DetectTask(built, standing.stats, None if val is None else lambda: CocoEvaluator(val, backend))
+        if session.joins_batch_norms():
+            task = join_batch_norms(task)
         if recipe.runtime.dry_run:
             return dry_run(session, resolved, task, data, standing)
         run_dir = session.open()
@@ -63,15 +67,20 @@ def train(resolved: Resolved) -> int:
         describe(recipe, data, standing)
         if standing.transfer is not None:
             session.write("transfer.json", report_of(standing))
-        feed, exported = session.feed(data.train), []
+        feed, exported, kept = session.feed(data.train), [], []
 
         def publish(trained: Any, epoch: int, metrics: dict[str, float], last: bool) -> None:
+            kept[:] = [trained]  # the average, where there is one
             exported.append(store.put(trained.detector, card(session, data, standing, tag, epoch, metrics, last)))
             log.info("exported %s to %s", exported[-1], exported[-1].path)
 
         metrics = session.fit(task, feed, val_loader(session, data.val), publish, recipe.model.keep_epochs)
         if dist.is_main():
-            finish(session, store, exported, metrics, task, data, run_dir)
+            if exported:  # not when a finished run is resumed: its result stands
+                session.finish(exported[-1], metrics, store)
+                if data.val is not None:
+                    save_pictures(kept[0], data.val, run_dir / "pictures", recipe.data.pictures, session.device)
+            log.info("report %s", write_report([run_dir], run_dir / "report.html"))
     finally:
         dist.stop()
     return 0
@@ -168,8 +177,9 @@ def describe(recipe: DetectRecipe, data: Data, standing: Standing) -> None:
     log.info(
         "%s on %d images, %d classes: %s", recipe.model.network, len(data.train), len(classes), listed_classes(classes)
     )
-    for note in data.train.notes + (data.val.notes if data.val else []):
-        log.info("%s", note)
+    for name, images in (("training", data.train), ("validation", data.val)):
+        for note in images.notes if images else []:
+            log.info("%s data: %s", name, note)
     if standing.transfer is not None:
         log.info("loaded %s", standing.transfer)
     elif recipe.model.backbone_pretrained:
@@ -194,27 +204,10 @@ def report_of(standing: Standing) -> dict[str, Any]:
     return {**told, "tag": card.tag, "arch": card.arch, "path": str(standing.parent.path), "pixel_note": pixels}
 
 
-def finish(
-    session: Session, store: Store, exported: list, metrics: dict, task: DetectTask, data: Data, run_dir: Path
-) -> None:
-    """Results, lineage, pictures and the report of a finished run."""
-    weights = str(exported[-1].path) if exported else None
-    session.write(
-        "result.json", {"metrics": metrics, "weights": weights, "finished": True, "seconds": session.seconds()}
-    )
-    if exported:
-        session.write("lineage.json", store.lineage(exported[-1]))
-    if data.val is not None:
-        save_pictures(task, data.val, run_dir / "pictures", session.recipe.data.pictures, session.device)
-    log.info("report %s", write_report([run_dir], run_dir / "report.html"))
-
-
 def save_pictures(task: DetectTask, val: CocoDetection, folder: Path, count: int, device: torch.device) -> None:
     """The first validation images with predicted and true boxes."""
     folder.mkdir(exist_ok=True)
     task.eval()
-    from shared.plan import rng_for
-
     for index in range(min(count, len(val))):
         picture, target = val.load(index, rng_for(0, 0, index))
         found = task.detect([picture.to(device)])[0]

@@ -27,7 +27,7 @@ from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from pretrain.shards import BLOCK, IMAGES, damaged, is_remote, outside, parse_class, split_name, stacked
 from shared.errors import DataError
-from shared.feed import start_worker
+from shared.feed import plainly, start_worker
 from shared.image import BadImage, decode_image
 from shared.plan import rng_for
 
@@ -194,7 +194,7 @@ class StreamFeed:
         every, mine = self.steps_per_epoch, self.micro_batches // self.world
         for epoch in range(first // every, math.ceil(stop / every)):
             self.samples.set_epoch(epoch)
-            batches = iter(
+            batches = plainly(
                 DataLoader(
                     self.samples,
                     batch_size=self.batch_size,

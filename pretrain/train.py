@@ -6,6 +6,7 @@ import logging
 from typing import Any, NamedTuple
 
 from backbones import backbone
+from backbones.sync import join_batch_norms
 from pretrain.methods import Facts, Method, method
 from pretrain.recipe import PretrainRecipe, export_tag, run_stem
 from pretrain.shards import ShardSet, find_shards, is_remote
@@ -45,6 +46,8 @@ def train(resolved: Resolved) -> int:
         net = backbone.build(recipe.model.model, pretrained=recipe.model.pretrained, **options)
         facts = Facts(pair(recipe.data.size), data.num_classes, stats)
         task = method.build(recipe.model.method, net, facts, **recipe.model.method_args)
+        if session.joins_batch_norms():
+            task = join_batch_norms(task)
         data.train.view = task.view()
         if data.val is not None:
             data.val.view = task.val_view()
@@ -79,12 +82,8 @@ def train(resolved: Resolved) -> int:
 
         metrics = session.fit(task, feed, val_loader(session, data), publish, recipe.model.keep_epochs)
         if dist.is_main():
-            weights = str(exported[-1].path) if exported else None
-            session.write(
-                "result.json", {"metrics": metrics, "weights": weights, "finished": True, "seconds": session.seconds()}
-            )
-            if exported:
-                session.write("lineage.json", store.lineage(exported[-1]))
+            if exported:  # not when a finished run is resumed: its result stands
+                session.finish(exported[-1], metrics, store)
             log.info("report %s", write_report([run_dir], run_dir / "report.html"))
     finally:
         dist.stop()

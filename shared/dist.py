@@ -7,6 +7,7 @@ beside NCCL carries the small things (flags, lists) so that the GPU never waits 
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from datetime import timedelta
 from typing import Any
 
@@ -79,6 +80,13 @@ def from_main(thing: Any) -> Any:
     box = [thing]
     dist.broadcast_object_list(box, src=0, group=_side_group)
     return box[0]
+
+
+def copy_from_main(tensors: Iterable[torch.Tensor]) -> None:
+    """Overwrite these tensors, in every process, with the main process's values."""
+    if world() > 1:
+        for tensor in tensors:
+            dist.broadcast(tensor, src=0)
 
 
 def wait() -> None:

@@ -9,17 +9,19 @@ crash, and is the same to the last bit. An epoch's end may fall inside a batch: 
 
 from __future__ import annotations
 
+import atexit
 import logging
+import multiprocessing
 import os
 import signal
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from shared.errors import BadSample, DataError
+from shared.errors import BadSample, DataError, Refusal
 from shared.plan import Plan, rng_for
 
 log = logging.getLogger(__name__)
@@ -103,9 +105,12 @@ class Feed:
         """This process's micro batches of each step from `first` to before `stop`."""
         mine = self.micro_batches // self.world
         order = Positions(first, stop, self.step_size, self.batch_size, self.rank * mine, (self.rank + 1) * mine)
-        fetched = iter(loader(self.fetch, order, self.workers, self.pin))
-        for _ in range(first, stop):
-            yield [self.unpack(next(fetched)) for _ in range(mine)]
+        fetched = plainly(loader(self.fetch, order, self.workers, self.pin))
+        try:
+            for _ in range(first, stop):
+                yield [self.unpack(next(fetched)) for _ in range(mine)]
+        finally:
+            fetched.close()  # ends the workers now, and not when somebody drops the last traceback
 
     def unpack(self, fetched: Fetched) -> Any:
         for sentence in fetched.bad:
@@ -120,11 +125,26 @@ class Feed:
         return fetched.batch
 
 
-def in_order(samples: Samples, batch_size: int, *, rank: int = 0, world: int = 1, workers: int = 0, pin: bool = False):
+def in_order(
+    samples: Samples, batch_size: int, *, rank: int = 0, world: int = 1, workers: int = 0, pin: bool = False
+) -> InOrderBatches:
     """Every sample once, without shuffling; each process gets its share of the batches. For evaluation."""
     count = sum(samples.sizes)
     batches = [list(range(i, min(i + batch_size, count))) for i in range(0, count, batch_size)][rank::world]
-    return loader(InOrder(samples), batches, workers, pin)
+    return InOrderBatches(loader(InOrder(samples), batches, workers, pin))
+
+
+class InOrderBatches:
+    """The batches of an evaluation, as often as they are asked for."""
+
+    def __init__(self, batches: DataLoader) -> None:
+        self.batches = batches
+
+    def __iter__(self) -> Iterator[Any]:
+        return plainly(self.batches)
+
+    def __len__(self) -> int:
+        return len(self.batches)
 
 
 class Fetch(Dataset):
@@ -191,11 +211,32 @@ def loader(dataset: Dataset, order: Any, workers: int, pin: bool) -> DataLoader:
     )
 
 
+def plainly(batches: Iterable[Any]) -> Generator[Any, None, None]:
+    """What workers fetch. A refusal raised in one arrives as its sentence, not as the text of a traceback."""
+    try:
+        yield from iter(batches)
+        return
+    except Refusal as refusal:
+        if "\n" not in str(refusal):
+            raise
+        kind, sentence = type(refusal), str(refusal).strip().rpartition("\n")[2].partition(": ")[2]
+        refusal.__traceback__ = None  # its frames hold the loader; without them the workers end now
+    raise kind(sentence)
+
+
 def start_worker(_: int) -> None:
     """A worker decodes on one thread and leaves signals to its parent, which saves and then ends it."""
     torch.set_num_threads(1)
     for name in ("SIGTERM", "SIGUSR1", "SIGINT"):
         signal.signal(getattr(signal, name), signal.SIG_IGN)
+
+
+@atexit.register
+def end_workers() -> None:
+    """Loading processes ignore the SIGTERM with which Python would end them, and would then be waited for forever."""
+    for child in multiprocessing.active_children():
+        if child.daemon:
+            child.kill()
 
 
 def choose_workers(asked: int, processes: int = 1) -> int:

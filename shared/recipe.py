@@ -199,7 +199,9 @@ def coerce(value: Any, hint: Any, f: Field, where: str) -> Any:
         values = value if isinstance(value, list | tuple) else [value]
         return tuple(coerce(v, args[0], f, where) for v in values)
     if origin is dict:
-        return dict(value)
+        if not isinstance(value, dict):
+            raise UsageError(f"{where} is {value!r}; give options by name, such as {{width: 64}}")
+        return {str(key).replace("-", "_"): option for key, option in value.items()}
     return scalar(value, hint, where)
 
 
@@ -210,7 +212,7 @@ def scalar(value: Any, hint: type, where: str) -> Any:
         return str(value)
     if hint is bool and isinstance(value, str) and value.lower() in ("true", "false"):
         return value.lower() == "true"
-    if type(value) is hint:
+    if type(value) is hint and hint is not float:
         return value
     if hint in (int, float) and isinstance(value, str | int | float) and not isinstance(value, bool):
         try:  # YAML 1.1 reads 1e-4 as a string, and the command line knows nothing but strings
@@ -477,7 +479,8 @@ def passed_on(rest: list[str], recipe_cls: type, prog: str) -> dict[str, Any]:
     for word in words:
         near = suggest(word, list(all_knobs(recipe_cls)), cutoff=0.8)
         if near:
-            raise UsageError(f"{prog} has no flag --{word.replace('_', '-')}{near.replace('_', '-')}")
+            meant = near.replace("_", "-").replace("'", "'--", 1)
+            raise UsageError(f"{prog} has no flag --{word.replace('_', '-')}{meant}")
     return words
 
 

@@ -11,6 +11,12 @@ from typing import Any, Generic, TypeVar
 
 from shared.errors import UsageError
 
+KINDS = {
+    "int": ((int,), "a whole number"),
+    "float": ((int, float), "a number"),
+    "bool": ((bool,), "true or false"),
+    "str": ((str,), "a word"),
+}
 T = TypeVar("T")
 B = TypeVar("B", bound=Callable[..., Any])
 
@@ -68,7 +74,7 @@ class Registry(Generic[T]):
         return {n: p for n, p in parameters.items() if p.kind == p.KEYWORD_ONLY}
 
     def check(self, name: str, options: dict[str, Any]) -> None:
-        """Raise UsageError for an option the builder does not know."""
+        """Raise UsageError for an option the builder does not know, or a value that is not of its kind."""
         known = list(self.options(name))
         for option in options:
             if option not in known:
@@ -76,6 +82,9 @@ class Registry(Generic[T]):
                     f"{self.kind} '{name}' has no option '{option}'{suggest(option, known)}; "
                     f"it has {', '.join(known) or 'none'}"
                 )
+            wanted = KINDS.get(str(self.options(name)[option].annotation))
+            if wanted and type(options[option]) not in wanted[0]:
+                raise UsageError(f"{self.kind} '{name}': {option} is {options[option]!r}; give {wanted[1]}")
 
     def build(self, name: str, /, *args: Any, **options: Any) -> T:
         """Build by name, explaining what it can and cannot be told."""

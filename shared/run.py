@@ -21,6 +21,7 @@ from shared import dist
 from shared.errors import UsageError
 from shared.log import write_aside
 from shared.recipe import Resolved, RuntimeConfig, dump, flat, plain, read_yaml
+from shared.store import check_name
 
 
 def find_run(runtime: RuntimeConfig, stem: str) -> Path | None:
@@ -83,6 +84,8 @@ def keep_recipe(path: Path, recipe: Any) -> None:
 
 def new_folder(runtime: RuntimeConfig, stem: str) -> Path:
     """`--name` exactly, or the stem with a number that is free."""
+    if runtime.name is not None:
+        check_name(runtime.name)
     try:
         runtime.output_dir.mkdir(parents=True, exist_ok=True)
         if runtime.name is not None:

@@ -14,13 +14,15 @@ import numpy as np
 import torch
 
 from shared import dist
+from shared.device import pick_device
 from shared.errors import UsageError
 from shared.feed import Feed, choose_workers
 from shared.log import setup_logging
 from shared.recipe import Resolved, RuntimeConfig, flat, plain
 from shared.run import keep_recipe, open_run, write_json
 from shared.state import load_state
-from shared.trainer import Trainer, pick_device
+from shared.store import Exported, Store
+from shared.trainer import Trainer
 
 log = logging.getLogger(__name__)
 CACHE = "CHORDATE_CACHE"  # environment variable: folder of what can be made again, such as the demo data
@@ -83,19 +85,18 @@ class Session:
             **shares,
         )
 
-    def synchronised(self, task: Any) -> Any:
-        """The task with its batch norms joined over the processes, where that is asked for and possible."""
+    def joins_batch_norms(self) -> bool:
+        """Is --sync-bn asked for, and possible here?"""
         if not self.runtime.sync_bn or dist.world() == 1:
-            return task
+            return False
         if self.device.type != "cuda":
             log.warning("--sync-bn is declined: torch joins batch norms on GPUs only; each process keeps its own")
-            return task
-        return torch.nn.SyncBatchNorm.convert_sync_batchnorm(task)
+        return self.device.type == "cuda"
 
     def fit(self, task: Any, feed: Any, val_loader: Any, publish: Callable, publish_every: int) -> dict[str, float]:
         assert self.run_dir is not None
         trainer = Trainer(
-            self.synchronised(task),
+            task,
             feed,
             val_loader,
             optim=self.recipe.optim,
@@ -118,6 +119,12 @@ class Session:
         """A JSON file of the run, by the main process."""
         if dist.is_main() and self.run_dir is not None:
             write_json(self.run_dir / name, what)
+
+    def finish(self, exported: Exported, metrics: dict[str, float], store: Store) -> None:
+        """What a finished run came to: its metrics, its weights and their ancestors."""
+        told = {"metrics": metrics, "weights": str(exported.path), "finished": True, "seconds": self.seconds()}
+        self.write("result.json", told)
+        self.write("lineage.json", store.lineage(exported))
 
     def told(self) -> dict[str, Any]:
         """The resolved recipe as a card can hold it."""

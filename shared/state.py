@@ -13,6 +13,7 @@ import logging
 import os
 import pickle
 import re
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -62,7 +63,8 @@ def save_state(folder: Path, step: int, state: dict[str, Any]) -> Path:
         partial.replace(final)
         sync_folder(folder)
     except (OSError, RuntimeError) as error:
-        partial.unlink(missing_ok=True)
+        with suppress(OSError):
+            partial.unlink(missing_ok=True)
         raise Refusal(
             f"the training state cannot be written to {folder} ({error}); free some space and use --resume"
         ) from None

@@ -24,6 +24,7 @@ import torch
 from torch import Tensor, nn
 
 from shared import dist
+from shared.device import precision, to_device
 from shared.ema import Average
 from shared.errors import Refusal, Stopped, UsageError
 from shared.feed import Feed
@@ -100,6 +101,8 @@ class Trainer:
         self.begin()
         self.listen()
         every, workers = self.feed.steps_per_epoch, self.feed.workers
+        if self.step >= self.total > 0 and self.publish and not (self.run_dir / "result.json").is_file():
+            self.publish(self.exported(), self.schedule.epochs, self.metrics, True)  # killed after its last save
         with (
             RunLog(self.run_dir, enabled=dist.is_main(), resume_step=self.step) as self.log,
             Progress(log_every=self.runtime.log_every, enabled=dist.is_main()) as self.progress,
@@ -125,7 +128,7 @@ class Trainer:
                 )
                 stop, save_now = dist.any_of([self.asked_to_stop, dist.is_main() and self.cadence.due(self.step)])
                 if epoch_ends:
-                    self.end_epoch(round(self.step / every))
+                    self.end_epoch(min(int(self.step / every + 1e-9), self.schedule.epochs))
                 if epoch_ends or ((save_now or stop) and not self.feed.whole_epochs):
                     self.save()
                 if stop and self.step < self.total:
@@ -180,6 +183,15 @@ class Trainer:
                 f"lower --lr, lengthen --warmup-epochs or set --clip-grad-norm, then --resume from the last saved step"
             )
 
+    def insist_on_finite_weights(self) -> None:
+        """A gradient can be broken where the loss is not, and where no later loss would show it."""
+        broken = [name for name, value in self.task.named_parameters() if not value.isfinite().all()]
+        if broken:
+            raise Refusal(
+                f"{len(broken)} weights, such as {broken[0]}, are not finite at step {self.step}; lower --lr, leave "
+                f"--amp out or set --clip-grad-norm, then --resume from the last saved step"
+            )
+
     def end_epoch(self, epoch: int) -> None:
         """Evaluate what would be exported, and export it, when it is time for either."""
         last = self.step == self.total
@@ -201,6 +213,7 @@ class Trainer:
         if self.val_loader is None:
             return {}
         task = self.exported()
+        dist.copy_from_main(task.buffers())  # each process has gathered statistics of its own; the main one's are kept
         task.eval()
         with torch.autocast(self.device.type, self.amp_dtype, enabled=self.amp_dtype is not None):
             return task.evaluate(to_device(batch, self.device) for batch in self.val_loader)
@@ -232,6 +245,7 @@ class Trainer:
     def save(self) -> None:
         """Write the state aside and rename it: a killed run leaves the previous one whole."""
         self.insist_on_finite_losses()  # a state that cannot be continued must not replace one that can
+        self.insist_on_finite_weights()
         if dist.is_main():
             save_state(self.run_dir / "last", self.step, self.state())
             self.cadence.saved(self.step)
@@ -260,10 +274,15 @@ class Trainer:
         fresh = [{k: v for k, v in group.items() if k != "params"} for group in self.optimizer.param_groups]
         self.step, self.best, self.metrics = state["step"], state["best"], state["metrics"]
         self.feed.bad |= set(state["bad"])
-        self.task.load_state_dict(state["task"])
-        if self.average is not None:
-            self.average.load_state_dict(state["average"])
-        self.optimizer.load_state_dict(state["optimizer"])
+        try:
+            self.task.load_state_dict(state["task"])
+            if self.average is not None:
+                self.average.load_state_dict(state["average"])
+            self.optimizer.load_state_dict(state["optimizer"])
+        except (RuntimeError, ValueError, KeyError):
+            raise UsageError(
+                f"{self.run_dir} was run with another network or other frozen parts; resume it with its own flags"
+            ) from None
         for group, told in zip(self.optimizer.param_groups, fresh, strict=True):
             group.update(told)  # what today's flags say of rates and decay; the file brings the moments
         self.scaler.load_state_dict(state["scaler"])
@@ -332,7 +351,7 @@ class Cadence:
                 self.seconds = float(text[:-1]) * 60
             elif text:
                 self.steps = int(text)
-            if not min(self.steps, self.seconds) > 0:
+            if not (self.steps > 0 and self.seconds > 0):
                 raise ValueError
         except ValueError:
             raise UsageError(f"--save-every is {text!r}; give steps, such as 200, or minutes, such as 10m") from None
@@ -347,54 +366,6 @@ class Cadence:
         self.last_step, self.last_time = step, time.monotonic()
 
 
-def precision(runtime: RuntimeConfig, device: torch.device) -> torch.dtype | None:
-    """The dtype autocast uses, or None for float32 throughout. On a processor without bfloat16, --amp is declined."""
-    if not runtime.amp:
-        return None
-    if device.type == "cuda":
-        return getattr(torch, runtime.amp_dtype)
-    if has_native_bfloat16():
-        return torch.bfloat16
-    log.warning("--amp is declined: this processor has no bfloat16 of its own and would be many times slower with it")
-    return None
-
-
-def has_native_bfloat16() -> bool:
-    """Does the processor multiply bfloat16 itself?  Emulated, it is up to 17 times slower than float32."""
-    asks = ("_is_amx_tile_supported", "_is_avx512_bf16_supported")
-    return any(getattr(torch.cpu, ask)() for ask in asks if hasattr(torch.cpu, ask))
-
-
 def mean_over_processes(losses: dict[str, float]) -> dict[str, float]:
     told = dist.gather(losses)
     return {name: sum(one[name] for one in told) / len(told) for name in losses}
-
-
-def to_device(batch: Any, device: torch.device) -> Any:
-    """The same nest of dicts, lists and tuples, its tensors on the device."""
-    if isinstance(batch, Tensor):
-        return batch.to(device, non_blocking=True)
-    if isinstance(batch, dict):
-        return {k: to_device(v, device) for k, v in batch.items()}
-    if isinstance(batch, tuple) and hasattr(batch, "_fields"):
-        return type(batch)(*(to_device(v, device) for v in batch))
-    if isinstance(batch, list | tuple):
-        return type(batch)(to_device(v, device) for v in batch)
-    return batch
-
-
-def pick_device(name: str) -> torch.device:
-    """The device a recipe names; `auto` is the GPU if there is one.
-
-    Raises:
-        UsageError: CUDA is asked for and absent, or the name is none.
-    """
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        raise UsageError(f"--device is {name!r}; give cpu, cuda, cuda:1 or auto") from None
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise UsageError("--device cuda is asked for and this machine shows no CUDA device; use --device cpu or auto")
-    return device

@@ -191,6 +191,7 @@ def is_safe_loader(node: ast.AST) -> bool:
     return isinstance(node, ast.ClassDef) and [ast.unparse(base) for base in node.bases] == ["yaml.SafeLoader"]
 
 
+@pytest.mark.slow
 def test_every_registered_name_stands_once() -> None:
     names: Counter[str] = Counter()
     for path in SOURCES:

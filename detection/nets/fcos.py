@@ -23,6 +23,7 @@ from detection.nets import Detector, detector
 from detection.parts.necks import build_pyramid
 from detection.parts.post import best_boxes
 from detection.types import Detections, Images, Target
+from shared.errors import UsageError
 
 
 class Places(NamedTuple):
@@ -62,6 +63,8 @@ class FCOS(Detector):
         max_detections: int = 100,
     ) -> None:
         super().__init__()
+        if width % 32:
+            raise UsageError(f"fcos: width is {width}; its towers normalise 32 groups, give a multiple of 32")
         self.backbone = backbone
         self.neck = build_pyramid(backbone, width, finest=8, coarser="convs")
         self.used_maps = self.neck.used

@@ -63,6 +63,12 @@ class Supervised(Method):
         for name, share in shares.items():
             if not 0 <= share <= 1:
                 raise UsageError(f"{name} is {share}; it is a share, from 0 to 1")
+        for name, number, least in (("mixup", mixup, 0), ("cutmix", cutmix, 0), ("crop_ratio", crop_ratio, 1)):
+            if number < least:
+                raise UsageError(f"{name} is {number}; it is {least} or more")
+        for name, share in (("crop_scale", crop_scale), ("val_share", val_share)):
+            if not 0 < share <= 1:
+                raise UsageError(f"{name} is {share}; it is a share, greater than 0, up to 1")
         self.backbone = backbone
         self.normalize = Normalize(facts.pixels)
         self.dropout = nn.Dropout(dropout)

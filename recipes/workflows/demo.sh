@@ -16,7 +16,7 @@ places=(--output-dir "$out" --weights-dir "$out/weights")
 echo; echo "== 1/4  pretrain a small backbone on shards and export it under the tag 'digits'"
 pretrain train --model resnet10t --tag digits --name pretrain "${places[@]}"
 
-detector=(--network fcos --width 96 --depth 2 --backbone resnet10t)
+detector=(--network fcos --width 64 --depth 2 --backbone resnet10t)
 echo; echo "== 2/4  train a detector on that backbone, found by its tag"
 detect train "${detector[@]}" --backbone-tag digits --name tagged "${places[@]}"
 

@@ -12,7 +12,6 @@ import itertools
 import json
 import multiprocessing.util
 import os
-import random
 import signal
 import socket
 import sys
@@ -259,7 +258,9 @@ def start(warm: None, tmp_path: Path) -> Iterator[Callable[..., Trial]]:
     begun: list[Trial] = []
 
     def begin(words: str, **how: Any) -> Trial:
-        begun.append(Trial(words.split(), **{"cwd": tmp_path, **how}))
+        cache = {"CHORDATE_CACHE": str(tmp_path / "cache"), "XDG_CACHE_HOME": str(tmp_path / "cache")}
+        told = {"argv": words.split(), "cwd": tmp_path, **how}
+        begun.append(Trial(**told | {"env": cache | (told.get("env") or {})}))
         return begun[-1]
 
     yield begin
@@ -355,51 +356,3 @@ def digest(thing: Any) -> str:
 def left(tmp_path: Path) -> Callable[..., Left]:
     """left("name") -> what the run of that name left in the test's own folder."""
     return lambda name, folder=tmp_path: Left(folder / "runs" / name)
-
-
-# --- faults -----------------------------------------------------------------------------------
-
-
-def die() -> None:
-    os.kill(os.getpid(), signal.SIGKILL)
-
-
-def killed_after(micro_batches: int) -> Callable[[], None]:
-    """A fault: SIGKILL after so many micro batches, be that in the middle of a step or at its end."""
-
-    def prepare() -> None:
-        from shared.trainer import Losses
-
-        add, left = Losses.add, itertools.count(micro_batches - 1, -1)
-
-        def counted(self: Losses, losses: Any, share: float) -> None:
-            add(self, losses, share)
-            if next(left) == 0:
-                die()
-
-        Losses.add = counted  # type: ignore[method-assign]
-
-    return prepare
-
-
-@pytest.fixture
-def finish_despite_kills(run: Callable[..., Ended]) -> Callable[..., int]:
-    """Run a command, kill it at random micro batches, resume it until it is done; how often it was killed."""
-
-    def persist(words: str, *, seed: int, longest: int, prepare: Callable[[], None] = lambda: None) -> int:
-        rng, kills = random.Random(seed), 0
-        for attempt in range(40):
-            fault = killed_after(rng.randint(3, longest))
-
-            def both(fault: Callable[[], None] = fault) -> None:
-                prepare()
-                fault()
-
-            ended = run(words + (" --resume" if attempt else ""), prepare=both)
-            if ended.code == 0:
-                return kills
-            assert ended.code == -signal.SIGKILL, ended.out + ended.err
-            kills += 1
-        pytest.fail("40 attempts were not enough")
-
-    return persist

@@ -69,7 +69,7 @@ def test_shards_hold_every_class_equally_as_small_rgb_pictures(tmp_path: Path) -
         for key in {name.split(".")[0] for name in members}:
             labels.append(int(members[f"{key}.cls"]))
             picture = Image.open(io.BytesIO(members[f"{key}.jpg"]))
-            assert (picture.size, picture.mode) == ((48, 48), "RGB")
+            assert (picture.size, picture.mode) == ((32, 32), "RGB")
     assert np.bincount(labels).tolist() == [12] * 10
 
 

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import logging
+import subprocess
+import sys
 import time
 from collections import Counter
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -119,7 +122,9 @@ def test_bad_samples_are_replaced_by_the_next_of_the_plan_whoever_loads(world: i
             place += 1
         assert seen.index == plan.index(epoch, place % 40)
     clean = steps(0, 4, sizes=sizes)
-    assert all(a == b for s, t in zip(mended, clean, strict=True) for a, b in zip(s, t, strict=True) if b.index not in bad)
+    assert all(
+        a == b for s, t in zip(mended, clean, strict=True) for a, b in zip(s, t, strict=True) if b.index not in bad
+    )
 
 
 def test_each_bad_sample_is_reported_and_counted_once(caplog: pytest.LogCaptureFixture) -> None:
@@ -153,6 +158,26 @@ def test_data_of_which_nothing_can_be_read_ends_the_run_quickly(count: int, work
         next(it.steps(0, 1000))
     assert "\n" not in str(told.value), "one sentence, from a worker, too"
     assert time.monotonic() - began < 5
+
+
+@pytest.mark.slow
+def test_process_that_fails_with_workers_still_running_ends(tmp_path: Path) -> None:
+    """Loading processes ignore SIGTERM; nobody may wait for them at exit."""
+    script = tmp_path / "fails.py"
+    script.write_text(
+        "import sys; sys.path.insert(0, sys.argv[1])\n"
+        "from shared.feed import Feed\n"
+        "class Zeros:\n"
+        "    sizes, fingerprint = [40], 'f'\n"
+        "    def load(self, index, rng): return index\n"
+        "    def collate(self, samples): return samples\n"
+        "steps = Feed(Zeros(), seed=0, batch_size=2, workers=2).steps(0, 1000)\n"
+        "next(steps)\n"
+        "raise SystemExit(7)\n"
+    )
+    root = Path(__file__).parents[2]
+    done = subprocess.run([sys.executable, script, root], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 7, done.stderr
 
 
 def test_no_data_is_refused_at_the_door() -> None:

@@ -181,7 +181,7 @@ def test_missing_images_are_named_with_their_count(tmp_path: Path) -> None:
     content = coco_file()
     content["images"] += [{"id": 100 + n, "file_name": f"no{n}.png", "width": 9, "height": 9} for n in range(7)]
     with pytest.raises(
-        DataError, match=r"7 of the 9 images .* no0.png, no1.png, no2.png, no3.png, no4.png; .*missing 7"
+        DataError, match=r"7 of the 9 images .* no0.png, no1.png, no2.png, no3.png, no4.png; .*missing-images 7"
     ):
         CocoDetection(*written(tmp_path, content), allow_missing=6)
 

@@ -1,0 +1,14 @@
+"""Batch norm over all processes: statistics of the global batch instead of each process's own."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import nn
+
+
+def join_batch_norms(module: nn.Module) -> Any:
+    """The module with its batch norms joined. timm's converter, for torch's loses the activations of timm's own."""
+    from timm.layers.norm_act import convert_sync_batchnorm
+
+    return convert_sync_batchnorm(module)

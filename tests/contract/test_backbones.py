@@ -1,0 +1,136 @@
+"""Every backbone on offer keeps the contract: maps as promised, a vector as wide as promised, each parameter once.
+
+Asked on the meta device, where tensors have shapes and no memory: no weights, no arithmetic, milliseconds a layer.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+from backbones import Backbone, backbone
+from shared.errors import UsageError
+
+SIZES = [(320, 256), (480, 800)]
+QUICK = ["resnet_v1_50", "vit_reg4_m16_rms_avg", "vit_det_m16_rms"]  # the others take over 2 s each
+
+# parameters with 1000 classes: spec/detection-recipes.md 3.1; from hrnet_w32c on, models-and-methods.md D1
+PARAMETERS = {
+    "regnet_y_4g": 21_360_224,
+    "rdnet_s": 50_436_448,
+    "csp_resnet_50": 21_616_168,
+    "tiny_vit_5m": 5_392_764,
+    "tiny_vit_11m": 10_996_972,
+    "vit_reg4_m16_rms_avg": 38_828_008,
+    "efficientnet_v1_b0": 5_288_548,
+    "efficientnet_v1_b3": 12_233_232,
+    "efficientnet_v2_s": 21_458_488,
+    "efficientnet_v2_m": 54_139_356,
+    "hieradet_base": 51_248_872,
+    "convnext_v2_tiny": 28_635_496,
+    "mobilenet_v4_m": 9_715_512,
+    "mobilenet_v4_hybrid_m": 11_074_648,
+    "mobilenet_v2": 3_504_872,
+    "rope_i_vit_reg1_s16_pn_npn_avg_c1": 22_050_280,
+    "vit_det_m16_rms": 38_865_896,
+    "vit_sam_b16": 86_881_512,
+    "resnet_v1_50": 25_557_032,
+    "hrnet_w32c": 41_232_680,
+    "resnet50_v1b": 25_557_032,
+    "resnet50_v1d": 25_680_808,
+    "resnet101_v1b": 44_549_160,
+    "resnet101_v1d": 44_672_936,
+    "darknet53": 41_609_928,
+}
+# channels at strides 4, 8, 16, 32, or at 16 alone
+MAPS = {
+    "regnet_y_4g": (128, 256, 512, 1088),
+    "rdnet_s": (264, 512, 760, 1264),
+    "csp_resnet_50": (128, 256, 512, 1024),
+    "tiny_vit_5m": (64, 128, 160, 320),
+    "tiny_vit_11m": (64, 128, 256, 448),
+    "vit_reg4_m16_rms_avg": (512,),
+    "efficientnet_v1_b0": (24, 40, 112, 320),
+    "efficientnet_v1_b3": (32, 48, 136, 384),
+    "efficientnet_v2_s": (48, 64, 160, 256),
+    "efficientnet_v2_m": (48, 80, 176, 512),
+    "hieradet_base": (96, 192, 384, 768),
+    "convnext_v2_tiny": (96, 192, 384, 768),
+    "mobilenet_v4_m": (48, 80, 160, 256),
+    "mobilenet_v4_hybrid_m": (48, 80, 160, 256),
+    "mobilenet_v2": (24, 32, 96, 320),
+    "rope_i_vit_reg1_s16_pn_npn_avg_c1": (384,),
+    "vit_det_m16_rms": (512,),
+    "vit_sam_b16": (256,),
+    "resnet_v1_50": (256, 512, 1024, 2048),
+    "hrnet_w32c": (128, 256, 512, 1024),
+    "resnet50_v1b": (256, 512, 1024, 2048),
+    "resnet50_v1d": (256, 512, 1024, 2048),
+    "resnet101_v1b": (256, 512, 1024, 2048),
+    "resnet101_v1d": (256, 512, 1024, 2048),
+    "darknet53": (128, 256, 512, 1024),
+}
+
+
+def named(names: list[str]) -> list[Any]:
+    return [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in names]
+
+
+def on_meta(name: str) -> Backbone:
+    with torch.device("meta"):
+        return backbone.build(name).eval()
+
+
+def insist_on_the_contract(net: Backbone) -> None:
+    for height, width in SIZES:
+        image = torch.zeros(2, 3, height, width, device="meta")
+        with torch.no_grad():
+            shapes = [tuple(x.shape) for x in net.forward_features(image)]
+            vector = net(image)
+        assert shapes == [(2, c, -(-height // s), -(-width // s)) for c, s in net.maps]
+        assert vector.shape == (2, net.width)
+    strides = [info.stride for info in net.maps]
+    assert strides == sorted(set(strides)) and strides[0] >= 4, "finest first, one map per stride"
+    everything = sorted(id(p) for p in net.parameters())
+    for steps in (net.stages(), net.blocks()):
+        assert all(steps), "no step is empty"
+        assert sorted(id(p) for step in steps for p in step) == everything, "each parameter once"
+    assert len(net.blocks()) >= len(net.stages()) > 1
+
+
+@pytest.mark.parametrize("name", named(backbone.names()))
+def test_backbone_keeps_the_contract_and_has_the_parameters_of_its_paper(name: str) -> None:
+    net = on_meta(name)
+    insist_on_the_contract(net)
+    assert sum(p.numel() for p in net.parameters()) + (net.width + 1) * 1000 == PARAMETERS[name]
+    strides = (16,) if len(MAPS[name]) == 1 else (4, 8, 16, 32)
+    assert tuple(net.maps) == tuple(zip(MAPS[name], strides, strict=True))
+
+
+def test_every_backbone_on_offer_stands_in_the_tables_here() -> None:
+    assert set(backbone.names()) >= PARAMETERS.keys() == MAPS.keys() and len(PARAMETERS) == 25
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "resnet18",
+        "test_resnet",
+        "test_vit",
+        "test_efficientnet",
+        "convnext_atto",
+        pytest.param("swin_tiny_patch4_window7_224", marks=pytest.mark.slow),
+        pytest.param("vit_small_patch16_224", marks=pytest.mark.slow),
+        pytest.param("vgg16_bn", marks=pytest.mark.slow),
+    ],
+)
+def test_any_other_timm_name_keeps_it_too(name: str) -> None:
+    assert name not in backbone.names()
+    insist_on_the_contract(on_meta(name))
+
+
+def test_unknown_name_is_answered_with_the_nearest() -> None:
+    with pytest.raises(UsageError, match="no backbone 'convnext_v2_tny', did you mean 'convnext_v2_tiny'"):
+        backbone.build("convnext_v2_tny")

@@ -1,0 +1,95 @@
+"""Every pretraining method on offer keeps the contract: finite losses, gradients in the backbone, exports that load."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from backbones import backbone
+from pretrain.methods import Facts, Method, method
+from pretrain.shards import stacked
+from shared.pixels import PIXEL_STATS
+from shared.plan import rng_for
+from shared.store import Card, Store
+
+FACTS = Facts(size=(32, 32), num_classes=4, pixels=PIXEL_STATS["imagenet"])
+BACKBONES = ["test_resnet", "test_vit"]
+each = pytest.mark.parametrize(("name", "arch"), [(name, arch) for name in method.names() for arch in BACKBONES])
+
+
+def build(name: str, arch: str) -> Method:
+    torch.manual_seed(0)
+    return method.build(name, backbone.build(arch), FACTS).train()
+
+
+def batch_of(task: Method, count: int = 6, *, val: bool = False) -> tuple[Any, Tensor]:
+    """A batch as the shards hand it over: views of photographs of odd sizes, and labels."""
+    rng, view = np.random.default_rng(0), task.val_view() if val else task.view()
+    images = [
+        torch.from_numpy(rng.integers(0, 256, (3, int(h), int(w)), dtype=np.uint8))
+        for h, w in rng.integers(20, 70, (count, 2))
+    ]
+    views = [view(image, rng_for(0, 0, i)) for i, image in enumerate(images)]
+    return stacked(views), torch.arange(count) % 4
+
+
+@each
+def test_losses_are_finite_and_gradients_reach_the_backbone(name: str, arch: str) -> None:
+    task = build(name, arch)
+    losses = task(batch_of(task))
+    assert losses and all(value.dim() == 0 and math.isfinite(value) for value in losses.values())
+    torch.stack(list(losses.values())).sum().backward()
+    learnt = [p.grad for p in task.backbone.parameters() if p.requires_grad]
+    assert all(gradient is not None and gradient.isfinite().all() for gradient in learnt)
+    assert learnt[0].abs().sum() > 0, "the first layer learns"
+    without = [n for n, p in task.named_parameters() if p.requires_grad and p.grad is None]
+    assert not without, f"no gradient for {without[:5]}"
+
+
+@each
+def test_views_are_bytes_of_the_size_asked_for_and_a_function_of_their_random_numbers(name: str, arch: str) -> None:
+    task = build(name, arch)
+    for val in (False, True):
+        first, again = (batch_of(task, val=val)[0] for _ in range(2))
+        for a, b in zip(leaves(first), leaves(again), strict=True):
+            assert torch.equal(a, b)
+            assert a.dtype == torch.uint8 or a.dim() < 4, "pixels travel as bytes"
+    images = [leaf for leaf in leaves(batch_of(task)[0]) if leaf.dim() == 4]
+    assert images and any(tuple(leaf.shape[2:]) == FACTS.size for leaf in images)
+
+
+def leaves(nest: Any) -> list[Tensor]:
+    return [nest] if isinstance(nest, Tensor) else [leaf for part in nest for leaf in leaves(part)]
+
+
+@each
+def test_export_loads_into_a_fresh_backbone(name: str, arch: str, store: Store, card: Callable[..., Card]) -> None:
+    task = build(name, arch)
+    store.put(task.exports()["backbone"], card(arch=arch, tag=name))
+    fresh = backbone.build(arch)
+    transfer = store.load(fresh, store.find(arch, name))
+    assert transfer.matched_tensors == transfer.total_tensors and transfer.moved > 0
+    assert all(torch.equal(a, b) for a, b in zip(fresh.parameters(), task.backbone.parameters(), strict=True))
+
+
+@each
+def test_losses_fall_when_one_batch_is_learnt(name: str, arch: str) -> None:
+    task = build(name, arch)
+    batch = batch_of(task)
+    optimizer = torch.optim.AdamW(task.parameters(), lr=1e-3)
+    sums = []
+    for _ in range(8):
+        torch.manual_seed(0)
+        loss = torch.stack(list(task(batch).values())).sum()
+        sums.append(loss.item())
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        task.after_step(0.5)
+    assert sums[-1] < sums[0]
