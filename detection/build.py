@@ -10,9 +10,10 @@ from backbones.base import Backbone
 from backbones.freeze import freeze, freeze_batch_norm, freeze_stages, freeze_unreached
 from detection.nets import Detector, detector
 from detection.recipe import DetectRecipe, FreezeConfig, ModelConfig
+from shared.card import Exported, check_pixels, expected_pixels
 from shared.errors import UsageError, WeightsError
 from shared.pixels import PixelStats, pixel_stats
-from shared.store import Exported, Store, Transfer, check_pixels, expected_pixels
+from shared.store import Store, Transfer
 
 log = logging.getLogger(__name__)
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from detection.recipe import DetectRecipe, run_stem
 from shared.errors import UsageError, guarded
-from shared.recipe import Parser, Resolved, Under, from_args, layered
+from shared.flags import Parser, Resolved, Under, from_args, layered
 from shared.registry import suggest
 
 USAGE = """usage: detect COMMAND [flags]

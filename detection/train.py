@@ -19,15 +19,16 @@ from detection.eval.coco import CocoEvaluator
 from detection.recipe import DataConfig, DetectRecipe, run_stem
 from detection.task import DetectTask
 from shared import dist
+from shared.card import Card, check_name, versions
 from shared.dry import describe_groups, describe_parameters, describe_schedule
 from shared.errors import UsageError
 from shared.feed import choose_workers, in_order
+from shared.flags import Resolved
 from shared.plan import rng_for
-from shared.recipe import Resolved
 from shared.report import write_report
 from shared.run import announce_plan
 from shared.session import Session, cache_dir, pair
-from shared.store import Card, Store, check_name, versions
+from shared.store import Store
 
 log = logging.getLogger(__name__)
 

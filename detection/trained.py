@@ -22,6 +22,7 @@ from detection.recipe import DataConfig
 from detection.task import DetectTask
 from detection.train import Place, places
 from detection.types import Target
+from shared.card import Exported, expected_pixels, read_card
 from shared.device import to_device
 from shared.errors import DataError, UsageError, WeightsError
 from shared.feed import in_order
@@ -31,7 +32,7 @@ from shared.plan import rng_for
 from shared.recipe import all_knobs, coerce
 from shared.run import write_json
 from shared.session import pair
-from shared.store import Exported, Store, expected_pixels, read_card
+from shared.store import Store
 
 log = logging.getLogger(__name__)
 IMAGES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")

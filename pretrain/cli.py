@@ -9,7 +9,7 @@ from typing import TextIO
 
 from pretrain.recipe import PretrainRecipe, run_stem
 from shared.errors import UsageError, guarded
-from shared.recipe import Parser, Resolved, Under, from_args, layered
+from shared.flags import Parser, Resolved, Under, from_args, layered
 from shared.registry import suggest
 
 USAGE = """usage: pretrain COMMAND [flags]

@@ -11,15 +11,16 @@ from pretrain.methods import Facts, Method, method
 from pretrain.recipe import PretrainRecipe, export_tag, run_stem
 from pretrain.shards import ShardSet, find_shards, is_remote
 from shared import dist
+from shared.card import Card, check_name, versions
 from shared.dry import describe_groups, describe_parameters, describe_schedule
 from shared.errors import DataError, UsageError
 from shared.feed import choose_workers, in_order
+from shared.flags import Resolved
 from shared.pixels import pixel_stats
-from shared.recipe import Resolved
 from shared.report import write_report
 from shared.run import announce_plan
 from shared.session import Session, cache_dir, pair
-from shared.store import Card, Store, check_name, versions
+from shared.store import Store
 
 log = logging.getLogger(__name__)
 

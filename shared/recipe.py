@@ -8,11 +8,8 @@ The three vocabularies are one: `lr_step_gamma` in Python, `lr_step_gamma: 0.1` 
 
 from __future__ import annotations
 
-import argparse
 import math
-import os
-from collections.abc import Callable, Sequence
-from dataclasses import MISSING, Field, dataclass, field, fields, is_dataclass
+from dataclasses import Field, dataclass, field, fields, is_dataclass
 from functools import cache
 from pathlib import Path
 from types import NoneType, UnionType
@@ -135,18 +132,7 @@ class RuntimeConfig:
     dry_run: bool = knob(False, "say what the run would do, then stop")
 
 
-# --- dataclass <-> YAML <-> argparse --------------------------------------------------------
-
-
-Under = Sequence[tuple[str, dict[str, Any]]]  # (origin, values) of layers below a recipe, lowest first
-
-
-@dataclass(frozen=True)
-class Resolved:
-    """A recipe, and where each of its values came from: `default`, `base NAME`, `recipe NAME` or `flag`."""
-
-    recipe: Any
-    origins: dict[str, str]
+# --- dataclass <-> YAML --------------------------------------------------------
 
 
 @cache
@@ -340,168 +326,3 @@ def recipe_headline(folder: str, name: str) -> str:
         if line.startswith("#") and words and not words.endswith(".yaml"):
             return words
     return ""
-
-
-# --- the command line -----------------------------------------------------------------------
-
-
-class Parser(argparse.ArgumentParser):
-    """An argument parser that refuses in one sentence and never guesses at abbreviations."""
-
-    def __init__(self, **kwargs: Any) -> None:
-        super().__init__(**kwargs, allow_abbrev=False)
-
-    def error(self, message: str) -> Any:
-        raise UsageError(f"{message}; `{self.prog} --help` shows the flags")
-
-    def parse_exactly(self, argv: list[str]) -> argparse.Namespace:
-        """parse_args, with underscores for dashes allowed and a suggestion for a word it does not know."""
-        known, rest = self.parse_known_args([dashed(word) for word in argv])
-        if rest:
-            flags = [word for action in self._actions for word in action.option_strings]
-            raise UsageError(
-                f"{self.prog} has no flag {rest[0]}{suggest(rest[0], flags)}; `{self.prog} --help` shows them"
-            )
-        return known
-
-
-def add_flags(parser: argparse.ArgumentParser, recipe_cls: type) -> None:
-    """One flag per field, grouped by section. Absent flags stay absent, so recipes show through.
-
-    Values stay words here: `make` turns them into what their knob wants, as it does for YAML.
-    """
-    for section, cls in sections(recipe_cls).items():
-        group = parser.add_argument_group(section, (cls.__doc__ or "").split(";")[0].rstrip("."))
-        hints = get_type_hints(cls)
-        for f in fields(cls):
-            hint, meta = hints[f.name], f.metadata
-            if get_origin(hint) in (Union, UnionType):
-                hint = next(a for a in get_args(hint) if a is not NoneType)
-            text = meta["help"].replace("%", "%%") + shown(f.default)
-            kw: dict[str, Any] = {"dest": f.name, "default": argparse.SUPPRESS, "help": text}
-            if hint is bool:
-                kw["action"] = argparse.BooleanOptionalAction
-            elif get_origin(hint) is dict:
-                kw |= {"nargs": "+", "type": key_value, "metavar": "KEY=VALUE"}
-            elif get_origin(hint) is tuple:
-                kw |= {"nargs": "+", "metavar": meta["metavar"]}
-            elif get_origin(hint) is Literal:
-                kw["metavar"] = "{" + ",".join(map(str, get_args(hint))) + "}"
-            else:
-                kw["metavar"] = meta["metavar"] or hint.__name__.upper()
-            if meta["bare"] is not None:
-                kw |= {"nargs": "?", "const": meta["bare"]}
-            group.add_argument("--" + f.name.replace("_", "-"), *meta["aliases"], **kw)
-
-
-def shown(default: Any) -> str:
-    """' (default: 0.1)', or nothing where the default says nothing."""
-    if default in (MISSING, None, False, ()) or default is MISSING:
-        return ""
-    words = " ".join(map(str, default)) if isinstance(default, tuple) else default
-    return f" (default: {words})"
-
-
-def key_value(text: str) -> tuple[str, Any]:
-    import yaml
-
-    key, _, value = text.partition("=")
-    return key.replace("-", "_"), yaml.safe_load(value)
-
-
-def from_args(recipe_cls: type, argv: list[str], *, prog: str, folder: str, own: str, under: Under = ()) -> Resolved:
-    """The recipe an argv describes: defaults < `under` < --recipe file < flags.
-
-    Args:
-        folder: where `--recipe NAME` is looked up, under recipes/.
-        own: the field that takes flags the recipe does not know, such as `network_args`:
-            `--num-queries 300` is a word between the user and the detector, and is checked there.
-        under: (origin, values) below the recipe, such as the saved recipe of a run that is resumed.
-    """
-    parser = recipe_parser(recipe_cls, prog)
-    known, rest = parser.parse_known_args([dashed(a) for a in argv])
-    flags = vars(known)
-    name = flags.pop("recipe", None)
-    values: dict[str, Any] = {}
-    origins: dict[str, str] = {}
-    for origin, below in under:
-        values |= below
-        origins |= dict.fromkeys(below, origin)
-    if name:
-        from_file, where = load(name, folder)
-        values |= from_file
-        origins |= where
-    make(recipe_cls, values, source=f"recipe {name}" if name else "recipe")
-    if rest:
-        flags[own] = {**dict(flags.get(own, {})), **passed_on(rest, recipe_cls, prog)}
-    if own in flags:
-        flags[own] = {**values.get(own, {}), **dict(flags[own])}
-    make(recipe_cls, flags, source="flags")
-    origins |= dict.fromkeys(flags, "flag")
-    return Resolved(make(recipe_cls, values | flags), origins)
-
-
-def layered(read: Callable[[Under], Resolved], *, stem: Callable[[Any], str], demo: str) -> Resolved:
-    """The recipe over what the situation lays below it: the demo's settings without data, the run's own when resumed.
-
-    Args:
-        read: the recipe of the command line over some layers.
-        stem: the run's name when nobody gave one.
-        demo: the base that goes with the built-in demo data.
-    """
-    resolved = read([])
-    if resolved.recipe.runtime.resume is not None:
-        from shared.run import find_run, resumed_recipe
-
-        found = find_run(resolved.recipe.runtime, stem(resolved.recipe))
-        if found is not None:
-            return read([resumed_recipe(found)])
-    if resolved.recipe.data.data_path is None:
-        values, _ = load(demo, "base")
-        resolved = read([(f"base {demo}", values)])
-        if os.environ.get("RANK", "0") == "0":
-            told = [f"--{k.replace('_', '-')} {v}" for k, v in values.items() if resolved.origins[k] == f"base {demo}"]
-            print(f"no --data-path: using the built-in demo data with {' '.join(told)}", flush=True)
-    return resolved
-
-
-def recipe_parser(recipe_cls: type, prog: str) -> Parser:
-    parser = Parser(prog=prog, usage=f"{prog} [--recipe NAME] [flags]")
-    parser.add_argument("--recipe", help="a name under recipes/ or a .yaml file; flags override it", metavar="NAME")
-    parser.add_argument("--debug", action="store_true", default=argparse.SUPPRESS, help="show tracebacks")
-    add_flags(parser, recipe_cls)
-    return parser
-
-
-def passed_on(rest: list[str], recipe_cls: type, prog: str) -> dict[str, Any]:
-    """Flags the recipe does not know, unless they look like misspelt ones of its own."""
-    words = own_flags(rest, prog)
-    for word in words:
-        near = suggest(word, list(all_knobs(recipe_cls)), cutoff=0.8)
-        if near:
-            meant = near.replace("_", "-").replace("'", "'--", 1)
-            raise UsageError(f"{prog} has no flag --{word.replace('_', '-')}{meant}")
-    return words
-
-
-def own_flags(rest: list[str], prog: str) -> dict[str, Any]:
-    """['--num-queries', '300', '--query-mixture'] -> {'num_queries': 300, 'query_mixture': True}"""
-    import yaml
-
-    flags: dict[str, list[Any]] = {}
-    for word in rest:
-        if word.startswith("--"):
-            key, _, value = word[2:].partition("=")
-            words = flags.setdefault(key.replace("-", "_"), [])
-            words += [yaml.safe_load(value)] if value else []
-        elif not flags:
-            raise UsageError(f"{prog}: '{word}' follows no flag; `{prog} --help` shows the flags")
-        else:
-            flags[next(reversed(flags))].append(yaml.safe_load(word))
-    return {k: True if not v else v[0] if len(v) == 1 else v for k, v in flags.items()}
-
-
-def dashed(arg: str) -> str:
-    """--batch_size and --batch-size are the same flag."""
-    flag, eq, value = arg.partition("=")
-    return (flag.replace("_", "-") + eq + value) if flag.startswith("--") else arg

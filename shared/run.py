@@ -18,10 +18,11 @@ from pathlib import Path
 from typing import Any
 
 from shared import dist
+from shared.card import check_name
 from shared.errors import UsageError
+from shared.flags import Resolved
 from shared.log import write_aside
-from shared.recipe import Resolved, RuntimeConfig, dump, flat, plain, read_yaml
-from shared.store import check_name
+from shared.recipe import RuntimeConfig, dump, flat, plain, read_yaml
 
 
 def find_run(runtime: RuntimeConfig, stem: str) -> Path | None:

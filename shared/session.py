@@ -14,14 +14,16 @@ import numpy as np
 import torch
 
 from shared import dist
+from shared.card import Exported
 from shared.device import pick_device
 from shared.errors import UsageError
 from shared.feed import Feed, choose_workers
+from shared.flags import Resolved
 from shared.log import setup_logging
-from shared.recipe import Resolved, RuntimeConfig, flat, plain
+from shared.recipe import RuntimeConfig, flat, plain
 from shared.run import keep_recipe, open_run, write_json
 from shared.state import load_state
-from shared.store import Exported, Store
+from shared.store import Store
 from shared.trainer import Trainer
 
 log = logging.getLogger(__name__)

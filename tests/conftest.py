@@ -18,7 +18,8 @@ from torch import Tensor, nn
 
 from backbones.base import Backbone, MapInfo
 from detection.types import Images, Target
-from shared.store import Card, Store
+from shared.card import Card
+from shared.store import Store
 
 settings.register_profile(
     "chordate",

@@ -20,6 +20,7 @@ MAY_IMPORT = {
 }
 HEAVY = {"torch", "torchvision", "timm", "webdataset", "lightly", "pycocotools", "numpy", "PIL", "matplotlib", "yaml"}
 LIGHT = [
+    "shared/flags.py",
     "shared/recipe.py",
     "shared/registry.py",
     "shared/errors.py",

@@ -1,4 +1,4 @@
-"""Every detector on offer keeps the contract: finite losses, gradients, boxes inside the image, best first."""
+"""Every detector on offer keeps the contract: finite losses, gradients everywhere, boxes inside, best first."""
 
 from __future__ import annotations
 

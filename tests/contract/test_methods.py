@@ -14,9 +14,10 @@ from torch import Tensor
 from backbones import backbone
 from pretrain.methods import Facts, Method, method
 from pretrain.shards import stacked
+from shared.card import Card
 from shared.pixels import PIXEL_STATS
 from shared.plan import rng_for
-from shared.store import Card, Store
+from shared.store import Store
 
 FACTS = Facts(size=(32, 32), num_classes=4, pixels=PIXEL_STATS["imagenet"])
 BACKBONES = ["test_resnet", "test_vit"]

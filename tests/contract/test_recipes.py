@@ -15,8 +15,9 @@ from detection.nets import detector
 from detection.recipe import DetectRecipe
 from pretrain.methods import method
 from pretrain.recipe import PretrainRecipe
+from shared.flags import from_args
 from shared.pixels import pixel_stats
-from shared.recipe import all_knobs, from_args, load, make, recipe_folder, recipe_headline, recipe_names
+from shared.recipe import all_knobs, load, make, recipe_folder, recipe_headline, recipe_names
 
 HALVES = {
     "detect": (DetectRecipe, "network_args", detector, "network"),

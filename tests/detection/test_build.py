@@ -15,10 +15,11 @@ from backbones import backbone
 from detection.build import backbone_name, build_detector, stand
 from detection.recipe import DetectRecipe
 from detection.task import DetectTask
+from shared.card import Card, Exported
 from shared.errors import UsageError, WeightsError
 from shared.pixels import PIXEL_STATS
 from shared.recipe import make
-from shared.store import Card, Exported, Store
+from shared.store import Store
 
 ARCH = "test_resnet"
 SMALL = {"network": "fcos", "network_args": {"width": 32, "depth": 1}}
@@ -233,7 +234,7 @@ def test_what_no_loss_can_reach_is_frozen() -> None:
 
 
 def test_network_is_asked_about_its_options(store: Store) -> None:
-    with pytest.raises(UsageError, match="detector 'fcos' has no option 'widht', did you mean 'width'"):
-        build_detector(recipe(network_args={"widht": 3}), backbone.build(ARCH), 3)
+    with pytest.raises(UsageError, match="detector 'fcos' has no option 'dept', did you mean 'depth'"):
+        build_detector(recipe(network_args={"dept": 3}), backbone.build(ARCH), 3)
     with pytest.raises(UsageError, match="no detector 'fcoss', did you mean 'fcos'"):
         build_detector(recipe(network="fcoss"), backbone.build(ARCH), 3)

@@ -14,18 +14,15 @@ import shared.recipe
 from detection.recipe import DetectRecipe
 from pretrain.recipe import PretrainRecipe
 from shared.errors import UsageError
+from shared.flags import Parser, Resolved, from_args, recipe_parser
 from shared.recipe import (
-    Parser,
-    Resolved,
     all_knobs,
     dump,
     flat,
-    from_args,
     load,
     make,
     read_yaml,
     recipe_names,
-    recipe_parser,
     sections,
 )
 

@@ -13,7 +13,8 @@ import pytest
 from detection.recipe import DetectRecipe
 from shared import run
 from shared.errors import UsageError
-from shared.recipe import Resolved, RuntimeConfig, make, read_yaml
+from shared.flags import Resolved
+from shared.recipe import RuntimeConfig, make, read_yaml
 from shared.run import announce_plan, find_run, open_run, resumed_recipe
 
 ROOT = Path(__file__).parents[2]

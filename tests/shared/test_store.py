@@ -24,9 +24,10 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 import shared.store
+from shared.card import SHORT, Card, Exported, check_pixels, expected_pixels
 from shared.errors import UsageError, WeightsError
 from shared.pixels import PIXEL_STATS, PixelStats
-from shared.store import SHORT, Card, Exported, Store, check_pixels, expected_pixels
+from shared.store import Store
 
 IMAGENET = PIXEL_STATS["imagenet"]
 
