@@ -22,7 +22,6 @@ HEAVY = {"torch", "torchvision", "timm", "webdataset", "lightly", "pycocotools",
 LIGHT = [
     "shared/flags.py",
     "shared/recipe.py",
-    "shared/flags.py",
     "shared/registry.py",
     "shared/errors.py",
     "shared/catalogue.py",
