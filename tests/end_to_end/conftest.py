@@ -180,6 +180,7 @@ class Trial:
             sys.stdout, sys.stderr = open(1, "w", closefd=False), open(2, "w", closefd=False)  # noqa: SIM115
             for name in (signal.SIGTERM, signal.SIGUSR1):
                 signal.signal(name, signal.SIG_DFL)
+            signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs inherit it ignored
             os.environ.update(env)
             os.chdir(cwd)
             import torch
