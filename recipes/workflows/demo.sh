@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The whole chain on the built-in demo data: `make demo`. About five minutes on two cores.
+# The whole chain on the built-in demo data: `make demo`. About six minutes on two cores.
 #
 # The question: does a detector learn faster from a backbone that has already seen what it is to find?
 # The data: scans of handwritten digits, pasted on photographs. 6,000 small pictures of one digit each teach the backbone
