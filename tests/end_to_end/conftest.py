@@ -182,6 +182,7 @@ class Trial:
                 signal.signal(name, signal.SIG_DFL)
             signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs inherit it ignored
             os.environ.update(env)
+            without_hotcoco()
             os.chdir(cwd)
             import torch
 
@@ -222,6 +223,14 @@ def without_curves() -> None:
     from shared import report
 
     report.draw_curves = lambda *_: []
+
+
+def without_hotcoco() -> None:
+    """hotcoco's threads do not survive a fork: a child of a process that has used it would wait forever."""
+    import importlib.util
+
+    find = importlib.util.find_spec
+    importlib.util.find_spec = lambda name, *rest: None if name == "hotcoco" else find(name, *rest)
 
 
 def main_of(command: str) -> Callable[[list[str]], int]:

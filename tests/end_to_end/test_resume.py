@@ -12,8 +12,6 @@ from typing import Any
 
 import pytest
 
-from shared.device import has_native_bfloat16
-
 # 28 images in steps of 8: 3.5 steps an epoch, so that steps straddle epochs and saves fall beside their ends
 PRETRAIN = (
     "pretrain train --model test_resnet --drop-path 0.2 --size 32 --mixup 0.4 --dropout 0.1 --epochs 4 --batch-size 4 "
@@ -29,11 +27,6 @@ NETWORKS = {
     "faster_rcnn": "--network faster_rcnn --width 8 --hidden 16 ",
 }
 RESUMED_TO_THE_BIT = ("step", "task", "average", "optimizer", "scaler", "best", "metrics")
-
-
-ONLY_NATIVE = pytest.mark.skipif(
-    not has_native_bfloat16(), reason="this processor emulates bfloat16, under which a detector's small maps misbehave"
-)
 
 
 def with_bfloat16() -> None:
@@ -135,7 +128,7 @@ def test_detection_killed_at_random_steps_ends_the_same(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("half", ["pretrain", pytest.param("detect", marks=ONLY_NATIVE)])
+@pytest.mark.parametrize("half", ["pretrain", "detect"])
 def test_a_run_in_bfloat16_killed_at_random_steps_ends_the_same(
     half: str, shards: Path, coco: Path, reference: Callable, finish_despite_kills: Callable, left: Callable
 ) -> None:
