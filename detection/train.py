@@ -24,6 +24,7 @@ from shared.dry import describe_groups, describe_parameters, describe_schedule
 from shared.errors import UsageError
 from shared.feed import choose_workers, in_order
 from shared.flags import Resolved
+from shared.optim import for_batch
 from shared.plan import rng_for
 from shared.report import write_report
 from shared.run import announce_plan
@@ -220,8 +221,9 @@ def save_pictures(task: DetectTask, val: CocoDetection, folder: Path, count: int
 def dry_run(session: Session, resolved: Resolved, task: DetectTask, data: Data, standing: Standing) -> int:
     feed, recipe = session.feed(data.train), resolved.recipe
     lines = describe_parameters(task, task.backbone.stages())
-    lines += describe_groups(task, recipe.optim)
-    lines += describe_schedule(feed.steps_per_epoch, feed.step_size, recipe.schedule, recipe.optim.lr)
+    lines += describe_groups(task, for_batch(recipe.optim, feed.step_size))
+    lr = for_batch(recipe.optim, feed.step_size).lr
+    lines += describe_schedule(feed.steps_per_epoch, feed.step_size, recipe.schedule, lr)
     lines.append(f"data\n  {len(data.train)} training images, {len(data.val) if data.val else 0} validation images")
     published = "published by timm" if recipe.model.backbone_pretrained else "random"
     lines.append(f"weights\n  {standing.transfer or published}")

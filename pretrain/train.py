@@ -16,6 +16,7 @@ from shared.dry import describe_groups, describe_parameters, describe_schedule
 from shared.errors import DataError, UsageError
 from shared.feed import choose_workers, in_order
 from shared.flags import Resolved
+from shared.optim import for_batch
 from shared.pixels import pixel_stats
 from shared.report import write_report
 from shared.run import announce_plan
@@ -175,8 +176,10 @@ def describe(recipe: PretrainRecipe, data: Data, tag: str) -> None:
 def dry_run(session: Session, resolved: Resolved, task: Method, data: Data) -> int:
     feed, recipe = session.feed(data.train), resolved.recipe
     lines = describe_parameters(task, task.backbone.stages())
-    lines += describe_groups(task, recipe.optim)
-    lines += describe_schedule(feed.steps_per_epoch, feed.step_size, recipe.schedule, recipe.optim.lr)
+    lines += describe_groups(task, for_batch(recipe.optim, feed.step_size))
+    lines += describe_schedule(
+        feed.steps_per_epoch, feed.step_size, recipe.schedule, for_batch(recipe.optim, feed.step_size).lr
+    )
     lines.append(
         f"data\n  {sum(data.train.sizes)} training images, {sum(data.val.sizes) if data.val else 0} validation images"
     )

@@ -33,6 +33,9 @@ def builders(registry: Registry) -> list[str]:
         options = [f"{n}={p.default}" for n, p in registry.options(name).items()]
         words = (inspect.getmodule(registry.builder(name)).__doc__ or "").strip().splitlines()[0]  # type: ignore[union-attr]
         lines.append(f"{name:<16} {words}")
+        needs = getattr(registry.builder(name), "needs", None)
+        if needs:
+            lines.append(f"{'':<16} needs: {needs}")
         if options:
             lines.append(f"{'':<16} {' '.join(options)}")
     return lines

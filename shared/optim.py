@@ -9,6 +9,7 @@ Li et al., "Exploring Plain Vision Transformer Backbones for Object Detection", 
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -47,11 +48,24 @@ def parameter_groups(task: nn.Module, config: OptimConfig) -> list[dict[str, Any
             "lr": g["lr"],
             "initial_lr": g["lr"],
             "weight_decay": g["weight_decay"],
+            "initial_wd": g["weight_decay"],
             "name": " and ".join(sorted(g["parts"])),
             "names": g["names"],
         }
         for g in groups.values()
     ]
+
+
+def for_batch(config: OptimConfig, step_size: int) -> OptimConfig:
+    """The same, its learning rates as `step_size` images per optimizer step want them: linear above --lr-batch.
+
+    Goyal et al., "Accurate, Large Minibatch SGD", 2017.
+    """
+    if config.lr_batch is None:
+        return config
+    share = step_size / config.lr_batch
+    backbone_lr = None if config.backbone_lr is None else config.backbone_lr * share
+    return replace(config, lr=config.lr * share, backbone_lr=backbone_lr)
 
 
 def block_depths(task: nn.Module) -> dict[int, int]:

@@ -50,11 +50,15 @@ class OptimConfig:
     """Optimizer and parameter groups; read by shared.optim."""
 
     opt: Literal["sgd", "nesterov", "adamw"] = knob("sgd", "optimizer", spellings={"sgd_nesterov": "nesterov"})
-    lr: float = knob(0.02, "base learning rate, used as written for any batch size", low=0)
+    lr: float = knob(0.02, "base learning rate, used as written for any batch size unless --lr-batch says", low=0)
+    lr_batch: int | None = knob(
+        None, "images per step that --lr is meant for; rates grow in proportion to the images there are", low=1
+    )
     backbone_lr: float | None = knob(None, "learning rate of the backbone (default: --lr)", "--lr-backbone", low=0)
     momentum: float = knob(0.9, "momentum of sgd and nesterov", low=0, high=1)
     betas: tuple[float, ...] = knob((0.9, 0.999), "betas of adamw", "--opt-betas", metavar="BETA", low=0, high=1)
     wd: float = knob(1e-4, "weight decay", "--weight-decay", low=0)
+    wd_end: float | None = knob(None, "weight decay at the end of the run, reached on a half cosine", low=0)
     norm_wd: float | None = knob(
         None, "weight decay of normalisation layers (default: --wd)", "--norm-weight-decay", low=0
     )

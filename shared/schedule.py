@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from bisect import bisect_right
 
-from shared.recipe import ScheduleConfig
+from shared.recipe import OptimConfig, ScheduleConfig
 
 ROUNDING = 1e-9  # 985 steps at 197 / 24 an epoch are 120 epochs, and floats say a little less
 
@@ -37,6 +37,16 @@ def lr_scale(step: int, steps_per_epoch: float, config: ScheduleConfig, lr: floa
         floor = min(config.lr_cosine_min / lr, 1.0) if lr else 0.0
         return floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * min(done, 1.0)))
     return 1.0
+
+
+def wd_at(progress: float, wd: float, config: OptimConfig) -> float:
+    """Weight decay of a group at a moment of the run (0 to 1): constant, or on a half cosine from --wd to --wd-end.
+
+    Groups that do not decay stay so.
+    """
+    if config.wd_end is None or wd == 0:
+        return wd
+    return config.wd_end + (wd - config.wd_end) * 0.5 * (1 + math.cos(math.pi * min(progress, 1.0)))
 
 
 def total_steps(steps_per_epoch: float, config: ScheduleConfig) -> int:

@@ -22,6 +22,9 @@ class Task(nn.Module):
         """Named losses of a batch, each already weighted; the loop minimises their sum."""
         raise NotImplementedError
 
+    def before_step(self, step: int) -> None:
+        """Hear the number of the step that comes: what all processes share in a step is a function of it."""
+
     def after_step(self, progress: float) -> None:
         """Move what follows the weights, such as an EMA teacher. `progress` runs from 0 to 1."""
 

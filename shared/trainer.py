@@ -29,9 +29,9 @@ from shared.ema import Average
 from shared.errors import Refusal, Stopped, UsageError
 from shared.feed import Feed
 from shared.log import Progress, RunLog
-from shared.optim import build_optimizer
+from shared.optim import build_optimizer, for_batch
 from shared.recipe import OptimConfig, RuntimeConfig, ScheduleConfig
-from shared.schedule import lr_scale, total_steps
+from shared.schedule import lr_scale, total_steps, wd_at
 from shared.state import load_state, save_state
 from shared.task import Task
 
@@ -68,7 +68,8 @@ class Trainer:
         publish_every: int = 0,
         begin: Callable[[], None] = lambda: None,
     ) -> None:
-        self.optim, self.schedule, self.runtime, self.run_dir, self.device = optim, schedule, runtime, run_dir, device
+        self.optim, self.schedule, self.runtime = for_batch(optim, feed.step_size), schedule, runtime
+        self.run_dir, self.device = run_dir, device
         self.task = task.to(device)
         self.amp_dtype = precision(runtime, device)
         if self.amp_dtype is not None or runtime.channels_last:
@@ -77,7 +78,7 @@ class Trainer:
         self.model = self.wrap()
         self.feed, self.val_loader = feed, val_loader
         self.publish, self.publish_every, self.begin = publish, publish_every, begin
-        self.optimizer = build_optimizer(self.task, optim)
+        self.optimizer = build_optimizer(self.task, self.optim)
         self.update = torch.compile(self.optimizer.step) if optim.compile_opt else self.optimizer.step
         self.scaler = torch.amp.GradScaler(device.type, enabled=self.amp_dtype is torch.float16)
         self.total = total_steps(feed.steps_per_epoch, schedule)
@@ -140,7 +141,9 @@ class Trainer:
         scale = lr_scale(self.step, self.feed.steps_per_epoch, self.schedule, self.optim.lr)
         for group in self.optimizer.param_groups:
             group["lr"] = group["initial_lr"] * scale
+            group["weight_decay"] = wd_at(self.step / self.total, group["initial_wd"], self.optim)
         self.model.train()
+        self.task.before_step(self.step)
         first = self.step * self.feed.micro_batches + dist.rank() * len(micro_batches)
         for i, batch in enumerate(micro_batches):
             # dropout and sampling belong to the position, too

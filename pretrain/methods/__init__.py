@@ -34,10 +34,15 @@ class Facts(NamedTuple):
 
 
 class Method(Task):
-    """A Task whose purpose is its backbone. `labelled` says whether it needs classes."""
+    """A Task whose purpose is its backbone.
+
+    labelled: it learns from classes; otherwise labels may be there and are left alone.
+    needs: what it asks of a backbone, in words for `pretrain list methods`.
+    """
 
     backbone: Backbone
     labelled: bool = False
+    needs: str = "any backbone"
 
     @abstractmethod
     def view(self) -> View:

@@ -1,0 +1,92 @@
+"""Vision transformers seen as tokens: one vector per patch, computed from all patches or from a chosen few.
+
+    image -> patches -> + positions -> [keep some] -> (registers, class token) + blocks -> norm -> tokens
+
+What masked pretraining needs and only transformers have: the network's own weights, run on the tokens it may see.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from backbones.base import Backbone
+from shared.errors import UsageError
+
+
+def forward_tokens(backbone: Backbone, x: Tensor, keep: Tensor | None = None) -> Tensor:
+    """(B, 3, H, W), indices (B, M) of the patches to see, counted row by row -> (B, M, width); all N patches without.
+
+    Patches that are not kept cost nothing and are never seen: they leave before the first block.
+    """
+    net = vit_of(backbone)
+    x = net.patch_embed(x)
+    if x.dim() == 3:  # nets of one fixed size flatten their patches themselves
+        x = x.unflatten(1, net.patch_embed.grid_size)
+    x = net._pos_embed(x)
+    if keep is not None:
+        prefix = net.num_prefix_tokens
+        kept = x[:, prefix:].gather(1, keep[..., None].expand(-1, -1, x.shape[-1]))
+        x = torch.cat((x[:, :prefix], kept), 1)
+    x = net.norm(net.blocks(net.norm_pre(x)))
+    return x[:, net.num_prefix_tokens :]
+
+
+def token_grid(backbone: Backbone, size: tuple[int, int]) -> tuple[int, int]:
+    """Patches down and across an image of (height, width).
+
+    Raises:
+        UsageError: the backbone has no tokens, or the patch does not divide the image.
+    """
+    tall, wide = vit_of(backbone).patch_embed.patch_size
+    if size[0] % tall or size[1] % wide:
+        raise UsageError(
+            f"patches of {tall}x{wide} pixels do not divide an image of {size[0]}x{size[1]}; "
+            f"take --size {max(1, round(size[0] / tall)) * tall} {max(1, round(size[1] / wide)) * wide}"
+        )
+    return size[0] // tall, size[1] // wide
+
+
+def has_tokens(backbone: Backbone) -> bool:
+    from timm.models.vision_transformer import VisionTransformer
+
+    return isinstance(getattr(backbone, "net", None), VisionTransformer)
+
+
+def vit_of(backbone: Backbone) -> nn.Module:
+    """The plain vision transformer inside a backbone.
+
+    Raises:
+        UsageError: it is none.
+    """
+    if not has_tokens(backbone):
+        raise UsageError(
+            "this method works on the tokens of a plain vision transformer, and this backbone has none; "
+            "take one such as vit_reg4_m16_rms_avg or vit_base_patch16_224"
+        )
+    return backbone.net  # type: ignore[return-value]
+
+
+def fix_sincos_positions(backbone: Backbone) -> None:
+    """Give a ViT fixed sine-cosine positions in place of learned ones: half the channels for rows, half for columns."""
+    net = vit_of(backbone)
+    rows, cols = net.patch_embed.grid_size
+    patches = sincos_positions(rows, cols, net.embed_dim)
+    prefix = net.pos_embed.shape[1] - len(patches)
+    with torch.no_grad():
+        net.pos_embed.zero_()
+        net.pos_embed[0, prefix:] = patches.to(net.pos_embed)
+    net.pos_embed.requires_grad_(False)
+
+
+def sincos_positions(rows: int, cols: int, width: int) -> Tensor:
+    """(rows * cols, width): sines then cosines of the column, then of the row, at width / 4 frequencies from 1 to 1e-4.
+
+    Vaswani et al., 2017, in two dimensions. Raises UsageError when 4 does not divide the width.
+    """
+    if width % 4:
+        raise UsageError(f"sine-cosine positions need a width that 4 divides, and this one is {width}")
+    frequencies = 10000 ** -(torch.arange(width // 4, dtype=torch.float64) / (width // 4))
+    y, x = torch.meshgrid(torch.arange(rows), torch.arange(cols), indexing="ij")
+    angles = [place.flatten()[:, None] * frequencies for place in (x, y)]
+    return torch.cat([part for angle in angles for part in (angle.sin(), angle.cos())], 1).float()
