@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 from detection.recipe import DetectRecipe, run_stem
 from shared.errors import UsageError, guarded
 from shared.flags import Parser, Resolved, Under, from_args, layered
+from shared.launcher import adopt
 from shared.registry import suggest
 
 USAGE = """usage: detect COMMAND [flags]
@@ -35,6 +37,7 @@ def main(argv: list[str]) -> int:
 
 
 def train(argv: list[str]) -> int:
+    adopt(os.environ)
     resolved = resolve(argv)
     from detection.train import train as run
 

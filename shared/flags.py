@@ -1,6 +1,6 @@
 """The command line of a recipe: one flag per knob, values as the seeds spell them, the nearest flag for a misspelt one.
 
-    default < what lies under (the demo's settings, the run that is resumed) < --recipe < flags
+    default < what lies under (the demo's settings, the run that is resumed) < --recipe < --scale < flags
 
 Flags that no knob knows go to the method or the network, which alone can say whether it has them.
 """
@@ -93,19 +93,32 @@ def key_value(text: str) -> tuple[str, Any]:
     return key.replace("-", "_"), yaml.safe_load(value)
 
 
-def from_args(recipe_cls: type, argv: list[str], *, prog: str, folder: str, own: str, under: Under = ()) -> Resolved:
-    """The recipe an argv describes: defaults < `under` < --recipe file < flags.
+Shrink = Callable[[Any], dict[str, Any]]  # a recipe -> the knobs that differ in its small form
+
+
+def from_args(
+    recipe_cls: type,
+    argv: list[str],
+    *,
+    prog: str,
+    folder: str,
+    own: str,
+    under: Under = (),
+    tiny: Shrink | None = None,
+) -> Resolved:
+    """The recipe an argv describes: defaults < `under` < --recipe file < --scale < flags.
 
     Args:
         folder: where `--recipe NAME` is looked up, under recipes/.
         own: the field that takes flags the recipe does not know, such as `network_args`:
             `--num-queries 300` is a word between the user and the detector, and is checked there.
         under: (origin, values) below the recipe, such as the saved recipe of a run that is resumed.
+        tiny: what `--scale tiny` changes; a recipe's own `tiny:` lines go over it.
     """
-    parser = recipe_parser(recipe_cls, prog)
+    parser = recipe_parser(recipe_cls, prog, scales=tiny is not None)
     known, rest = parser.parse_known_args([dashed(a) for a in argv])
     flags = vars(known)
-    name = flags.pop("recipe", None)
+    name, scale = flags.pop("recipe", None), flags.pop("scale", None)
     values: dict[str, Any] = {}
     origins: dict[str, str] = {}
     for origin, below in under:
@@ -115,7 +128,15 @@ def from_args(recipe_cls: type, argv: list[str], *, prog: str, folder: str, own:
         from_file, where = load(name, folder)
         values |= from_file
         origins |= where
-    make(recipe_cls, values, source=f"recipe {name}" if name else "recipe")
+    own_tiny = values.pop("tiny", None) or {}
+    made = make(recipe_cls, values, source=f"recipe {name}" if name else "recipe")
+    make(recipe_cls, own_tiny, source=f"recipe {name}, tiny")
+    if scale and tiny:
+        small = tiny(made) | own_tiny
+        if own in small:
+            small[own] = {**values.get(own, {}), **small[own]}
+        values |= small
+        origins |= dict.fromkeys(small, f"scale {scale}")
     if rest:
         flags[own] = {**dict(flags.get(own, {})), **passed_on(rest, recipe_cls, prog)}
     if own in flags:
@@ -149,9 +170,12 @@ def layered(read: Callable[[Under], Resolved], *, stem: Callable[[Any], str], de
     return resolved
 
 
-def recipe_parser(recipe_cls: type, prog: str) -> Parser:
+def recipe_parser(recipe_cls: type, prog: str, *, scales: bool = False) -> Parser:
     parser = Parser(prog=prog, usage=f"{prog} [--recipe NAME] [flags]")
     parser.add_argument("--recipe", help="a name under recipes/ or a .yaml file; flags override it", metavar="NAME")
+    if scales:
+        told = "the recipe in a minute on a laptop, to see it run"
+        parser.add_argument("--scale", choices=["tiny"], default=argparse.SUPPRESS, help=told)
     parser.add_argument("--debug", action="store_true", default=argparse.SUPPRESS, help="show tracebacks")
     add_flags(parser, recipe_cls)
     return parser

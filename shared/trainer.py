@@ -17,11 +17,12 @@ import signal
 import time
 from collections.abc import Callable, Iterable
 from contextlib import nullcontext
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from shared import dist
 from shared.device import precision, to_device
@@ -30,8 +31,10 @@ from shared.errors import Refusal, Stopped, UsageError
 from shared.feed import Feed
 from shared.log import Progress, RunLog
 from shared.optim import build_optimizer, for_batch
+from shared.pace import Cadence, Losses, mean_over_processes
 from shared.recipe import OptimConfig, RuntimeConfig, ScheduleConfig
 from shared.schedule import lr_scale, total_steps, wd_at
+from shared.sharding import accumulate, check_sharding, fill, put_together, shard, whole_state, whole_weights
 from shared.state import load_state, save_state
 from shared.task import Task
 
@@ -49,6 +52,8 @@ class Trainer:
         run_dir: where the state and the logs of this run live.
         publish: called with (module holder, epoch, metrics) at the epochs worth exporting.
         publish_every: call it every so many epochs besides the last; 0 for the last alone.
+        probe: called with the task whose weights count, in eval mode; its metrics follow the task's own.
+        probe_every: call it every so many epochs besides the last.
         device: where the steps are computed.
         begin: called once nothing speaks against the run any more, before its first step.
     """
@@ -66,11 +71,17 @@ class Trainer:
         device: torch.device,
         publish: Callable[[Task, int, dict[str, float], bool], None] | None = None,
         publish_every: int = 0,
+        probe: Callable[[Any], dict[str, float]] | None = None,
+        probe_every: int = 1,
         begin: Callable[[], None] = lambda: None,
     ) -> None:
         self.optim, self.schedule, self.runtime = for_batch(optim, feed.step_size), schedule, runtime
         self.run_dir, self.device = run_dir, device
-        self.task = task.to(device)
+        self.whole: Task | None = None  # what a sharded task is put together in, to be exported
+        if runtime.fsdp:
+            check_sharding(runtime)
+            self.whole = deepcopy(task) if dist.world() > 1 and dist.is_main() else None
+        self.task = task if self.sharded else task.to(device)
         self.amp_dtype = precision(runtime, device)
         if self.amp_dtype is not None or runtime.channels_last:
             self.task.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -78,6 +89,7 @@ class Trainer:
         self.model = self.wrap()
         self.feed, self.val_loader = feed, val_loader
         self.publish, self.publish_every, self.begin = publish, publish_every, begin
+        self.probe, self.probe_every = probe, probe_every
         self.optimizer = build_optimizer(self.task, self.optim)
         self.update = torch.compile(self.optimizer.step) if optim.compile_opt else self.optimizer.step
         self.scaler = torch.amp.GradScaler(device.type, enabled=self.amp_dtype is torch.float16)
@@ -102,8 +114,8 @@ class Trainer:
         self.begin()
         self.listen()
         every, workers = self.feed.steps_per_epoch, self.feed.workers
-        if self.step >= self.total > 0 and self.publish and not (self.run_dir / "result.json").is_file():
-            self.publish(self.exported(), self.schedule.epochs, self.metrics, True)  # killed after its last save
+        if self.step >= self.total > 0 and not (self.run_dir / "result.json").is_file():
+            self.deliver(self.schedule.epochs, last=True)  # killed after its last save
         with (
             RunLog(self.run_dir, enabled=dist.is_main(), resume_step=self.step) as self.log,
             Progress(log_every=self.runtime.log_every, enabled=dist.is_main()) as self.progress,
@@ -148,7 +160,7 @@ class Trainer:
         for i, batch in enumerate(micro_batches):
             # dropout and sampling belong to the position, too
             torch.manual_seed(((self.runtime.seed << 40) + first + i) % 2**63)
-            with nullcontext() if i + 1 == len(micro_batches) else self.no_sync():
+            with self.syncing(last=i + 1 == len(micro_batches)):
                 with torch.autocast(self.device.type, self.amp_dtype, enabled=self.amp_dtype is not None):
                     losses = self.model(to_device(batch, self.device))
                 loss = torch.stack([value.float() for value in losses.values()]).sum() / len(micro_batches)
@@ -198,47 +210,67 @@ class Trainer:
     def end_epoch(self, epoch: int) -> None:
         """Evaluate what would be exported, and export it, when it is time for either."""
         last = self.step == self.total
+        probing = self.probe is not None and (epoch % self.probe_every == 0 or last)
         due = epoch % self.runtime.eval_every == 0 or last
-        self.metrics = self.evaluate() if due else {}
+        self.metrics = self.evaluate(probing) if due or probing else {}
         headline = next(iter(self.metrics.values()), None)
         if self.metrics:
             self.log.metrics(self.step, epoch, self.metrics, kind="val")
             self.log.note(f"epoch {epoch}: " + "  ".join(f"{k} {v:.4f}" for k, v in self.metrics.items()))
         if headline is not None:
             self.best = max(self.best, headline)
-        if self.publish and (last or (self.publish_every and epoch % self.publish_every == 0)):
-            self.publish(self.exported(), epoch, self.metrics, last)
+        if last or (self.publish_every and epoch % self.publish_every == 0):
+            self.deliver(epoch, last)
         dist.wait()
 
     @torch.no_grad()
-    def evaluate(self) -> dict[str, float]:
+    def evaluate(self, probing: bool = False) -> dict[str, float]:
         """Metrics of the weights that will be exported: the average if there is one."""
-        if self.val_loader is None:
+        if self.val_loader is None and not probing:
             return {}
-        task = self.exported()
+        task: Any = self.average.module if self.average is not None else self.task
         dist.copy_from_main(task.buffers())  # each process has gathered statistics of its own; the main one's are kept
         task.eval()
-        with torch.autocast(self.device.type, self.amp_dtype, enabled=self.amp_dtype is not None):
-            return task.evaluate(to_device(batch, self.device) for batch in self.val_loader)
+        together = put_together(task) if self.sharded else nullcontext()
+        with together, torch.autocast(self.device.type, self.amp_dtype, enabled=self.amp_dtype is not None):
+            metrics = {}
+            if self.val_loader is not None:
+                metrics = task.evaluate(to_device(batch, self.device) for batch in self.val_loader)
+            return metrics | (self.probe(task) if probing and self.probe else {})
+
+    def deliver(self, epoch: int, last: bool) -> None:
+        weights = self.exported()
+        if self.publish:
+            self.publish(weights, epoch, self.metrics, last)
 
     def exported(self) -> Task:
-        """The task whose weights count: the average if there is one."""
+        """The task whose weights count, whole: the average if there is one. All processes ask together."""
+        if self.sharded:
+            weights = whole_weights(self.task)
+            if self.whole is not None:
+                self.whole.load_state_dict(weights)
+                return self.whole
         return self.average.module if self.average is not None else self.task  # type: ignore[return-value]
 
     # --- the state --------------------------------------------------------------------------
 
     def state(self) -> dict[str, Any]:
         """Everything the next step depends on; order and randomness are functions of `step`."""
+        if self.runtime.fsdp:
+            task, optimizer = whole_state(self.task, self.optimizer)
+        else:
+            task, optimizer = self.task.state_dict(), self.optimizer.state_dict()
         return {
             "format": 1,
+            "fsdp": self.runtime.fsdp,
             "step": self.step,
             "batch_size": self.feed.batch_size,
             "micro_batches": self.feed.micro_batches,
             "seed": self.runtime.seed,
             "data": self.feed.samples.fingerprint,
-            "task": self.task.state_dict(),
+            "task": task,
             "average": self.average.state_dict() if self.average is not None else None,
-            "optimizer": self.optimizer.state_dict(),
+            "optimizer": optimizer,
             "scaler": self.scaler.state_dict(),
             "best": self.best,
             "metrics": self.metrics,
@@ -249,8 +281,9 @@ class Trainer:
         """Write the state aside and rename it: a killed run leaves the previous one whole."""
         self.insist_on_finite_losses()  # a state that cannot be continued must not replace one that can
         self.insist_on_finite_weights()
+        state = self.state() if self.sharded or dist.is_main() else {}
         if dist.is_main():
-            save_state(self.run_dir / "last", self.step, self.state())
+            save_state(self.run_dir / "last", self.step, state)
             self.cadence.saved(self.step)
         dist.wait()
 
@@ -274,14 +307,21 @@ class Trainer:
             raise UsageError(
                 f"{self.run_dir} was run {'without' if self.average else 'with'} --model-ema; resume it so"
             )
+        if state.get("fsdp", False) != self.runtime.fsdp:
+            raise UsageError(
+                f"{self.run_dir} was run {'without' if self.runtime.fsdp else 'with'} --fsdp; resume it so"
+            )
         fresh = [{k: v for k, v in group.items() if k != "params"} for group in self.optimizer.param_groups]
         self.step, self.best, self.metrics = state["step"], state["best"], state["metrics"]
         self.feed.bad |= set(state["bad"])
         try:
-            self.task.load_state_dict(state["task"])
+            if self.runtime.fsdp:
+                fill(self.task, self.optimizer, state["task"], state["optimizer"])
+            else:
+                self.task.load_state_dict(state["task"])
+                self.optimizer.load_state_dict(state["optimizer"])
             if self.average is not None:
                 self.average.load_state_dict(state["average"])
-            self.optimizer.load_state_dict(state["optimizer"])
         except (RuntimeError, ValueError, KeyError):
             raise UsageError(
                 f"{self.run_dir} was run with another network or other frozen parts; resume it with its own flags"
@@ -302,6 +342,10 @@ class Trainer:
 
     # --- several processes, compiled forms --------------------------------------------------
 
+    @property
+    def sharded(self) -> bool:
+        return self.runtime.fsdp and dist.world() > 1
+
     def wrap(self) -> nn.Module:
         """The task as the loop calls it: compiled, and averaging its gradients over the processes."""
         if self.runtime.compile_backbone:
@@ -310,65 +354,14 @@ class Trainer:
             self.task.compile()
         if dist.world() == 1:
             return self.task
+        if self.sharded:
+            return shard(self.task, self.device)
         ids = [self.device] if self.device.type == "cuda" else None
         return nn.parallel.DistributedDataParallel(self.task, device_ids=ids, gradient_as_bucket_view=True)
 
-    def no_sync(self) -> Any:
-        return self.model.no_sync() if self.model is not self.task else nullcontext()  # type: ignore[operator]
-
-
-# --- small parts ----------------------------------------------------------------------------
-
-
-class Losses:
-    """Sums of named losses, kept on the device until somebody asks, so that a GPU does not wait for its own numbers."""
-
-    def __init__(self) -> None:
-        self.sums: dict[str, Tensor] = {}
-        self.weight = 0.0
-
-    def add(self, losses: dict[str, Tensor], share: float) -> None:
-        """The losses of one micro batch, which is this share of its step."""
-        for name, value in losses.items():
-            self.sums[name] = self.sums.get(name, 0.0) + value.detach().float() * share
-        self.weight += share
-
-    def so_far(self) -> dict[str, float]:
-        """The sums so far, which are not finite once any loss was not."""
-        return {name: float(value) for name, value in self.sums.items()}
-
-    def take(self) -> dict[str, float]:
-        """The means since the last time, starting anew."""
-        means = {name: float(value) / self.weight for name, value in self.sums.items()}
-        self.sums, self.weight = {}, 0.0
-        return means
-
-
-class Cadence:
-    """When to save between epoch ends: every so many steps (`200`) or minutes (`10m`)."""
-
-    def __init__(self, text: str | None) -> None:
-        self.steps = self.seconds = math.inf
-        try:
-            if text and text.endswith("m"):
-                self.seconds = float(text[:-1]) * 60
-            elif text:
-                self.steps = int(text)
-            if not (self.steps > 0 and self.seconds > 0):
-                raise ValueError
-        except ValueError:
-            raise UsageError(f"--save-every is {text!r}; give steps, such as 200, or minutes, such as 10m") from None
-        self.last_step, self.last_time = 0, time.monotonic()
-
-    def due(self, step: int) -> bool:
-        return (
-            step % self.steps == 0 if math.isfinite(self.steps) else time.monotonic() - self.last_time >= self.seconds
-        )
-
-    def saved(self, step: int) -> None:
-        self.last_step, self.last_time = step, time.monotonic()
-
-
-def mean_over_processes(losses: dict[str, float]) -> dict[str, float]:
-    told = dist.gather(losses)
-    return {name: sum(one[name] for one in told) / len(told) for name in losses}
+    def syncing(self, last: bool) -> Any:
+        """Around a backward pass: gradients are exchanged after the last of a step only."""
+        if self.sharded:
+            accumulate(self.task, last)
+            return nullcontext()
+        return nullcontext() if last or self.model is self.task else self.model.no_sync()  # type: ignore[operator]

@@ -40,7 +40,7 @@ def killed_after(micro_batches: int) -> Callable[[], None]:
     """A fault: SIGKILL after so many micro batches, be that in the middle of a step or at its end."""
 
     def prepare() -> None:
-        from shared.trainer import Losses
+        from shared.pace import Losses
 
         add, left = Losses.add, itertools.count(micro_batches - 1, -1)
 
