@@ -1,257 +1,232 @@
-"""An image folder -> WebDataset shards with an index beside each: `pretrain pack FOLDER OUT`.
+"""Images of folders, lists and TFRecords -> WebDataset shards with an index beside each: `pretrain pack FROM OUT`.
 
-    FOLDER/<class>/...            -> OUT/train-000000.tar ... classes.txt     (and val-*, if asked for a share)
-    FOLDER/train|val/<class>/...  -> OUT/train-*.tar, val-*.tar, classes.txt  (validation or test serve as val)
-    a .tar of either              -> the same, read in place
+    FROM -> entries, split and in order (sources.py) -> cut into shards beforehand, by count and by bytes
+         -> shards, several at a time (pack_jobs.py, pack_shard.py), in .OUT.partial/shards, a note of each beside
+         -> all there: numbered, classes.txt written, and the folder takes the name OUT
 
-Image files are kept byte for byte. Their order is shuffled once, by a hash of their names, so that every shard holds
-all kinds of classes and the same folder always gives the same shards. Everything is written into a folder aside that
-takes its name last: OUT is whole or absent.
+Image files are kept byte for byte unless asked otherwise. Which image goes where is settled before the first is read,
+so the shards are the same with any number of processes, and a packing that was stopped or killed goes on with the
+shards that have no note. OUT is whole or absent.
 """
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
+import json
 import os
 import shutil
+import time
 from collections import Counter
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
-from pathlib import Path, PurePosixPath
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
 
-from pretrain.shards import IMAGES, OpenFile, members, open_index
-from shared.errors import DataError, UsageError
-from shared.image import BadImage, decode_image, image_size
+from pretrain.pack_jobs import write_shards
+from pretrain.pack_shard import Note, Task, Treatment, finished, learn
+from pretrain.restart import jpegtran
+from pretrain.shard_index import index_places
+from pretrain.sources import Entry, Source, find_source
+from shared.errors import DataError, Stopped, UsageError
 
-OTHER_IMAGES = ("bmp", "gif", "tif", "tiff", "avif", "heic", "jp2", "ppm", "jfif")  # named when left out
-CLASS_FOLDERS = "expected FOLDER/<class>/<image> or FOLDER/train/<class>/<image>"
+PATIENCE = 3.0  # seconds in which the processes of a packing that was killed have noticed
 
 
 @dataclass(frozen=True)
 class Packed:
-    """What was written: samples per split, classes, shards, bytes of image files; what was left out, with reasons."""
+    """What was written.
+
+    samples: by split. bytes: of image files. shrunk, marked: images that were resized, and that have restart markers.
+    skipped: what was left out, with reasons. kept: shards that an earlier, unfinished packing had made.
+    """
 
     samples: dict[str, int]
     classes: list[str]
     shards: int
     bytes: int
     skipped: list[tuple[str, str]]
-
-
-class Source(NamedTuple):
-    """Files of a folder or a tar: their paths inside it, and how to read one."""
-
-    paths: list[PurePosixPath]
-    read: Callable[[PurePosixPath], bytes]
-
-
-class Item(NamedTuple):
-    """One image on its way into a shard."""
-
-    path: PurePosixPath
-    key: str
-    label: int
+    shrunk: int = 0
+    marked: int = 0
+    kept: int = 0
 
 
 def pack(
-    folder: str | Path,
+    place: str | Path,
     out: str | Path,
     *,
+    kind: str | None = None,
+    root: str | Path | None = None,
     shard_size: int = 10_000,
     shard_bytes: int = 2 * 10**9,
     val_share: float = 0.0,
+    short_side: int | None = None,
+    restart_markers: bool = False,
     verify: bool = False,
+    jobs: int = 1,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Packed:
-    """Write the images of class folders into shards.
+    """Write images into shards; go on where an earlier packing of the same was stopped.
 
     Args:
-        folder: class folders, or train and val folders of them, or a plain tar of either.
+        place: class folders, or train and val folders of them; a plain tar of either; a list; TFRecords.
         out: a folder that is empty or does not exist yet.
-        shard_size, shard_bytes: samples and bytes at which a shard is full.
-        val_share: of the images go to val, chosen by a hash of the name; for folders without a val of their own.
+        kind: "folder", "list" or "tfrecord", where `place` does not tell.
+        root: folder that the paths of a list count from.
+        shard_size, shard_bytes: images, and bytes of them as they are read, at which a shard is full.
+        val_share: of the images go to val, chosen by a hash of the name; for data without a val of its own.
+        short_side: in pixels, to which larger images are shrunk.
+        restart_markers: write JPEGs so that a crop decodes its own rows only; needs the program jpegtran.
         verify: decode every image instead of reading its header only.
+        jobs: processes, each writing a shard.
         progress: told the images done and their total.
 
     Raises:
-        DataError: no class folders, nothing readable, or `out` holds something.
-        UsageError: a number out of range.
+        DataError: nothing to pack or nothing readable, a damaged record, or `out` holds something.
+        UsageError: a number out of range, or no jpegtran.
+        Stopped: interrupted, with finished shards to go on from.
     """
-    folder, out = Path(folder), Path(out)
+    place, out = Path(place), Path(out)
     if shard_size < 1 or shard_bytes < 1 or not 0 <= val_share < 1:
         raise UsageError("shards hold at least one sample, and the share for val is from 0 to below 1")
+    if jobs < 1 or (short_side is not None and short_side < 1):
+        raise UsageError("--jobs and --short-side are at least 1; leave them out for all cores and images as they are")
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise DataError(f"{out} is there already and not empty; name another folder or remove it first")
-    source = _from_tar(folder) if folder.is_file() else _from_folder(folder)
-    splits, classes, skipped = _layout(source.paths, str(folder), val_share, wrapped=folder.is_file())
-    partial = out.with_name(f".{out.name}.partial-{os.getpid()}")
-    writer = Writer(partial, source, shard_size, shard_bytes, verify, progress, sum(map(len, splits.values())))
+    treatment = Treatment(verify, short_side, jpegtran() if restart_markers else None)
+    source = find_source(place, kind=kind, root=None if root is None else Path(root), val_share=val_share)
+    shards = {split: list(cut(entries, shard_size, shard_bytes)) for split, entries in source.splits.items()}
     try:
-        partial.mkdir(parents=True)
-        (partial / "classes.txt").write_text("".join(f"{name}\n" for name in classes), encoding="utf-8")
-        for split, items in splits.items():
-            writer.split(split, items)
-        if not writer.samples["train"]:
-            raise DataError(f"no image of {folder} can be read, for example {writer.skipped[0]}; look at the files")
-        partial.replace(out)
+        with unfinished(out, stamp(source, shards, treatment)) as partial:
+            made, kept = make(tasks_of(shards, partial), treatment, jobs, progress)
+            packed = summary(place, source, made, kept)
+            settle(partial, made, packed.classes, out)
     except OSError as error:
         raise DataError(f"cannot write {out}: {error.strerror}; make room or name another folder") from None
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
-    return Packed(dict(writer.samples), classes, writer.shards, writer.bytes, skipped + writer.skipped)
+    return packed
 
 
-@dataclass
-class Writer:
-    """Shards of one output folder, one split after another; counts what it writes."""
-
-    folder: Path
-    source: Source
-    shard_size: int
-    shard_bytes: int
-    verify: bool
-    progress: Callable[[int, int], None]
-    total: int
-    samples: Counter[str] = field(default_factory=Counter)
-    skipped: list[tuple[str, str]] = field(default_factory=list)
-    shards: int = 0
-    bytes: int = 0
-    done: int = 0
-
-    def split(self, split: str, items: list[Item]) -> None:
-        """Write the shards of one split; those without a readable image leave none behind."""
-        from webdataset.writer import ShardWriter  # slow to import
-
-        options: dict[str, Any] = {"encoder": False, "mtime": 0, "format": "PAX_FORMAT"}  # same input, same bytes
-        writer = None
-        for path, key, label in items:
-            data = self.readable(path)
-            if data is not None:
-                if writer is None:  # it opens its first shard at once
-                    pattern = str(self.folder / split).replace("%", "%%") + "-%06d.tar"
-                    writer = ShardWriter(
-                        pattern, self.shard_size, self.shard_bytes, self.close, 0, 0, self.open, **options
-                    )
-                writer.write({"__key__": key, path.suffix[1:].lower(): data, "cls": str(label).encode()})
-                self.samples[split] += 1
-                self.bytes += len(data)
-            self.done += 1
-            self.progress(self.done, self.total)
-        if writer is not None:
-            writer.close()
-
-    def readable(self, path: PurePosixPath) -> bytes | None:
-        try:
-            data = self.source.read(path)
-            if self.verify:
-                decode_image(data, upright=True)
-            else:
-                image_size(data)
-            return data
-        except (BadImage, OSError) as error:
-            self.skipped.append((str(path), str(error)))
-            return None
-
-    def open(self, name: str):
-        self.file = open(name, "wb")  # noqa: SIM115 - `close` closes it
-        return self.file
-
-    def close(self, name: str) -> None:
-        """A shard is whole: bring it to disk, and read it back for its index."""
-        self.file.flush()
-        os.fsync(self.file.fileno())
-        self.file.close()
-        open_index(Path(name))
-        self.shards += 1
+Made = list[tuple[Task, Note]]
 
 
-def _from_folder(folder: Path) -> Source:
-    if not folder.is_dir():
-        raise DataError(f"there is no folder or tar {folder}; look at the path")
-    paths = [
-        PurePosixPath(*(Path(place) / name).relative_to(folder).parts)
-        for place, _, names in os.walk(folder, followlinks=True)
-        for name in names
+def tasks_of(shards: dict[str, list[Sequence[Entry]]], partial: Path) -> list[Task]:
+    return [
+        Task(partial / "shards" / f"{split}-{n:06d}.tar", partial / "notes" / f"{split}-{n:06d}.json", entries)
+        for split, parts in shards.items()
+        for n, entries in enumerate(parts)
     ]
-    return Source(paths, lambda path: (folder / path).read_bytes())
 
 
-def _from_tar(path: Path) -> Source:
-    """A tar is read where it lies: members are found in one pass, then read by offset. Nothing is extracted."""
-    found = {PurePosixPath(m.name): (m.offset_data, m.size) for m in members(path) if m.isreg() and not m.issparse()}
-    file = OpenFile(path)
-
-    def read(name: PurePosixPath) -> bytes:
-        offset, size = found[name]
-        return os.pread(file.descriptor, size, offset)
-
-    return Source(list(found), read)
-
-
-Splits = dict[str, list[Item]]
+def make(tasks: list[Task], treatment: Treatment, jobs: int, progress: Callable[[int, int], None]) -> tuple[Made, int]:
+    """Write the shards that are not there yet -> every task with its note, and how many were there."""
+    notes = [finished(task) for task in tasks]
+    left = [task for task, note in zip(tasks, notes, strict=True) if note is None]
+    total = sum(len(task.entries) for task in tasks)
+    done = total - sum(len(task.entries) for task in left)
+    new = iter(write_shards(left, treatment, jobs, lambda more: progress(done + more, total)))
+    made = [(task, next(new) if note is None else note) for task, note in zip(tasks, notes, strict=True)]
+    return made, len(tasks) - len(left)
 
 
-def _layout(
-    paths: list[PurePosixPath], name: str, val_share: float, *, wrapped: bool
-) -> tuple[Splits, list[str], list[tuple[str, str]]]:
-    """Which file is which class of which split -> (items by split in the order of writing, classes, left out)."""
-    seen = sorted(path for path in paths if not any(part.startswith(".") for part in path.parts))
-    skipped = [(str(p), "shards hold " + ", ".join(IMAGES)) for p in seen if p.suffix[1:].lower() in OTHER_IMAGES]
-    images = [path for path in seen if path.suffix[1:].lower() in IMAGES]
-    if not images:
-        raise DataError(f"there is no {', '.join(IMAGES)} in {name}; {CLASS_FOLDERS}")
-    depth = 0
-    while wrapped and _is_wrapper(images, depth):  # tars tend to hold one folder that holds everything
-        depth += 1
-    roots: dict[str, list[PurePosixPath]] = {}
-    for path in images:
-        roots.setdefault(path.parts[depth], []).append(path)
-    if any(len(path.parts) > depth + 2 for path in roots.get("train", [])):
-        val = next((root for root in ("val", "validation", "test") if root in roots), "val")
-        parts, depth = {"train": roots["train"], "val": roots.get(val, [])}, depth + 1
-    else:
-        parts = {"train": images, "val": []}
-    classes = sorted({_class_of(path, depth) for path in parts["train"]})
-    if any("\n" in name for name in classes):
-        raise DataError(f"a class folder of {name} has a line break in its name; rename it")
-    for path in parts["val"]:
-        if _class_of(path, depth) not in classes:
-            raise DataError(f"class folder '{path.parent}' of val is not in train; rename it or add it to train")
-    number = {name: i for i, name in enumerate(classes)}
-    splits = {split: list(_items(part, depth, number)) for split, part in parts.items()}
-    if val_share and parts["val"]:
-        raise UsageError(f"{name} has a val of its own; leave the share for val at 0")
-    if val_share:
-        splits = {"train": [], "val": []}
-        for item in _items(images, depth, number):
-            splits["val" if _hash(f"val {item.key}") < val_share * 2**64 else "train"].append(item)
-    return {split: sorted(items, key=lambda item: _hash(item.key)) for split, items in splits.items()}, classes, skipped
+def cut(entries: Sequence[Entry], count: int, size: int) -> Iterator[Sequence[Entry]]:
+    """Entries -> those of one shard after another: full at `count` of them, or when their bytes reach `size`."""
+    first = held = 0
+    for n, entry in enumerate(entries):
+        if n > first and (n - first >= count or held >= size):
+            yield entries[first:n]
+            first, held = n, 0
+        held += entry.size
+    if len(entries) > first:
+        yield entries[first:]
 
 
-def _is_wrapper(images: list[PurePosixPath], depth: int) -> bool:
-    names = {path.parts[depth] for path in images}
-    return len(names) == 1 and names != {"train"} and all(len(path.parts) > depth + 2 for path in images)
+def stamp(source: Source, shards: dict[str, list[Sequence[Entry]]], treatment: Treatment) -> str:
+    """Which image goes where, and how: in one word, by which an unfinished packing knows its own."""
+    told = hashlib.sha256(json.dumps([source.classes, source.skipped, asdict(treatment)]).encode())
+    for split, parts in shards.items():
+        for n, part in enumerate(parts):
+            for entry in part:
+                told.update(os.fsencode(f"{split}\0{n}\0{entry.key}\0{entry.label}\n"))
+    return told.hexdigest()
 
 
-def _class_of(path: PurePosixPath, depth: int) -> str:
-    if len(path.parts) < depth + 2:
-        raise DataError(f"image {path} lies outside any class folder; {CLASS_FOLDERS}")
-    return path.parts[depth]
+@contextmanager
+def unfinished(out: Path, word: str) -> Iterator[Path]:
+    """The folder beside OUT in which it comes into being; it stays if it holds finished shards when packing stops."""
+    partial = out.with_name(f".{out.name}.partial")
+    partial.mkdir(parents=True, exist_ok=True)
+    with (partial / "lock").open("w") as lock:
+        _lock(lock.fileno(), out)
+        known, folders = partial / "stamp", (partial / "shards", partial / "notes")
+        if not _shards_in(partial):
+            for folder in folders:
+                shutil.rmtree(folder, ignore_errors=True)
+        elif not known.is_file() or known.read_text() != word:
+            raise DataError(
+                f"{partial} holds an unfinished packing of other images or with other options; finish it with those, "
+                f"or remove it to begin anew"
+            )
+        known.write_text(word)
+        for folder in folders:
+            folder.mkdir(exist_ok=True)
+        try:
+            yield partial
+        except KeyboardInterrupt:
+            if not (kept := _shards_in(partial)):
+                raise
+            raise Stopped(f"packing was interrupted, {kept} shards are kept; run the same again to go on") from None
+        finally:
+            if not _shards_in(partial):
+                shutil.rmtree(partial, ignore_errors=True)
 
 
-def _items(paths: list[PurePosixPath], depth: int, number: dict[str, int]) -> Iterator[Item]:
-    """Keys are the path without its extension; a key ends at the first dot of its name, so dots become underscores."""
-    taken: set[str] = set()
-    for path in paths:
-        inner = PurePosixPath(*path.parts[depth:])
-        key = base = str(inner.parent / inner.stem.replace(".", "_"))
-        count = 1
-        while key in taken:  # a.jpg beside a.png
-            key, count = f"{base}-{count + 1}", count + 1
-        taken.add(key)
-        yield Item(path, key, number[_class_of(path, depth)])
+def _shards_in(partial: Path) -> int:
+    return len(list((partial / "shards").glob("*.tar")))
 
 
-def _hash(word: str) -> int:
-    return int.from_bytes(hashlib.sha256(word.encode("utf-8", "surrogateescape")).digest()[:8])
+def _lock(descriptor: int, out: Path) -> None:
+    until = time.monotonic() + PATIENCE
+    while True:
+        with suppress(BlockingIOError):
+            return fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if time.monotonic() > until:
+            raise DataError(f"another packing is writing to {out}; wait for it, or name another folder")
+        time.sleep(0.1)
+
+
+def summary(place: Path, source: Source, made: Made, kept: int) -> Packed:
+    """What the notes of all shards come to. Raises DataError if no image could be read, or classes disagree."""
+    samples: Counter[str] = Counter()
+    classes: dict[str, str] = {}
+    for task, note in made:
+        samples[task.shard.name.rpartition("-")[0]] += note.samples
+        for number, name in note.classes.items():
+            learn(classes, number, name)
+    notes = [note for _, note in made]
+    skipped = [*source.skipped, *((name, reason) for note in notes for name, reason in note.skipped)]
+    if not any(samples.values()):
+        raise DataError(f"no image of {place} can be read, for example {': '.join(skipped[-1])}; look at the files")
+    count = max(note.classes_to for note in notes)
+    return Packed(
+        samples={split: number for split, number in samples.items() if number},
+        classes=source.classes or [classes.get(str(n), f"class-{n}") for n in range(count)],
+        shards=sum(note.samples > 0 for note in notes),
+        bytes=sum(note.bytes for note in notes),
+        skipped=skipped,
+        shrunk=sum(note.shrunk for note in notes),
+        marked=sum(note.marked for note in notes),
+        kept=kept,
+    )
+
+
+def settle(partial: Path, made: Made, classes: list[str], out: Path) -> None:
+    """Everything is there: number the shards without gaps, write the classes down, and take the name OUT."""
+    (partial / "shards" / "classes.txt").write_text("".join(f"{name}\n" for name in classes), encoding="utf-8")
+    taken: Counter[str] = Counter()
+    for shard in (task.shard for task, note in made if note.samples):
+        split = shard.name.rpartition("-")[0]
+        if (to := shard.with_name(f"{split}-{taken[split]:06d}.tar")) != shard:  # one before held no readable image
+            shard.replace(to)
+            index_places(shard)[0].replace(index_places(to)[0])
+        taken[split] += 1
+    (partial / "shards").replace(out)

@@ -25,7 +25,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
-from pretrain.shards import BLOCK, IMAGES, damaged, is_remote, outside, parse_class, split_name, stacked
+from pretrain.shard_index import BLOCK, parse_class, split_name
+from pretrain.shards import IMAGES, damaged, is_remote, outside, stacked
 from shared.errors import DataError
 from shared.feed import plainly, start_worker
 from shared.image import BadImage, decode_image

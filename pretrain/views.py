@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -17,18 +18,56 @@ import torch.nn.functional as F
 from torch import Tensor
 
 View = Callable[[Tensor, np.random.Generator], Tensor]
+Box = tuple[int, int, int, int]  # top, left, height, width
+
+
+@runtime_checkable
+class Framed(Protocol):
+    """A view that says where it will look before it sees a pixel, so that only those rows need decoding.
+
+    `view(image, rng)` is `view.inside(image, view.box(height, width, rng), rng)`, to the bit. `inside` may be given an
+    image of fewer rows, with the box counted from its first.
+    """
+
+    def __call__(self, image: Tensor, rng: np.random.Generator) -> Tensor: ...
+    def box(self, height: int, width: int, rng: np.random.Generator) -> Box | None:
+        """Size of an image -> the box of it that is looked at; None, without a number drawn, for all of it."""
+        ...
+
+    def inside(self, image: Tensor, box: Box, rng: np.random.Generator) -> Tensor: ...
 
 
 class Compose:
-    """One transform after another."""
+    """One transform after another; framed, if the first is."""
 
     def __init__(self, views: Sequence[View]) -> None:
         self.views = list(views)
+        self.framed = self.views[0] if self.views and isinstance(self.views[0], Framed) else None
 
     def __call__(self, image: Tensor, rng: np.random.Generator) -> Tensor:
         for view in self.views:
             image = view(image, rng)
         return image.contiguous()
+
+    def box(self, height: int, width: int, rng: np.random.Generator) -> Box | None:
+        return self.framed.box(height, width, rng) if self.framed is not None else None
+
+    def inside(self, image: Tensor, box: Box, rng: np.random.Generator) -> Tensor:
+        assert self.framed is not None  # nobody else names a box
+        image = self.framed.inside(image, box, rng)
+        for view in self.views[1:]:
+            image = view(image, rng)
+        return image.contiguous()
+
+
+class Several:
+    """The same view several times over, each with its own luck: a tuple of tensors."""
+
+    def __init__(self, view: View, count: int) -> None:
+        self.view, self.count = view, count
+
+    def __call__(self, image: Tensor, rng: np.random.Generator) -> tuple[Tensor, ...]:
+        return tuple(self.view(image, rng) for _ in range(self.count))
 
 
 class RandomResizedCrop:
@@ -38,6 +77,7 @@ class RandomResizedCrop:
         size: of the result, one side or (height, width).
         scale: least and greatest share of the image's area.
         ratio: least and greatest width / height of the box, drawn evenly in the logarithm.
+        bicubic: resize with cubic rather than linear interpolation, as most self-supervised papers do.
     """
 
     def __init__(
@@ -46,13 +86,17 @@ class RandomResizedCrop:
         *,
         scale: tuple[float, float] = (0.08, 1.0),
         ratio: tuple[float, float] = (3 / 4, 4 / 3),
+        bicubic: bool = False,
     ) -> None:
-        self.size, self.scale, self.ratio = pair(size), scale, ratio
+        self.size, self.scale, self.ratio, self.bicubic = pair(size), scale, ratio, bicubic
 
     def __call__(self, image: Tensor, rng: np.random.Generator) -> Tensor:
-        return crop_resize(image, self.box(image.shape[-2], image.shape[-1], rng), self.size)
+        return self.inside(image, self.box(image.shape[-2], image.shape[-1], rng), rng)
 
-    def box(self, height: int, width: int, rng: np.random.Generator) -> tuple[int, int, int, int]:
+    def inside(self, image: Tensor, box: Box, rng: np.random.Generator) -> Tensor:
+        return crop_resize(image, box, self.size, bicubic=self.bicubic)
+
+    def box(self, height: int, width: int, rng: np.random.Generator) -> Box:
         """Size of an image -> (top, left, height, width) inside it, distributed as torchvision's."""
         low, high = math.log(self.ratio[0]), math.log(self.ratio[1])
         for _ in range(10):
@@ -63,7 +107,7 @@ class RandomResizedCrop:
                 return int(rng.integers(height - h + 1)), int(rng.integers(width - w + 1)), h, w
         return self.middle(height, width)
 
-    def middle(self, height: int, width: int) -> tuple[int, int, int, int]:
+    def middle(self, height: int, width: int) -> Box:
         """For images too narrow for the dice: the largest box of an allowed shape, centred."""
         w, h = width, height
         if width / height < self.ratio[0]:
@@ -95,22 +139,27 @@ class ResizeCenterCrop:
         self.size, self.share = pair(size), share
 
     def __call__(self, image: Tensor, rng: np.random.Generator | None = None) -> Tensor:
-        height, width = image.shape[-2:]
+        return self.inside(image, self.box(image.shape[-2], image.shape[-1]), rng)
+
+    def inside(self, image: Tensor, box: Box, rng: np.random.Generator | None = None) -> Tensor:
+        return crop_resize(image, box, self.size)
+
+    def box(self, height: int, width: int, rng: np.random.Generator | None = None) -> Box:
         # cropping first touches fewer pixels; the box is what the centre crop of the resized image would show
         grow = max(self.size[0] / height, self.size[1] / width) / self.share
         h = min(height, max(1, round(self.size[0] / grow)))
         w = min(width, max(1, round(self.size[1] / grow)))
-        return crop_resize(image, (round((height - h) / 2), round((width - w) / 2), h, w), self.size)
+        return round((height - h) / 2), round((width - w) / 2), h, w
 
 
-def crop_resize(image: Tensor, box: tuple[int, int, int, int], size: tuple[int, int]) -> Tensor:
-    """(3, H, W) uint8, (top, left, height, width) inside it -> (3, *size) uint8: bilinear, filtered when shrinking."""
+def crop_resize(image: Tensor, box: Box, size: tuple[int, int], *, bicubic: bool = False) -> Tensor:
+    """(3, H, W) uint8, (top, left, height, width) inside it -> (3, *size) uint8, filtered when shrinking."""
     top, left, height, width = box
     crop = image[None, :, top : top + height, left : left + width]
     if (height, width) != size:
         # colours side by side is the layout in which bytes are resized fastest
         crop = crop.contiguous(memory_format=torch.channels_last)
-        crop = F.interpolate(crop, size, mode="bilinear", antialias=True)
+        crop = F.interpolate(crop, size, mode="bicubic" if bicubic else "bilinear", antialias=True)
     return crop[0].contiguous()
 
 

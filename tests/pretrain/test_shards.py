@@ -15,7 +15,8 @@ import pytest
 import torch
 from PIL import Image
 
-from pretrain.shards import ShardSet, build_index, find_shards, index_places, members, open_index
+from pretrain.shard_index import build_index, index_places, members, open_index
+from pretrain.shards import ShardSet, find_shards
 from shared.errors import BadSample, DataError
 from shared.plan import rng_for
 
@@ -277,7 +278,7 @@ def test_what_is_no_tar_is_refused(content, tmp_path):
 def test_the_index_is_written_once_and_believed_after(folder, monkeypatch):
     first = ShardSet(find_shards(folder, "train"), keep)
     assert (folder / "train-000000.index.json").is_file()
-    monkeypatch.setattr("pretrain.shards.build_index", None)
+    monkeypatch.setattr("pretrain.shard_index.build_index", None)
     second = ShardSet(find_shards(folder, "train"), keep, verify=True)
     assert second.fingerprint == first.fingerprint and second.sizes == first.sizes
     assert np.array_equal(second.labels, first.labels) and second.read(6) == first.read(6)
@@ -299,7 +300,7 @@ def test_a_folder_that_cannot_be_written_has_its_index_in_the_cache(folder, cach
     monkeypatch.setattr(Path, "write_text", write_text)
     ShardSet(find_shards(folder, "train"), keep)
     assert not list(folder.glob("*.json")) and len(list(cache.rglob("*.index.json"))) == 2
-    monkeypatch.setattr("pretrain.shards.build_index", None)
+    monkeypatch.setattr("pretrain.shard_index.build_index", None)
     assert len(ShardSet(find_shards(folder, "train"), keep)) == 8
 
 
