@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from torch import Tensor, nn
 
+from shared.errors import UsageError
 from shared.pixels import PixelStats
 
 
@@ -23,11 +25,22 @@ class Backbone(nn.Module, ABC):
     maps: what `forward_features` returns, finest first; strides of 4 and more, one map per stride.
     width: channels of the pooled vector that `forward` returns.
     pixels: the statistics its published weights expect, or None when it has random weights.
+    only: the one image size (height, width) that it takes, or None when it takes any.
     """
 
     maps: tuple[MapInfo, ...]
     width: int
     pixels: PixelStats | None = None
+    only: tuple[int, int] | None = None
+
+    def check_size(self, size: Sequence[int]) -> None:
+        """Raise UsageError for an image of (height, width) that it does not take."""
+        if self.only is not None and tuple(size) != self.only:
+            height, width = self.only
+            raise UsageError(
+                f"this backbone takes images of {height}x{width} alone, and got {size[0]}x{size[1]}; "
+                f"give --size {height} {width}, or take a backbone without a fixed size"
+            )
 
     @abstractmethod
     def forward_features(self, x: Tensor) -> list[Tensor]:

@@ -12,7 +12,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from backbones.base import Backbone
-from backbones.timm_zoo import map_reach
+from backbones.reach import map_reach
 from shared.errors import UsageError
 
 

@@ -1,20 +1,22 @@
 """Backbones that timm already writes well, under the names the recipes use. Any other timm name works as it is.
 
 The right-hand columns say how the seed's network differs from timm's default of that name; parameter counts are equal
-to the seed's in every row. `drop_path` is the stochastic depth that comes with the name.
+to the seed's in every row. `drop_path` is the stochastic depth that comes with the name. `aws` is what the seed's own
+program built where that is not what the paper says: `--aws-compat` takes it instead.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
+from itertools import pairwise
 from typing import Any, NamedTuple
 
-import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 
 from backbones import backbone
 from backbones.base import Backbone, MapInfo
+from backbones.reach import map_reach, only_size
 from shared.errors import UsageError, WeightsError
 from shared.pixels import PixelStats
 
@@ -22,8 +24,13 @@ from shared.pixels import PixelStats
 class Row(NamedTuple):
     """timm's name, the arguments that differ from its defaults, and where the maps come out when not where timm says.
 
+    args: a function among them gives the argument when called, so that the table itself imports no timm.
     last_tap: (block, channels) of the coarsest map, for nets whose last timm feature already holds a head convolution.
     after_neck: the single map comes out of the net's own neck.
+    published: the name under which timm has weights, where those are of a net that differs from this row's.
+    mend: what is changed in the finished network.
+    aws: the network as the seed's program built it.
+    vetted: its maps are known to be as promised at any image size; other nets are asked when they are built.
     """
 
     timm_name: str
@@ -31,12 +38,36 @@ class Row(NamedTuple):
     drop_path: float = 0.0
     last_tap: tuple[int, int] | None = None
     after_neck: bool = False
+    published: str | None = None
+    mend: Callable[[Any], None] | None = None
+    aws: Row | None = None
+    vetted: bool = True
 
 
 def rms_norm() -> Any:
     from timm.layers.norm import RmsNorm
 
     return RmsNorm
+
+
+def leaky_relu() -> Any:
+    return partial(nn.LeakyReLU, negative_slope=0.1)  # the paper's slope; timm's is 0.01
+
+
+def relu_before_upsampling(net: Any) -> None:
+    """HRNet: a ReLU after every 1x1 convolution that leads to a finer branch."""
+    for module in net.modules():
+        into: Any
+        for i, into in enumerate(getattr(module, "fuse_layers", None) or ()):
+            for way in into[i + 1 :]:
+                way[2] = nn.Sequential(nn.ReLU(inplace=True), way[2])
+
+
+def without_first_convolution(net: Any) -> None:
+    """DarkNet: the image goes straight into the first strided convolution."""
+    first = net.stages[0].conv_down.conv
+    net.stem[0] = nn.Identity()
+    net.stages[0].conv_down.conv = type(first)(3, first.out_channels, 3, stride=2, padding=1, bias=False)
 
 
 VIT_REG4_M16 = {
@@ -53,6 +84,8 @@ VIT_DET_M16 = {
 }  # fmt: skip
 
 VIT_SAM = {"use_abs_pos": True, "neck_chans": 256}
+STEM64 = {"stem_width": 64}
+LEAKY = {"act_layer": leaky_relu}
 
 # fmt: off
 ZOO = {
@@ -77,16 +110,17 @@ ZOO = {
     "vit_sam_b16":                       Row("samvit_base_patch16_224", VIT_SAM, 0.1, after_neck=True),
     "resnet_v1_50":                      Row("resnet50"),
     # seed 004: the six backbones; V1_b strides in the 3x3, V1_d has a 64-64-128 stem and pooled shortcuts
-    "hrnet_w32c":                        Row("hrnet_w32"),
+    "hrnet_w32c":                        Row("hrnet_w32", aws=Row("hrnet_w32", mend=relu_before_upsampling)),
     "resnet50_v1b":                      Row("resnet50"),
-    "resnet50_v1d":                      Row("resnet50d", {"stem_width": 64}),
+    "resnet50_v1d":                      Row("resnet50d", STEM64, aws=Row("resnet50c", STEM64)),  # no pooling
     "resnet101_v1b":                     Row("resnet101"),
-    "resnet101_v1d":                     Row("resnet101d", {"stem_width": 64}),
-    "darknet53":                         Row("darknet53"),
+    "resnet101_v1d":                     Row("resnet101d", STEM64, aws=Row("resnet101c", STEM64)),
+    "darknet53":                         Row("darknet53", LEAKY, published="darknet53.c2ns_in1k",
+                                             aws=Row("darknet53", LEAKY, mend=without_first_convolution)),
 }
 # fmt: on
+ASKED: dict[tuple[str, tuple], tuple[int, int] | None] = {}  # by name and size: the answer is that of the first net
 SIZE_FREE = ("dynamic_img_size", "strict_img_size")  # how timm's fixed-size nets are told to take any size
-PROBE = 64  # pixels a side; enough for every stride there is
 
 
 class TimmBackbone(Backbone):
@@ -96,12 +130,24 @@ class TimmBackbone(Backbone):
         row: which, and how it differs.
         pretrained: fetch timm's published weights.
         drop_path: stochastic depth; None takes what comes with the name.
+        img_size: height and width that position tables are made for; None takes what comes with the name.
+        aws_compat: the network as the seed's program built it, where that is not what its paper says.
     """
 
-    def __init__(self, row: Row, *, pretrained: bool = False, drop_path: float | None = None) -> None:
+    def __init__(
+        self,
+        row: Row,
+        *,
+        pretrained: bool = False,
+        drop_path: float | None = None,
+        img_size: tuple[int, int] | None = None,
+        aws_compat: bool = False,
+    ) -> None:
         super().__init__()
+        row = as_aws_has_it(row, pretrained) if aws_compat else row
         rate = row.drop_path if drop_path is None else drop_path
-        self.net = create(row, pretrained, {"drop_path_rate": rate} if rate else {})
+        sized = {"img_size": tuple(img_size)} if img_size else {}
+        self.net = create(row, pretrained, sized | ({"drop_path_rate": rate} if rate else {}))
         infos = [MapInfo(f["num_chs"], f["reduction"]) for f in getattr(self.net, "feature_info", None) or []]
         if not infos or not hasattr(self.net, "forward_intermediates"):
             raise UsageError(f"timm's {row.timm_name} has no feature maps to offer; take another backbone")
@@ -115,16 +161,22 @@ class TimmBackbone(Backbone):
         self.width = int(getattr(self.net, "head_hidden_size", None) or self.net.num_features)
         if row.after_neck and row.args["neck_chans"]:
             self.maps = (MapInfo(row.args["neck_chans"], self.maps[-1].stride),)
-        if pretrained:
-            told = self.net.pretrained_cfg
-            self.pixels = PixelStats(tuple(told["mean"]), tuple(told["std"]))
+        told = self.net.pretrained_cfg if hasattr(self.net, "pretrained_cfg") else {}
+        self.pixels = PixelStats(tuple(told["mean"]), tuple(told["std"])) if pretrained else None
+        own = tuple(img_size or told.get("input_size", (224, 224))[-2:])
+        if not row.vetted:
+            if (row.timm_name, own) not in ASKED:
+                ASKED[row.timm_name, own] = only_size(self, own)  # type: ignore[arg-type]
+            self.only = ASKED[row.timm_name, own]
 
     def forward_features(self, x: Tensor) -> list[Tensor]:
+        self.check_size(x.shape[-2:])
         if self.after_neck:
             return [self.net.forward_features(x)]
         return list(self.net.forward_intermediates(x, indices=self.taps, intermediates_only=True))
 
     def forward(self, x: Tensor) -> Tensor:
+        self.check_size(x.shape[-2:])
         return self.net(x)
 
     def blocks(self) -> list[list[nn.Parameter]]:
@@ -134,9 +186,10 @@ class TimmBackbone(Backbone):
         if len(self.maps) == 1:  # a plain ViT has no stages: its blocks are the steps one can freeze
             return self.blocks()
         reach = map_reach(self)
-        if len(reach[0]) > 0.5 * len(reach[-1]):  # branches side by side, as in HRNet: the finest map needs them all
-            return self.grouped(coarse=True)
         weights, stem = dict(self.named_parameters()), {id(p) for p in self.blocks()[0]}
+        nested = all(finer <= coarser for finer, coarser in pairwise(reach))
+        if not nested or all(id(weights[name]) in stem for name in reach[0]):
+            return self.grouped(coarse=True)  # branches side by side, as in HRNet, or a stem beyond the finest map
         staged: list[list[nn.Parameter]] = [[p for p in weights.values() if id(p) in stem]]
         seen = {name for name, p in weights.items() if id(p) in stem}
         for names in reach:
@@ -148,17 +201,45 @@ class TimmBackbone(Backbone):
     def grouped(self, *, coarse: bool) -> list[list[nn.Parameter]]:
         from timm.models._manipulate import group_parameters
 
-        groups = group_parameters(self.net, self.net.group_matcher(coarse=coarse))
+        matcher = self.net.group_matcher(coarse=coarse) if hasattr(self.net, "group_matcher") else usual_groups(coarse)
+        groups = group_parameters(self.net, matcher)
         weights = dict(self.net.named_parameters())
-        return [[weights[name] for name in names] for _, names in sorted(groups.items())]
+        return [[weights[name] for name in names] for _, names in sorted(groups.items()) if names]
+
+
+def usual_groups(coarse: bool) -> dict[str, Any]:
+    """How most networks of timm are grouped, for those that do not say."""
+    blocks = r"^stages\.(\d+)" if coarse else [(r"^stages\.(\d+)\.blocks\.(\d+)", None), (r"^stages\.(\d+)", (0,))]
+    return {"stem": r"^stem", "blocks": blocks}
+
+
+def as_aws_has_it(row: Row, pretrained: bool) -> Row:
+    if row.aws is None:
+        raise UsageError(f"the seed's program built {row.timm_name} as its paper has it; leave --aws-compat out")
+    if pretrained:
+        raise WeightsError("nobody publishes weights for --aws-compat networks; leave one of the two out")
+    return row.aws
 
 
 def create(row: Row, pretrained: bool, args: dict[str, Any]) -> Any:
     """The timm network without its classifier, told to take images of any size where it has to be told."""
+    if pretrained and row.published:
+        raise WeightsError(
+            f"timm's published weights are those of a net that differs from this one; name that: {row.published}"
+        )
+    net = call_timm(row, pretrained, {k: v() if callable(v) else v for k, v in row.args.items()} | args)
+    if row.mend is not None:
+        row.mend(net)
+    embed: Any = getattr(net, "patch_embed", None)
+    if hasattr(embed, "dynamic_img_pad"):  # patches that do not divide an image look over its edge
+        embed.dynamic_img_pad = True
+    return net
+
+
+def call_timm(row: Row, pretrained: bool, args: dict[str, Any]) -> Any:
     import timm
     from timm.models.vision_transformer import VisionTransformer
 
-    args = {k: v() if v is rms_norm else v for k, v in row.args.items()} | args
     if row.timm_name == "vision_transformer":  # a ViT that no entry point of timm spells
         if pretrained:
             raise WeightsError(
@@ -170,6 +251,10 @@ def create(row: Row, pretrained: bool, args: dict[str, Any]) -> Any:
         try:
             return timm.create_model(row.timm_name, pretrained=pretrained, num_classes=0, **args, **extra)
         except TypeError as error:
+            if "img_size" in args and "'img_size'" in str(error):
+                raise UsageError(
+                    f"timm's {row.timm_name} has no tables for an image size; leave the size out"
+                ) from None
             if option is None or option not in str(error):
                 raise
         except Exception as error:
@@ -183,40 +268,12 @@ def create(row: Row, pretrained: bool, args: dict[str, Any]) -> Any:
     raise AssertionError("the last option always returns or raises")
 
 
-def map_reach(net: Backbone) -> list[set[str]]:
-    """Which parameters each map depends on, by name; asked of autograd with tensors that hold no memory."""
-    state = {name: torch.empty_like(value, device="meta") for name, value in net.state_dict().items()}
-    weights = {name: state[name].requires_grad_() for name, _ in net.named_parameters()}
-    was_training = net.training
-    net.eval()
-    with torch.enable_grad():
-        image = torch.zeros(1, 3, PROBE, PROBE, device="meta")
-        maps = functional_call(MapsOf(net), {f"net.{name}": value for name, value in state.items()}, image)
-        reach = []
-        for x in maps:
-            gradients = torch.autograd.grad(x.sum(), list(weights.values()), retain_graph=True, allow_unused=True)
-            reach.append({name for name, found in zip(weights, gradients, strict=True) if found is not None})
-    net.train().train(was_training)  # back through train mode, where TinyViT drops what it cached
-    return reach
-
-
-class MapsOf(nn.Module):
-    """A backbone whose forward is its maps."""
-
-    def __init__(self, net: Backbone) -> None:
-        super().__init__()
-        self.net = net
-
-    def forward(self, x: Tensor) -> list[Tensor]:
-        return self.net.forward_features(x)
-
-
 @backbone.otherwise
 def any_timm_net(name: str) -> partial | None:
     """A backbone by its timm name, such as `resnet18` or `convnext_tiny.fb_in22k`."""
     import timm
 
-    return partial(TimmBackbone, Row(name)) if timm.is_model(name) else None
+    return partial(TimmBackbone, Row(name, vetted=False)) if timm.is_model(name) else None
 
 
 for name, row in ZOO.items():

@@ -15,6 +15,8 @@ from torch import Tensor
 from backbones.base import Backbone
 from shared.errors import UsageError
 
+MAKES_TOKENS = ("cls_token", "reg_token", "dist_token", "patch_embed", "pos_embed", "norm_pre", "blocks", "norm")
+
 
 def forward_tokens(backbone: Backbone, x: Tensor, keep: Tensor | None = None) -> Tensor:
     """(B, 3, H, W), indices (B, M) of the patches to see, counted row by row -> (B, M, width); all N patches without.
@@ -22,16 +24,17 @@ def forward_tokens(backbone: Backbone, x: Tensor, keep: Tensor | None = None) ->
     Patches that are not kept cost nothing and are never seen: they leave before the first block.
     """
     net = vit_of(backbone)
-    x = net.patch_embed(x)
-    if x.dim() == 3:  # nets of one fixed size flatten their patches themselves
-        x = x.unflatten(1, net.patch_embed.grid_size)
-    x = net._pos_embed(x)
+    x = net._pos_embed(net.patch_embed(x))
     if keep is not None:
         prefix = net.num_prefix_tokens
-        kept = x[:, prefix:].gather(1, keep[..., None].expand(-1, -1, x.shape[-1]))
-        x = torch.cat((x[:, :prefix], kept), 1)
+        x = torch.cat((x[:, :prefix], take_tokens(x[:, prefix:], keep)), 1)
     x = net.norm(net.blocks(net.norm_pre(x)))
     return x[:, net.num_prefix_tokens :]
+
+
+def take_tokens(x: Tensor, indices: Tensor) -> Tensor:
+    """(B, N, D), (B, M) -> (B, M, D): of each image the tokens of these indices."""
+    return x.gather(1, indices[..., None].expand(-1, -1, x.shape[-1]))
 
 
 def token_grid(backbone: Backbone, size: tuple[int, int]) -> tuple[int, int]:
@@ -50,9 +53,12 @@ def token_grid(backbone: Backbone, size: tuple[int, int]) -> tuple[int, int]:
 
 
 def has_tokens(backbone: Backbone) -> bool:
+    """Is it a vision transformer that cuts the image into patches, each of which it embeds by itself?"""
+    from timm.layers.patch_embed import PatchEmbed
     from timm.models.vision_transformer import VisionTransformer
 
-    return isinstance(getattr(backbone, "net", None), VisionTransformer)
+    net = getattr(backbone, "net", None)
+    return isinstance(net, VisionTransformer) and isinstance(net.patch_embed, PatchEmbed)
 
 
 def vit_of(backbone: Backbone) -> Any:
@@ -69,9 +75,22 @@ def vit_of(backbone: Backbone) -> Any:
     return backbone.net
 
 
+def freeze_beyond_tokens(backbone: Backbone) -> list[str]:
+    """Parameters that no token depends on, such as a pooling head: no loss on tokens reaches them. Their names."""
+    idle = [name for name, _ in vit_of(backbone).named_parameters() if name.split(".")[0] not in MAKES_TOKENS]
+    for name in idle:
+        backbone.get_parameter(f"net.{name}").requires_grad_(False)
+    return idle
+
+
 def fix_sincos_positions(backbone: Backbone) -> None:
-    """Give a ViT fixed sine-cosine positions in place of learned ones: half the channels for rows, half for columns."""
+    """Give a ViT fixed sine-cosine positions in place of learned ones: half the channels for rows, half for columns.
+
+    A ViT without positions of this kind is left as it is.
+    """
     net = vit_of(backbone)
+    if net.pos_embed is None:
+        return
     rows, cols = net.patch_embed.grid_size
     patches = sincos_positions(rows, cols, net.embed_dim)
     prefix = net.pos_embed.shape[1] - len(patches)

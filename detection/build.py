@@ -2,29 +2,29 @@
 
 from __future__ import annotations
 
-import logging
 from typing import Any, NamedTuple
 
 from backbones import backbone
 from backbones.base import Backbone
 from backbones.freeze import freeze, freeze_batch_norm, freeze_stages, freeze_unreached
+from backbones.inherit import fill, find_parent, inherit, is_stale, keep, kept_args, rebuild
 from detection.nets import Detector, detector
 from detection.recipe import DetectRecipe, FreezeConfig, ModelConfig
+from shared import dist
 from shared.card import Exported, check_pixels, expected_pixels
 from shared.errors import UsageError, WeightsError
 from shared.pixels import PixelStats, pixel_stats
-from shared.store import Store, Transfer
-
-log = logging.getLogger(__name__)
+from shared.store import NotThere, Store, Transfer
 
 
 class Standing(NamedTuple):
-    """A backbone, its pixel statistics, and where its weights came from."""
+    """A backbone, its pixel statistics, where its weights came from, and what it was built with besides its name."""
 
     net: Backbone
     stats: PixelStats
     parent: Exported | None
     transfer: Transfer | None
+    args: dict[str, Any] = {}
 
 
 def backbone_name(model: ModelConfig, store: Store) -> str:
@@ -55,7 +55,7 @@ def stand(recipe: DetectRecipe, store: Store, *, load: bool = True) -> Standing:
     """
     model = recipe.model
     name = backbone_name(model, store)
-    options: dict[str, Any] = {} if model.drop_path is None else {"drop_path": model.drop_path}
+    options = drop_path_of(model)
     if model.backbone_tag is None:
         if model.backbone_epoch is not None:
             raise WeightsError("--backbone-epoch picks an epoch of a tag; name it with --backbone-tag")
@@ -64,15 +64,55 @@ def stand(recipe: DetectRecipe, store: Store, *, load: bool = True) -> Standing:
         if told and net.pixels and told != net.pixels:
             raise WeightsError(f"timm's {name} expects other pixels than {recipe.data.rgb_mode}; leave --rgb-mode out")
         return Standing(net, told or net.pixels or pixel_stats("imagenet"), None, None)
-    parent = store.find(name, model.backbone_tag, model.backbone_epoch)
+    parent, nothing = None, None
+    try:
+        parent = store.find(name, model.backbone_tag, model.backbone_epoch)
+    except NotThere as refusal:
+        nothing = refusal
+    if parent is None or ("@" not in model.backbone_tag and is_stale(store, parent)):
+        heir = inherited(recipe, store, name, kept_args(parent.card) if parent else {}, load=load)
+        if heir is not None:
+            return heir
+    if parent is None:
+        raise nothing or AssertionError("an export is found or refused")
+    stats = pixels_of(parent, recipe)
+    net = rebuild(parent.card, **options)
+    transfer = fill(store, net, parent, model.allow_missing) if load else None
+    return Standing(net, stats, parent, transfer, kept_args(parent.card))
+
+
+def inherited(recipe: DetectRecipe, store: Store, name: str, args: dict[str, Any], *, load: bool) -> Standing | None:
+    """The backbone on what another one's tag becomes by a conversion, kept in the store; None when none leads here.
+
+    Args:
+        args: what the backbone is built with besides its name.
+    """
+    model = recipe.model
+    assert model.backbone_tag is not None
+    net = backbone.build(name, **args, **drop_path_of(model))
+    parent = find_parent(store, name, net, model.backbone_tag, model.backbone_epoch)
+    if parent is None:
+        return None
+    stats = pixels_of(parent, recipe)
+    if not load:
+        return Standing(net, stats, parent, None, args)
+    heir = inherit(store, parent, name, net, model.allow_missing)
+    if dist.is_main() and not recipe.runtime.dry_run:
+        parent = keep(store, heir, name, args=args)
+    return Standing(net, stats, parent, heir.transfer, args)
+
+
+def drop_path_of(model: ModelConfig) -> dict[str, Any]:
+    return {} if model.drop_path is None else {"drop_path": model.drop_path}
+
+
+def pixels_of(parent: Exported, recipe: DetectRecipe) -> PixelStats:
+    """The statistics a backbone's weights expect, which the recipe may confirm and cannot change."""
     if parent.card.kind != "backbone":
         raise WeightsError(f"{parent} is a {parent.card.kind} and no backbone; name a tag that `pretrain` exported")
-    stats = expected_pixels(parent)
     if recipe.data.rgb_mode is not None:
         check_pixels(parent, pixel_stats(recipe.data.rgb_mode))
-    net = backbone.build(name, **options)
-    transfer = store.load(net, parent, allow_missing=model.allow_missing) if load else None
-    return Standing(net, stats, parent, transfer)
+    return expected_pixels(parent)
 
 
 def build_detector(recipe: DetectRecipe, net: Backbone, num_classes: int) -> Detector:

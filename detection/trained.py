@@ -54,7 +54,7 @@ class Trained:
             )
         self.exported, self.device = exported, device
         self.classes = ClassMap.from_dict(card.classes)
-        net = backbone.build(card.args["backbone"])
+        net = backbone.build(card.args["backbone"], **card.args.get("backbone_args", {}))
         built = detector.build(card.args["network"], net, len(self.classes), **card.args["network_args"])
         Store(exported.path.parents[2]).load(built, exported)
         self.task = DetectTask(built, expected_pixels(exported)).to(device).eval()

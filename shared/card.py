@@ -17,6 +17,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from shared.errors import UsageError, WeightsError
@@ -38,6 +39,8 @@ class Card:
     pixels: mean and std the weights expect.
     classes: names, and for a detector the source category ids, by output.
     parents: cards these weights grew from: {arch, tag, digest}.
+    conversion: how they were made from a parent of another kind: name, what was changed, what kept its initial value.
+    source: where imported weights are from: file, sha256, layout, and what the importer was told.
     data: fingerprint and size of the training data.
     """
 
@@ -51,6 +54,8 @@ class Card:
     pixels: dict[str, list[float]] = field(default_factory=dict)
     classes: dict[str, Any] = field(default_factory=dict)
     parents: list[dict[str, str]] = field(default_factory=list)
+    conversion: dict[str, Any] = field(default_factory=dict)
+    source: dict[str, Any] = field(default_factory=dict)
     data: dict[str, Any] = field(default_factory=dict)
     metrics: dict[str, float] = field(default_factory=dict)
     recipe: dict[str, Any] = field(default_factory=dict)
@@ -133,6 +138,19 @@ def read_tensors(exported: Exported) -> dict[str, Tensor]:
         return load_file(path)
     except (SafetensorError, ValueError) as error:
         raise WeightsError(f"{path} is not a safetensors file ({error}); export the weights again") from None
+
+
+def read_shapes(exported: Exported) -> dict[str, Tensor]:
+    """The tensors of an export without their values: on the meta device, where they have shapes and no memory."""
+    from safetensors import SafetensorError, safe_open
+
+    path = exported.path / "model.safetensors"
+    try:
+        with safe_open(path, "pt") as file:
+            shapes = {name: file.get_slice(name).get_shape() for name in file.keys()}  # noqa: SIM118 - no mapping
+    except (OSError, SafetensorError) as error:
+        raise WeightsError(f"{path} is not a safetensors file ({error}); export the weights again") from None
+    return {name: torch.empty(shape, device="meta") for name, shape in shapes.items()}
 
 
 def expected_pixels(exported: Exported) -> PixelStats:

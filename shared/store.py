@@ -4,13 +4,12 @@
                                   card.json              what they are, how they came to be, how good they were
 
 A tag loads or refuses. `Store.put` writes a folder that is never changed again; `Store.find` turns `vicreg`,
-`vicreg@3fa9c1` or `vicreg` at an epoch into exactly one such folder; `Store.load` checks every byte against the card
-and every tensor against the module, and says what it did in a transfer report. There is no third outcome.
+`vicreg@3fa9c1` or `vicreg` at an epoch into exactly one such folder; `Store.load` checks every byte against the card,
+and `transfer.py` every tensor against the module. There is no third outcome.
 """
 
 from __future__ import annotations
 
-import fnmatch
 import hashlib
 import json
 import os
@@ -18,43 +17,24 @@ import shutil
 import time
 import uuid
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
 from shared.card import SHORT, Card, Exported, check_name, listed, read_card, read_tensors
 from shared.errors import UsageError, WeightsError
+from shared.recipe import recipes_for
 from shared.registry import suggest
 from shared.state import file_digest, sync_folder
+from shared.transfer import Fit, Transfer, fill, not_finite, unshared
+
+PRIVATE = ("il-all", "il-common")  # tags in published commands whose weights and pictures nobody publishes
 
 
-@dataclass(frozen=True, kw_only=True)
-class Transfer:
-    """What happened when weights met a module: what matched, was missing or left over, and how far it was moved."""
-
-    source: str
-    digest: str
-    matched_tensors: int
-    total_tensors: int
-    matched_params: int
-    total_params: int
-    missing: list[str]
-    unexpected: list[str]
-    converted: list[str]
-    moved: float
-
-    def __str__(self) -> str:
-        words = (
-            f"{self.source}: {self.matched_tensors}/{self.total_tensors} tensors, "
-            f"{self.matched_params / 1e6:.2f} M/{self.total_params / 1e6:.2f} M parameters, "
-            f"mean |change| from initialisation {self.moved:.3g}"
-        )
-        for what, names in (("converted", self.converted), ("missing", self.missing), ("left over", self.unexpected)):
-            words += f"; {what}: {listed(names)}" if names else ""
-        return words
+class NotThere(WeightsError):
+    """Nothing lies under that tag: no such folder, or no export of that epoch or digest in it."""
 
 
 class Store:
@@ -134,7 +114,8 @@ class Store:
             epoch: the export of that epoch instead; 0 and None both mean the finished one.
 
         Raises:
-            WeightsError: there is none, or more than one is meant.
+            NotThere: there is none.
+            WeightsError: more than one is meant, or a card is damaged.
         """
         word, _, pin = tag.partition("@")
         shelves = sorted(
@@ -146,7 +127,7 @@ class Store:
             backbones = [p for p in shelves if any(e.card.kind == "backbone" for e in self.exports(p))]
             shelves = backbones or shelves
         if not shelves:
-            raise WeightsError(
+            raise NotThere(
                 f"no weights tagged '{word}'{f' for {arch}' if arch else ''} in {self.root}; {self.hint(arch, word)}"
             )
         if len(shelves) > 1:
@@ -163,12 +144,17 @@ class Store:
         if not exports:
             there = [f"{word}@{e.digest[:6]} (epoch {e.card.epoch})" for e in self.exports(shelves[0])]
             wanted = f"@{pin}" if pin else f" at epoch {epoch}" if epoch else " that is finished"
-            raise WeightsError(
+            raise NotThere(
                 f"{shelves[0].parent.name} has no '{word}'{wanted}; there is {listed(there) or 'nothing readable'}"
             )
         if pin and len(exports) > 1:
             raise WeightsError(f"'{tag}' could be {listed([e.digest for e in exports])}; give more of the digest")
         return exports[-1]
+
+    def archs(self, tag: str) -> list[str]:
+        """Whose weights there are under a tag, `tag` or `tag@digest`."""
+        word = tag.partition("@")[0]
+        return sorted(p.parent.name for p in self.root.glob("[!.]*/*") if p.is_dir() and p.name == word)
 
     def exports(self, shelf: Path, pin: str = "") -> list[Exported]:
         """The exports of one arch and tag, oldest first. None is passed over: a damaged one may be meant.
@@ -188,16 +174,22 @@ class Store:
         return sorted(found, key=lambda exported: exported.card.created)
 
     def hint(self, arch: str | None, tag: str) -> str:
-        """What there is instead, or how to make it."""
+        """What there is instead, and how to make it."""
+        if tag in PRIVATE:
+            train = f"pretrain train --model {arch or 'efficientnet_v2_m'}"
+            return f"nobody publishes it, its pictures are private; any tag of `{train}` serves in its place"
         tags = sorted({(p.parent.name, p.name) for p in self.root.glob("*/*") if p.is_dir()})
         here = [name for owner, name in tags if owner == arch] if arch else sorted({name for _, name in tags})
-        if here:
-            owner = f"{arch} has" if arch else "there are"
-            return f"{owner} {listed(here)}{suggest(tag, here)}"
         others = [owner for owner, name in tags if name == tag]
-        if others:
-            return f"{listed(others)} has that tag"
-        return f"make them with `pretrain train --model {arch or 'NAME'}`"
+        told = []
+        if here:
+            told.append(f"{f'{arch} has' if arch else 'there are'} {listed(here)}{suggest(tag, here)}")
+        elif others:
+            told.append(f"{listed(others)} has that tag")
+        recipes = [f"`pretrain train --recipe {name}`" for name in recipes_for(arch, tag)]
+        if recipes:
+            told.append(f"{' or '.join(recipes)} makes it")
+        return "; ".join(told) or f"make them with `pretrain train --model {arch or 'NAME'}`"
 
     def lineage(self, exported: Exported) -> list[dict[str, Any]]:
         """The export and its ancestors, nearest first, as far as the store holds them."""
@@ -229,106 +221,26 @@ class Store:
 
     # --- loading ----------------------------------------------------------------------------
 
-    def load(self, module: nn.Module, exported: Exported, *, allow_missing: Sequence[str] = ()) -> Transfer:
+    def load(
+        self, module: nn.Module, exported: Exported, *, allow_missing: Sequence[str] = (), fit: Fit | None = None
+    ) -> Transfer:
         """Fill a module with exported weights, or refuse and leave it as it was.
 
         Args:
             allow_missing: glob patterns of tensors that may be missing or of another shape; they keep their values.
+            fit: what is done to the tensors first, such as resizing position tables to the module's.
 
         Raises:
             WeightsError: the file is damaged or no safetensors file, or a tensor of the module is missing or misfits.
         """
-        tensors = read_tensors(exported)
-        mine = unshared(module)
-        missing = [name for name in mine if name not in tensors]
-        misfit = [name for name in mine if name in tensors and tensors[name].shape != mine[name].shape]
-        unexpected = [name for name in tensors if name not in mine]
-        refused = [n for n in missing + misfit if not any(fnmatch.fnmatch(n, pattern) for pattern in allow_missing)]
-        if refused or unexpected:
-            raise WeightsError(explain(exported, mine, tensors, refused, unexpected))
-        matched = [name for name in mine if name not in missing and name not in misfit]
-        learned = {name for name, _ in module.named_parameters()}
-        if not matched:
-            raise WeightsError(f"{exported} fills nothing of this module; give the tag of this very architecture")
-        broken = not_finite(tensors)
-        if broken:
-            raise WeightsError(f"{exported} holds values that are not finite in {listed(broken)}; train it again")
-        moved = distance(mine, tensors, [name for name in matched if name in learned])
-        if moved == 0:
-            raise WeightsError(
-                f"{exported} holds exactly the values the module already had; these weights were never trained"
-            )
-        with torch.no_grad():
-            for name in matched:
-                mine[name].copy_(tensors[name])
-        return Transfer(
+        tensors, converted = read_tensors(exported), []
+        if fit is not None:
+            tensors, converted = fit(tensors)
+        return fill(
+            module,
+            tensors,
             source=str(exported),
             digest=exported.digest,
-            matched_tensors=len(matched),
-            total_tensors=len(mine),
-            matched_params=sum(mine[name].numel() for name in matched if name in learned),
-            total_params=sum(p.numel() for p in module.parameters()),
-            missing=missing + misfit,
-            unexpected=unexpected,
-            converted=[],
-            moved=moved,
+            allow_missing=allow_missing,
+            converted=converted,
         )
-
-
-def explain(exported: Exported, mine: dict, tensors: dict, refused: list[str], unexpected: list[str]) -> str:
-    """Why these tensors cannot fill that module, in one sentence, with the commonest causes named."""
-    tail = name_of_common_prefix(mine, tensors)
-    if tail:
-        return f"{exported} does not fit: {tail}; export the backbone itself, without its wrapper"
-    matched = [name for name in mine if name in tensors and tensors[name].shape == mine[name].shape]
-    only_norms = matched and all(is_of_a_norm(name, mine) for name in matched)
-    said = []
-    misfit = [name for name in refused if name in tensors]
-    missing = [name for name in refused if name not in tensors]
-    if misfit:
-        shapes = [f"{n} {tuple(tensors[n].shape)} for {tuple(mine[n].shape)}" for n in misfit[:3]]
-        said.append(f"{len(misfit)} of another shape ({', '.join(shapes)}{', ...' if len(misfit) > 3 else ''})")
-    if missing:
-        said.append(f"{len(missing)} of {len(mine)} missing ({listed(missing)})")
-    if unexpected:
-        said.append(f"{len(unexpected)} unknown to it ({listed(unexpected)})")
-    only = " - only batch norm would be filled" if only_norms else ""
-    may_stay = "if that is meant, --allow-missing GLOB names what may stay"
-    way_out = may_stay if refused and not unexpected else "give the tag of this very architecture"
-    return f"{exported} does not fit: tensors {', '.join(said)}{only}; {way_out}"
-
-
-def name_of_common_prefix(mine: dict, tensors: dict) -> str:
-    for ours, theirs, place in ((mine, tensors, "the file's"), (tensors, mine, "the module's")):
-        shortest = min(ours, key=len, default="")
-        prefixes = {name[: -len(shortest)] for name in theirs if shortest and name.endswith("." + shortest)}
-        for prefix in prefixes:
-            if prefix and sum(prefix + name in theirs for name in ours) > 0.9 * len(ours):
-                return f"{place} names all begin with '{prefix}' and the others do not"
-    return ""
-
-
-def is_of_a_norm(name: str, mine: dict) -> bool:
-    """Batch norm is known by its running statistics."""
-    return name.rpartition(".")[0] + ".running_mean" in mine
-
-
-def unshared(module: nn.Module) -> dict[str, Tensor]:
-    """The module's tensors, each stored once even when two names share it."""
-    kept: dict[str, Tensor] = {}
-    seen: set[int] = set()
-    for name, value in module.state_dict(keep_vars=True).items():
-        if isinstance(value, Tensor) and id(value) not in seen:
-            seen.add(id(value))
-            kept[name] = value
-    return kept
-
-
-def not_finite(tensors: dict[str, Tensor]) -> list[str]:
-    return [name for name, value in tensors.items() if value.is_floating_point() and not value.isfinite().all()]
-
-
-def distance(mine: dict[str, Tensor], theirs: dict[str, Tensor], names: list[str]) -> float:
-    """Mean absolute difference over all parameters."""
-    total = sum(float((mine[n].detach().cpu().double() - theirs[n].double()).abs().sum()) for n in names)
-    return total / max(sum(theirs[n].numel() for n in names), 1)

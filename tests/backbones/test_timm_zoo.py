@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import time
+from typing import Any
+
 import pytest
+import timm
 import torch
 from torch import nn
 
 from backbones import backbone
-from backbones.timm_zoo import ZOO, map_reach
+from backbones.reach import map_reach
+from backbones.timm_zoo import ZOO
 from shared.errors import UsageError, WeightsError
 
 
-def rates(net: nn.Module) -> list[float]:
+def rates(net: nn.Module) -> list[Any]:
     """Stochastic depth of every residual branch that has some."""
     return [layer.drop_prob for layer in net.modules() if type(layer).__name__ == "DropPath" and layer.drop_prob]
 
@@ -24,7 +29,7 @@ def test_drop_path_comes_with_the_name_unless_it_is_told() -> None:
         assert rates(backbone.build("resnet_v1_50")) == []
 
 
-@pytest.mark.parametrize("name", ["resnet18", "mobilenet_v4_m", "test_efficientnet", "convnext_atto"])
+@pytest.mark.parametrize("name", ["resnet18", "mobilenet_v4_m", "test_efficientnet", "convnext_atto", "vgg11_bn"])
 def test_stage_k_ends_where_the_kth_map_does(name: str) -> None:
     with torch.device("meta"):
         net = backbone.build(name)
@@ -84,3 +89,103 @@ def test_network_without_maps_is_refused(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr("timm.create_model", lambda *_, **__: nn.Linear(1, 1))  # every net of timm has maps by now
     with pytest.raises(UsageError, match="timm's resnet18 has no feature maps to offer; take another backbone"):
         backbone.build("resnet18")
+
+
+def test_stages_of_branches_side_by_side_are_those_of_the_network() -> None:
+    """HRNet's finest map needs every branch, so its stages cannot end where maps do."""
+    with torch.device("meta"):
+        net = backbone.build("hrnet_w18_small")
+    names = {id(p): name for name, p in net.named_parameters()}
+    parts = [{names[id(p)].split(".")[1] for p in stage} for stage in net.stages()]
+    assert parts[1:5] == [{"layer1", "transition1"}, {"stage2", "transition2"}, {"stage3", "transition3"}, {"stage4"}]
+    assert sorted(id(p) for stage in net.stages() for p in stage) == sorted(id(p) for p in net.parameters())
+
+
+def test_asking_which_parameters_a_map_needs_is_quick() -> None:
+    with torch.device("meta"):
+        net = backbone.build("resnet18")
+    map_reach(net)
+    begun = time.process_time()
+    map_reach(net)
+    assert time.process_time() - begun < 1
+
+
+# --- as the seed's program built it ---------------------------------------------------------
+
+
+@pytest.mark.parametrize(("name", "count"), [("resnet50_v1d", 25_680_808), ("darknet53", 41_592_296)])
+def test_aws_networks_have_the_parameters_of_the_seeds(name: str, count: int) -> None:
+    with torch.device("meta"):
+        net = backbone.build(name, aws_compat=True)
+    assert sum(p.numel() for p in net.parameters()) + (net.width + 1) * 1000 == count
+
+
+def test_aws_hrnet_adds_no_negative_value_on_the_way_to_a_finer_branch() -> None:
+    nets: list[Any] = [backbone.build("hrnet_w32c", aws_compat=told).eval() for told in (True, False)]
+    nets[1].load_state_dict(nets[0].state_dict())  # the same tensors under the same names
+    lowest: list[list[float]] = [[], []]
+    for net, seen in zip(nets, lowest, strict=True):
+        for way in (way for into in net.net.stage3[0].fuse_layers for way in into if isinstance(way, nn.Sequential)):
+            if isinstance(way[0], nn.Conv2d) and way[0].kernel_size == (1, 1):
+                way.register_forward_hook(lambda *told, seen=seen: seen.append(float(told[2].min())))
+    x = torch.randn(1, 3, 64, 64)
+    with torch.no_grad():
+        fine = [net.forward_features(x)[0] for net in nets]
+    assert len(lowest[0]) == len(lowest[1]) == 3 and min(lowest[0]) == 0 and max(lowest[1]) < 0
+    assert not torch.allclose(*fine)
+
+
+def test_darknet_is_leaky_by_a_tenth_and_aws_leaves_its_first_convolution_out() -> None:
+    for told, channels in ((False, 32), (True, 3)):
+        net: Any = backbone.build("darknet53", aws_compat=told)
+        slopes = {layer.negative_slope for layer in net.modules() if isinstance(layer, nn.LeakyReLU)}
+        assert slopes == {0.1} and net.net.stages[0].conv_down.conv.in_channels == channels
+        assert net.forward_features(torch.zeros(1, 3, 64, 96))[0].shape == (1, 128, 16, 24)
+
+
+def test_aws_resnet_v1d_does_not_pool_its_shortcuts() -> None:
+    pools = []
+    for told in (False, True):
+        net: Any = backbone.build("resnet50_v1d", aws_compat=told)
+        pools.append(sum(isinstance(layer, nn.AvgPool2d) for layer in net.net.layer2.modules()))
+        assert net.net.conv1[0].out_channels == 64 and net.net.conv1[6].out_channels == 128
+    assert pools == [1, 0]
+
+
+def test_network_that_aws_built_as_its_paper_has_it_says_so() -> None:
+    with pytest.raises(UsageError, match="built resnet50 as its paper has it; leave --aws-compat out"):
+        backbone.build("resnet50_v1b", aws_compat=True)
+    with pytest.raises(WeightsError, match="nobody publishes weights for --aws-compat networks; leave one"):
+        backbone.build("hrnet_w32c", aws_compat=True, pretrained=True)
+
+
+def test_published_weights_of_a_net_that_differs_are_named() -> None:
+    with pytest.raises(WeightsError, match="of a net that differs from this one; name that: darknet53.c2ns_in1k"):
+        backbone.build("darknet53", pretrained=True)
+
+
+# --- sizes ----------------------------------------------------------------------------------
+
+
+def test_network_of_one_size_says_which_when_it_gets_another() -> None:
+    net = backbone.build("test_mlp_mixer" if "test_mlp_mixer" in timm.list_models() else "gmlp_s16_224")
+    assert net.only == (224, 224) and net.forward_features(torch.zeros(1, 3, 224, 224))[0].shape[-2:] == (14, 14)
+    for ask in (net, net.forward_features):
+        with pytest.raises(UsageError, match="takes images of 224x224 alone, and got 96x128; give --size 224 224"):
+            ask(torch.zeros(1, 3, 96, 128))
+
+
+def test_patches_that_do_not_divide_an_image_look_over_its_edge() -> None:
+    net = backbone.build("test_vit").eval()
+    with torch.no_grad():
+        assert net.forward_features(torch.zeros(1, 3, 100, 150))[0].shape[-2:] == (7, 10)
+        assert net(torch.zeros(1, 3, 100, 150)).shape == (1, net.width)
+
+
+def test_tables_are_made_for_the_size_that_is_told() -> None:
+    with torch.device("meta"):
+        net: Any = backbone.build("vit_det_m16_rms", img_size=(672, 672))
+    assert net.net.pos_embed.shape == (1, 42, 42, 512) and net.net.blocks[2].attn.rel_pos_h.shape == (83, 64)
+    assert sum(p.numel() for p in net.parameters()) == pytest.approx(39.18e6, rel=1e-3)  # the seed's own count at 672
+    with pytest.raises(UsageError, match="timm's resnet50 has no tables for an image size; leave the size out"):
+        backbone.build("resnet_v1_50", img_size=(320, 320))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import torch
 from torch import nn
 
 from backbones import backbone
+from backbones.timm_zoo import Row, TimmBackbone
 from detection.build import backbone_name, build_detector, stand
 from detection.recipe import DetectRecipe
 from detection.task import DetectTask
@@ -171,6 +173,86 @@ def test_stochastic_depth_reaches_the_backbone(store: Store) -> None:
     net = stand(recipe(backbone=ARCH, drop_path=0.3), store).net
     rates = [layer.drop_prob for layer in net.modules() if type(layer).__name__ == "DropPath"]
     assert max(rates) == pytest.approx(0.3)
+
+
+# --- weights that have to be converted ------------------------------------------------------
+
+
+@pytest.fixture
+def hiera(store: Store, card: Callable[..., Card], monkeypatch: pytest.MonkeyPatch) -> Exported:
+    """A small Hiera under the tag `mim`, and a small HieraDet on offer that nobody has trained."""
+    backbone.names()
+    small = {"embed_dim": 16, "num_heads": 1, "stages": (1, 1, 2, 1)}
+    parent = Row("hiera_tiny_224", small | {"abs_win_pos_embed": True})
+    monkeypatch.setitem(backbone.builders, "small_hiera", partial(TimmBackbone, parent))
+    child = Row("sam2_hiera_base_plus", small | {"global_att_blocks": (2,), "global_pos_size": (14, 14)})
+    monkeypatch.setitem(backbone.builders, "small_hieradet", partial(TimmBackbone, child))
+    return store.put(backbone.build("small_hiera"), card(arch="small_hiera", tag="mim"))
+
+
+def test_tag_of_a_backbone_that_can_become_the_one_asked_for_is_converted_and_kept(
+    store: Store, hiera: Exported
+) -> None:
+    standing = stand(recipe(backbone="small_hieradet", backbone_tag="mim"), store)
+    assert standing.transfer is not None and standing.parent is not None
+    assert standing.transfer.converted == ["net.pos_embed_window"] and standing.transfer.missing == []
+    assert "small_hiera mim" in str(standing.transfer) and "as small_hieradet by hiera-to-hieradet" in str(
+        standing.transfer
+    )
+    assert standing.parent.card.arch == "small_hieradet" and standing.parent.card.parents == [hiera.reference]
+    assert [node["arch"] for node in store.lineage(standing.parent)] == ["small_hieradet", "small_hiera"]
+    again = stand(recipe(backbone="small_hieradet", backbone_tag="mim"), store)
+    assert again.parent == standing.parent and same(again.net, standing.net), "the second time it is simply there"
+
+
+def test_dry_run_converts_and_writes_nothing(store: Store, hiera: Exported) -> None:
+    standing = stand(recipe(backbone="small_hieradet", backbone_tag="mim", dry_run=True), store)
+    assert standing.transfer is not None and standing.parent == hiera
+    assert [exported.digest for exported in store.all()] == [hiera.digest]
+
+
+def test_conversion_follows_a_parent_that_is_trained_again_unless_a_digest_is_named(
+    store: Store, hiera: Exported, card: Callable[..., Card]
+) -> None:
+    first = stand(recipe(backbone="small_hieradet", backbone_tag="mim"), store)
+    newer = store.put(backbone.build("small_hiera"), card(arch="small_hiera", tag="mim"))
+    second = stand(recipe(backbone="small_hieradet", backbone_tag="mim"), store)
+    assert second.parent is not None and second.parent.card.parents == [newer.reference]
+    assert not same(first.net, second.net) and first.parent is not None
+    pinned = stand(recipe(backbone="small_hieradet", backbone_tag=f"mim@{first.parent.digest}"), store)
+    assert pinned.parent == first.parent and same(pinned.net, first.net)
+
+
+def test_conversion_picks_the_epoch_that_is_asked_for(store: Store, hiera: Exported, card: Callable[..., Card]) -> None:
+    early = store.put(backbone.build("small_hiera"), card(arch="small_hiera", tag="mim", epoch=1, finished=False))
+    standing = stand(recipe(backbone="small_hieradet", backbone_tag="mim", backbone_epoch=1), store)
+    assert standing.parent is not None and standing.parent.card.parents == [early.reference]
+    assert standing.parent.card.epoch == 1 and not standing.parent.card.finished
+
+
+def test_pixels_that_disagree_are_refused_before_anything_is_converted(store: Store, hiera: Exported) -> None:
+    with pytest.raises(WeightsError, match="expects pixels of mean"):
+        stand(recipe(backbone="small_hieradet", backbone_tag="mim", rgb_mode="birder"), store)
+    assert len(store.all()) == 1
+
+
+def test_tag_that_cannot_be_converted_is_missing_as_ever(store: Store, hiera: Exported) -> None:
+    with pytest.raises(WeightsError, match="no weights tagged 'mim' for test_resnet .*small_hiera has that tag"):
+        stand(recipe(backbone=ARCH, backbone_tag="mim"), store)
+
+
+def test_backbone_is_built_as_its_weights_were(store: Store, card: Callable[..., Card]) -> None:
+    net = backbone.build("test_vit", img_size=(96, 96))
+    store.put(net, card(arch="test_vit", args={"img_size": [96, 96], "drop_path": 0.5}))
+    standing = stand(recipe(backbone="test_vit", backbone_tag="supervised"), store)
+    assert same(standing.net, net) and standing.args == {"img_size": [96, 96]}
+    assert not any(type(layer).__name__ == "DropPath" for layer in standing.net.modules())
+
+
+def test_position_tables_of_another_size_are_resampled_and_reported(store: Store, card: Callable[..., Card]) -> None:
+    store.put(backbone.build("test_vit", img_size=(96, 96)), card(arch="test_vit"))
+    standing = stand(recipe(backbone="test_vit", backbone_tag="supervised"), store)
+    assert standing.transfer is not None and standing.transfer.converted == ["net.pos_embed"]
 
 
 # --- what is frozen -------------------------------------------------------------------------

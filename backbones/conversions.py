@@ -1,0 +1,218 @@
+"""Weights of one backbone become those of another: each conversion has a name, and says what may stay as it began.
+
+    vit-to-vitdet       a plain ViT -> windows, relative positions and a neck; Li et al., "Exploring Plain Vision
+                        Transformer Backbones for Object Detection", 2022
+    hiera-to-hieradet   a Hiera with window positions -> images of any size, windows to the end; Bolya et al., "Window
+    hieradet-to-hiera   Attention is Bugged", 2023
+    resize              position and window tables to another size
+
+A conversion is a function {tensors of the parent} -> {tensors of the child}; what it cannot place it leaves in, and
+`shared.transfer.fill` refuses. Layer scales without a place in the child go into the projection before them, exactly.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from fnmatch import fnmatch
+from math import isqrt
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from backbones.base import Backbone
+from shared.errors import WeightsError
+
+Tensors = dict[str, Tensor]
+SPECIAL = ("net.cls_token", "net.reg_token")  # tokens of a ViT that are no patches
+SCALES = {"ls1.gamma": "attn.proj", "ls2.gamma": "mlp.fc2"}  # a layer scale, and the projection before it
+
+
+class Conversion(NamedTuple):
+    """One way from weights to weights.
+
+    reads: are these tensors of a parent it knows?
+    writes: is this net a child it knows?
+    convert: tensors of the parent -> tensors of the child.
+    may_stay: patterns of the child's tensors that a parent has nothing for.
+    """
+
+    name: str
+    reads: Callable[[Tensors], bool]
+    writes: Callable[[Any], bool]
+    convert: Callable[[Tensors, Backbone], Tensors]
+    may_stay: tuple[str, ...] = ()
+
+    def __call__(self, tensors: Tensors, child: Backbone) -> tuple[Tensors, list[str]]:
+        """The child's tensors, and the names of those that are not the parent's own under the same name."""
+        made, _ = fit_sizes(fold_scales(self.convert(tensors, child), child), child)
+        return made, [name for name, value in made.items() if value is not tensors.get(name)]
+
+    def lets_stay(self, name: str) -> bool:
+        return any(fnmatch(name, pattern) for pattern in self.may_stay)
+
+
+def conversion_for(tensors: Tensors, child: Backbone) -> Conversion | None:
+    """The conversion that leads from a parent's tensors to this child, or None when there is none."""
+    net = getattr(child, "net", None)
+    return next((way for way in CONVERSIONS if way.writes(net) and way.reads(tensors)), None)
+
+
+# --- the ways -------------------------------------------------------------------------------
+
+
+def vit_to_vitdet(tensors: Tensors, child: Backbone) -> Tensors:
+    """Patches keep their positions, as a grid; other tokens and the final norm have no place. The child's neck is new.
+
+    Raises:
+        WeightsError: the positions are those of no square image.
+    """
+    gone = (*SPECIAL, "net.norm.", "net.fc_norm.", "net.head")
+    made = {name: value for name, value in tensors.items() if not name.startswith(gone)}
+    others = sum(tensors[name].shape[1] for name in SPECIAL if name in tensors)
+    made["net.pos_embed"] = as_grid(tensors["net.pos_embed"], others)
+    return made
+
+
+def as_grid(positions: Tensor, others: int) -> Tensor:
+    """(1, N, C) -> (1, side, side, C), without those of other tokens, where these have positions at all."""
+    count = positions.shape[1]
+    for ahead in (others, 0):
+        side = isqrt(max(count - ahead, 0))
+        if side * side == count - ahead:
+            return positions[:, ahead:].unflatten(1, (side, side))
+    raise WeightsError(f"{count} positions are those of no square image; train the parent on square ones")
+
+
+def hiera_to_hieradet(tensors: Tensors, child: Backbone) -> Tensors:
+    return {renamed(name, "net.pos_embed_win", "net.pos_embed_window"): value for name, value in tensors.items()}
+
+
+def hieradet_to_hiera(tensors: Tensors, child: Backbone) -> Tensors:
+    return {renamed(name, "net.pos_embed_window", "net.pos_embed_win"): value for name, value in tensors.items()}
+
+
+def renamed(name: str, old: str, new: str) -> str:
+    return new if name == old else name
+
+
+def fold_scales(tensors: Tensors, child: Backbone) -> Tensors:
+    """gamma * (W x + b) = (gamma W) x + gamma b: the layer scales that the child lacks, inside its projections."""
+    places, made = child.state_dict().keys(), dict(tensors)
+    for name, gamma in tensors.items():
+        scale = next((scale for scale in SCALES if name.endswith(scale)), None)
+        if scale is None or name in places:
+            continue
+        before = name.removesuffix(scale) + SCALES[scale]
+        if {f"{before}.weight", f"{before}.bias"} <= made.keys():
+            del made[name]
+            made[f"{before}.weight"] = made[f"{before}.weight"] * gamma[:, None]
+            made[f"{before}.bias"] = made[f"{before}.bias"] * gamma
+    return made
+
+
+# --- sizes ----------------------------------------------------------------------------------
+
+
+def fit_sizes(tensors: Tensors, child: Backbone) -> tuple[Tensors, list[str]]:
+    """Position and window tables resampled to the sizes the child was built for; the tensors, and which were changed.
+
+    What is of another shape for another reason stays as it is, to be refused.
+    """
+    mine, changed = child.state_dict(), {}
+    for name, value in tensors.items():
+        place, _, leaf = name.rpartition(".")
+        if name in mine and mine[name].shape != value.shape and leaf in RESIZERS:
+            module = child.get_submodule(place)
+            resized = RESIZERS[leaf](value.float(), mine[name], module)
+            if resized is not None and resized.shape == mine[name].shape:
+                changed[name] = resized.to(value.dtype)
+    return tensors | changed, list(changed)
+
+
+def resized_positions(old: Tensor, like: Tensor, net: Any) -> Tensor | None:
+    """(1, N, C), (1, H, W, C) or (1, C, H, W) -> the same of another grid; tokens that are no patches keep theirs."""
+    if old.dim() == like.dim() == 4 and old.shape[-1] == like.shape[-1]:
+        return resampled(old.permute(0, 3, 1, 2), like.shape[1:3]).permute(0, 2, 3, 1)
+    if old.dim() == like.dim() == 4 and old.shape[1] == like.shape[1]:
+        return resampled(old, like.shape[2:])
+    grid = getattr(getattr(net, "patch_embed", None), "grid_size", None)
+    if old.dim() != 3 or like.dim() != 3 or grid is None or old.shape[2] != like.shape[2]:
+        return None
+    ahead = like.shape[1] - grid[0] * grid[1]
+    side = isqrt(max(old.shape[1] - ahead, 0))
+    if side * side != old.shape[1] - ahead:
+        return None
+    patches = old[:, ahead:].unflatten(1, (side, side)).permute(0, 3, 1, 2)
+    return torch.cat((old[:, :ahead], resampled(patches, grid).flatten(2).transpose(1, 2)), 1)
+
+
+def resized_line(old: Tensor, like: Tensor, module: Any) -> Tensor | None:
+    """(L, C) relative positions along one side, as SAM's attention stretches them."""
+    return F.interpolate(old.T[None], like.shape[0], mode="linear")[0].T
+
+
+def resized_window(old: Tensor, like: Tensor, module: Any) -> Tensor | None:
+    """(offsets, heads) of a Swin window."""
+    side = isqrt(old.shape[0])
+    tall, wide = (2 * edge - 1 for edge in module.window_size)
+    if side * side != old.shape[0] or tall * wide != like.shape[0]:
+        return None
+    return resampled(old.T.unflatten(1, (side, side))[None], (tall, wide))[0].flatten(1).T
+
+
+def resized_offsets(old: Tensor, like: Tensor, module: Any) -> Tensor | None:
+    """(heads, offsets) of a LeViT or TinyViT window: distances down and across, row by row."""
+    side, wanted = isqrt(old.shape[1]), isqrt(like.shape[1])
+    if side * side != old.shape[1] or wanted * wanted != like.shape[1]:
+        return None
+    return resampled(old.unflatten(1, (side, side))[None], (wanted, wanted))[0].flatten(1)
+
+
+def resampled(planes: Tensor, size: Any) -> Tensor:
+    """(1, C, h, w) -> (1, C, H, W)"""
+    return F.interpolate(planes, tuple(size), mode="bicubic", antialias=True)
+
+
+RESIZERS: dict[str, Callable[[Tensor, Tensor, Any], Tensor | None]] = {
+    "pos_embed": resized_positions,
+    "rel_pos_h": resized_line,
+    "rel_pos_w": resized_line,
+    "relative_position_bias_table": resized_window,
+    "attention_biases": resized_offsets,
+}
+
+
+# --- who is who -----------------------------------------------------------------------------
+
+
+def is_vit(tensors: Tensors) -> bool:
+    positions = tensors.get("net.pos_embed")
+    return positions is not None and positions.dim() == 3 and "net.blocks.0.attn.qkv.weight" in tensors
+
+
+def is_vitdet(net: Any) -> bool:
+    from timm.models.vision_transformer_sam import VisionTransformerSAM
+
+    return isinstance(net, VisionTransformerSAM)
+
+
+def is_hieradet(net: Any) -> bool:
+    from timm.models.hieradet_sam2 import HieraDet
+
+    return isinstance(net, HieraDet)
+
+
+def is_hiera(net: Any) -> bool:
+    from timm.models.hiera import Hiera
+
+    return isinstance(net, Hiera)
+
+
+CONVERSIONS = [
+    Conversion("vit-to-vitdet", is_vit, is_vitdet, vit_to_vitdet, ("net.neck.*", "*.rel_pos_h", "*.rel_pos_w")),
+    Conversion("hiera-to-hieradet", lambda t: "net.pos_embed_win" in t, is_hieradet, hiera_to_hieradet),
+    Conversion("hieradet-to-hiera", lambda t: "net.pos_embed_window" in t, is_hiera, hieradet_to_hiera),
+]
+RESIZE = Conversion("resize", lambda tensors: True, lambda net: True, lambda tensors, child: tensors)

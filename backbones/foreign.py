@@ -1,0 +1,262 @@
+"""Checkpoints of others: which layout a file has, and its tensors under the names of our own network.
+
+    file -> nested dicts -> the tensors inside -> names as timm's -> the part that is the backbone -> [heads left out]
+
+    plain              names of the network itself: timm, and torchvision where the two agree, as in ResNets
+    torchvision vit    encoder.layers.encoder_layer_0.ln_1 ...
+    vicreg             a ResNet, alone or behind `module.backbone.` beside its projector
+    i-jepa             encoder, predictor and target_encoder side by side; the target encoder is taken
+    mae                an encoder, alone or beside `decoder_blocks`
+    dinov2             register_tokens, w12 and w3, chunked blocks; class position apart
+    dinov3             storage_tokens, ls1.gamma, masked key bias
+    birder             its own names; by order, for the networks of its that stand in our table
+
+Nothing in a file is run: safetensors hold no code, and torch's reader is told to take tensors and plain values alone.
+Names are all that is settled here. Whether everything is there, and of the right shape, is for `shared.transfer.fill`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+from collections import Counter
+from collections.abc import Mapping
+from math import isqrt
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from backbones.base import Backbone
+from backbones.timm_zoo import ZOO
+from shared.card import listed
+from shared.errors import WeightsError
+from shared.pixels import PixelStats
+
+Tensors = dict[str, Tensor]
+# where files keep their tensors, best first: averaged weights before those they average
+INSIDE = (
+    "state_dict_ema", "model_ema", "target_encoder", "teacher",
+    "state_dict", "model", "model_state", "state", "encoder",
+)  # fmt: skip
+# what a file may hold besides a backbone, where the network has no such tensor
+BESIDES = re.compile(
+    r"(head|heads|head_dist|fc|classifier|last_linear|pre_logits|lm_head|dino_head|ibot_head|projector|predictor)\."
+    r"|(decoder_.*|mask_token|decoder_pos_embed)$|local_cls_norm\.|rope_embed\.periods$"
+    r"|.*\.(bias_mask|relative_position_index|relative_coords_table|attn_mask|attention_bias_idxs)$"
+)
+
+
+class Layout(NamedTuple):
+    """A way of naming. known_by: a name that only this layout has; rules: what is replaced, in order."""
+
+    name: str
+    known_by: str
+    rules: tuple[tuple[str, str], ...] = ()
+
+
+LAYOUTS = [
+    Layout(
+        "torchvision vit",
+        r"encoder_layer_0\.ln_1\.weight$",
+        (
+            (r"conv_proj\.", "patch_embed.proj."), (r"class_token$", "cls_token"),
+            (r"encoder\.pos_embedding$", "pos_embed"), (r"encoder\.layers\.encoder_layer_(\d+)\.", r"blocks.\1."),
+            (r"\.ln_(\d)\.", r".norm\1."), (r"self_attention\.in_proj_", "attn.qkv."),
+            (r"self_attention\.out_proj\.", "attn.proj."), (r"mlp\.(?:0|linear_1)\.", "mlp.fc1."),
+            (r"mlp\.(?:3|linear_2)\.", "mlp.fc2."), (r"encoder\.ln\.", "norm."),
+        ),
+    ),
+    Layout(
+        "dinov3",
+        r"storage_tokens$",
+        (
+            (r"storage_tokens$", "reg_token"), (r"\.ls(\d)\.gamma$", r".gamma_\1"), (r"mlp\.w1\.", "mlp.fc1_g."),
+            (r"mlp\.w2\.", "mlp.fc1_x."), (r"mlp\.w3\.", "mlp.fc2."),
+        ),
+    ),
+    Layout("mae", r"decoder_blocks\.0\.norm1\.weight$"),
+    Layout(
+        "dinov2",
+        r"register_tokens$|mlp\.w12\.weight$|mask_token$",
+        (
+            (r"register_tokens$", "reg_token"), (r"mlp\.w12\.", "mlp.fc1."), (r"mlp\.w3\.", "mlp.fc2."),
+            (r"blocks\.\d+\.(\d+)\.", r"blocks.\1."),
+        ),
+    ),
+    Layout("vicreg", r"projector\.0\.weight$"),
+]  # fmt: skip
+# birder registers the same tensors in the same order, but for what comes first in a block of these two
+FIRST_IN_A_BLOCK = {"regnet_y_4g": "downsample.", "hieradet_base": "norm1."}
+
+
+class Foreign(NamedTuple):
+    """A file understood.
+
+    layout: what it was taken for, in words.
+    tensors: under the names of our network.
+    left_out: names in the file that are no part of a backbone.
+    pixels: the statistics it says it was trained on, if it does.
+    """
+
+    layout: str
+    tensors: Tensors
+    left_out: list[str]
+    pixels: PixelStats | None
+
+
+def understand(content: Any, model: str, net: Backbone) -> Foreign:
+    """What a file's content is for the network of that name.
+
+    Raises:
+        WeightsError: it holds no tensors, nothing of this network, or this network twice.
+    """
+    if isinstance(content, Mapping) and "birder_version" in content:
+        return from_birder(content, model, net)
+    tensors, path = tensors_in(content)
+    wanted = {name.removeprefix("net.") for name in net.state_dict()}
+    layout = next((known for known in LAYOUTS if any(re.search(known.known_by, name) for name in tensors)), None)
+    if layout is not None:
+        tensors = {rewritten(name, layout): value for name, value in tensors.items()}
+    prefix = prefix_of(tensors, wanted, model)
+    inside = {name[len(prefix) :]: value for name, value in tensors.items() if name.startswith(prefix)}
+    inside = settled(inside, wanted, net)
+    left_out = [name for name in tensors if not name.startswith(prefix)]
+    left_out += [prefix + name for name in inside if name not in wanted and BESIDES.match(name)]
+    kept = {f"net.{name}": value for name, value in inside.items() if name in wanted or not BESIDES.match(name)}
+    words = layout.name if layout else "i-jepa" if path[:1] == ["target_encoder"] else "plain"
+    return Foreign(" ".join([words, *(f"({part})" for part in path)]), kept, left_out, None)
+
+
+def tensors_in(content: Any) -> tuple[Tensors, list[str]]:
+    """The tensors of nested dicts, and the keys on the way to them."""
+    if isinstance(content, Mapping):
+        for key in INSIDE:
+            if isinstance(content.get(key), Mapping) and content[key]:
+                tensors, path = tensors_in(content[key])
+                return tensors, [key, *path]
+        tensors = {str(name): value for name, value in content.items() if isinstance(value, Tensor)}
+        if tensors:
+            return tensors, []
+    raise WeightsError("the file holds no tensors by name; save the network's state_dict()")
+
+
+def rewritten(name: str, layout: Layout) -> str:
+    for pattern, replacement in layout.rules:
+        name = re.sub(pattern, replacement, name)
+    return name
+
+
+def prefix_of(names: Mapping[str, Any], wanted: set[str], model: str) -> str:
+    """What stands before the names of the network, such as `module.backbone.`; '' when nothing does."""
+    counts: Counter[str] = Counter()
+    for name in names:
+        starts = [0, *(match.end() for match in re.finditer(r"\.", name))]
+        counts.update(name[:start] for start in starts if name[start:] in wanted)
+    if not counts:
+        raise WeightsError(
+            f"the file holds nothing of {model}: it has {listed(list(names))} where that has {listed(sorted(wanted))}; "
+            f"name the --model it is of"
+        )
+    best = max(counts.values())
+    likeliest = [prefix for prefix, count in counts.items() if count == best]
+    if len(likeliest) > 1:
+        raise WeightsError(f"the file holds {model} as {listed(likeliest)}; save the one that is meant, alone")
+    return likeliest[0]
+
+
+def settled(tensors: Tensors, wanted: set[str], net: Backbone) -> Tensors:
+    """Tensors that others hold together or apart: class positions, and biases of queries, keys and values."""
+    made = dict(tensors)
+    if getattr(net.net, "no_embed_class", False) and {"cls_token", "pos_embed"} <= made.keys() & wanted:
+        count = made["pos_embed"].shape[1]
+        if isqrt(count) ** 2 != count and isqrt(count - 1) ** 2 == count - 1:  # the first position is the class token's
+            made["cls_token"] = made["cls_token"] + made["pos_embed"][:, :1]
+            made["pos_embed"] = made["pos_embed"][:, 1:]
+    for name in [name for name in made if name.endswith(".qkv.bias") and name not in wanted]:
+        place = name.removesuffix("qkv.bias")
+        queries, _, values = made[name].chunk(3)  # the keys' is masked: it changes nothing
+        if {f"{place}q_bias", f"{place}v_bias"} <= wanted:
+            made |= {f"{place}q_bias": queries, f"{place}v_bias": values}
+            del made[name]
+        elif not queries.any() and not values.any():
+            del made[name]
+    return made
+
+
+def from_birder(content: Mapping[str, Any], model: str, net: Backbone) -> Foreign:
+    """birder's file by order: its networks register the same tensors one after another. Shapes must agree one to one.
+
+    Raises:
+        WeightsError: it is not known that they do, or they do not.
+    """
+    if model not in ZOO:
+        raise WeightsError(f"birder's files are understood for the networks of our table, and {model} is not in it")
+    theirs, _ = tensors_in(content.get("state"))
+    left_out = [name for name in theirs if name.startswith("classifier.")]
+    theirs = {name: value for name, value in theirs.items() if name not in left_out}
+    mine = {name: value for name, value in net.state_dict().items() if value is not None}
+    pairs = list(zip(in_birders_order(list(mine), model), theirs.items(), strict=False))
+    odd = [f"{other} {tuple(value.shape)} for {name}" for name, (other, value) in pairs if not alike(value, mine[name])]
+    if odd or len(theirs) != len(mine):
+        raise WeightsError(
+            f"birder's {len(theirs)} tensors do not agree one to one with the {len(mine)} of {model} "
+            f"({odd[0] if odd else 'there are more of one'}); name its --model, and the --size it was trained at"
+        )
+    stats = content.get("rgb_stats")
+    pixels = PixelStats(tuple(stats["mean"]), tuple(stats["std"])) if isinstance(stats, Mapping) else None
+    tensors = {name: value.reshape(mine[name].shape) for name, (_, value) in pairs}
+    return Foreign(f"birder {content['birder_version']}, by order", tensors, left_out, pixels)
+
+
+def in_birders_order(names: list[str], model: str) -> list[str]:
+    first = FIRST_IN_A_BLOCK.get(model)
+    if first is None:
+        return names
+    block = {name: (re.match(r"net\.(blocks\.\d+|s\d+\.b\d+)\.", name) or [name])[0] for name in names}
+    begin: dict[str, int] = {}
+    for place, name in enumerate(names):
+        begin.setdefault(block[name], place)
+    return sorted(names, key=lambda name: (begin[block[name]], not name.startswith(block[name] + first)))
+
+
+def alike(theirs: Tensor, mine: Tensor) -> bool:
+    """Of one shape, but for sides of length 1."""
+    return [side for side in theirs.shape if side != 1] == [side for side in mine.shape if side != 1]
+
+
+# --- reading --------------------------------------------------------------------------------
+
+
+def read_checkpoint(path: Path) -> Any:
+    """The content of a safetensors or torch file: tensors and plain values, in dicts.
+
+    Raises:
+        WeightsError: there is no such file, it is neither, or it holds code; nothing of it was run.
+    """
+    try:
+        with path.open("rb") as file:
+            head = file.read(9)
+    except OSError as error:
+        raise WeightsError(f"{path} cannot be read ({error.strerror}); name a checkpoint file") from None
+    if head[8:9] == b"{":
+        from safetensors import SafetensorError
+        from safetensors.torch import load_file
+
+        try:
+            return load_file(path)
+        except (SafetensorError, ValueError) as error:
+            raise WeightsError(f"{path} is no whole safetensors file ({error}); fetch it again") from None
+    try:
+        with path.open("rb") as file, torch.serialization.safe_globals([argparse.Namespace]):  # MAE's flags
+            return torch.load(file, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch's reader says unfit things about unfit files in a dozen types
+        code = re.search(r"GLOBAL (\S+)", str(error))
+        if code is not None or head[:1] == b"\x80":
+            what = f" ({code[1]})" if code else ""
+            raise WeightsError(
+                f"{path} is a pickle with code in it{what}, and none of it was run; "
+                f"get a safetensors file, or save the tensors alone"
+            ) from None
+        raise WeightsError(f"{path} is neither a whole safetensors file nor a torch one; fetch it again") from None

@@ -1,0 +1,135 @@
+"""A tag of one backbone serves another: the conversion between them is found, done, and kept in the store.
+
+detect train --backbone vit_det_m16_rms --backbone-tag i-jepa
+    nothing of vit_det_m16_rms has that tag, vit_reg4_m16_rms_avg does, and `vit-to-vitdet` leads from it:
+    convert -> export as vit_det_m16_rms / i-jepa, whose card names the parent and the conversion -> go on
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+from backbones import backbone
+from backbones.base import Backbone
+from backbones.conversions import CONVERSIONS, RESIZE, Conversion, Tensors, conversion_for, fit_sizes
+from shared.card import Card, Exported, listed, read_shapes, versions
+from shared.errors import WeightsError
+from shared.store import NotThere, Store, Transfer
+
+BUILT_WITH = ("img_size", "aws_compat")  # what of a card's args belongs to its weights; stochastic depth does not
+
+
+class Heir(NamedTuple):
+    """A backbone filled with the converted weights of a parent."""
+
+    net: Backbone
+    parent: Exported
+    conversion: str
+    transfer: Transfer
+
+
+def rebuild(card: Card, **options: Any) -> Backbone:
+    """The network that an export's weights are of, still with random ones."""
+    return backbone.build(card.arch, **kept_args(card), **options)
+
+
+def kept_args(card: Card) -> dict[str, Any]:
+    return {name: card.args[name] for name in BUILT_WITH if name in card.args}
+
+
+def fill(store: Store, net: Backbone, exported: Exported, allow_missing: tuple[str, ...] = ()) -> Transfer:
+    """Fill a backbone with weights of its own kind; position tables of another size are resampled, and reported."""
+    return store.load(net, exported, allow_missing=allow_missing, fit=lambda tensors: fit_sizes(tensors, net))
+
+
+def find_parent(store: Store, name: str, child: Backbone, tag: str, epoch: int | None) -> Exported | None:
+    """The export under that tag, of another backbone, from which a conversion leads to this one; None if there is none.
+
+    Raises:
+        WeightsError: there are several.
+    """
+    fitting = []
+    for arch in store.archs(tag):
+        if arch == name:
+            continue
+        try:
+            exported = store.find(arch, tag, epoch)
+        except NotThere:
+            continue
+        if exported.card.kind == "backbone" and way_between(read_shapes(exported), child) is not None:
+            fitting.append(exported)
+    if len(fitting) > 1:
+        raise WeightsError(
+            f"{listed([str(exported) for exported in fitting])} could all become {name}; "
+            f"say which with `pretrain convert --model NAME --tag {tag} --to {name}`"
+        )
+    return fitting[0] if fitting else None
+
+
+def way_between(tensors: Tensors, child: Backbone) -> Conversion | None:
+    """The conversion that makes of these tensors, or of empty ones of their shapes, just what the child needs."""
+    way = conversion_for(tensors, child)
+    if way is None:
+        return None
+    mine, (made, _) = child.state_dict(), way(tensors, child)
+    wanted = {name for name in mine if not way.lets_stay(name)}
+    fits = wanted <= made.keys() <= mine.keys() and all(made[name].shape == mine[name].shape for name in made)
+    return way if fits else None
+
+
+def is_stale(store: Store, exported: Exported) -> bool:
+    """Was it converted from a parent that has been trained again since?"""
+    if not exported.card.conversion or not exported.card.parents:
+        return False
+    parent = exported.card.parents[0]
+    try:
+        newest = store.find(parent["arch"], parent["tag"], None if exported.card.finished else exported.card.epoch)
+    except WeightsError:
+        return False
+    return newest.digest != parent["digest"] and newest.card.created > exported.card.created
+
+
+def inherit(store: Store, parent: Exported, name: str, child: Backbone, allow_missing: tuple[str, ...] = ()) -> Heir:
+    """Fill the child with what the parent's weights become.
+
+    Raises:
+        WeightsError: no conversion leads there, or its result does not fill the child.
+    """
+    way = RESIZE if parent.card.arch == name else conversion_for(read_shapes(parent), child)
+    if way is None:
+        raise WeightsError(
+            f"no conversion leads from {parent.card.arch} to {name}; there is {', '.join(c.name for c in CONVERSIONS)}"
+        )
+    transfer = store.load(
+        child, parent, allow_missing=(*way.may_stay, *allow_missing), fit=lambda tensors: way(tensors, child)
+    )
+    return Heir(child, parent, way.name, replace(transfer, source=f"{parent} as {name} by {way.name}"))
+
+
+def keep(
+    store: Store, heir: Heir, name: str, *, tag: str | None = None, args: dict[str, Any] | None = None
+) -> Exported:
+    """Write the result into the store; its card names the parent and the conversion.
+
+    Args:
+        tag: another than the parent's.
+        args: what the child was built with.
+    """
+    told, transfer = heir.parent.card, heir.transfer
+    card = Card(
+        arch=name,
+        tag=tag or told.tag,
+        epoch=told.epoch,
+        finished=told.finished,
+        method=heir.conversion,
+        args=args or {},
+        pixels=told.pixels,
+        classes=told.classes,
+        parents=[heir.parent.reference],
+        conversion={"name": heir.conversion, "converted": transfer.converted, "kept": transfer.missing},
+        data=told.data,
+        licence=told.licence,
+        versions=versions(),
+    )
+    return store.put(heir.net, card)
