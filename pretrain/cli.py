@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+import os
 import sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import TextIO
 
-from pretrain.recipe import PretrainRecipe, run_stem
+from pretrain import eval_recipe
+from pretrain.pack_flags import pack
+from pretrain.recipe import PretrainRecipe, run_stem, tiny
+from pretrain.weights_flags import convert, import_weights
 from shared.errors import UsageError, guarded
-from shared.flags import Parser, Resolved, Under, from_args, layered
+from shared.flags import Parser, Resolved, Under, from_args, layered, recipe_parser
+from shared.launcher import adopt
 from shared.registry import suggest
 
 USAGE = """usage: pretrain COMMAND [flags]
 
   train    train a backbone on shards and export it under a tag
-  pack     turn a folder of images into shards with an index
+  eval     what a backbone's representation knows: nearest neighbours, linear probe, health
+  pack     turn images of folders, lists or TFRecords into shards with an index
+  import   bring in a checkpoint of timm, torchvision, DINO, MAE and others under a tag
+  convert  make a tag of one backbone serve another, or another image size
+  launch   describe a training job for SageMaker
   list     what there is: methods, backbones, recipes, weights
 
 `pretrain COMMAND --help` shows the flags of each."""
@@ -24,7 +31,15 @@ USAGE = """usage: pretrain COMMAND [flags]
 @guarded("pretrain")
 def main(argv: list[str]) -> int:
     """Run one command; the exit code."""
-    commands = {"train": train, "pack": pack, "list": show}
+    commands = {
+        "train": train,
+        "eval": evaluate,
+        "pack": pack,
+        "import": import_weights,
+        "convert": convert,
+        "launch": launch,
+        "list": show,
+    }
     if not argv or argv[0] in ("-h", "--help"):
         print(USAGE)
         return 0 if argv else 2
@@ -34,6 +49,7 @@ def main(argv: list[str]) -> int:
 
 
 def train(argv: list[str]) -> int:
+    adopt(os.environ)
     resolved = resolve(argv)
     from pretrain.train import train as run
 
@@ -44,60 +60,62 @@ def resolve(argv: list[str]) -> Resolved:
     """The recipe of a command line, over the demo's settings without data, over the run's when resumed."""
 
     def read(under: Under) -> Resolved:
-        return from_args(PretrainRecipe, argv, prog="pretrain train", folder="pretrain", own="method_args", under=under)
+        return from_args(
+            PretrainRecipe, argv, prog="pretrain train", folder="pretrain", own="method_args", under=under, tiny=tiny
+        )
 
-    return layered(read, stem=run_stem, demo="demo_pretrain")
+    labelled = read([]).recipe.model.method == "supervised"
+    return layered(read, stem=run_stem, demo="demo_pretrain" if labelled else "demo_unlabelled")
 
 
-def pack(argv: list[str]) -> int:
+def evaluate(argv: list[str]) -> int:
+    adopt(os.environ)
+    parser = recipe_parser(eval_recipe.EvalRecipe, "pretrain eval", scales=True)
+    parser.parse_exactly(argv)  # there is no method to take what it does not know
+
+    def read(under: Under) -> Resolved:
+        recipe, tiny = eval_recipe.EvalRecipe, eval_recipe.tiny
+        return from_args(recipe, argv, prog="pretrain eval", folder="eval", own="", under=under, tiny=tiny)
+
+    resolved = layered(read, stem=eval_recipe.eval_stem, demo="demo_eval")
+    from pretrain.evaluate import evaluate as run
+
+    return run(resolved)
+
+
+def launch(argv: list[str]) -> int:
+    cut = argv.index("--") if "--" in argv else len(argv)
+    own, train_flags = argv[:cut], argv[cut + 1 :]
     parser = Parser(
-        prog="pretrain pack", description="Turn an image folder (a sub-folder per class) into shards with an index."
+        prog="pretrain launch",
+        usage="pretrain launch sagemaker --dry-run [flags] -- [flags of pretrain train]",
+        description="Describe a training job as JSON; nothing is sent from here.",
     )
-    parser.add_argument(
-        "folder", type=Path, help="class folders, or train/ and val/ with class folders, or a tar of either"
-    )
-    parser.add_argument("out", type=Path, help="where the shards go; must not be there yet")
-    parser.add_argument("--shard-size", type=int, default=10_000, help="images per shard (default: 10000)")
-    parser.add_argument(
-        "--val-share", type=float, default=0.0, help="share of images set aside for validation (default: 0)"
-    )
-    parser.add_argument("--verify", action="store_true", help="decode every image instead of reading its header")
-    told = parser.parse_exactly(argv)
-    from pretrain.pack import pack as run
+    parser.add_argument("where", choices=["sagemaker"], help="what runs the job")
+    parser.add_argument("--dry-run", action="store_true", help="write the description; the only thing there is")
+    parser.add_argument("--name", required=True, help="of the job and of its run")
+    parser.add_argument("--image", required=True, help="address of the container, built from the Dockerfile")
+    parser.add_argument("--role", required=True, help="ARN of the role the job runs under")
+    parser.add_argument("--data", required=True, metavar="S3", help="folder of the shards")
+    parser.add_argument("--output", required=True, metavar="S3", help="where runs and weights go")
+    parser.add_argument("--instance-type", default="ml.p4d.24xlarge", help="(default: ml.p4d.24xlarge)")
+    parser.add_argument("--instances", type=int, default=1, help="hosts (default: 1)")
+    parser.add_argument("--gpus", type=int, help="processes per host (default: what the type has)")
+    parser.add_argument("--volume-gb", type=int, default=200, help="disk per host (default: 200)")
+    parser.add_argument("--max-hours", type=int, default=120, help="end it after this long (default: 120)")
+    parser.add_argument("--spot", action="store_true", help="on instances that may be taken away, and resume")
+    parser.add_argument("--out", type=Path, default=Path("job.json"), help="file to write (default: job.json)")
+    told = vars(parser.parse_exactly(own))
+    if not told.pop("dry_run"):
+        raise UsageError("jobs are described here and sent by the AWS command line; add --dry-run")
+    from_args(PretrainRecipe, train_flags, prog="pretrain train", folder="pretrain", own="method_args", tiny=tiny)
+    from pretrain.launch import Job, sagemaker_job, write_job
 
-    packed = run(
-        told.folder,
-        told.out,
-        shard_size=told.shard_size,
-        val_share=told.val_share,
-        verify=told.verify,
-        progress=percent(sys.stdout),
-    )
-    counts = " and ".join(f"{count:,} {split}" for split, count in packed.samples.items())
-    print(f"packed {counts} images of {len(packed.classes)} classes into {packed.shards} shards in {told.out}")
-    for name, reason in packed.skipped[:20]:
-        print(f"  left out {name}: {reason}")
-    if len(packed.skipped) > 20:
-        print(f"  and {len(packed.skipped) - 20} more")
+    out = told.pop("out")
+    told.pop("where")
+    write_job(sagemaker_job(Job(**told), train_flags), out)
+    print(f"wrote {out}; send it with `aws sagemaker create-training-job --cli-input-json file://{out}`")
     return 0
-
-
-def percent(stream: TextIO) -> Callable[[int, int], None]:
-    """Progress as one moving line on a terminal, as a line every tenth elsewhere."""
-    shown = -1
-
-    def show_share(done: int, total: int) -> None:
-        nonlocal shown
-        share = 100 * done // max(total, 1)
-        if share == shown or (not stream.isatty() and share // 10 == shown // 10):
-            return
-        shown = share
-        stream.write(f"\rpacking {share:3d} %" if stream.isatty() else f"packing {share:3d} %\n")
-        if stream.isatty() and done == total:
-            stream.write("\n")
-        stream.flush()
-
-    return show_share
 
 
 def show(argv: list[str]) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+from shared import scale
 from shared.recipe import OptimConfig, RuntimeConfig, ScheduleConfig, knob
 
 
@@ -20,6 +21,7 @@ class ModelConfig:
         None, "stochastic depth of the backbone (default: what comes with it)", low=0, high=1
     )
     pretrained: bool = knob(False, "start from timm's published weights")
+    aws_compat: bool = knob(False, "the backbone as the seed's own program built it, where that is not its paper's")
     keep_epochs: int = knob(0, "export the backbone every so many epochs, besides the last", low=0)
 
 
@@ -39,13 +41,44 @@ class DataConfig:
     rgb_mode: str = knob("imagenet", "pixel statistics: imagenet, birder, clip, centered, neutral")
     num_classes: int | None = knob(None, "classes of the data (default: counted)", low=1)
     samples: int | None = knob(None, "images in an epoch of remote shards, which cannot be counted", low=1)
+    limit: int | None = knob(None, "use only so many training and validation images, for trying out", low=1)
     verify_shards: bool = knob(False, "check every byte of the shards against their sha256 before training")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProbeConfig:
+    """What is measured along the way, besides what the method says of itself"""
+
+    probe: int = knob(
+        0,
+        "measure nearest neighbours and the health of the representation every so many epochs and at the end; "
+        "alone after every epoch, 0 never",
+        metavar="EPOCHS",
+        low=0,
+        may_be_bare=1,
+    )
+    probe_path: str | None = knob(
+        None, "labelled shards or class folders to probe with (default: those of the run)", metavar="SHARDS|FOLDER"
+    )
+    probe_val_path: str | None = knob(
+        None, "the same to be asked about (default: what --probe-path sets aside)", metavar="SHARDS|FOLDER"
+    )
+    probe_bank: int = knob(10_000, "training images to look for neighbours in, by chance; 0 for all", low=0)
+    probe_queries: int = knob(2_000, "validation images to ask about, by chance; 0 for all", low=0)
+    probe_k: int = knob(20, "neighbours that vote", low=1)
+    probe_share: float | None = knob(
+        None,
+        "share of the short side that the probe's centre crop shows (default: the method's val_share, else 0.875)",
+        above=0,
+        high=1,
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
 class PretrainRecipe:
     model: ModelConfig = field(default_factory=ModelConfig)
     data: DataConfig = field(default_factory=DataConfig)
+    probing: ProbeConfig = field(default_factory=ProbeConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
     runtime: RuntimeConfig = field(default_factory=RuntimeConfig)
@@ -57,6 +90,29 @@ def export_tag(recipe: PretrainRecipe) -> str:
     if tag is None:
         return method_name
     return tag if method_name == "supervised" else f"{method_name}-{tag}"
+
+
+def tiny(recipe: PretrainRecipe) -> dict[str, Any]:
+    """What `--scale tiny` changes: small images, the demo data, and a tag that nobody takes for the real one."""
+    tag = recipe.model.tag or (recipe.model.method if recipe.model.method == "supervised" else None)
+    small = {
+        "limit": 24,
+        "size": [64],
+        "data_path": None,
+        "val_path": None,
+        "samples": None,
+        "probe_path": None,
+        "probe_val_path": None,
+        "probe_bank": 256,
+        "probe_queries": 64,
+        "tag": f"{tag}-tiny" if tag else "tiny",
+    }
+    return scale.tiny(recipe) | small
+
+
+def crop_share(told: dict[str, Any]) -> float:
+    """Of the short side, what a probe's centre crop shows; `told` are the values of a recipe by name."""
+    return told.get("probe_share") or (told.get("method_args") or {}).get("val_share") or 0.875
 
 
 def run_stem(recipe: PretrainRecipe) -> str:

@@ -7,17 +7,21 @@ from typing import Any, NamedTuple
 
 from backbones import backbone
 from backbones.sync import join_batch_norms
+from pretrain.labelled import choose, open_labelled, same_classes, seen_as
 from pretrain.methods import Facts, Method, method
-from pretrain.recipe import PretrainRecipe, export_tag, run_stem
+from pretrain.probe import Probe, check_k
+from pretrain.recipe import PretrainRecipe, crop_share, export_tag, run_stem
 from pretrain.shards import ShardSet, find_shards, is_remote
+from pretrain.views import ResizeCenterCrop
 from shared import dist
 from shared.card import Card, check_name, versions
 from shared.dry import describe_groups, describe_parameters, describe_schedule
 from shared.errors import DataError, UsageError
-from shared.feed import choose_workers, in_order
 from shared.flags import Resolved
+from shared.limit import limited
 from shared.optim import for_batch
-from shared.pixels import pixel_stats
+from shared.pixels import PixelStats, pixel_stats
+from shared.recipe import flat
 from shared.report import write_report
 from shared.run import announce_plan
 from shared.session import Session, cache_dir, pair
@@ -44,15 +48,20 @@ def train(resolved: Resolved) -> int:
     try:
         data = open_data(recipe)
         stats = pixel_stats(recipe.data.rgb_mode)
-        options = {} if recipe.model.drop_path is None else {"drop_path": recipe.model.drop_path}
+        options: dict[str, Any] = {} if recipe.model.drop_path is None else {"drop_path": recipe.model.drop_path}
+        options |= {"aws_compat": True} if recipe.model.aws_compat else {}
         net = backbone.build(recipe.model.model, pretrained=recipe.model.pretrained, **options)
+        net.check_size(pair(recipe.data.size))
         facts = Facts(pair(recipe.data.size), data.num_classes, stats)
         task = method.build(recipe.model.method, net, facts, **recipe.model.method_args)
         if session.joins_batch_norms():
             task = join_batch_norms(task)
+        probe = open_probe(session, data, stats)
         data.train.view = task.view()
         if data.val is not None:
             data.val.view = task.val_view()
+        told = recipe.data.limit
+        data = data._replace(train=limited(data.train, told), val=limited(data.val, told))
         if recipe.runtime.dry_run:
             return dry_run(session, resolved, task, data)
         run_dir = session.open()
@@ -82,7 +91,8 @@ def train(resolved: Resolved) -> int:
             exported.append(store.put(trained.exports()["backbone"], card))
             log.info("exported %s to %s", exported[-1], exported[-1].path)
 
-        metrics = session.fit(task, feed, val_loader(session, data), publish, recipe.model.keep_epochs)
+        measured = {"probe": probe, "probe_every": recipe.probing.probe or 1}
+        metrics = session.fit(task, feed, val_loader(session, data), publish, recipe.model.keep_epochs, **measured)
         if dist.is_main():
             if exported:  # not when a finished run is resumed: its result stands
                 session.finish(exported[-1], metrics, store)
@@ -110,8 +120,8 @@ def open_data(recipe: PretrainRecipe) -> Data:
     else:
         val_shards = val_beside(path)
     val = None
-    if val_shards and labelled:
-        val = ShardSet(val_shards, no_view, num_classes=train.num_classes, labelled=True, verify=told.verify_shards)
+    if val_shards:
+        val = ShardSet(val_shards, no_view, num_classes=train.num_classes, labelled=labelled, verify=told.verify_shards)
     return Data(train, val, train.num_classes, train.classes)
 
 
@@ -153,10 +163,32 @@ def no_view(image: Any, rng: Any) -> Any:
 
 
 def val_loader(session: Session, data: Data) -> Any:
-    if data.val is None:
+    return None if data.val is None else session.in_order(data.val)
+
+
+def open_probe(session: Session, data: Data, stats: PixelStats) -> Probe | None:
+    """What --probe measures with: some of the run's own images, or of --probe-path, the same at every epoch.
+
+    Raises:
+        DataError: there are no labels, or no images to ask about.
+        UsageError: fewer images to look among than neighbours.
+    """
+    recipe: PretrainRecipe = session.recipe
+    told, limit = recipe.probing, recipe.data.limit
+    if not told.probe:
         return None
-    workers = choose_workers(session.runtime.num_workers, dist.world())
-    return in_order(data.val, session.runtime.batch_size, rank=dist.rank(), world=dist.world(), workers=workers)
+    view = ResizeCenterCrop(pair(recipe.data.size), share=crop_share(flat(recipe)))
+    if told.probe_path is not None:
+        sets, limit = open_labelled(told.probe_path, told.probe_val_path, view), None
+    elif data.val is None or not hasattr(data.train, "labels"):
+        raise DataError("--probe needs images to learn from and to validate on that lie here; name some: --probe-path")
+    else:
+        sets = same_classes(seen_as(data.train, view), seen_as(data.val, view))
+    bank = choose(sets.known, told.probe_bank, limit=limit, forgiving=True)
+    check_k(told.probe_k, sum(bank.sizes), "--probe-k")
+    queries = choose(sets.asked, told.probe_queries, limit=limit)
+    known, asked = session.in_order(bank), session.in_order(queries)
+    return Probe(known, asked, sets.num_classes, stats, session.device, told.probe_k)
 
 
 def describe(recipe: PretrainRecipe, data: Data, tag: str) -> None:
@@ -171,6 +203,8 @@ def describe(recipe: PretrainRecipe, data: Data, tag: str) -> None:
     )
     if data.val is None:
         log.info("no validation shards: nothing is measured along the way")
+    elif not recipe.probing.probe and not method_is_labelled(recipe.model.method):
+        log.info("nothing is measured along the way; --probe would say what the representation knows")
 
 
 def dry_run(session: Session, resolved: Resolved, task: Method, data: Data) -> int:

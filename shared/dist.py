@@ -73,6 +73,29 @@ def gather(thing: Any) -> list[Any]:
     return things
 
 
+def gather_rows(x: torch.Tensor) -> torch.Tensor:
+    """(B, ...) of every process, B being the same in all -> (world * B, ...), in the order of ranks.
+
+    Gradients flow back: a process's rows receive what every process's loss says of them, summed. So when the gradients
+    of weights are averaged over the processes, as they are, the mean of their losses is what is minimised.
+    """
+    return x if world() == 1 else _Gathered.apply(x)  # type: ignore[return-value]
+
+
+class _Gathered(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor) -> torch.Tensor:
+        rows = x.new_empty(world() * x.shape[0], *x.shape[1:])
+        dist.all_gather_into_tensor(rows, x.contiguous())
+        return rows
+
+    @staticmethod
+    def backward(ctx: Any, gradient: torch.Tensor) -> torch.Tensor:  # type: ignore[override]
+        summed = gradient.clone(memory_format=torch.contiguous_format)
+        dist.all_reduce(summed)
+        return summed.chunk(world())[rank()]
+
+
 def from_main(thing: Any) -> Any:
     """What the main process holds."""
     if world() == 1:

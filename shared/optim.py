@@ -17,6 +17,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
 
 from shared.errors import UsageError
+from shared.lars import LARS
 from shared.recipe import OptimConfig
 
 
@@ -100,4 +101,6 @@ def build_optimizer(task: nn.Module, config: OptimConfig) -> torch.optim.Optimiz
         if len(config.betas) != 2:
             raise UsageError(f"--betas takes two numbers, such as 0.9 0.999; there are {len(config.betas)}")
         return torch.optim.AdamW(groups, lr=config.lr, betas=(config.betas[0], config.betas[1]), **how)
+    if config.opt == "lars":
+        return LARS(groups, config.lr, momentum=config.momentum)
     return torch.optim.SGD(groups, lr=config.lr, momentum=config.momentum, nesterov=config.opt == "nesterov", **how)

@@ -49,13 +49,13 @@ def knob(
 class OptimConfig:
     """Optimizer and parameter groups; read by shared.optim."""
 
-    opt: Literal["sgd", "nesterov", "adamw"] = knob("sgd", "optimizer", spellings={"sgd_nesterov": "nesterov"})
+    opt: Literal["sgd", "nesterov", "adamw", "lars"] = knob("sgd", "optimizer", spellings={"sgd_nesterov": "nesterov"})
     lr: float = knob(0.02, "base learning rate, used as written for any batch size unless --lr-batch says", low=0)
     lr_batch: int | None = knob(
         None, "images per step that --lr is meant for; rates grow in proportion to the images there are", low=1
     )
     backbone_lr: float | None = knob(None, "learning rate of the backbone (default: --lr)", "--lr-backbone", low=0)
-    momentum: float = knob(0.9, "momentum of sgd and nesterov", low=0, high=1)
+    momentum: float = knob(0.9, "momentum of sgd, nesterov and lars", low=0, high=1)
     betas: tuple[float, ...] = knob((0.9, 0.999), "betas of adamw", "--opt-betas", metavar="BETA", low=0, high=1)
     wd: float = knob(1e-4, "weight decay", "--weight-decay", low=0)
     wd_end: float | None = knob(None, "weight decay at the end of the run, reached on a half cosine", low=0)
@@ -106,6 +106,7 @@ class RuntimeConfig:
     fast_matmul: bool = knob(False, "allow TF32 in float32 matrix products")
     compile: bool = knob(False, "torch.compile the whole model")
     compile_backbone: bool = knob(False, "torch.compile the backbone only")
+    fsdp: bool = knob(False, "share the weights out over the processes, for what does not fit on one device")
     sync_bn: bool = knob(False, "synchronise batch norm across processes")
     model_ema: bool = knob(False, "keep, evaluate and export an exponential moving average of the weights")
     model_ema_decay: float = knob(
@@ -330,3 +331,21 @@ def recipe_headline(folder: str, name: str) -> str:
         if line.startswith("#") and words and not words.endswith(".yaml"):
             return words
     return ""
+
+
+def tag_of(method: str, tag: str | None) -> str:
+    """Under which tag a method exports: its own name, then the given word; for `supervised` the word alone."""
+    if tag is None:
+        return method
+    return tag if method == "supervised" else f"{method}-{tag}"
+
+
+def recipes_for(arch: str | None, tag: str) -> list[str]:
+    """The pretraining recipes whose result is found under this arch (None: any) and tag."""
+    found = []
+    for name in recipe_names("pretrain"):
+        told, _ = load(name, "pretrain")
+        made = tag_of(told.get("method", "supervised"), told.get("tag"))
+        if made == tag and arch in (None, told.get("model")):
+            found.append(name)
+    return found

@@ -17,7 +17,7 @@ from shared import dist
 from shared.card import Exported
 from shared.device import pick_device
 from shared.errors import UsageError
-from shared.feed import Feed, choose_workers
+from shared.feed import Feed, choose_workers, in_order
 from shared.flags import Resolved
 from shared.log import setup_logging
 from shared.recipe import RuntimeConfig, flat, plain
@@ -87,6 +87,11 @@ class Session:
             **shares,
         )
 
+    def in_order(self, samples: Any) -> Any:
+        """This process's share of a data set, every sample once. For evaluation."""
+        workers = choose_workers(self.runtime.num_workers, dist.world())
+        return in_order(samples, self.runtime.batch_size, rank=dist.rank(), world=dist.world(), workers=workers)
+
     def joins_batch_norms(self) -> bool:
         """Is --sync-bn asked for, and possible here?"""
         if not self.runtime.sync_bn or dist.world() == 1:
@@ -95,7 +100,10 @@ class Session:
             log.warning("--sync-bn is declined: torch joins batch norms on GPUs only; each process keeps its own")
         return self.device.type == "cuda"
 
-    def fit(self, task: Any, feed: Any, val_loader: Any, publish: Callable, publish_every: int) -> dict[str, float]:
+    def fit(
+        self, task: Any, feed: Any, val_loader: Any, publish: Callable | None, publish_every: int = 0, **more: Any
+    ) -> dict[str, float]:
+        """Train; the metrics of the end. `more` is what only some runs tell the trainer, such as a probe."""
         assert self.run_dir is not None
         trainer = Trainer(
             task,
@@ -109,6 +117,7 @@ class Session:
             publish=publish if dist.is_main() else None,
             publish_every=publish_every,
             begin=self.begin,
+            **more,
         )
         return trainer.fit()
 

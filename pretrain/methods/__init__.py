@@ -55,5 +55,12 @@ class Method(Task):
     def exports(self) -> dict[str, nn.Module]:
         return {"backbone": self.backbone}
 
+    def embed(self, vectors: Tensor) -> Tensor | None:
+        """Pooled vectors (B, width) -> (B, E): what the loss compares, in units of the deviation it aims at.
+
+        None for methods whose loss compares no vectors of whole images; `--probe` watches it for a collapse.
+        """
+        return None
+
 
 method: Registry[Method] = Registry("method", "pretrain.methods")

@@ -7,6 +7,9 @@ export OMP_NUM_THREADS=1
 python=.venv/bin/python
 echo "== start-up";       $python tests/bench/bench_start.py
 echo "== the loop";       $python -W ignore tests/bench/bench_loop.py
+echo "== I-JEPA";         $python -W ignore tests/bench/bench_ijepa.py
+echo "== MAE";            $python -W ignore tests/bench/bench_mae.py
+echo "== VICReg";         $python -W ignore tests/bench/bench_vicreg.py ${CHORDATE_REAL_DATA:+--data "$CHORDATE_REAL_DATA"}
 if [ -n "${CHORDATE_REAL_DATA:-}" ]; then
   echo "== pretraining data"; $python -W ignore tests/bench/bench_pretrain_data.py --data "$CHORDATE_REAL_DATA"
   echo "== detection data";   $python -W ignore tests/bench/bench_detection_data.py --data "$CHORDATE_REAL_DATA"

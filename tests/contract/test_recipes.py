@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import inspect
+import os
 import re
 import shlex
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -14,16 +16,28 @@ from backbones import backbone
 from detection.nets import detector
 from detection.recipe import DetectRecipe
 from pretrain.methods import method
-from pretrain.recipe import PretrainRecipe
+from pretrain.recipe import PretrainRecipe, export_tag
+from shared.errors import WeightsError
 from shared.flags import from_args
 from shared.pixels import pixel_stats
-from shared.recipe import all_knobs, load, make, recipe_folder, recipe_headline, recipe_names
+from shared.recipe import all_knobs, load, make, recipe_folder, recipe_headline, recipe_names, recipes_for
+from shared.store import Store
 
 HALVES = {
     "detect": (DetectRecipe, "network_args", detector, "network"),
     "pretrain": (PretrainRecipe, "method_args", method, "method"),
 }
 RECIPES = [(half, name) for half in HALVES for name in recipe_names(half)]
+# what the detection commands of seed 000 start from, and how each backbone's tag is made
+SEED_TAGS = {
+    ("convnext_v2_tiny", "vicreg"): "vicreg_convnext_v2_tiny",
+    ("rdnet_s", "vicreg"): "vicreg_rdnet_s",
+    ("vit_reg4_m16_rms_avg", "i-jepa"): "ijepa_vit_reg4_m16_rms_avg",
+    ("hiera_abswin_base", "mim"): "mim_hiera_abswin_base",
+    ("csp_resnet_50", "imagenet1k"): "imagenet1k_csp_resnet_50",
+    ("regnet_y_4g", "imagenet21k"): "imagenet21k_regnet_y_4g",
+    ("convnext_v2_tiny", "imagenet21k"): "imagenet21k_convnext_v2_tiny",
+}
 
 
 def resolve(half: str, *argv: str) -> Any:
@@ -99,3 +113,91 @@ def test_every_option_has_a_default_and_a_line_that_explains_it(registry: Any) -
         for option, parameter in registry.options(name).items():
             assert parameter.default is not inspect.Parameter.empty, f"{name}: {option} has no default"
             assert re.search(rf"^\s*{option}[,:]", text, re.M), f"{name}: {option} is explained nowhere"
+
+
+# --- recipes that make a tag ------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", recipe_names("pretrain"))
+def test_recipe_is_found_by_the_tag_that_its_run_exports(name: str) -> None:
+    recipe = resolve("pretrain", "--recipe", name)
+    assert name in recipes_for(recipe.model.model, export_tag(recipe))
+    assert name in recipes_for(None, export_tag(recipe))
+    assert name not in recipes_for("another", export_tag(recipe))
+
+
+@pytest.mark.parametrize(("made", "name"), SEED_TAGS.items(), ids=["-".join(made) for made in SEED_TAGS])
+def test_missing_tag_of_the_seed_is_answered_with_the_recipe_that_makes_it(
+    made: tuple[str, str], name: str, store: Store
+) -> None:
+    with pytest.raises(WeightsError, match=rf"`pretrain train --recipe {name}` makes it"):
+        store.find(*made)
+
+
+def test_missing_tag_that_nobody_has_a_recipe_for_is_answered_with_the_command(store: Store) -> None:
+    with pytest.raises(WeightsError, match=r"make them with `pretrain train --model rdnet_s`$"):
+        store.find("rdnet_s", "imagenet21k")
+
+
+def test_tags_of_private_pictures_are_answered_with_what_serves_instead(store: Store) -> None:
+    with pytest.raises(
+        WeightsError, match="nobody publishes it.* any tag of `pretrain train --model efficientnet_v2_m`"
+    ):
+        store.find("efficientnet_v2_m", "il-all")
+    with pytest.raises(WeightsError, match="any tag of `pretrain train --model mobilenet_v2` serves"):
+        store.find("mobilenet_v2", "il-common")
+
+
+@pytest.mark.parametrize("name", [n for n in recipe_names("pretrain") if n != "cifar10_resnet18"])
+def test_header_says_hardware_what_to_expect_what_was_measured_and_the_pitfalls(name: str) -> None:
+    header = (recipe_folder() / "pretrain" / f"{name}.yaml").read_text().partition("\nbase:")[0]
+    for word in ("Hardware", "Expected: ", "Measured: ", "Pitfalls: "):
+        assert f"\n# {word}" in header
+
+
+def test_recipe_of_seed_004_has_its_rate_of_two_fifths_at_1024_images() -> None:
+    from shared.optim import for_batch
+
+    recipe = resolve("pretrain", "--recipe", "hrnet_w32c")
+    assert for_batch(recipe.optim, 8 * recipe.runtime.batch_size).lr == pytest.approx(0.4)
+    assert recipe.schedule.warmup_start == pytest.approx(1 / 8)
+
+
+# --- workflows --------------------------------------------------------------------------------
+
+
+def run_workflow(name: str, words: list[str], folder: Path, **programs: str) -> tuple[int, list[str]]:
+    """Exit code of a script whose programs are stand-ins, and the command lines that those were called with."""
+    for program, body in programs.items():
+        (folder / program).write_text(f'#!/bin/sh\necho "{program} $*" >> {folder}/calls\n{body}\n')
+        (folder / program).chmod(0o755)
+    told = os.environ | {"PATH": f"{folder}:{os.environ['PATH']}", "SLURM_JOB_ID": "7"}
+    ended = subprocess.run(["bash", recipe_folder() / "workflows" / name, *words], env=told, check=False)
+    return ended.returncode, (folder / "calls").read_text().splitlines()
+
+
+@pytest.mark.parametrize(("code", "again"), [(75, True), (0, False), (1, False), (4, False)])
+def test_slurm_job_requeues_itself_when_its_run_was_stopped_and_only_then(
+    code: int, again: bool, tmp_path: Path
+) -> None:
+    words = ["--recipe", "resnet50_v1d", "--data-path", "a b"]
+    ended, calls = run_workflow("slurm.sbatch", words, tmp_path, srun=f"exit {code}", scontrol="")
+    assert ended == code
+    assert calls[0].endswith("pretrain train --name slurm-7 --recipe resnet50_v1d --data-path a b --resume")
+    assert calls[1:] == (["scontrol requeue 7"] if again else [])
+
+
+def test_slurm_signals_the_processes_in_time() -> None:
+    text = (recipe_folder() / "workflows" / "slurm.sbatch").read_text()
+    assert "\n#SBATCH --signal=USR1@300\n" in text and "\n#SBATCH --requeue\n" in text
+
+
+def test_mpirun_starts_the_command_of_seed_004(tmp_path: Path) -> None:
+    code, calls = run_workflow("mpirun.sh", ["/data/shards", "hrnet_w32c", "--epochs", "1"], tmp_path, mpirun="")
+    assert code == 0 and calls[0].startswith("mpirun -np 8 -H localhost:8 -map-by slot ")
+    _, _, flags = calls[0].partition("pretrain train ")
+    recipe = resolve("pretrain", *shlex.split(flags))
+    assert (recipe.model.model, recipe.data.data_path, recipe.schedule.epochs) == ("hrnet_w32c", "/data/shards", 1)
+    seed = "--train_data_dir a --validation_data_dir b -b 128 --model hrnet_w32c --schedule cosine"
+    recipe = resolve("pretrain", *shlex.split(seed))
+    assert (recipe.data.val_path, recipe.runtime.batch_size, recipe.schedule.lr_scheduler) == ("b", 128, "cosine")

@@ -12,6 +12,7 @@ from torch import nn
 
 from backbones import backbone
 from shared.errors import UsageError
+from shared.lars import LARS
 from shared.optim import build_optimizer, parameter_groups, parameter_kinds
 from shared.recipe import OptimConfig
 from shared.task import Task
@@ -123,6 +124,7 @@ def test_nothing_left_to_train_is_refused(task: Headed) -> None:
     [
         ({"opt": "sgd", "momentum": 0.8}, torch.optim.SGD, {"momentum": 0.8, "nesterov": False}),
         ({"opt": "nesterov", "momentum": 0.8}, torch.optim.SGD, {"momentum": 0.8, "nesterov": True}),
+        ({"opt": "lars", "momentum": 0.8}, LARS, {"momentum": 0.8, "eta": 0.001}),
         ({"opt": "adamw", "betas": (0.8, 0.95)}, torch.optim.AdamW, {"betas": (0.8, 0.95)}),
     ],
 )

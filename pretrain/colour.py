@@ -1,0 +1,184 @@
+"""Colours of whole batches, on the device: jitter, grey, blur and solarize, drawn anew for every image.
+
+    uint8 (B, 3, H, W) -> brightness, contrast, saturation, hue in any order -> grey -> blur -> solarize -> float32
+
+What is drawn, and how much of it, is distributed as torchvision's ColorJitter, RandomGrayscale, GaussianBlur and
+RandomSolarize draw it. Pixels stay within 0 to 255 and are not rounded in between. Chance is torch's global generator
+on the processor, so one seed gives the same colours on any device, and no device is waited for.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import NamedTuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+LUMA = (0.2989, 0.587, 0.114)  # shares of red, green and blue in how bright a pixel looks, ITU-R BT.601
+REACH = 2.6  # deviations at which a blur ends; what lies beyond is less than a grey level
+CACHED = 2**18  # pixel values that a processor works on at a time
+
+
+class Drawn(NamedTuple):
+    """What is to happen to B images.
+
+    order: (B, 4) which of brightness, contrast, saturation and hue (0 to 3) comes first, second, third and last.
+    amounts: (B, 4) how much of each: three factors around 1, and the shift of the hue in turns.
+    jittered, grey, solarized: (B,) whether an image is.
+    sigma: (B,) deviation of the blur in pixels; 0 for none.
+    """
+
+    order: np.ndarray
+    amounts: np.ndarray
+    jittered: np.ndarray
+    grey: np.ndarray
+    sigma: np.ndarray
+    solarized: np.ndarray
+
+    def some(self, rows: slice) -> Drawn:
+        return Drawn._make(column[rows] for column in self)
+
+
+@dataclass(frozen=True)
+class Colour:
+    """What may happen to an image, and how often.
+
+    Args:
+        jitter: probability that brightness, contrast, saturation and hue are changed.
+        grey: probability that no colours are left.
+        blur: probability of a Gaussian blur.
+        solarize: probability that the brighter half of the scale is turned over.
+        strengths: how far from 1 the factors of brightness, contrast and saturation go, how far from 0 the hue.
+        sigma: least and greatest deviation of the blur in pixels.
+    """
+
+    jitter: float = 0.8
+    grey: float = 0.2
+    blur: float = 0.5
+    solarize: float = 0.0
+    strengths: tuple[float, float, float, float] = (0.4, 0.4, 0.2, 0.1)
+    sigma: tuple[float, float] = (0.1, 2.0)
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """(B, 3, H, W) uint8 -> (B, 3, H, W) float32, 0 to 255"""
+        return coloured(images, self.draw(len(images)))
+
+    def draw(self, count: int) -> Drawn:
+        """What happens to each of `count` images."""
+        chances = torch.rand(count, 4) < torch.tensor([self.jitter, self.grey, self.blur, self.solarize])
+        jittered, grey, blurred, solarized = chances.numpy().transpose()
+        order = torch.rand(count, 4).argsort(1).numpy()
+        low = torch.tensor([max(0.0, 1 - s) for s in self.strengths[:3]] + [-self.strengths[3]])
+        high = torch.tensor([1 + s for s in self.strengths[:3]] + [self.strengths[3]])
+        amounts = (low + (high - low) * torch.rand(count, 4)).numpy()
+        sigma = (self.sigma[0] + (self.sigma[1] - self.sigma[0]) * torch.rand(count)).numpy()
+        return Drawn(order, amounts, jittered, grey, sigma * blurred, solarized)
+
+
+@torch.no_grad()
+@torch.compiler.disable()  # chance on the processor and compiled graphs do not mix
+def coloured(images: Tensor, drawn: Drawn) -> Tensor:
+    """(B, 3, H, W) uint8 -> (B, 3, H, W) float32, 0 to 255"""
+    pixels = images.to(torch.float32, copy=True, memory_format=torch.contiguous_format)
+    # a processor is quickest with what stays in its cache, such as one image of 224 pixels a side
+    few = max(1, CACHED // pixels[0].numel()) if pixels.device.type == "cpu" else len(pixels)
+    for first in range(0, len(pixels), few):
+        rows = slice(first, first + few)
+        paint(pixels[rows], drawn.some(rows))
+    return pixels
+
+
+def paint(pixels: Tensor, drawn: Drawn) -> None:
+    """Do in place what was drawn; images that share a fate go through it together."""
+    for place in range(4):
+        for number in sorted(set(drawn.order[drawn.jittered, place].tolist())):
+            chosen = drawn.jittered & (drawn.order[:, place] == number)
+            change(pixels, chosen, JITTERS[number], drawn.amounts[:, number])
+    change(pixels, drawn.grey, saturation, np.zeros_like(drawn.sigma))
+    change(pixels, drawn.sigma > 0, partial(blur, reach=math.ceil(REACH * drawn.sigma.max())), drawn.sigma)
+    change(pixels, drawn.solarized, solarize, drawn.sigma)
+
+
+def change(pixels: Tensor, chosen: np.ndarray, how: Callable[[Tensor, Tensor], None], amounts: np.ndarray) -> None:
+    """Do something in place to some of the images, to each as much as it drew."""
+    rows = np.flatnonzero(chosen)
+    if len(rows) == 0:
+        return
+    amount = torch.from_numpy(amounts[rows]).to(pixels).view(-1, 1, 1, 1)
+    if len(rows) == len(pixels):
+        how(pixels, amount)
+        return
+    where = torch.from_numpy(rows).to(pixels.device)
+    some = pixels[where]
+    how(some, amount)
+    pixels.index_copy_(0, where, some)
+
+
+# --- what can happen to (B, 3, H, W), in place; amounts are (B, 1, 1, 1) ---------------------------
+
+
+def brightness(pixels: Tensor, factor: Tensor) -> None:
+    pixels.mul_(factor).clamp_(0, 255)
+
+
+def contrast(pixels: Tensor, factor: Tensor) -> None:
+    """Away from the image's mean grey, or towards it."""
+    grey = (pixels.mean((2, 3), keepdim=True) * pixels.new_tensor(LUMA).view(3, 1, 1)).sum(1, keepdim=True)
+    pixels.mul_(factor).add_(grey * (1 - factor)).clamp_(0, 255)
+
+
+def saturation(pixels: Tensor, factor: Tensor) -> None:
+    """Away from each pixel's own grey, or towards it: 0 leaves no colours."""
+    r, g, b = pixels.split(1, 1)
+    grey = (r * LUMA[0]).add_(g, alpha=LUMA[1]).add_(b, alpha=LUMA[2]).mul_(1 - factor)
+    pixels.mul_(factor).add_(grey).clamp_(0, 255)
+
+
+def hue(pixels: Tensor, turns: Tensor) -> None:
+    """Round the circle of hues, at equal value and saturation (of HSV)."""
+    r, g, b = pixels.unbind(1)
+    top = torch.maximum(r, g)
+    torch.maximum(top, b, out=top)
+    span = torch.minimum(r, g)
+    torch.sub(top, torch.minimum(span, b, out=span), out=span)
+    # sixths of a turn, times the span: from -1 at magenta over 0 at red to 5; `sign` and `lerp` are a quick `where`
+    by_blue, by_green = (r - g).add_(span, alpha=4), (b - r).add_(span, alpha=2)
+    by_green.lerp_(by_blue, (top - g).sign_())
+    sixths = torch.sub(g, b, out=by_blue).lerp_(by_green, (top - r).sign_())
+    angle = sixths.div_((span * 6).clamp_(min=1e-6)).add_(turns[:, 0])
+    # below the top by a trapezium over the circle, as high as the span
+    least, spare = top.sub_(span, alpha=2), by_green
+    for channel, start in zip((r, g, b), (5 / 6, 3 / 6, 1 / 6), strict=True):
+        torch.add(angle, start + 1, out=spare).frac_().sub_(1 / 3).abs_().clamp_(1 / 6, 1 / 3)
+        torch.addcmul(least, spare, span, value=6, out=channel)
+
+
+def blur(pixels: Tensor, sigma: Tensor, reach: int) -> None:
+    """Convolve with a Gaussian that ends `reach` pixels from its middle, down, then across; edges are mirrored."""
+    height, width = pixels.shape[-2:]
+    reach = min(reach, height - 1, width - 1)
+    weights = (torch.arange(-reach, reach + 1, device=pixels.device) / sigma).square().mul_(-0.5).exp_()
+    taps = (weights / weights.sum(-1, keepdim=True)).split(1, -1)
+    for plane in pixels.split(1, 1):  # one channel at a time stays in the cache
+        tall = F.pad(plane, (0, 0, reach, reach), mode="reflect")
+        torch.mul(tall[:, :, :height], taps[0], out=plane)
+        for k in range(1, 2 * reach + 1):
+            plane.addcmul_(tall[:, :, k : k + height], taps[k])
+        wide = F.pad(plane, (reach, reach, 0, 0), mode="reflect")
+        torch.mul(wide[..., :width], taps[0], out=plane)
+        for k in range(1, 2 * reach + 1):
+            plane.addcmul_(wide[..., k : k + width], taps[k])
+
+
+def solarize(pixels: Tensor, _: Tensor) -> None:
+    """Whatever is brighter than the middle becomes its negative."""
+    torch.minimum(pixels, 255 - pixels, out=pixels)
+
+
+JITTERS = (brightness, contrast, saturation, hue)

@@ -1,0 +1,210 @@
+"""I-JEPA: from what one part of an image shows, say what an encoder would make of the others.
+
+Assran et al., "Self-Supervised Learning from Images with a Joint-Embedding Predictive Architecture", 2023.
+
+    image -> context patches -> encoder -> predictor, asked at the places of each target block -> features
+    image -> all patches -> averaged encoder -> layer norm -> the features that should come out    | smooth L1
+
+Letters: B images, K target blocks of T patches each, M patches of context, N patches of the grid.
+"""
+
+from __future__ import annotations
+
+from copy import deepcopy
+from functools import partial
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from backbones.base import Backbone
+from backbones.tokens import (
+    fix_sincos_positions,
+    forward_tokens,
+    freeze_beyond_tokens,
+    sincos_positions,
+    take_tokens,
+    token_grid,
+    vit_of,
+)
+from pretrain.block_masks import BlockMasks, Masks
+from pretrain.methods import Facts, Method, View, method
+from pretrain.views import RandomResizedCrop, ResizeCenterCrop
+from shared.errors import UsageError
+from shared.pixels import Normalize
+
+
+@method("i-jepa")
+class IJEPA(Method):
+    """Two encoders of one kind: the backbone learns, and its average says what there is to learn.
+
+    The average lives in `target`, without gradients. The backbone's stochastic depth, if it has any, acts in the
+    backbone alone.
+
+    Args:
+        predictor_width: channels of the predictor.
+        predictor_depth: blocks of the predictor.
+        predictor_heads: attention heads of the predictor; 0 for as many as the backbone has.
+        momentum: share of itself that the average keeps in a step; rises evenly to 1 at the end.
+        num_targets: blocks to predict in each image.
+        min_keep: the context keeps more patches than this.
+        crop_scale: smallest share of the image's area that a training crop shows.
+        fixed_positions: sine-cosine positions in place of learned ones; published weights keep their own.
+        export_target: export the average, as the paper evaluates it, rather than the encoder that learns.
+    """
+
+    needs = "a plain vision transformer whose patches divide the image"
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        facts: Facts,
+        *,
+        predictor_width: int = 384,
+        predictor_depth: int = 12,
+        predictor_heads: int = 0,
+        momentum: float = 0.996,
+        num_targets: int = 4,
+        min_keep: int = 10,
+        crop_scale: float = 0.3,
+        fixed_positions: bool = True,
+        export_target: bool = True,
+    ) -> None:
+        super().__init__()
+        grid = token_grid(backbone, facts.size)
+        if not 0 <= momentum <= 1:
+            raise UsageError(f"momentum is {momentum}; it is a share, from 0 to 1")
+        if not 0 < crop_scale <= 1:
+            raise UsageError(f"crop_scale is {crop_scale}; it is a share, greater than 0, up to 1")
+        counts = {"predictor_depth": (predictor_depth, 1), "num_targets": (num_targets, 1), "min_keep": (min_keep, 0)}
+        for name, (number, least) in counts.items():
+            if number < least:
+                raise UsageError(f"{name} is {number}; it is {least} or more")
+        self.masks = BlockMasks(grid, num_targets=num_targets, min_keep=min_keep)
+        heads = predictor_heads or heads_of(backbone)
+        self.predictor = Predictor(grid, vit_of(backbone).embed_dim, predictor_width, predictor_depth, heads)
+        if fixed_positions and backbone.pixels is None:
+            fix_sincos_positions(backbone)
+        freeze_beyond_tokens(backbone)
+        self.backbone = backbone
+        self.target = deepcopy(backbone).requires_grad_(False).eval()
+        self.normalize = Normalize(facts.pixels)
+        self.size, self.momentum, self.crop_scale, self.export_target = facts.size, momentum, crop_scale, export_target
+        self.step = 0
+        # not a decorator, which would import the compiler with this page
+        self.draw: Any = torch.compiler.disable(IJEPA.draw_masks)
+
+    def view(self) -> View:
+        return RandomResizedCrop(self.size, scale=(self.crop_scale, 1.0))
+
+    def val_view(self) -> View:
+        return ResizeCenterCrop(self.size)
+
+    def before_step(self, step: int) -> None:
+        self.step = step
+
+    def forward(self, batch: tuple[Tensor, Any]) -> dict[str, Tensor]:
+        """Images (B, 3, H, W) uint8, and labels that are left alone."""
+        x = self.normalize(batch[0])
+        context, targets = (indices.to(x.device) for indices in self.draw(self, len(x)))
+        wanted = self.look_up(x, targets)
+        predicted = self.predictor(forward_tokens(self.backbone, x, context), context, targets)
+        return {"prediction": F.smooth_l1_loss(predicted.float(), wanted)}
+
+    def draw_masks(self, count: int) -> Masks:
+        """Masks of `count` images in this step; --compile leaves it alone, or every step would be compiled anew."""
+        return self.masks.draw(count, self.step)
+
+    @torch.no_grad()
+    def look_up(self, x: Tensor, targets: Tensor) -> Tensor:
+        """(B, 3, H, W), (B, K, T) -> (B, K, T, width): what the average makes of the target patches, seeing all."""
+        features = forward_tokens(self.target, x).float()
+        features = F.layer_norm(features, features.shape[-1:])
+        return take_tokens(features, targets.flatten(1)).unflatten(1, targets.shape[1:])
+
+    @torch.no_grad()
+    def after_step(self, progress: float) -> None:
+        share = (1 - self.momentum) * (1 - progress)
+        mine: list[Tensor] = [*self.target.parameters()]
+        theirs: list[Tensor] = [*self.backbone.parameters()]
+        torch._foreach_lerp_(mine, theirs, share)  # pyright: ignore[reportPrivateImportUsage]
+
+    def train(self, mode: bool = True) -> IJEPA:
+        super().train(mode)
+        self.target.eval()  # its features are what is right; chance has no place in them
+        return self
+
+    def exports(self) -> dict[str, nn.Module]:
+        return {"backbone": self.target if self.export_target else self.backbone}
+
+
+class Predictor(nn.Module):
+    """A narrow transformer that is told what was seen where, and asked what is elsewhere.
+
+    Args:
+        grid: patches down and across an image.
+        width: of the features, coming in and going out.
+        inner: its own width.
+        depth, heads: blocks, and attention heads of each.
+
+    Raises:
+        UsageError: the heads or the positions do not fit the width.
+    """
+
+    positions: Tensor
+
+    def __init__(self, grid: tuple[int, int], width: int, inner: int, depth: int, heads: int) -> None:
+        from timm.models.vision_transformer import Block
+
+        super().__init__()
+        if heads < 1 or inner % heads:
+            raise UsageError(f"{heads} attention heads do not divide predictor_width {inner}; give --predictor-heads")
+        norm: Any = partial(nn.LayerNorm, eps=1e-6)
+        self.register_buffer("positions", sincos_positions(*grid, inner), persistent=False)
+        self.mask_token = nn.Parameter(torch.zeros(1, 1, inner))
+        self.narrow = nn.Linear(width, inner)
+        *first, last = (Block(inner, heads, qkv_bias=True, norm_layer=norm) for _ in range(depth))
+        self.blocks = nn.Sequential(*first)
+        self.last = last  # apart, because its forward is not called
+        self.norm = norm(inner)
+        self.widen = nn.Linear(inner, width)
+        nn.init.trunc_normal_(self.mask_token, std=0.02)
+        for layer in self.modules():
+            if isinstance(layer, nn.Linear):
+                nn.init.trunc_normal_(layer.weight, std=0.02)
+                nn.init.zeros_(layer.bias)
+
+    def forward(self, seen: Tensor, context: Tensor, targets: Tensor) -> Tensor:
+        """Features (B, M, width) of the context patches, which (B, M), and which to predict (B, K, T)
+        -> (B, K, T, width). Target blocks do not see each other.
+        """
+        blocks, asked = targets.shape[1:]
+        told = self.narrow(seen) + self.positions[context]
+        questions = (self.mask_token + self.positions[targets].flatten(0, 1)).to(told.dtype)
+        x = torch.cat((told.repeat_interleave(blocks, 0), questions), 1)
+        answers = last_tokens(self.last, self.blocks(x), asked)
+        return self.widen(self.norm(answers)).unflatten(0, (-1, blocks))
+
+
+def last_tokens(block: Any, x: Tensor, count: int) -> Tensor:
+    """(B, N, D) -> (B, count, D): a timm block's output for the last tokens alone, which look at all of them.
+
+    The predictor's last block needs no more: nobody asks what it makes of the context.
+    """
+    attention, y = block.attn, block.norm1(x)
+    q_and_kv = (x.shape[-1], 2 * x.shape[-1])
+    weight_q, weight_kv = attention.qkv.weight.split(q_and_kv)
+    bias_q, bias_kv = attention.qkv.bias.split(q_and_kv)
+    heads = (attention.num_heads, attention.head_dim)
+    q = F.linear(y[:, -count:], weight_q, bias_q).unflatten(2, heads).transpose(1, 2)
+    k, v = F.linear(y, weight_kv, bias_kv).unflatten(2, (2, *heads)).permute(2, 0, 3, 1, 4)
+    attended = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
+    x = x[:, -count:] + attention.proj(attended)
+    return x + block.mlp(block.norm2(x))
+
+
+def heads_of(backbone: Backbone) -> int:
+    """Attention heads of a vision transformer's blocks; 0 where they do not say."""
+    block = vit_of(backbone).blocks[0]
+    return getattr(getattr(block, "attn", block), "num_heads", 0)

@@ -1,0 +1,191 @@
+"""VICReg: two views of an image shall have one embedding, and embeddings shall fill their space.
+
+Bardes, Ponce, LeCun, "VICReg: Variance-Invariance-Covariance Regularization for Self-Supervised Learning", 2022.
+
+    image -> two crops -> colours of its own for each -> backbone -> vector -> expander -> embedding z, z'
+
+    invariance    mean squared distance of z and z', within each process
+    variance      how far the deviation of each dimension falls short of 1          } over the images
+    covariance    squares of the covariances between different dimensions           } of all processes
+
+Colours are done on the device, crops by the loader. Shape letters: B images of a process, N of all, D dimensions.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+from backbones.base import Backbone
+from pretrain.colour import Colour
+from pretrain.methods import Facts, Method, View, method
+from pretrain.views import Compose, HorizontalFlip, RandomResizedCrop, ResizeCenterCrop, Several
+from shared import dist
+from shared.errors import UsageError
+from shared.pixels import Normalize
+
+EPSILON = 1e-4  # keeps the slope of the deviation finite where nothing varies
+SIDE = 224  # the blur is told in pixels of such an image
+
+
+@method("vicreg")
+class VICReg(Method):
+    """
+    Args:
+        expander_width: width of the embedding and of the layers before it.
+        expander_layers: linear layers of the expander, with batch norm and ReLU between them.
+        sim_coeff: weight of the invariance term.
+        std_coeff: weight of the variance term; 0 shows what a collapse is.
+        cov_coeff: weight of the covariance term.
+        crop_scale: smallest share of the image's area that a view shows.
+        hflip: probability that a view is mirrored.
+        jitter: probability that a view's brightness, contrast, saturation and hue change.
+        grey: probability that a view loses its colours.
+        blur_first: probability that the first view is blurred, by 0.1 to 2 pixels at 224 and in proportion elsewhere.
+        blur_second: the same for the second view.
+        solarize_first: probability that the bright half of the first view's scale is turned over.
+        solarize_second: the same for the second view.
+    """
+
+    needs = "any backbone; two images or more in a batch"
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        facts: Facts,
+        *,
+        expander_width: int = 8192,
+        expander_layers: int = 3,
+        sim_coeff: float = 25.0,
+        std_coeff: float = 25.0,
+        cov_coeff: float = 1.0,
+        crop_scale: float = 0.08,
+        hflip: float = 0.5,
+        jitter: float = 0.8,
+        grey: float = 0.2,
+        blur_first: float = 1.0,
+        blur_second: float = 0.1,
+        solarize_first: float = 0.0,
+        solarize_second: float = 0.2,
+    ) -> None:
+        super().__init__()
+        shares = {"hflip": hflip, "jitter": jitter, "grey": grey, "blur_first": blur_first, "blur_second": blur_second}
+        for name, share in (shares | {"solarize_first": solarize_first, "solarize_second": solarize_second}).items():
+            if not 0 <= share <= 1:
+                raise UsageError(f"{name} is {share}; it is a probability, from 0 to 1")
+        for name, count in (("expander_width", expander_width), ("expander_layers", expander_layers)):
+            if count < 1:
+                raise UsageError(f"{name} is {count}; it is 1 or more")
+        for name, weight in (("sim_coeff", sim_coeff), ("std_coeff", std_coeff), ("cov_coeff", cov_coeff)):
+            if not 0 <= weight < float("inf"):
+                raise UsageError(f"{name} is {weight}; it is 0 or more")
+        if not 0 < crop_scale <= 1:
+            raise UsageError(f"crop_scale is {crop_scale}; it is a share, greater than 0, up to 1")
+        self.backbone, self.expander = backbone, expander(backbone.width, expander_width, expander_layers)
+        self.normalize = Normalize(facts.pixels)
+        self.sim_coeff, self.std_coeff, self.cov_coeff = sim_coeff, std_coeff, cov_coeff
+        self.size, self.crop_scale, self.hflip = facts.size, crop_scale, hflip
+        small = min(facts.size) / SIDE
+        same: dict[str, Any] = {"jitter": jitter, "grey": grey, "sigma": (0.1 * small, 2.0 * small)}
+        self.first = Colour(blur=blur_first, solarize=solarize_first, **same)
+        self.second = Colour(blur=blur_second, solarize=solarize_second, **same)
+
+    def view(self) -> View:
+        crop = RandomResizedCrop(self.size, scale=(self.crop_scale, 1.0), bicubic=True)
+        return Several(Compose([crop, HorizontalFlip(self.hflip)]), 2)
+
+    def val_view(self) -> View:
+        return ResizeCenterCrop(self.size)
+
+    def forward(self, batch: tuple[tuple[Tensor, Tensor], Tensor]) -> dict[str, Tensor]:
+        """Two views (B, 3, H, W) uint8 of the same images, and labels that are not looked at."""
+        (first, second), _ = batch
+        insist_on_two(len(first), self.expander)
+        x, y = self.first(first), self.second(second)
+        # one after the other, for batch norm knows each view by itself
+        z, z_ = self.embed(self.backbone(self.normalize(x))), self.embed(self.backbone(self.normalize(y)))
+        with torch.autocast(z.device.type, enabled=False):
+            return self.compare(z.float(), z_.float())
+
+    def embed(self, vectors: Tensor) -> Tensor:
+        return self.expander(vectors)
+
+    def compare(self, z: Tensor, z_: Tensor) -> dict[str, Tensor]:
+        """Two embeddings (B, D) of the same images -> the three terms, weighted."""
+        one, other = spread(dist.gather_rows(z)), spread(dist.gather_rows(z_))
+        return {
+            "invariance": self.sim_coeff * F.mse_loss(z, z_),
+            "variance": self.std_coeff * (one.variance + other.variance) / 2,
+            "covariance": self.cov_coeff * (one.covariance + other.covariance),
+        }
+
+
+def expander(inside: int, width: int, layers: int) -> nn.Sequential:
+    """(B, inside) -> (B, width). Linear layers have biases, but for the last."""
+    modules: list[nn.Module] = []
+    for _ in range(layers - 1):
+        modules += [nn.Linear(inside, width), nn.BatchNorm1d(width), nn.ReLU(inplace=True)]
+        inside = width
+    return nn.Sequential(*modules, nn.Linear(inside, width, bias=False))
+
+
+def insist_on_two(count: int, expander: nn.Module) -> None:
+    """Refuse one image alone: over all processes, or in one where batch norm looks at no other."""
+    alone = any(type(layer) is nn.BatchNorm1d for layer in expander.modules())
+    if count * (1 if alone else dist.world()) < 2:
+        raise UsageError("VICReg compares the images of a batch, and here is one alone; give --batch-size 2 or more")
+
+
+# --- variance and covariance ----------------------------------------------------------------------
+
+
+class Spread(NamedTuple):
+    """How the rows of a matrix fill their space: (), ()."""
+
+    variance: Tensor
+    covariance: Tensor
+
+
+def spread(z: Tensor) -> Spread:
+    """(N, D) -> mean shortfall of the deviations from 1; sum of squared covariances between dimensions, over D."""
+    return Spread(*_Spread.apply(z))  # type: ignore[misc]
+
+
+class _Spread(torch.autograd.Function):
+    """Both terms and their own backward pass, in the cheaper of two equal forms.
+
+    With X the centred rows, the covariances are C = X'X / (N - 1), D x D. When N < D the products of the rows, XX',
+    N x N, say the same: sum of all C_ij^2 = sum of all (XX')_ij^2 / (N - 1)^2. The diagonal of C is the variance. Both
+    gradients are linear in X, so one matrix product makes them.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, z: Tensor) -> tuple[Tensor, Tensor]:
+        count, width = z.shape
+        x = z - z.mean(0)
+        variances = x.square().sum(0) / (count - 1)
+        deviations = (variances + EPSILON).sqrt()
+        if count < width:
+            products = x @ x.T / (count - 1)
+            squares = products.square().sum() - variances.square().sum()
+        else:
+            products = (x.T @ x / (count - 1)).fill_diagonal_(0)
+            squares = products.square().sum()
+        ctx.save_for_backward(x, variances, deviations, products)
+        return F.relu(1 - deviations).mean(), squares / width
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, to_variance: Tensor, to_covariance: Tensor) -> Tensor:  # type: ignore[override]
+        x, variances, deviations, products = ctx.saved_tensors
+        count, width = x.shape
+        short = (deviations < 1) / deviations
+        of_x = -to_variance / (width * (count - 1)) * short
+        slope = 4 * to_covariance / (width * (count - 1))
+        if count < width:
+            return (x * (of_x - slope * variances)).addmm_(products * slope, x)
+        return (x * of_x).addmm_(x * slope, products)
