@@ -24,6 +24,8 @@ LUMA = (0.2989, 0.587, 0.114)  # shares of red, green and blue in how bright a p
 REACH = 2.6  # deviations at which a blur ends; what lies beyond is less than a grey level
 CACHED = 2**18  # pixel values that a processor works on at a time
 
+Finish = Callable[[Tensor], Tensor]
+
 
 class Drawn(NamedTuple):
     """What is to happen to B images.
@@ -65,9 +67,9 @@ class Colour:
     strengths: tuple[float, float, float, float] = (0.4, 0.4, 0.2, 0.1)
     sigma: tuple[float, float] = (0.1, 2.0)
 
-    def __call__(self, images: Tensor) -> Tensor:
-        """(B, 3, H, W) uint8 -> (B, 3, H, W) float32, 0 to 255"""
-        return coloured(images, self.draw(len(images)))
+    def __call__(self, images: Tensor, finish: Finish | None = None) -> Tensor:
+        """(B, 3, H, W) uint8 -> (B, 3, H, W) float32: 0 to 255, or what `finish`, such as Normalize, makes of it"""
+        return coloured(images, self.draw(len(images)), finish)
 
     def draw(self, count: int) -> Drawn:
         """What happens to each of `count` images."""
@@ -83,14 +85,16 @@ class Colour:
 
 @torch.no_grad()
 @torch.compiler.disable()  # chance on the processor and compiled graphs do not mix
-def coloured(images: Tensor, drawn: Drawn) -> Tensor:
-    """(B, 3, H, W) uint8 -> (B, 3, H, W) float32, 0 to 255"""
+def coloured(images: Tensor, drawn: Drawn, finish: Finish | None = None) -> Tensor:
+    """(B, 3, H, W) uint8 -> (B, 3, H, W) float32"""
     pixels = images.to(torch.float32, copy=True, memory_format=torch.contiguous_format)
     # a processor is quickest with what stays in its cache, such as one image of 224 pixels a side
     few = max(1, CACHED // pixels[0].numel()) if pixels.device.type == "cpu" else len(pixels)
     for first in range(0, len(pixels), few):
         rows = slice(first, first + few)
         paint(pixels[rows], drawn.some(rows))
+        if finish is not None:
+            pixels[rows] = finish(pixels[rows])
     return pixels
 
 

@@ -105,9 +105,9 @@ class VICReg(Method):
         """Two views (B, 3, H, W) uint8 of the same images, and labels that are not looked at."""
         (first, second), _ = batch
         insist_on_two(len(first), self.expander)
-        x, y = self.first(first), self.second(second)
+        x, y = self.first(first, self.normalize), self.second(second, self.normalize)
         # one after the other, for batch norm knows each view by itself
-        z, z_ = self.embed(self.backbone(self.normalize(x))), self.embed(self.backbone(self.normalize(y)))
+        z, z_ = self.embed(self.backbone(x)), self.embed(self.backbone(y))
         with torch.autocast(z.device.type, enabled=False):
             return self.compare(z.float(), z_.float())
 

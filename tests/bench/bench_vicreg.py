@@ -116,7 +116,7 @@ def compare_views(files: list[bytes], rounds: int) -> None:
         def batch() -> list[Tensor]:
             samples = [crops(decode_image(data, upright=True), rng_for(0, 0, n)) for n, data in enumerate(files)]
             views = zip(*samples, strict=True)
-            return [normalize(c(torch.stack(v))) for c, v in zip((first, second), views, strict=True)]
+            return [c(torch.stack(v), normalize) for c, v in zip((first, second), views, strict=True)]
 
         return batch
 

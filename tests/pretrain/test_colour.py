@@ -14,6 +14,7 @@ from torchvision.transforms.v2 import functional as TF
 
 from pretrain import colour
 from pretrain.colour import Colour, Drawn, blur, brightness, coloured, contrast, hue, paint, saturation, solarize
+from shared.pixels import PIXEL_STATS, Normalize
 
 EVERYTHING = Colour(blur=0.5, solarize=0.3)
 
@@ -220,6 +221,12 @@ def test_bytes_come_in_and_stay_as_they_are() -> None:
     x = EVERYTHING(images)
     assert torch.equal(images, before) and x.dtype == torch.float32 and x.shape == images.shape
     assert x.min() >= 0 and x.max() <= 255
+
+
+def test_what_comes_last_is_done_to_every_image() -> None:
+    images, drawn = pictures(48), EVERYTHING.draw(48)
+    normalize = Normalize(PIXEL_STATS["imagenet"])
+    torch.testing.assert_close(coloured(images, drawn, normalize), normalize(coloured(images, drawn)))
 
 
 def test_colours_follow_torchs_random_state_and_differ_between_images() -> None:
