@@ -101,7 +101,7 @@ def compare_memory(count: int) -> None:
 
 def compare_views(files: list[bytes], rounds: int) -> None:
     """Both start from the bytes of the same JPEGs and end with two normalised float views in a batch."""
-    from lightly.transforms import VICRegTransform
+    from lightly.transforms.vicreg_transform import VICRegTransform
     from PIL import Image
 
     theirs, normalize = VICRegTransform(), Normalize(PIXEL_STATS["imagenet"])
