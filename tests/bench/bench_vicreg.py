@@ -139,7 +139,7 @@ def compare_views(files: list[bytes], rounds: int) -> None:
     for name, times in spent.items():
         ratio = statistics.median(a / b for a, b in zip(reference, times[1:], strict=True))
         goal = f" (goal 2) {told(ratio >= 2)}" if name.startswith("ours") else ""
-        print(f"  {name:64} {statistics.median(times[1:]):7.2f} ms  {ratio:5.2f} x{goal}")
+        print(f"  {name:64} {statistics.median(times[1:]):7.2f} ms  {ratio:5.2f} x{goal}", flush=True)
 
 
 def main() -> None:
