@@ -1,4 +1,4 @@
-"""`pretrain train | pack | list`. Imports no torch: --help answers at once."""
+"""`pretrain train | eval | pack | import | convert | launch | list`. Imports no torch: --help answers at once."""
 
 from __future__ import annotations
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from shared import scale
-from shared.recipe import OptimConfig, RuntimeConfig, ScheduleConfig, knob
+from shared.recipe import OptimConfig, RuntimeConfig, ScheduleConfig, knob, tag_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,10 +86,7 @@ class PretrainRecipe:
 
 def export_tag(recipe: PretrainRecipe) -> str:
     """`vicreg`, or `vicreg-imagenet21k` when a tag is given; supervised weights carry the given tag alone."""
-    method_name, tag = recipe.model.method, recipe.model.tag
-    if tag is None:
-        return method_name
-    return tag if method_name == "supervised" else f"{method_name}-{tag}"
+    return tag_of(recipe.model.method, recipe.model.tag)
 
 
 def tiny(recipe: PretrainRecipe) -> dict[str, Any]:
