@@ -57,8 +57,11 @@ class DataConfig:
     binary_mode: bool = knob(False, "one class: object")
     drop_empty: bool = knob(False, "leave out training images without a box")
     allow_missing_images: int = knob(0, "how many annotated images may be absent", low=0)
-    size: tuple[int, ...] = knob(
-        (640,), "height and width, or one number for both; the short side where sizes vary", metavar="PIXELS", low=32
+    size: tuple[int, ...] | None = knob(
+        None,
+        "height and width, or one number for both; the short side where sizes vary (default: the network's own)",
+        metavar="PIXELS",
+        low=32,
     )
     max_size: int | None = knob(None, "longest side; images then keep their shape", low=32)
     multiscale: bool = knob(False, "random short side from 480 to 800 per image; images keep their shape")

@@ -32,7 +32,7 @@ class DetectTask(Task):
     ) -> None:
         super().__init__()
         self.detector, self.normalize, self.evaluator = detector, Normalize(stats), evaluator
-        self.multiple = math.lcm(32, detector.backbone.maps[-1].stride)
+        self.multiple = math.lcm(detector.multiple, detector.backbone.maps[-1].stride)
 
     @property
     def backbone(self) -> Any:  # type: ignore[override]

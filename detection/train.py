@@ -16,6 +16,7 @@ from detection.data.classes import ClassMap
 from detection.data.coco import CocoDetection, coco_layout
 from detection.draw import draw_detections
 from detection.eval.coco import CocoEvaluator
+from detection.nets import usual_size
 from detection.recipe import DataConfig, DetectRecipe, run_stem
 from detection.task import DetectTask
 from shared import dist
@@ -54,7 +55,7 @@ def train(resolved: Resolved) -> int:
     store = Store(recipe.runtime.weights_dir)
     session = Session(resolved, stem=run_stem(recipe))
     try:
-        data = open_data(recipe.data)
+        data = open_data(recipe)
         standing = stand(recipe, store, load=True)
         built = build_detector(recipe, standing.net, len(data.train.classes))
         val, backend = data.val, recipe.data.eval_backend
@@ -88,10 +89,11 @@ def train(resolved: Resolved) -> int:
     return 0
 
 
-def open_data(told: DataConfig) -> Data:
+def open_data(recipe: DetectRecipe) -> Data:
     """Training and validation images as the recipe names them; the demo data when it names none."""
+    told = recipe.data
     training, validation = places(told)
-    size = pair(told.size)
+    size = pair(told.size) if told.size else usual_size(recipe.model.network)
 
     def opened(place: Place, classes: ClassMap | None, *, training: bool) -> CocoDetection:
         augment = build_augment(

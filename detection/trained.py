@@ -17,7 +17,7 @@ from detection.data.classes import ClassMap
 from detection.data.coco import CocoDetection
 from detection.draw import draw_detections
 from detection.eval.coco import CocoEvaluator, ground_truth_as_results
-from detection.nets import detector
+from detection.nets import detector, usual_size
 from detection.recipe import DataConfig
 from detection.task import DetectTask
 from detection.train import Place, places
@@ -68,7 +68,7 @@ class Trained:
         }
         return build_augment(
             own["aug_type"],
-            size=pair(size or own["size"]),
+            size=pair(size or own["size"] or usual_size(self.exported.card.args["network"])),
             max_size=max_size or own["max_size"],
             multiscale=own["multiscale"] and size is None,
             train=False,

@@ -3,6 +3,8 @@
     rate    backbone block i of n: backbone_lr * layer_decay ** (n - i);  everything else: lr
     decay   normalisation layers: norm_wd;  biases: bias_wd;  everything else: wd
 
+A layer that carries an `lr_scale`, such as what a detector says should learn slowly, has all its rates times that.
+
 Layer decay counts the backbone's own blocks and leaves neck and heads at 1, as in
 Li et al., "Exploring Plain Vision Transformer Backbones for Object Detection", 2022.
 """
@@ -24,7 +26,7 @@ from shared.recipe import OptimConfig
 def parameter_groups(task: nn.Module, config: OptimConfig) -> list[dict[str, Any]]:
     """Trainable parameters by (learning rate, weight decay), each group with a `name` a person can read."""
     depth_of = block_depths(task)
-    kinds = parameter_kinds(task)
+    kinds, scales = parameter_kinds(task), parameter_scales(task)
     groups: dict[tuple[float, float], dict[str, Any]] = {}
     for name, parameter in task.named_parameters():
         if not parameter.requires_grad:
@@ -35,6 +37,7 @@ def parameter_groups(task: nn.Module, config: OptimConfig) -> list[dict[str, Any
             lr = config.lr if config.backbone_lr is None else config.backbone_lr
             if config.layer_decay is not None:
                 lr *= config.layer_decay**below
+        lr *= scales.get(id(parameter), 1.0)
         wd = {"norm": config.norm_wd, "bias": config.bias_wd}.get(kinds.get(id(parameter), "weight"), config.wd)
         wd = config.wd if wd is None else wd
         group = groups.setdefault((lr, wd), {"params": [], "names": [], "lr": lr, "weight_decay": wd, "parts": set()})
@@ -76,6 +79,12 @@ def block_depths(task: nn.Module) -> dict[int, int]:
         return {}
     blocks = backbone.blocks()
     return {id(p): len(blocks) - i for i, block in enumerate(blocks) for p in block}
+
+
+def parameter_scales(module: nn.Module) -> dict[int, float]:
+    """What multiplies the learning rate of the parameters of layers that carry an `lr_scale`."""
+    slow = [layer for layer in module.modules() if hasattr(layer, "lr_scale")]
+    return {id(p): float(layer.lr_scale) for layer in slow for p in layer.parameters()}  # type: ignore[arg-type]
 
 
 def parameter_kinds(module: nn.Module) -> dict[int, str]:

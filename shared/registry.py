@@ -32,15 +32,17 @@ class Registry(Generic[T]):
     def __init__(self, kind: str, package: str) -> None:
         self.kind, self.package = kind, package
         self.builders: dict[str, Callable[..., T]] = {}
+        self.known: dict[str, dict[str, Any]] = {}
         self.fallback: Callable[[str], Callable[..., T] | None] = lambda name: None
 
-    def __call__(self, name: str) -> Callable[[B], B]:
-        """Decorator: offer a class or a function under this name."""
+    def __call__(self, name: str, **facts: Any) -> Callable[[B], B]:
+        """Decorator: offer a class or a function under this name, with what is known of it before it is built."""
 
         def offer(build: B) -> B:
             if name in self.builders:
                 raise ValueError(f"two {self.kind}s are called '{name}'")
             self.builders[name] = build
+            self.known[name] = facts
             return build
 
         return offer
@@ -67,6 +69,11 @@ class Registry(Generic[T]):
         if found is None:
             raise UsageError(f"no {self.kind} '{name}'{suggest(name, names)}; `list` shows all {len(names)}")
         return found
+
+    def facts(self, name: str) -> dict[str, Any]:
+        """What stands beside the name where it is offered."""
+        self.builder(name)
+        return self.known.get(name, {})
 
     def options(self, name: str) -> dict[str, inspect.Parameter]:
         """What a builder can be told besides what it stands on: its keyword-only parameters."""

@@ -1,4 +1,8 @@
-"""Detectors: one page each. `detector.build("fcos", backbone, num_classes)` gives a `Detector`."""
+"""Detectors: one page each. `detector.build("fcos", backbone, num_classes)` gives a `Detector`.
+
+Beside its name a page may say `size=(height, width)`, what it is trained at when nobody says, and `tiny={...}`, the
+options that make it small enough to be seen running in a minute.
+"""
 
 from __future__ import annotations
 
@@ -17,10 +21,12 @@ class Detector(nn.Module, ABC):
 
     backbone: what it stands on.
     used_maps: which of the backbone's maps it reads; what no used map depends on is frozen.
+    multiple: height and width of a batch are rounded up to it.
     """
 
     backbone: Backbone
     used_maps: Sequence[int]
+    multiple: int = 32
 
     @abstractmethod
     def forward(self, images: Images, targets: list[Target]) -> dict[str, Tensor]:
@@ -36,3 +42,9 @@ class Detector(nn.Module, ABC):
 
 
 detector: Registry[Detector] = Registry("detector", "detection.nets")
+SIZE = (640, 640)
+
+
+def usual_size(network: str) -> tuple[int, int]:
+    """(height, width) a detector is trained at when nobody says."""
+    return detector.facts(network).get("size", SIZE)

@@ -27,7 +27,7 @@ from detection.parts.necks import build_pyramid
 from detection.types import Detections, Images, Target
 
 
-@detector("faster_rcnn")
+@detector("faster_rcnn", tiny={"width": 32, "hidden": 64})
 class FasterRCNN(Detector):
     """
     Args:

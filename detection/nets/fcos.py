@@ -36,7 +36,7 @@ class Places(NamedTuple):
     counts: list[int]  # places per level
 
 
-@detector("fcos")
+@detector("fcos", tiny={"width": 32, "depth": 2})
 class FCOS(Detector):
     """
     Args:

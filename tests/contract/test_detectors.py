@@ -15,10 +15,6 @@ from backbones import backbone
 from backbones.freeze import freeze_unreached, hold_still
 from detection.nets import Detector, detector
 
-SMALL: dict[str, dict[str, Any]] = {  # what makes a detector small enough for a test, where it can be told
-    "faster_rcnn": {"width": 32, "hidden": 64},
-    "fcos": {"width": 32, "depth": 2},
-}
 BACKBONES = [
     "test_resnet",
     "mobilenetv4_conv_small_050",
@@ -30,7 +26,7 @@ CLASSES = 3
 def build(network: str, name: str, **options: Any) -> Detector:
     torch.manual_seed(0)
     net = backbone.build(name)
-    built = detector.build(network, net, CLASSES, **SMALL.get(network, {}), **options)
+    built = detector.build(network, net, CLASSES, **detector.facts(network)["tiny"], **options)
     freeze_unreached(net, built.used_maps)
     built.train()
     hold_still(built)
@@ -106,7 +102,7 @@ def test_class_head_is_a_part_of_the_detector_that_depends_on_the_classes(networ
     inside = {id(p) for p in built.parameters()}
     own = [p for part in built.class_head() for p in part.parameters()]
     assert own and {id(p) for p in own} < inside
-    fewer = detector.build(network, backbone.build("test_resnet"), 1, **SMALL.get(network, {}))
+    fewer = detector.build(network, backbone.build("test_resnet"), 1, **detector.facts(network)["tiny"])
     shapes = {name: p.shape for name, p in fewer.named_parameters()}
     differs = [p for name, p in built.named_parameters() if shapes[name] != p.shape]
     assert differs and {id(p) for p in differs} <= {id(p) for p in own}
@@ -122,7 +118,7 @@ def test_used_maps_are_maps_of_the_backbone(network: str) -> None:
 @pytest.mark.parametrize("network", detector.names())
 def test_four_images_can_be_learnt_by_heart(network: str, scenes: Callable, tiny_backbone: Callable[..., Any]) -> None:
     torch.manual_seed(0)
-    built = in_a_hurry(detector.build(network, tiny_backbone(16), CLASSES, **SMALL.get(network, {})).train())
+    built = in_a_hurry(detector.build(network, tiny_backbone(16), CLASSES, **detector.facts(network)["tiny"]).train())
     images, targets = scenes([1, 2, 2, 1], size=96, classes=CLASSES, smallest=0.3)
     optimizer = torch.optim.AdamW(built.parameters(), lr=4e-3)
     steps = 80

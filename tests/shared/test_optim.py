@@ -152,3 +152,11 @@ def test_one_step_is_that_of_the_formula() -> None:
 def test_betas_must_be_two(task: Headed) -> None:
     with pytest.raises(UsageError, match="--betas takes two numbers, such as 0.9 0.999; there are 1"):
         build_optimizer(task, OptimConfig(opt="adamw", betas=(0.9,)))
+
+
+def test_a_layer_with_an_lr_scale_learns_at_that_share_of_its_rate() -> None:
+    task = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
+    task[1].lr_scale = 0.1  # type: ignore[assignment]
+    rates = {id(p): g["lr"] for g in parameter_groups(task, OptimConfig(lr=0.5)) for p in g["params"]}
+    assert {rates[id(p)] for p in task[0].parameters()} == {0.5}
+    assert {rates[id(p)] for p in task[1].parameters()} == {0.05}

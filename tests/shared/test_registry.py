@@ -77,3 +77,11 @@ def test_names_beyond_the_folder_are_found_by_the_fallback(shapes: Registry) -> 
 def test_suggestions_keep_quiet_about_far_words() -> None:
     assert suggest("fcoss", ["fcos", "detr"]) == ", did you mean 'fcos'?"
     assert suggest("zebra", ["fcos", "detr"]) == ""
+
+
+def test_what_is_known_beside_a_name_is_told_without_building() -> None:
+    things: Registry = Registry("thing", "json")
+    things("lamp", watts=40)(lambda: pytest.fail("nothing is built"))
+    assert things.facts("lamp") == {"watts": 40}
+    with pytest.raises(UsageError, match="no thing 'lamb', did you mean 'lamp'"):
+        things.facts("lamb")
