@@ -21,6 +21,7 @@ class ModelConfig:
         None, "stochastic depth of the backbone (default: what comes with it)", low=0, high=1
     )
     pretrained: bool = knob(False, "start from timm's published weights")
+    init_tag: str | None = knob(None, "start from weights of this backbone: a tag, or tag@digest; loads or refuses")
     aws_compat: bool = knob(False, "the backbone as the seed's own program built it, where that is not its paper's")
     keep_epochs: int = knob(0, "export the backbone every so many epochs, besides the last", low=0)
 
@@ -38,7 +39,11 @@ class DataConfig:
     size: tuple[int, ...] = knob(
         (224,), "height and width of the images, or one number for both", metavar="PIXELS", low=8
     )
-    rgb_mode: str = knob("imagenet", "pixel statistics: imagenet, birder, clip, centered, neutral")
+    rgb_mode: str | None = knob(
+        None,
+        "pixel statistics: imagenet, birder, clip, centered, neutral (default: those the weights it starts from "
+        "expect, else imagenet)",
+    )
     num_classes: int | None = knob(None, "classes of the data (default: counted)", low=1)
     samples: int | None = knob(None, "images in an epoch of remote shards, which cannot be counted", low=1)
     limit: int | None = knob(None, "use only so many training and validation images, for trying out", low=1)

@@ -6,6 +6,8 @@ import logging
 from typing import Any, NamedTuple
 
 from backbones import backbone
+from backbones.base import Backbone
+from backbones.inherit import fill, rebuild
 from backbones.sync import join_batch_norms
 from pretrain.labelled import choose, open_labelled, same_classes, seen_as
 from pretrain.methods import Facts, Method, method
@@ -14,7 +16,7 @@ from pretrain.recipe import PretrainRecipe, crop_share, export_tag, run_stem
 from pretrain.shards import ShardSet, find_shards, is_remote
 from pretrain.views import ResizeCenterCrop
 from shared import dist
-from shared.card import Card, check_name, versions
+from shared.card import Card, Exported, check_name, check_pixels, expected_pixels, versions
 from shared.dry import describe_groups, describe_parameters, describe_schedule
 from shared.errors import DataError, UsageError
 from shared.flags import Resolved
@@ -47,10 +49,10 @@ def train(resolved: Resolved) -> int:
     session = Session(resolved, stem=run_stem(recipe))
     try:
         data = open_data(recipe)
-        stats = pixel_stats(recipe.data.rgb_mode)
         options: dict[str, Any] = {} if recipe.model.drop_path is None else {"drop_path": recipe.model.drop_path}
         options |= {"aws_compat": True} if recipe.model.aws_compat else {}
-        net = backbone.build(recipe.model.model, pretrained=recipe.model.pretrained, **options)
+        store = Store(recipe.runtime.weights_dir)
+        net, stats, parent = start_from(recipe, store, options)
         net.check_size(pair(recipe.data.size))
         facts = Facts(pair(recipe.data.size), data.num_classes, stats)
         task = method.build(recipe.model.method, net, facts, **recipe.model.method_args)
@@ -67,7 +69,7 @@ def train(resolved: Resolved) -> int:
         run_dir = session.open()
         describe(recipe, data, tag)
         feed = session.feed(data.train)
-        store, exported = Store(recipe.runtime.weights_dir), []
+        exported = []
 
         def publish(trained: Any, epoch: int, metrics: dict[str, float], last: bool) -> None:
             card = Card(
@@ -79,6 +81,7 @@ def train(resolved: Resolved) -> int:
                 args=options,
                 pixels={"mean": list(stats.mean), "std": list(stats.std)},
                 classes={"names": data.classes} if data.classes else {},
+                parents=[parent.reference] if parent else [],
                 data={
                     "fingerprint": data.train.fingerprint,
                     "samples": sum(data.train.sizes),
@@ -100,6 +103,39 @@ def train(resolved: Resolved) -> int:
     finally:
         dist.stop()
     return 0
+
+
+class Start(NamedTuple):
+    """A backbone to train, what it wants its pixels to be, and the export its weights came from, if from any."""
+
+    net: Backbone
+    stats: PixelStats
+    parent: Exported | None
+
+
+def start_from(recipe: PretrainRecipe, store: Store, options: dict[str, Any]) -> Start:
+    """The backbone on random weights, on timm's published ones, or on those of a tag.
+
+    Raises:
+        UsageError: two sources of weights are named.
+        WeightsError: the tag leads to nothing, its weights do not fit, or they expect other pixels.
+    """
+    told, parent = recipe.model, None
+    if told.init_tag is None:
+        net = backbone.build(told.model, pretrained=told.pretrained, **options)
+        expected = net.pixels
+    elif told.pretrained:
+        raise UsageError("--init-tag and --pretrained both name weights to start from; keep one")
+    else:
+        parent = store.find(told.model, told.init_tag)
+        net, expected = rebuild(parent.card, **options), expected_pixels(parent)
+        log.info("loaded %s", fill(store, net, parent))
+    if recipe.data.rgb_mode is None:
+        return Start(net, expected or pixel_stats("imagenet"), parent)
+    stats = pixel_stats(recipe.data.rgb_mode)
+    if parent is not None:
+        check_pixels(parent, stats)
+    return Start(net, stats, parent)
 
 
 def open_data(recipe: PretrainRecipe) -> Data:

@@ -33,6 +33,7 @@ SEED_TAGS = {
     ("convnext_v2_tiny", "vicreg"): "vicreg_convnext_v2_tiny",
     ("rdnet_s", "vicreg"): "vicreg_rdnet_s",
     ("vit_reg4_m16_rms_avg", "i-jepa"): "ijepa_vit_reg4_m16_rms_avg",
+    ("vit_reg4_m16_rms_avg", "i-jepa-imagenet21k"): "imagenet21k_vit_reg4_m16_rms_avg",
     ("hiera_abswin_base", "mim"): "mim_hiera_abswin_base",
     ("csp_resnet_50", "imagenet1k"): "imagenet1k_csp_resnet_50",
     ("regnet_y_4g", "imagenet21k"): "imagenet21k_regnet_y_4g",

@@ -202,6 +202,31 @@ def test_exports_kept_on_the_way_can_be_picked_by_their_epoch(
 
 
 @pytest.mark.slow
+def test_pretraining_starts_from_a_tag_which_becomes_its_parent(shards: Path, run: Callable, tmp_path: Path) -> None:
+    import torch
+
+    assert run(PRETRAIN + f"--data-path {shards} --rgb-mode centered --tag first").code == 0
+    assert run(PRETRAIN + f"--data-path {shards} --init-tag first --tag second --lr 0").code == 0
+    first, second = weights_of(tmp_path, "test_resnet")
+    assert second["tag"] == "second" and [parent["tag"] for parent in second["parents"]] == ["first"]
+    (export,) = (tmp_path / "weights/test_resnet/first").glob("*/card.json")
+    assert second["parents"][0]["digest"] == export.parent.name
+    old, new = (
+        first_tensors(next((tmp_path / "weights/test_resnet").glob(f"{tag}/*/")), "") for tag in ("first", "second")
+    )
+    still = [name for name in old if "running" not in name and "num_batches" not in name]
+    assert len(still) > 9 and all(torch.equal(old[name], new[name]) for name in still), "nothing learns at a rate of 0"
+    assert second["pixels"] == first["pixels"], "pixels follow the weights"
+    for flags, code, says in (
+        ("--init-tag third", 4, "no weights tagged 'third'"),
+        ("--init-tag first --rgb-mode clip", 4, "expects pixels of mean"),
+        ("--init-tag first --pretrained", 2, "keep one"),
+    ):
+        refused = run(PRETRAIN + f"--data-path {shards} {flags}")
+        assert refused.code == code and says in refused.complaint
+
+
+@pytest.mark.slow
 def test_the_average_is_what_is_exported(shards: Path, run: Callable, left: Callable, tmp_path: Path) -> None:
     import torch
 
