@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 from backbones import backbone
@@ -11,7 +12,7 @@ from backbones.inherit import fill, find_parent, inherit, is_stale, keep, kept_a
 from detection.nets import Detector, detector
 from detection.recipe import DetectRecipe, FreezeConfig, ModelConfig
 from shared import dist
-from shared.card import Exported, check_pixels, expected_pixels
+from shared.card import Exported, check_pixels, expected_pixels, listed
 from shared.errors import UsageError, WeightsError
 from shared.pixels import PixelStats, pixel_stats
 from shared.store import NotThere, Store, Transfer
@@ -55,10 +56,11 @@ def stand(recipe: DetectRecipe, store: Store, *, load: bool = True) -> Standing:
     """
     model = recipe.model
     name = backbone_name(model, store)
+    if model.backbone_tag is None and model.backbone_epoch is not None:
+        model = replace(model, backbone_tag=only_tag(store, name))
+        recipe = replace(recipe, model=model)
     options = drop_path_of(model)
     if model.backbone_tag is None:
-        if model.backbone_epoch is not None:
-            raise WeightsError("--backbone-epoch picks an epoch of a tag; name it with --backbone-tag")
         net = backbone.build(name, pretrained=model.backbone_pretrained and load, **options)
         told = pixel_stats(recipe.data.rgb_mode) if recipe.data.rgb_mode else None
         if told and net.pixels and told != net.pixels:
@@ -79,6 +81,22 @@ def stand(recipe: DetectRecipe, store: Store, *, load: bool = True) -> Standing:
     net = rebuild(parent.card, **options)
     transfer = fill(store, net, parent, model.allow_missing) if load else None
     return Standing(net, stats, parent, transfer, kept_args(parent.card))
+
+
+def only_tag(store: Store, name: str) -> str:
+    """The tag that --backbone-epoch means when none is named: the only one this backbone has.
+
+    Raises:
+        WeightsError: it has none, or several.
+    """
+    tags = sorted({e.card.tag for e in store.all() if e.card.arch == name})
+    if len(tags) == 1:
+        return tags[0]
+    if tags:
+        raise WeightsError(f"--backbone-epoch: {name} has the tags {listed(tags)}; say which with --backbone-tag")
+    raise WeightsError(
+        f"--backbone-epoch: {store.root} has no weights of {name}; make some with `pretrain train --model {name}`"
+    )
 
 
 def inherited(recipe: DetectRecipe, store: Store, name: str, args: dict[str, Any], *, load: bool) -> Standing | None:

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from detection.recipe import DetectRecipe, run_stem
+from detection.recipe import DetectRecipe, run_stem, tiny
 from shared.errors import UsageError, guarded
 from shared.flags import Parser, Resolved, Under, from_args, layered
 from shared.launcher import adopt
@@ -45,10 +45,23 @@ def train(argv: list[str]) -> int:
 
 
 def resolve(argv: list[str]) -> Resolved:
-    """The recipe of a command line, over the demo's settings without data, over the run's when resumed."""
+    """The recipe of a command line, over the demo's settings without data, over the run's when resumed, over the
+    network's and backbone's names when it starts from a trained detector."""
+
+    def told(under: Under) -> Resolved:
+        return from_args(
+            DetectRecipe, argv, prog="detect train", folder="detect", own="network_args", under=under, tiny=tiny
+        )
 
     def read(under: Under) -> Resolved:
-        return from_args(DetectRecipe, argv, prog="detect train", folder="detect", own="network_args", under=under)
+        resolved = told(under)
+        if resolved.recipe.model.init_from is None:
+            return resolved
+        from detection.start import as_recipe, find_start
+
+        start = find_start(resolved.recipe.model, resolved.recipe.runtime.weights_dir)
+        assert start is not None
+        return told([(f"weights {start.card.tag}", as_recipe(start)), *under])
 
     return layered(read, stem=run_stem, demo="demo_detect")
 
@@ -103,11 +116,12 @@ def evaluate(argv: list[str]) -> int:
 def opened(told: Any) -> Any:
     """The detector that --weights names, on its device."""
     from detection import trained
+    from detection.start import find_weights
     from shared.device import pick_device
     from shared.log import setup_logging
 
     setup_logging()
-    return trained.Trained(trained.find_weights(told.weights, told.weights_dir), pick_device(told.device))
+    return trained.Trained(find_weights(told.weights, told.weights_dir), pick_device(told.device))
 
 
 def predict(argv: list[str]) -> int:

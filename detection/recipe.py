@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from shared import scale
 from shared.recipe import OptimConfig, RuntimeConfig, ScheduleConfig, knob
 
 
@@ -29,6 +30,16 @@ class ModelConfig:
         None, "stochastic depth of the backbone (default: what comes with it)", low=0, high=1
     )
     tag: str | None = knob(None, "word that will find this run's weights (default: the run's name)", "-t")
+    init_from: str | None = knob(
+        None, "start from a trained detector: a run folder, an export, a tag, or network-backbone/tag", metavar="RUN"
+    )
+    resume_epoch: int | None = knob(
+        None,
+        "start from this detector's own weights of that epoch, of --init-from or --tag; 0 is the last "
+        "(--resume continues a run exactly)",
+        low=0,
+    )
+    reset_head: bool = knob(False, "with --init-from: begin the class head anew, for other classes")
     keep_epochs: int = knob(0, "export the detector every so many epochs, besides the last", low=0)
 
 
@@ -52,9 +63,14 @@ class DataConfig:
     val_path: Path | None = knob(None, "validation images (default: found in a COCO folder)")
     coco_json_path: Path | None = knob(None, "training annotations (default: found in a COCO folder)")
     coco_val_json_path: Path | None = knob(None, "validation annotations (default: found in a COCO folder)")
-    class_file: Path | None = knob(None, "one class name per line (default: the categories of the annotations)")
-    ignore_file: Path | None = knob(None, "file names of training images to leave out, one per line")
+    class_file: Path | None = knob(
+        None, "one class name per line, or a list of recipes/classes (default: the categories of the annotations)"
+    )
+    ignore_file: Path | None = knob(
+        None, "file names of training images to leave out, one per line, or a list of recipes/classes"
+    )
     binary_mode: bool = knob(False, "one class: object")
+    limit: int | None = knob(None, "use only so many training and validation images, for trying out", low=1)
     drop_empty: bool = knob(False, "leave out training images without a box")
     allow_missing_images: int = knob(0, "how many annotated images may be absent", low=0)
     size: tuple[int, ...] | None = knob(
@@ -65,7 +81,7 @@ class DataConfig:
     )
     max_size: int | None = knob(None, "longest side; images then keep their shape", low=32)
     multiscale: bool = knob(False, "random short side from 480 to 800 per image; images keep their shape")
-    aug_type: Literal["birder", "default", "hflip", "multiscale"] = knob(
+    aug_type: Literal["birder", "default", "hflip", "multiscale", "detr", "ssd", "ssdlite", "lsj"] = knob(
         "birder", "augmentation", "--data-augmentation"
     )
     aug_level: int = knob(4, "strength of the birder augmentation", low=0, high=10)
@@ -84,10 +100,34 @@ class DetectRecipe:
     runtime: RuntimeConfig = field(default_factory=RuntimeConfig)
 
 
+def tiny(recipe: DetectRecipe) -> dict[str, Any]:
+    """What `--scale tiny` changes: few small images of the demo data or of those that are named, a small form of the
+    network, random weights where nobody has the tag, and a tag that nobody takes for the real one."""
+    from detection.nets import detector
+
+    model, data = recipe.model, recipe.data
+    small = {
+        "network_args": detector.facts(model.network).get("tiny", {}),
+        "backbone_tag": None,
+        "backbone_pretrained": False,
+        "backbone_epoch": None,
+        "resume_epoch": None,
+        "reset_head": False,
+        "tag": f"{model.tag}-tiny" if model.tag else "tiny",
+        "limit": 8,
+        "size": [96],
+        "max_size": 128 if data.max_size else None,
+        "pictures": 2,
+    }
+    return scale.tiny(recipe) | small
+
+
 def run_stem(recipe: DetectRecipe) -> str:
     """What a run is called when nobody names it: network, backbone, and where its weights came from."""
     model = recipe.model
     origin = model.backbone_tag or ("pretrained" if model.backbone_pretrained else "scratch")
+    if model.init_from is not None or model.resume_epoch is not None:
+        origin = "continued"
     parts = [
         model.network,
         model.backbone or "",

@@ -18,15 +18,17 @@ from detection.draw import draw_detections
 from detection.eval.coco import CocoEvaluator
 from detection.nets import usual_size
 from detection.recipe import DataConfig, DetectRecipe, run_stem
+from detection.start import fill_from, find_start, stand_on, take_classes, unconsumed_warmups
 from detection.task import DetectTask
 from shared import dist
-from shared.card import Card, check_name, versions
+from shared.card import Card, Exported, check_name, versions
 from shared.dry import describe_groups, describe_parameters, describe_schedule
 from shared.errors import UsageError
 from shared.feed import choose_workers, in_order
 from shared.flags import Resolved
 from shared.optim import for_batch
 from shared.plan import rng_for
+from shared.recipe import recipe_folder
 from shared.report import write_report
 from shared.run import announce_plan
 from shared.session import Session, cache_dir, pair
@@ -55,9 +57,12 @@ def train(resolved: Resolved) -> int:
     store = Store(recipe.runtime.weights_dir)
     session = Session(resolved, stem=run_stem(recipe))
     try:
-        data = open_data(recipe)
-        standing = stand(recipe, store, load=True)
+        start = find_start(recipe.model, store.root)
+        data = open_data(recipe, None if recipe.model.reset_head else start)
+        standing = stand(recipe, store) if start is None else stand_on(start, recipe)
         built = build_detector(recipe, standing.net, len(data.train.classes))
+        if start is not None:
+            standing = standing._replace(transfer=fill_from(start, built, store, recipe.model))
         val, backend = data.val, recipe.data.eval_backend
         task = DetectTask(built, standing.stats, None if val is None else lambda: CocoEvaluator(val, backend))
         if session.joins_batch_norms():
@@ -68,6 +73,9 @@ def train(resolved: Resolved) -> int:
         tag = recipe.model.tag or run_dir.name
         check_name(tag)
         describe(recipe, data, standing)
+        if start is None:
+            for warmup in unconsumed_warmups(store, arch_of(recipe, standing), tag):
+                log.info("%s is a warm-up that nothing went on from; --init-from %s would", warmup, warmup.path)
         if standing.transfer is not None:
             session.write("transfer.json", report_of(standing))
         feed, exported, kept = session.feed(data.train), [], []
@@ -89,8 +97,12 @@ def train(resolved: Resolved) -> int:
     return 0
 
 
-def open_data(recipe: DetectRecipe) -> Data:
-    """Training and validation images as the recipe names them; the demo data when it names none."""
+def open_data(recipe: DetectRecipe, start: Exported | None = None) -> Data:
+    """Training and validation images as the recipe names them; the demo data when it names none.
+
+    Args:
+        start: a trained detector whose classes the images are labelled with.
+    """
     told = recipe.data
     training, validation = places(told)
     size = pair(told.size) if told.size else usual_size(recipe.model.network)
@@ -109,15 +121,25 @@ def open_data(recipe: DetectRecipe) -> Data:
             place.annotations,
             classes,
             augment,
-            ignore_file=told.ignore_file if training else None,
+            ignore_file=shipped(told.ignore_file) if training else None,
             drop_empty=told.drop_empty and training,
             allow_missing=told.allow_missing_images,
+            limit=told.limit,
         )
 
-    wanted = ClassMap.binary() if told.binary_mode else ClassMap.from_file(told.class_file) if told.class_file else None
+    named = shipped(told.class_file)
+    wanted = ClassMap.binary() if told.binary_mode else ClassMap.from_file(named) if named else None
     train_set = opened(training, wanted, training=True)
+    if start is not None:
+        take_classes(train_set, start)
     val_set = opened(validation, train_set.classes, training=False) if validation else None
     return Data(train_set, val_set)
+
+
+def shipped(path: Path | None) -> Path | None:
+    """A list by its path, or by its name one that comes with the recipes: `objects365_ignore.txt`."""
+    known = recipe_folder() / "classes" / path if path is not None and path.parent == Path() else None
+    return known if known is not None and known.is_file() and path is not None and not path.is_file() else path
 
 
 def places(told: DataConfig) -> tuple[Place, Place | None]:
@@ -157,9 +179,8 @@ def val_loader(session: Session, val: CocoDetection | None) -> Any:
 def card(session: Session, data: Data, standing: Standing, tag: str, epoch: int, metrics: dict, last: bool) -> Card:
     """What a detector's weights say about themselves."""
     recipe: DetectRecipe = session.recipe
-    arch = recipe.model.backbone or (standing.parent.card.arch if standing.parent else "resnet_v1_50")
     return Card(
-        arch=f"{recipe.model.network}-{arch}",
+        arch=arch_of(recipe, standing),
         tag=tag,
         epoch=epoch,
         kind="detector",
@@ -168,7 +189,7 @@ def card(session: Session, data: Data, standing: Standing, tag: str, epoch: int,
         args={
             "network": recipe.model.network,
             "network_args": recipe.model.network_args,
-            "backbone": arch,
+            "backbone": backbone_of(recipe, standing),
             "backbone_args": standing.args,
         },
         pixels={"mean": list(standing.stats.mean), "std": list(standing.stats.std)},
@@ -179,6 +200,17 @@ def card(session: Session, data: Data, standing: Standing, tag: str, epoch: int,
         recipe=session.told(),
         versions=versions(),
     )
+
+
+def backbone_of(recipe: DetectRecipe, standing: Standing) -> str:
+    if standing.parent is not None and standing.parent.card.kind == "detector":
+        return standing.parent.card.args["backbone"]
+    return recipe.model.backbone or (standing.parent.card.arch if standing.parent else "resnet_v1_50")
+
+
+def arch_of(recipe: DetectRecipe, standing: Standing) -> str:
+    """Under which name the detector's weights are kept."""
+    return f"{recipe.model.network}-{backbone_of(recipe, standing)}"
 
 
 def describe(recipe: DetectRecipe, data: Data, standing: Standing) -> None:

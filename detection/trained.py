@@ -22,7 +22,7 @@ from detection.recipe import DataConfig
 from detection.task import DetectTask
 from detection.train import Place, places
 from detection.types import Target
-from shared.card import Exported, expected_pixels, read_card
+from shared.card import Exported, expected_pixels
 from shared.device import to_device
 from shared.errors import DataError, UsageError, WeightsError
 from shared.feed import in_order
@@ -79,26 +79,6 @@ def all_knobs_of_data() -> dict[str, tuple[Any, Any]]:
     from detection.recipe import DetectRecipe
 
     return {name: (hint, f) for name, (section, f, hint) in all_knobs(DetectRecipe).items() if section == "data"}
-
-
-def find_weights(reference: str, root: Path) -> Exported:
-    """An export folder, a run folder, or `network-backbone/tag[@digest]` or a tag in the store.
-
-    Raises:
-        WeightsError: it leads to nothing.
-    """
-    path = Path(reference).expanduser()
-    if (path / "card.json").is_file():
-        return Exported(path.resolve(), read_card(path.resolve()))
-    if (path / "result.json").is_file():
-        weights = json.loads((path / "result.json").read_text()).get("weights")
-        if not weights:
-            raise WeightsError(f"{path} exported no weights; let the run finish with --resume {path}")
-        return find_weights(weights, root)
-    if (path / "recipe.yaml").is_file():
-        raise WeightsError(f"{path} has not finished; let it finish with --resume {path}")
-    arch, _, tag = reference.rpartition("/")
-    return Store(root).find(arch or None, tag)
 
 
 def evaluate(

@@ -68,7 +68,7 @@ class ClassMap:
             return self, dict.fromkeys(categories, 0)
         labels: dict[int, int] = {}
         for category, name in sorted(categories.items()):
-            label = self._find(name)
+            label = self.find(name)
             if label is None:
                 if category in used:
                     raise DataError(
@@ -86,7 +86,8 @@ class ClassMap:
                 ids[label] = next(beyond) if label + 1 in categories else label + 1
         return replace(self, source_ids=tuple(ids[label] for label in range(len(self)))), labels
 
-    def _find(self, name: str) -> int | None:
+    def find(self, name: str) -> int | None:
+        """The label of a name, however it is capitalised or hyphenated; None when it is no class."""
         if name in self.names:
             return self.names.index(name)
         plain = [_plain(known) for known in self.names]

@@ -48,6 +48,7 @@ class CocoDetection:
         ignore_file: names of images to leave out, one `file_name` a line.
         drop_empty: leave out images without a target.
         allow_missing: this many images may be missing on disk; they are left out.
+        limit: use this many images, spread evenly over the file.
     """
 
     def __init__(
@@ -60,12 +61,15 @@ class CocoDetection:
         ignore_file: Path | None = None,
         drop_empty: bool = False,
         allow_missing: int = 0,
+        limit: int | None = None,
     ) -> None:
         self.images, self.augment = Path(images), augment
         self.notes: list[str] = []
         table = whole = read_coco(Path(annotations))
         if ignore_file is not None:
             table = self._without_ignored(table, ignore_file)
+        if limit is not None:
+            table = table.select(_spread(len(table.image_ids), limit))
         table = table.select(_present(table, self.images, allow_missing, self.notes))
         targets = self._targets(table)
         if drop_empty:
@@ -75,14 +79,25 @@ class CocoDetection:
             table = table.select(filled)
         if not len(table.image_ids):
             raise DataError(f"{annotations} leaves no image to use; check the ignore file and the annotations")
-        used = set(np.unique(table.category_ids).tolist())
-        classes = classes or ClassMap.from_categories(table.categories)
-        self.classes, labels = classes.bind(table.categories, used, table.path)
         self.table, self.is_target = table, targets
-        self.labels = _looked_up(table.category_ids, labels)
+        self.relabel(classes or ClassMap.from_categories(table.categories))
         self.first = np.searchsorted(table.image_of, np.arange(len(table.image_ids) + 1))
         self.sizes: Sequence[int] = [len(table.image_ids)]
         self.fingerprint = table.sha256 if table is whole else _fingerprint(table)
+
+    def relabel(self, classes: ClassMap) -> None:
+        """Use this label space from here on, matched by name.
+
+        Raises:
+            DataError: an annotation is of a class it does not have.
+        """
+        used = set(np.unique(self.table.category_ids).tolist())
+        self.classes, labels = classes.bind(self.table.categories, used, self.table.path)
+        self.labels = _looked_up(self.table.category_ids, labels)
+
+    def used_names(self) -> list[str]:
+        """The classes that annotations carry, by name."""
+        return [self.classes.names[label] for label in np.unique(self.labels).tolist()]
 
     def __len__(self) -> int:
         return len(self.table.image_ids)
@@ -170,6 +185,13 @@ class CocoDetection:
     def _note(self, count: int, one: str, many: str, what: str) -> None:
         if count:
             self.notes.append(f"{count} {one if count == 1 else many} {what}")
+
+
+def _spread(total: int, count: int) -> np.ndarray:
+    """(total,) bool: `count` of them, evenly."""
+    keep = np.zeros(total, dtype=bool)
+    keep[np.arange(min(count, total)) * total // max(min(count, total), 1)] = True
+    return keep
 
 
 def _looked_up(ids: np.ndarray, labels: dict[int, int]) -> np.ndarray:
