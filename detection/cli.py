@@ -133,21 +133,31 @@ def predict(argv: list[str]) -> int:
     )
     parser.add_argument("--coco-json-path", type=Path, help="take the images, and their ids, from this COCO file")
     parser.add_argument(
-        "--min-score", type=float, default=0.05, help="leave out what scores less (pictures: at least 0.3)"
+        "--min-score",
+        type=float,
+        help="leave out what scores less (default: 0.05, or 0.5 with --save coco; pictures: at least 0.3)",
+    )
+    parser.add_argument(
+        "--save",
+        choices=["results", "coco"],
+        default="results",
+        help="coco: annotations.json besides, which `detect train` accepts, and labelled.json about it",
     )
     told = parser.parse_exactly(argv)
     from detection import trained
 
-    count = trained.predict(
+    usual = 0.5 if told.save == "coco" else 0.05
+    lines = trained.predict(
         opened(told),
         told.images,
         told.output,
         annotations=told.coco_json_path,
-        min_score=told.min_score,
+        min_score=usual if told.min_score is None else told.min_score,
         size=told.size,
         max_size=told.max_size,
+        annotate=told.save == "coco",
     )
-    print(f"{count} pictures and results.json in {told.output}")
+    print("\n".join(lines))
     return 0
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import torch
 from torch import Tensor
 
 from backbones import backbone
+from detection import labelling
 from detection.data.augment import build_augment
 from detection.data.classes import ClassMap
 from detection.data.coco import CocoDetection
@@ -138,11 +140,16 @@ def predict(
     min_score: float,
     size: tuple[int, ...] | None,
     max_size: int | None,
-) -> int:
-    """Pictures with boxes, and COCO result JSON, for files, folders, or the images of a COCO file; how many images.
+    annotate: bool = False,
+) -> list[str]:
+    """Pictures with boxes, and COCO result JSON, for files, folders, or the images of a COCO file; what was written.
 
     Results are in the ids of the weights' class map and in each image's own pixels. Without a COCO file the images get
-    ids from 1 in the order of their names, listed in `images.json`.
+    ids from 1 in the order of their names, listed in `images.json`; their names there start from the folder that holds
+    them all.
+
+    Args:
+        annotate: write what scores enough as COCO annotations, too.
     """
     resize = trained.resize(size, max_size)
     out.mkdir(parents=True, exist_ok=True)
@@ -150,6 +157,7 @@ def predict(
         raise UsageError(f"{out} is not empty; give another --output, predictions are never overwritten")
     results: list[dict[str, Any]] = []
     listing: list[dict[str, Any]] = []
+    root = root_of(sources)
     for image_id, path, picture in pictures_of(sources, annotations):
         small, _ = resize(
             picture, Target(boxes=torch.zeros(0, 4), labels=torch.zeros(0, dtype=torch.int64)), rng_for(0, 0, 0)
@@ -159,13 +167,23 @@ def predict(
         scale = torch.tensor([width / small.shape[-1], height / small.shape[-2]]).repeat(2)
         found["boxes"] = found["boxes"] * scale
         results += as_results(image_id, found, trained.classes, min_score)
-        listing.append({"id": image_id, "file_name": path.name, "height": height, "width": width})
+        name = path.resolve().relative_to(root).as_posix()
+        listing.append({"id": image_id, "file_name": name, "height": height, "width": width})
         drawn = draw_detections(picture, found, trained.classes.names, min_score=max(min_score, 0.3))  # type: ignore[arg-type]
         drawn.convert("RGB").save(out / f"{image_id:06d}-{path.stem}.jpg", quality=90)
     write_json(out / "results.json", results)
     categories = [{"id": i, "name": n} for i, n in zip(trained.classes.source_ids, trained.classes.names, strict=True)]
     write_json(out / "images.json", {"images": listing, "categories": categories})
-    return len(listing)
+    told = [f"{len(listing)} pictures and results.json in {out}"]
+    if annotate:
+        told.append(labelling.save(out, labelling.annotations_of(listing, results, trained.classes, min_score), min_score))
+    return told
+
+
+def root_of(sources: list[str]) -> Path:
+    """The folder that holds all the images: the one that is named, or the nearest above several."""
+    paths = [Path(source).expanduser().resolve() for source in sources]
+    return Path(os.path.commonpath([path if path.is_dir() else path.parent for path in paths]))
 
 
 def as_results(image_id: int, found: dict[str, Tensor], classes: ClassMap, min_score: float) -> list[dict[str, Any]]:
