@@ -52,6 +52,10 @@ class DetectTask(Task):
         pictures, targets = batch
         return self.detector(self.images(pictures), targets)
 
+    def names(self, batch: tuple[list[Tensor], list[Target]]) -> list[str]:
+        """The images' ids in their file."""
+        return [str(target["image_id"]) for target in batch[1] if "image_id" in target]  # type: ignore[typeddict-item]
+
     @torch.no_grad()
     def detect(self, pictures: list[Tensor]) -> list[Detections]:
         return self.detector.detect(self.images(pictures))

@@ -22,6 +22,10 @@ class Task(nn.Module):
         """Named losses of a batch, each already weighted; the loop minimises their sum."""
         raise NotImplementedError
 
+    def names(self, batch: Any) -> list[str]:
+        """What the samples of a batch are called, so that a person can find one that broke a loss."""
+        return []
+
     def before_step(self, step: int) -> None:
         """Hear the number of the step that comes: what all processes share in a step is a function of it."""
 

@@ -33,6 +33,7 @@ from shared.log import Progress, RunLog
 from shared.optim import build_optimizer, for_batch
 from shared.pace import Cadence, Losses, mean_over_processes
 from shared.recipe import OptimConfig, RuntimeConfig, ScheduleConfig
+from shared.replay import keep_replay, samples_of
 from shared.schedule import lr_scale, total_steps, wd_at
 from shared.sharding import accumulate, check_sharding, fill, put_together, shard, whole_state, whole_weights
 from shared.state import load_state, save_state
@@ -96,6 +97,7 @@ class Trainer:
         self.total = total_steps(feed.steps_per_epoch, schedule)
         self.cadence = Cadence(runtime.save_every)
         self.losses = Losses()
+        self.seen: list[Any] = []  # this process's micro batches of the last step
         self.asked_to_stop = False
         self.step = 0
         self.best = -math.inf
@@ -166,6 +168,7 @@ class Trainer:
                 loss = torch.stack([value.float() for value in losses.values()]).sum() / len(micro_batches)
                 self.scaler.scale(loss).backward()
             self.losses.add(losses, 1 / len(micro_batches))
+        self.seen = micro_batches
         if self.device.type == "cpu":  # on a GPU this would make it wait; there `account` looks every log_every steps
             self.insist_on_finite_losses()
         if self.optim.clip_grad_norm is not None:
@@ -193,8 +196,10 @@ class Trainer:
         losses = self.losses.so_far()
         if not all(math.isfinite(value) for value in losses.values()):
             told = ", ".join(f"{name} {value:.4g}" for name, value in losses.items())
+            path = None if self.sharded else keep_replay(self.run_dir, self.step, losses, self.task, self.seen)
             raise Refusal(
-                f"a loss is not finite at step {self.step}, epoch {self.step / self.feed.steps_per_epoch:.2f}: {told}; "
+                f"a loss is not finite at step {self.step}, epoch {self.step / self.feed.steps_per_epoch:.2f}: {told}"
+                f"{samples_of(self.task, self.seen)}{f' (kept in {path})' if path else ''}; "
                 f"lower --lr, lengthen --warmup-epochs or set --clip-grad-norm, then --resume from the last saved step"
             )
 

@@ -6,7 +6,9 @@
 from __future__ import annotations
 
 import json
+import math
 import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -259,6 +261,19 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_names_it(refused: Callable,
     told = refused(PRETRAIN + "--lr 1e30 --opt sgd --epochs 3 --warmup-epochs 0", 1)
     assert "is not finite at step" in told
     assert "classification" in told
+
+
+def test_what_a_broken_step_of_a_detector_saw_is_named_and_kept(refused: Callable, coco: Path, tmp_path: Path) -> None:
+    import torch
+
+    told = refused(DETECT + "--lr 1e30 --opt sgd --epochs 3 --name broken", 1)
+    said = re.search(r"of images ([\d, ]+) \(kept in (\S+)\)", told)
+    assert said is not None, told
+    kept = torch.load(tmp_path / said[2], weights_only=True)
+    pictures, targets = kept["batches"][0]
+    assert said[1] == ", ".join(str(target["image_id"]) for target in targets) and len(pictures) == 4
+    assert not all(math.isfinite(value) for value in kept["losses"].values())
+    assert "detector.head.classification_head.cls_logits.weight" in kept["task"]
 
 
 def test_weights_that_are_not_finite_are_not_saved(refused: Callable, tmp_path: Path) -> None:
