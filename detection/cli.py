@@ -1,4 +1,4 @@
-"""`detect train | eval | predict | report | list`. Imports no torch: --help answers at once."""
+"""`detect train | eval | predict | show-augment | pack | report | list`. Imports no torch: --help answers at once."""
 
 from __future__ import annotations
 
@@ -20,6 +20,8 @@ USAGE = """usage: detect COMMAND [flags]
   predict  pictures with boxes, and COCO result JSON, for images, folders or a COCO file
   report   one HTML page about one run, or comparing several
   list     what there is: networks, backbones, recipes, weights
+  pack     a COCO file and its images into shards, which the others read as well
+  show-augment  one picture of training samples as the network would see them
 
 `detect COMMAND --help` shows the flags of each."""
 
@@ -27,7 +29,15 @@ USAGE = """usage: detect COMMAND [flags]
 @guarded("detect")
 def main(argv: list[str]) -> int:
     """Run one command; the exit code."""
-    commands = {"train": train, "eval": evaluate, "predict": predict, "report": report, "list": show}
+    commands = {
+        "train": train,
+        "eval": evaluate,
+        "predict": predict,
+        "report": report,
+        "list": show,
+        "pack": pack,
+        "show-augment": show_augment,
+    }
     if not argv or argv[0] in ("-h", "--help"):
         print(USAGE)
         return 0 if argv else 2
@@ -158,6 +168,51 @@ def predict(argv: list[str]) -> int:
         annotate=told.save == "coco",
     )
     print("\n".join(lines))
+    return 0
+
+
+def pack(argv: list[str]) -> int:
+    parser = Parser(
+        prog="detect pack",
+        description="Turn a COCO file and its images into shards. A packing that was stopped goes on where it was.",
+    )
+    parser.add_argument("images", type=Path, help="the folder that the file names start from")
+    parser.add_argument("annotations", type=Path, help="the COCO JSON")
+    parser.add_argument("out", type=Path, help="where the shards go; must not be there yet")
+    parser.add_argument("--shard-size", type=int, default=1000, help="images per shard (default: 1000)")
+    parser.add_argument("--allow-missing-images", type=int, default=0, help="how many images may be absent")
+    told = parser.parse_exactly(argv)
+    from detection.pack import pack as run
+    from shared.log import setup_logging
+
+    setup_logging()
+    packed = run(
+        told.images,
+        told.annotations,
+        told.out,
+        shard_size=told.shard_size,
+        allow_missing=told.allow_missing_images,
+        progress=lambda done, total: print(f"packed {done} of {total} images", flush=True),
+    )
+    print("\n".join(packed.lines(told.out)))
+    return 0
+
+
+def show_augment(argv: list[str]) -> int:
+    parser = Parser(
+        prog="detect show-augment",
+        description="One picture of training samples as the network would see them, with their boxes. Besides these "
+        "flags it takes all of `detect train`, whose data, size, augmentation and seed it shows.",
+    )
+    parser.add_argument(
+        "--output", "-o", type=Path, default=Path("augmented.jpg"), help="the picture (default: augmented.jpg)"
+    )
+    parser.add_argument("--count", type=int, default=12, help="samples on it (default: 12)")
+    told, flags = parser.parse_known_args(argv)
+    recipe = resolve(flags).recipe
+    from detection.show_augment import show as run
+
+    print("\n".join(run(recipe, told.output, told.count)))
     return 0
 
 

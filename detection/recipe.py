@@ -58,9 +58,9 @@ class DataConfig:
     """Images and annotations"""
 
     data_path: Path | None = knob(
-        None, "training images, or a COCO folder; the built-in demo data without it", "--coco-path"
+        None, "training images, a COCO folder, or shards; the built-in demo data without it", "--coco-path"
     )
-    val_path: Path | None = knob(None, "validation images (default: found in a COCO folder)")
+    val_path: Path | None = knob(None, "validation images, or shards (default: found in a COCO folder)")
     coco_json_path: Path | None = knob(None, "training annotations (default: found in a COCO folder)")
     coco_val_json_path: Path | None = knob(None, "validation annotations (default: found in a COCO folder)")
     class_file: Path | None = knob(
@@ -80,7 +80,9 @@ class DataConfig:
         low=32,
     )
     max_size: int | None = knob(None, "longest side; images then keep their shape", low=32)
-    multiscale: bool = knob(False, "random short side from 480 to 800 per image; images keep their shape")
+    multiscale: bool = knob(
+        False, "random short side from 480 to 800 per image, in proportion below --size 640; images keep their shape"
+    )
     aug_type: Literal["birder", "default", "hflip", "multiscale", "detr", "ssd", "ssdlite", "lsj"] = knob(
         "birder", "augmentation", "--data-augmentation"
     )

@@ -11,9 +11,10 @@ import torch
 
 from backbones.sync import join_batch_norms
 from detection.build import Standing, build_detector, stand
-from detection.data.augment import build_augment
+from detection.data.augment import MADE_FOR, build_augment
 from detection.data.classes import ClassMap
 from detection.data.coco import CocoDetection, coco_layout
+from detection.data.shards import holds_shards
 from detection.draw import draw_detections
 from detection.eval.coco import CocoEvaluator
 from detection.nets import usual_size
@@ -45,10 +46,10 @@ class Data(NamedTuple):
 
 
 class Place(NamedTuple):
-    """A folder of images and the annotations of them."""
+    """A folder of images and the annotations of them; None for shards, which hold their own."""
 
     images: Path
-    annotations: Path
+    annotations: Path | None
 
 
 def train(resolved: Resolved) -> int:
@@ -105,7 +106,7 @@ def open_data(recipe: DetectRecipe, start: Exported | None = None) -> Data:
     """
     told = recipe.data
     training, validation = places(told)
-    size = pair(told.size) if told.size else usual_size(recipe.model.network)
+    size = input_size(told.size, told.aug_type, recipe.model.network)
 
     def opened(place: Place, classes: ClassMap | None, *, training: bool) -> CocoDetection:
         augment = build_augment(
@@ -142,6 +143,11 @@ def shipped(path: Path | None) -> Path | None:
     return known if known is not None and known.is_file() and path is not None and not path.is_file() else path
 
 
+def input_size(told: tuple[int, ...] | None, aug_type: str, network: str) -> tuple[int, int]:
+    """(height, width) as told, or what the augmentation was made for, or the network's usual size."""
+    return pair(told) if told else MADE_FOR.get(aug_type) or usual_size(network)
+
+
 def places(told: DataConfig) -> tuple[Place, Place | None]:
     """Where training and validation data lie.
 
@@ -156,17 +162,29 @@ def places(told: DataConfig) -> tuple[Place, Place | None]:
 
         demo = demo_data(cache_dir() / "demo")
         return Place(demo.train_images, demo.train_json), Place(demo.val_images, demo.val_json)
-    if told.coco_json_path is None:
-        training = Place(*coco_layout(told.data_path, "train"))
-    else:
-        training = Place(told.data_path, told.coco_json_path)
-    if told.val_path is not None and told.coco_val_json_path is not None:
-        return training, Place(told.val_path, told.coco_val_json_path)
+    training = place_of(told.data_path, told.coco_json_path, "train")
     if told.val_path is not None or told.coco_val_json_path is not None:
-        raise UsageError("--val-path and --coco-val-json-path go together; give both, or neither")
-    if told.coco_json_path is None:
-        return training, Place(*coco_layout(told.data_path, "val"))
-    return training, None
+        return training, named_validation(told)
+    if told.coco_json_path is not None or training.images == told.data_path:
+        return training, None
+    if training.annotations is None and not holds_shards(told.data_path / "val"):
+        return training, None
+    return training, place_of(told.data_path, None, "val")
+
+
+def place_of(images: Path, annotations: Path | None, split: str) -> Place:
+    """What one path means: the images of a COCO file, a folder of shards, or that of a split in a folder of either."""
+    if annotations is not None:
+        return Place(images, annotations)
+    shards = next((folder for folder in (images, images / split) if holds_shards(folder)), None)
+    return Place(*coco_layout(images, split)) if shards is None else Place(shards, None)
+
+
+def named_validation(told: DataConfig) -> Place:
+    """What --val-path and --coco-val-json-path say. Raises UsageError unless they go together, or name shards."""
+    if told.val_path is None or (told.coco_val_json_path is None and not holds_shards(told.val_path)):
+        raise UsageError("--val-path and --coco-val-json-path go together; give both, neither, or a folder of shards")
+    return Place(told.val_path, told.coco_val_json_path)
 
 
 def val_loader(session: Session, val: CocoDetection | None) -> Any:

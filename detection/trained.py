@@ -19,10 +19,10 @@ from detection.data.classes import ClassMap
 from detection.data.coco import CocoDetection
 from detection.draw import draw_detections
 from detection.eval.coco import CocoEvaluator, ground_truth_as_results
-from detection.nets import detector, usual_size
+from detection.nets import detector
 from detection.recipe import DataConfig
 from detection.task import DetectTask
-from detection.train import Place, places
+from detection.train import Place, input_size, named_validation, places
 from detection.types import Target
 from shared.card import Exported, expected_pixels
 from shared.device import to_device
@@ -33,7 +33,6 @@ from shared.log import write_aside
 from shared.plan import rng_for
 from shared.recipe import all_knobs, coerce
 from shared.run import write_json
-from shared.session import pair
 from shared.store import Store
 
 log = logging.getLogger(__name__)
@@ -70,7 +69,7 @@ class Trained:
         }
         return build_augment(
             own["aug_type"],
-            size=pair(size or own["size"] or usual_size(self.exported.card.args["network"])),
+            size=input_size(size or own["size"], own["aug_type"], self.exported.card.args["network"]),
             max_size=max_size or own["max_size"],
             multiscale=own["multiscale"] and size is None,
             train=False,
@@ -125,8 +124,8 @@ def evaluate_results(told: DataConfig, results: str) -> dict[str, float]:
 
 def validation_place(told: DataConfig) -> Place:
     """The validation images, or the only images that are named."""
-    if told.val_path is not None and told.coco_val_json_path is not None:
-        return Place(told.val_path, told.coco_val_json_path)
+    if told.val_path is not None:
+        return named_validation(told)
     training, validation = places(told)
     return validation or training
 

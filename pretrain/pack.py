@@ -11,26 +11,21 @@ shards that have no note. OUT is whole or absent.
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import os
-import shutil
-import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from pretrain.pack_jobs import write_shards
 from pretrain.pack_shard import Note, Task, Treatment, finished, learn
 from pretrain.restart import jpegtran
-from pretrain.shard_index import index_places
 from pretrain.sources import Entry, Source, find_source
-from shared.errors import DataError, Stopped, UsageError
-
-PATIENCE = 3.0  # seconds in which the processes of a packing that was killed have noticed
+from shared.errors import DataError, UsageError
+from shared.tar import index_places
+from shared.unfinished import unfinished
 
 
 @dataclass(frozen=True)
@@ -148,50 +143,6 @@ def stamp(source: Source, shards: dict[str, list[Sequence[Entry]]], treatment: T
             for entry in part:
                 told.update(os.fsencode(f"{split}\0{n}\0{entry.key}\0{entry.label}\n"))
     return told.hexdigest()
-
-
-@contextmanager
-def unfinished(out: Path, word: str) -> Iterator[Path]:
-    """The folder beside OUT in which it comes into being; it stays if it holds finished shards when packing stops."""
-    partial = out.with_name(f".{out.name}.partial")
-    partial.mkdir(parents=True, exist_ok=True)
-    with (partial / "lock").open("w") as lock:
-        _lock(lock.fileno(), out)
-        known, folders = partial / "stamp", (partial / "shards", partial / "notes")
-        if not _shards_in(partial):
-            for folder in folders:
-                shutil.rmtree(folder, ignore_errors=True)
-        elif not known.is_file() or known.read_text() != word:
-            raise DataError(
-                f"{partial} holds an unfinished packing of other images or with other options; finish it with those, "
-                f"or remove it to begin anew"
-            )
-        known.write_text(word)
-        for folder in folders:
-            folder.mkdir(exist_ok=True)
-        try:
-            yield partial
-        except KeyboardInterrupt:
-            if not (kept := _shards_in(partial)):
-                raise
-            raise Stopped(f"packing was interrupted, {kept} shards are kept; run the same again to go on") from None
-        finally:
-            if not _shards_in(partial):
-                shutil.rmtree(partial, ignore_errors=True)
-
-
-def _shards_in(partial: Path) -> int:
-    return len(list((partial / "shards").glob("*.tar")))
-
-
-def _lock(descriptor: int, out: Path) -> None:
-    until = time.monotonic() + PATIENCE
-    while True:
-        with suppress(BlockingIOError):
-            return fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        if time.monotonic() > until:
-            raise DataError(f"another packing is writing to {out}; wait for it, or name another folder")
-        time.sleep(0.1)
 
 
 def summary(place: Path, source: Source, made: Made, kept: int) -> Packed:

@@ -25,12 +25,12 @@ from PIL.JpegImagePlugin import get_sampling
 
 from pretrain.layout import LEFT_OUT
 from pretrain.restart import marked, rows_of
-from pretrain.shard_index import index_places, open_index
-from pretrain.shards import OpenFile
+from pretrain.shard_index import open_index
 from pretrain.sources import Entry
 from pretrain.tfrecord import photograph, read_record
 from shared.errors import DataError
 from shared.image import BadImage, decode_image, image_size, is_jpeg
+from shared.tar import OpenFile, index_places
 
 BICUBIC = Image.Resampling.BICUBIC
 QUALITY = 95  # of JPEG and lossy WebP, where an image had to be shrunk

@@ -8,13 +8,9 @@ members are ignored. A shard that is cut, damaged or odd is refused with its nam
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import os
-import tarfile
-from collections.abc import Iterator
-from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,12 +18,12 @@ import numpy as np
 
 from pretrain.layout import IMAGES
 from shared.errors import DataError
+from shared.tar import damaged, index_places, members, sha256_of, split_name, write_first
 
 log = logging.getLogger(__name__)
 
 VERSION = 1  # of the index
 HEAD = 4096  # bytes at a shard's start, by which a shard written anew at the same size is noticed
-BLOCK = tarfile.BLOCKSIZE
 
 
 class ShardIndex(NamedTuple):
@@ -52,24 +48,18 @@ def open_index(shard: Path, *, verify: bool = False) -> ShardIndex:
     if place is None:
         log.info("reading shard %s for its index", shard)
         document = build_index(shard)
-        _write_first(index_places(shard), document)
+        text = json.dumps(document, separators=(",", ":"))
+        write_first(index_places(shard), lambda aside: aside.write_text(text, encoding="utf-8"))
         return _from_document(document)
     document, index = _read_index(place)
     anew = f"if the shard is right, delete {place} to have it indexed anew"
     if document["bytes"] != shard.stat().st_size:
         raise damaged(shard, shard.stat().st_size, f"it ends there, its index says {document['bytes']}; {anew}")
-    if document["head"] != _sha256(shard, HEAD):
+    if document["head"] != sha256_of(shard, HEAD):
         raise DataError(f"shard {shard} is another one than its index was made for; {anew}")
-    if verify and document["sha256"] != _sha256(shard):
+    if verify and document["sha256"] != sha256_of(shard):
         raise DataError(f"shard {shard} does not have the sha256 of its index, so it was changed or damaged; {anew}")
     return index
-
-
-def index_places(shard: Path) -> list[Path]:
-    """Beside the shard, or in the cache if its folder cannot be written."""
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "chordate" / "shards"
-    code = hashlib.sha256(os.fsencode(shard.resolve())).hexdigest()[:32]
-    return [shard.with_suffix(".index.json"), cache / f"{code}.index.json"]
 
 
 def build_index(shard: Path) -> dict[str, Any]:
@@ -97,8 +87,8 @@ def build_index(shard: Path) -> dict[str, Any]:
     return {
         "version": VERSION,
         "bytes": shard.stat().st_size,
-        "head": _sha256(shard, HEAD),
-        "sha256": _sha256(shard),
+        "head": sha256_of(shard, HEAD),
+        "sha256": sha256_of(shard),
         "key": list(images),
         "ext": [extension for extension, _, _ in images.values()],
         "offset": [offset for _, offset, _ in images.values()],
@@ -119,60 +109,11 @@ def _check_keys(shard: Path, images: dict, classes: dict[str, int], dotted: dict
         raise DataError(f"shard {shard} holds no {', '.join(IMAGES)}; take it away or look at --data-path")
 
 
-def members(path: Path) -> Iterator[tarfile.TarInfo]:
-    """Everything in a plain tar, in order; every byte is accounted for, or DataError says where it goes wrong."""
-    size = path.stat().st_size
-    with path.open("rb") as file:
-        try:
-            tar = tarfile.open(fileobj=file, mode="r:")  # noqa: SIM115 - closing `file` is enough
-        except (tarfile.TarError, ValueError, OverflowError) as error:
-            raise damaged(path, 0, f"no plain tar ({error}); a compressed one must be unpacked to .tar") from None
-        end = 0
-        while member := _next(tar, path):
-            if tar.offset > size:
-                raise damaged(path, size, f"it is cut inside '{member.name}', which ends at {tar.offset}")
-            if tar.offset <= end:
-                raise damaged(path, end, "a header is damaged (a size below zero)")
-            end = tar.offset
-            tar.members.clear()  # pyright: ignore[reportAttributeAccessIssue] - or they pile up
-            yield member
-        file.seek(tar.offset)  # `tarfile` takes a damaged header for the end of the archive
-        while chunk := file.read(1 << 20):
-            if chunk.count(0) != len(chunk):
-                raise damaged(path, tar.offset, "a header is damaged")
-        if size - tar.offset < 2 * BLOCK:
-            raise damaged(path, size, "it is cut, the two empty blocks that end a tar are missing")
-
-
-def _next(tar: tarfile.TarFile, path: Path) -> tarfile.TarInfo | None:
-    try:
-        return tar.next()
-    except (tarfile.TarError, ValueError, OverflowError) as error:
-        raise damaged(path, tar.offset, f"a header is damaged ({error})") from None
-
-
-def damaged(shard: Path | str, at: int, what: str) -> DataError:
-    return DataError(f"shard {shard} is damaged at byte {at}: {what}; fetch or pack it again")
-
-
-def split_name(name: str) -> tuple[str, str]:
-    """`a/b.c.JPG` -> key `a/b`, extension `c.jpg`, as WebDataset does; hidden files have no extension."""
-    folder, _, base = name.rpartition("/")
-    stem, _, extension = base.partition(".")
-    key = f"{folder}/{stem}" if folder else stem
-    return key, extension.lower() if stem else ""
-
-
 def parse_class(text: bytes, name: str) -> int:
     words = text.decode("utf-8-sig", errors="replace").strip()
     if not (words.isascii() and words.isdigit() and len(words) < 10):
         raise DataError(f"the class of {name} is '{words[:20]}', not a number from 0; mend its .cls member")
     return int(words)
-
-
-def _sha256(path: Path, count: int | None = None) -> str:
-    with path.open("rb") as file:
-        return (hashlib.sha256(file.read(count)) if count else hashlib.file_digest(file, "sha256")).hexdigest()
 
 
 def _read_index(place: Path) -> tuple[dict[str, Any], ShardIndex]:
@@ -195,17 +136,3 @@ def _from_document(document: dict[str, Any]) -> ShardIndex:
     if min(column.min() for column in columns[1:]) < 0 or (offsets + sizes).max() > document["bytes"]:
         raise ValueError("it points outside its shard")
     return ShardIndex(document["sha256"], keys, offsets, sizes, labels)
-
-
-def _write_first(places: list[Path], document: dict[str, Any]) -> None:
-    """To the first place that can be written; without any, the shard is simply walked again next time."""
-    for place in places:
-        aside = place.with_name(f".{place.name}.{os.getpid()}")
-        try:
-            place.parent.mkdir(parents=True, exist_ok=True)
-            aside.write_text(json.dumps(document, separators=(",", ":")), encoding="utf-8")
-            aside.replace(place)  # readers find the old one, none, or the whole new one
-            return
-        except OSError:
-            with suppress(OSError):
-                aside.unlink()

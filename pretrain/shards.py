@@ -13,7 +13,6 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Callable, Sequence
-from functools import lru_cache
 from glob import glob
 from pathlib import Path
 from re import findall, search
@@ -25,10 +24,11 @@ from torch import Tensor
 
 from pretrain.layout import IMAGES
 from pretrain.restart import decoded_view
-from pretrain.shard_index import ShardIndex, damaged, open_index
+from pretrain.shard_index import ShardIndex, open_index
 from pretrain.tfrecord import is_record
 from shared.errors import BadSample, DataError
 from shared.image import BadImage
+from shared.tar import OpenFiles
 
 PACK = "pack it first with `pretrain pack FOLDER OUT`"
 SPLITS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
@@ -67,16 +67,10 @@ class ShardSet:
         limits = [limit for limit in (num_classes, len(self.classes or ())) if limit]
         self.num_classes = limits[0] if limits else int(self.labels.max()) + 1
         self._check_classes(min(limits, default=self.num_classes))
-        self._open = lru_cache(maxsize=64)(OpenFile)
+        self.files = OpenFiles()
 
     def __len__(self) -> int:
         return sum(self.sizes)
-
-    def __getstate__(self) -> dict[str, Any]:  # open files do not travel to worker processes
-        return {**vars(self), "_open": None}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        vars(self).update(state, _open=lru_cache(maxsize=64)(OpenFile))
 
     def name(self, index: int) -> str:
         """What a person would look for: `shard.tar:key`."""
@@ -87,14 +81,7 @@ class ShardSet:
     def read(self, index: int) -> bytearray:
         """The bytes of one image file, as they stand in the shard."""
         path = self.shards[np.searchsorted(self._ends, index, side="right")]
-        data = bytearray(int(self._bytes[index]))
-        try:
-            count = os.preadv(self._open(path).descriptor, [data], int(self._offsets[index]))
-        except OSError as error:
-            raise DataError(f"cannot read shard {path}: {error.strerror}; look at the disk or --data-path") from None
-        if count != len(data):
-            raise damaged(path, int(self._offsets[index]) + count, "the shard has become shorter")
-        return data
+        return self.files.read(path, int(self._offsets[index]), int(self._bytes[index]))
 
     def load(self, index: int, rng: np.random.Generator) -> tuple[Any, int]:
         """One sample: what the view makes of it, and its class. Raises BadSample."""
@@ -112,18 +99,6 @@ class ShardSet:
         beyond = np.flatnonzero(self.labels >= count)
         if len(beyond):
             raise outside(int(self.labels[beyond[0]]), self.name(int(beyond[0])), count)
-
-
-class OpenFile:
-    """A descriptor that is closed when nobody holds it. `pread` has no position, so forks and threads may share it."""
-
-    def __init__(self, path: Path) -> None:
-        self.file = open(path, "rb", buffering=0)  # noqa: SIM115 - it lives as long as this object
-        self.descriptor = self.file.fileno()
-
-    def __del__(self) -> None:
-        if hasattr(self, "file"):
-            self.file.close()
 
 
 def stacked(views: list[Any]) -> Any:

@@ -18,10 +18,10 @@ from re import fullmatch
 from typing import NamedTuple
 
 from pretrain.layout import IMAGES, LEFT_OUT, OTHER_IMAGES, Layout, files_of, layout, shared_out, shuffled, unique_keys
-from pretrain.shard_index import members
 from pretrain.shards import split_of
 from pretrain.tfrecord import MAX_CLASSES, OF_MANY, is_record, record_places
 from shared.errors import DataError, UsageError
+from shared.tar import members
 
 KINDS = ("folder", "list", "tfrecord")
 LISTS = (".txt", ".lst", ".tsv")

@@ -25,12 +25,13 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
-from pretrain.shard_index import BLOCK, parse_class, split_name
-from pretrain.shards import IMAGES, damaged, is_remote, outside, stacked
+from pretrain.shard_index import parse_class
+from pretrain.shards import IMAGES, is_remote, outside, stacked
 from shared.errors import DataError
 from shared.feed import plainly, start_worker
 from shared.image import BadImage, decode_image
 from shared.plan import rng_for
+from shared.tar import BLOCK, damaged, split_name
 
 log = logging.getLogger(__name__)
 ORDER = 2**63 - 1  # the index whose random numbers order the shards; no sample has it

@@ -129,10 +129,11 @@ def from_args(
         values |= from_file
         origins |= where
     own_tiny = values.pop("tiny", None) or {}
-    made = make(recipe_cls, values, source=f"recipe {name}" if name else "recipe")
+    make(recipe_cls, values, source=f"recipe {name}" if name else "recipe")
     make(recipe_cls, own_tiny, source=f"recipe {name}, tiny")
     if scale and tiny:
-        small = tiny(made) | own_tiny
+        asked = {word: value for word, value in flags.items() if word != own}
+        small = tiny(make(recipe_cls, values | own_tiny | asked, source="flags")) | own_tiny
         if own in small:
             small[own] = {**values.get(own, {}), **small[own]}
         values |= small

@@ -24,7 +24,7 @@ from shared.errors import DataError
 
 @dataclass(frozen=True)
 class CocoTable:
-    """A COCO file as columns: I images in the file's order, A annotations sorted by image."""
+    """A COCO file, or shards of one, as columns: I images in their order, A annotations sorted by image."""
 
     path: Path
     sha256: str
@@ -37,6 +37,7 @@ class CocoTable:
     category_ids: np.ndarray  # (A,) int32 source ids
     areas: np.ndarray  # (A,) float64: of the mask, where the file has one
     crowd: np.ndarray  # (A,) bool
+    spots: np.ndarray | None = None  # (I, 3) int64: shard, first byte, bytes; None where images are files of a folder
 
     def select(self, keep: np.ndarray) -> CocoTable:
         """(I,) bool -> the table of these images alone."""
@@ -45,6 +46,7 @@ class CocoTable:
         rows = keep[self.image_of]
         renumbered = (np.cumsum(keep) - 1).astype(np.int32)
         images = {name: getattr(self, name)[keep] for name in ("image_ids", "sizes", "file_names")}
+        images["spots"] = None if self.spots is None else self.spots[keep]
         annotations = {name: getattr(self, name)[rows] for name in ("boxes", "category_ids", "areas", "crowd")}
         return replace(self, **images, **annotations, image_of=renumbered[self.image_of[rows]])
 
@@ -62,7 +64,7 @@ def read_coco(path: Path) -> CocoTable:
         raw = Path(path).read_bytes()
     except OSError as error:
         raise DataError(f"cannot read the annotations {path} ({error}); give the path of a COCO JSON") from None
-    rows = _Rows(path)
+    rows = Rows(path)
     try:
         top = json.loads(raw, object_hook=rows)
     except (ValueError, RecursionError) as error:
@@ -73,8 +75,8 @@ def read_coco(path: Path) -> CocoTable:
     if not top["images"]:
         raise DataError(f"{path} lists no images; give another file")
     rows.check_all_read(top["annotations"])
-    image_ids, sizes, names = _image_columns(top["images"], path)
-    columns = rows.columns(_categories(top["categories"], path), image_ids)
+    image_ids, sizes, names = image_columns(top["images"], path)
+    columns = rows.columns(read_categories(top["categories"], path), image_ids)
     return CocoTable(
         path, hashlib.sha256(raw).hexdigest(), image_ids=image_ids, sizes=sizes, file_names=names, **columns
     )
@@ -83,7 +85,7 @@ def read_coco(path: Path) -> CocoTable:
 _TAKEN = object()  # what is left in json's list once an annotation has gone to the columns
 
 
-class _Rows:
+class Rows:
     """json's object hook: an annotation becomes a row the moment it is parsed, and its dict is dropped."""
 
     def __init__(self, path: Path) -> None:
@@ -141,7 +143,7 @@ class _Rows:
                 row = int(wrong.argmax())
                 raise DataError(f"{self.path}: annotation {ids[row]} {say(row)}; correct or remove it")
 
-        refuse(_repeated(ids), lambda row: "is there twice")
+        refuse(repeated(ids), lambda row: "is there twice")
         refuse(image_ids[image_of] != images, lambda row: f"belongs to image {images[row]}, which is not listed")
         listed = np.isin(category_ids, list(categories))
         refuse(~listed, lambda row: f"has category {category_ids[row]}, which is not listed")
@@ -165,7 +167,25 @@ def _shown(entry: dict[str, Any], key: str) -> str:
     return f"the {key} {json.dumps(entry[key])[:60]}" if key in entry else f"no {key}"
 
 
-def _repeated(values: np.ndarray) -> np.ndarray:
+def exact_duplicates(table: CocoTable) -> np.ndarray:
+    """(A,) bool: an annotation of the same image has the same class and the same box, and stands before it."""
+    hashed = table.image_of.astype(np.uint64)
+    for column in (table.category_ids.astype(np.int64), *table.boxes.T):
+        hashed = (hashed ^ (hashed >> np.uint64(29))) * np.uint64(0x9E3779B97F4A7C15)
+        hashed ^= np.ascontiguousarray(column).view(np.uint64)
+    hashed = (hashed ^ (hashed >> np.uint64(29))) * np.uint64(0x9E3779B97F4A7C15)
+    first, group = np.unique(hashed, return_index=True, return_inverse=True)[1:]
+    later = np.flatnonzero(first[group] != np.arange(len(group)))
+    before = first[group[later]]
+    same = (table.boxes[later] == table.boxes[before]).all(axis=1)
+    for column in (table.image_of, table.category_ids, table.crowd):
+        same &= column[later] == column[before]
+    duplicate = np.zeros(len(group), dtype=bool)
+    duplicate[later[same]] = True
+    return duplicate
+
+
+def repeated(values: np.ndarray) -> np.ndarray:
     """(N,) -> (N,) bool: this value was there before."""
     first = np.unique(values, return_index=True)[1]
     repeated = np.ones(len(values), dtype=bool)
@@ -173,7 +193,7 @@ def _repeated(values: np.ndarray) -> np.ndarray:
     return repeated
 
 
-def _image_columns(images: list[Any], path: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def image_columns(images: list[Any], path: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Ids (I,), heights and widths (I, 2), file names (I,) of the list 'images'."""
     for number, image in enumerate(images):
         where = f"{path}: image {image.get('id', number + 1) if isinstance(image, dict) else f'number {number + 1}'}"
@@ -186,14 +206,14 @@ def _image_columns(images: list[Any], path: Path) -> tuple[np.ndarray, np.ndarra
         if any(type(image.get(side)) is not int or not 0 < image[side] < 2**31 for side in ("height", "width")):
             raise DataError(f"{where} has no height and width in whole pixels; correct or remove it")
     ids = np.array([image["id"] for image in images], np.int64)
-    twice = _repeated(ids)
+    twice = repeated(ids)
     if twice.any():
         raise DataError(f"{path}: the image id {ids[twice.argmax()]} is there twice; give each image its own")
     sizes = np.array([(image["height"], image["width"]) for image in images], np.int32)
     return ids, sizes, np.array([image["file_name"].encode() for image in images])
 
 
-def _categories(entries: list[Any], path: Path) -> dict[int, str]:
+def read_categories(entries: list[Any], path: Path) -> dict[int, str]:
     names: dict[int, str] = {}
     for entry in entries:
         if not isinstance(entry, dict) or type(entry.get("id")) is not int or not isinstance(entry.get("name"), str):

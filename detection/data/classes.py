@@ -72,8 +72,8 @@ class ClassMap:
             if label is None:
                 if category in used:
                     raise DataError(
-                        f"{path}: category {category} '{name}' is not among the {len(self)} classes; "
-                        "add it to the class file, or leave the class file out"
+                        f"{path}: category {category} '{name}' is not among the {len(self)} classes ({self._few()}); "
+                        "give training and validation the same classes, with a --class-file that names all of them"
                     )
             elif label in labels.values():
                 raise DataError(f"{path}: two categories mean the class '{self.names[label]}'; merge them in the file")
@@ -92,6 +92,9 @@ class ClassMap:
             return self.names.index(name)
         plain = [_plain(known) for known in self.names]
         return plain.index(_plain(name)) if plain.count(_plain(name)) == 1 else None
+
+    def _few(self) -> str:
+        return ", ".join(self.names[:5]) + (", ..." if len(self) > 5 else "")
 
     def to_dict(self) -> dict[str, Any]:
         return {"names": list(self.names), "source_ids": list(self.source_ids), "everything": self.everything}

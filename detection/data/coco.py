@@ -1,16 +1,16 @@
-"""Photographs with boxes: the samples of a detector, from COCO JSON and an image folder.
+"""Photographs with boxes: the samples of a detector, from COCO JSON and an image folder, or from shards of both.
 
-    instances.json -> CocoTable --+-- ClassMap: source category ids <-> labels from 0
-    photographs ------------------+-> CocoDetection.load(index) -> uint8 (3, H, W), boxes, labels
+    instances.json, or shards -> CocoTable --+-- ClassMap: source category ids <-> labels from 0
+    photographs, or shards ------------------+-> CocoDetection.load(index) -> uint8 (3, H, W), boxes, labels
 
-Boxes are clipped to their image; those narrower than a pixel after that are no targets. Crowd regions are no targets
-either; both stay for evaluation. Boxes are in stored pixels, so photographs are not turned upright.
+Boxes are clipped to their image; those narrower than a pixel after that are no targets. Crowd regions and exact
+duplicates are no targets either; all stay for evaluation. Boxes are in stored pixels, so photographs are not turned
+upright.
 """
 
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,12 +19,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from detection.data.annotations import CocoTable, read_coco
+from detection.data.annotations import CocoTable, exact_duplicates, read_coco
 from detection.data.batch import collate
 from detection.data.classes import ClassMap
+from detection.data.files import coco_layout, find_photographs
+from detection.data.shards import read_shards, shards_of
 from detection.types import Target
 from shared.errors import BadSample, DataError
 from shared.image import BadImage, decode_image
+from shared.tar import OpenFiles
 
 __all__ = ["ClassMap", "CocoDetection", "coco_layout"]
 
@@ -41,8 +44,8 @@ class CocoDetection:
     """Photographs with boxes, by position. A `Samples` of `shared.feed`.
 
     Args:
-        images: the folder that the file names start from.
-        annotations: the COCO JSON.
+        images: the folder that the file names start from, or a folder of shards.
+        annotations: the COCO JSON; None where `images` are shards, which hold their own.
         classes: label space to use, matched by name; None takes the file's own categories.
         augment: called with (uint8 (3, H, W), target, rng) after decoding.
         ignore_file: names of images to leave out, one `file_name` a line.
@@ -54,7 +57,7 @@ class CocoDetection:
     def __init__(
         self,
         images: Path,
-        annotations: Path,
+        annotations: Path | None,
         classes: ClassMap | None = None,
         augment: Augment | None = None,
         *,
@@ -65,12 +68,16 @@ class CocoDetection:
     ) -> None:
         self.images, self.augment = Path(images), augment
         self.notes: list[str] = []
-        table = whole = read_coco(Path(annotations))
+        table = whole = read_shards(self.images) if annotations is None else read_coco(Path(annotations))
+        self.shards = [] if annotations is not None else shards_of(self.images)
+        self.files = OpenFiles()
         if ignore_file is not None:
             table = self._without_ignored(table, ignore_file)
         if limit is not None:
             table = table.select(_spread(len(table.image_ids), limit))
-        table = table.select(_present(table, self.images, allow_missing, self.notes))
+        if table.spots is None:
+            table, notes = find_photographs(table, self.images, allow_missing)
+            self.notes += notes
         targets = self._targets(table)
         if drop_empty:
             filled = np.bincount(table.image_of[targets], minlength=len(table.image_ids)) > 0
@@ -78,12 +85,12 @@ class CocoDetection:
             targets = targets[filled[table.image_of]]
             table = table.select(filled)
         if not len(table.image_ids):
-            raise DataError(f"{annotations} leaves no image to use; check the ignore file and the annotations")
+            raise DataError(f"{table.path} leaves no image to use; check the ignore file and the annotations")
         self.table, self.is_target = table, targets
         self.relabel(classes or ClassMap.from_categories(table.categories))
         self.first = np.searchsorted(table.image_of, np.arange(len(table.image_ids) + 1))
         self.sizes: Sequence[int] = [len(table.image_ids)]
-        self.fingerprint = table.sha256 if table is whole else _fingerprint(table)
+        self.fingerprint = table.sha256 if len(table.image_ids) == len(whole.image_ids) else _fingerprint(table)
 
     def relabel(self, classes: ClassMap) -> None:
         """Use this label space from here on, matched by name.
@@ -112,7 +119,15 @@ class CocoDetection:
         return height, width
 
     def path(self, index: int) -> Path:
+        """The image's file; in shards, what was its name."""
         return self.images / self.table.file_names[index].decode()
+
+    def read(self, index: int) -> bytes | bytearray:
+        """The bytes of one image file. Raises OSError or DataError."""
+        if self.table.spots is None:
+            return self.path(index).read_bytes()
+        shard, offset, size = self.table.spots[index].tolist()
+        return self.files.read(self.shards[shard], offset, size)
 
     def target(self, index: int) -> CocoTarget:
         """Boxes (N, 4) clipped to the image, labels (N,), and the image's id."""
@@ -132,7 +147,7 @@ class CocoDetection:
         """uint8 (3, H, W) and its target, augmented; BadSample if the photograph is not what the file says."""
         path, stored = self.path(index), self.height_width(index)
         try:
-            image = decode_image(path.read_bytes(), upright=False)
+            image = decode_image(self.read(index), upright=False)
         except (OSError, BadImage) as error:
             raise BadSample(str(path), str(error)) from None
         height, width = image.shape[-2:]
@@ -176,11 +191,13 @@ class CocoDetection:
         corners, objects = table.corners(), ~table.crowd
         outside = (corners != np.hstack((table.boxes[:, :2], table.boxes[:, :2] + table.boxes[:, 2:]))).any(axis=1)
         wide = (corners[:, 2:] - corners[:, :2] >= 1).all(axis=1)
+        again = exact_duplicates(table) & wide & objects
         self._note(int((outside & wide & objects).sum()), "box reaches", "boxes reach", "outside the image, clipped")
         self._note(int((~wide & objects).sum()), "box is", "boxes are", "narrower than 1 pixel, dropped")
+        self._note(int(again.sum()), "annotation is", "annotations are", "there twice or more, counted once")
         if not (wide & objects).any():
             raise DataError(f"{table.path} has no usable boxes at all; give annotations of objects ('instances')")
-        return wide & objects
+        return wide & objects & ~again
 
     def _note(self, count: int, one: str, many: str, what: str) -> None:
         if count:
@@ -203,41 +220,3 @@ def _looked_up(ids: np.ndarray, labels: dict[int, int]) -> np.ndarray:
 def _fingerprint(table: CocoTable) -> str:
     """Which images of which file: positions mean something else when others are left out."""
     return hashlib.sha256(table.sha256.encode() + table.image_ids.tobytes()).hexdigest()
-
-
-def _present(table: CocoTable, root: Path, allow_missing: int, notes: list[str]) -> np.ndarray:
-    """(I,) bool: the photograph is there. One listing per folder, since a file system may be far away."""
-    listings: dict[str, set[str]] = {}
-    present = np.ones(len(table.image_ids), dtype=bool)
-    for index, name in enumerate(name.decode() for name in table.file_names):
-        folder, base = os.path.split(os.path.normpath(name))
-        if os.path.isabs(name) or folder.split(os.sep)[0] == "..":
-            raise DataError(
-                f"{table.path}: image {table.image_ids[index]} has the file_name '{name}'; it must stay in {root}"
-            )
-        if folder not in listings:
-            path = root / folder
-            listings[folder] = set(os.listdir(path)) if path.is_dir() else set()
-        present[index] = base in listings[folder]
-    missing = [name.decode() for name in table.file_names[~present]]
-    if len(missing) > allow_missing:
-        raise DataError(
-            f"{len(missing)} of the {len(present)} images of {table.path} are not in {root}, such as "
-            f"{', '.join(missing[:5])}; check the image folder, or say --allow-missing-images {len(missing)}"
-        )
-    if missing:
-        notes.append(f"{len(missing)} image{'s are' if len(missing) > 1 else ' is'} missing on disk and left out")
-    return present
-
-
-def coco_layout(root: Path, split: str) -> tuple[Path, Path]:
-    """Where a COCO folder keeps a split ('train' or 'val'): its image folder and its annotations."""
-    root = Path(root)
-    for name in (f"{split}2017", split):
-        images, annotations = root / name, root / "annotations" / f"instances_{name}.json"
-        if images.is_dir() and annotations.is_file():
-            return images, annotations
-    raise DataError(
-        f"{root} is no COCO folder: it has neither {split}2017/ with annotations/instances_{split}2017.json "
-        f"nor {split}/ with annotations/instances_{split}.json; give the images and the JSON by their own flags"
-    )

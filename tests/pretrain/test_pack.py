@@ -274,7 +274,7 @@ def test_an_unfinished_packing_of_something_else_is_not_mixed_in(folder, tmp_pat
 
 
 def test_two_packings_of_one_folder_do_not_meet(folder, tmp_path, monkeypatch):
-    monkeypatch.setattr("pretrain.pack.PATIENCE", 0.0)
+    monkeypatch.setattr("shared.unfinished.PATIENCE", 0.0)
 
     def meet(done: int, total: int) -> None:
         with pytest.raises(DataError, match="another packing is writing to"):

@@ -15,13 +15,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from detection.data.annotations import read_coco
+from detection.data.annotations import exact_duplicates, read_coco
+from detection.data.augment import AUGMENTATIONS, build_augment
 from detection.data.coco import ClassMap, CocoDetection, coco_layout
+from detection.eval.coco import CocoEvaluator
+from detection.types import Detections
 from shared.errors import BadSample, DataError
+from shared.feed import Feed
 
 REAL = Path(os.environ.get("CHORDATE_REAL_DATA", "no-such-folder"))
 needs_real_data = pytest.mark.skipif(not REAL.is_dir(), reason="CHORDATE_REAL_DATA names no folder")
-COCO_NAMES = Path(__file__).parents[3] / "recipes/classes/coco.txt"
+CLASSES = Path(__file__).parents[3] / "recipes/classes"
 
 
 def coco_file() -> dict[str, Any]:
@@ -91,6 +95,65 @@ def test_odd_boxes_are_clipped_or_dropped_and_counted(tmp_path: Path) -> None:
     assert len(data.ground_truth()["annotations"]) == 8
 
 
+def test_exact_duplicates_are_trained_on_once_and_stay_for_evaluation(tmp_path: Path) -> None:
+    """Objects365 has thousands; a box of another class, image or place is none, and neither is a crowd."""
+    content = coco_file()
+    first = content["annotations"][1]
+    others: list[dict[str, Any]] = [
+        {},
+        {},
+        {"category_id": 3},
+        {"image_id": 5},
+        {"bbox": [1, 1, 8, 8.6]},
+        {"iscrowd": 1},
+    ]
+    content["annotations"] += [{**first, "id": 100 + n, **other} for n, other in enumerate(others)]
+    data = CocoDetection(*written(tmp_path, content))
+    assert data.target(0)["labels"].tolist() == [1, 0, 1] and data.target(1)["labels"].tolist() == [0, 1]
+    assert data.notes == ["2 annotations are there twice or more, counted once"]
+    assert len(data.ground_truth()["annotations"]) == 9
+
+
+@given(st.lists(st.tuples(st.integers(0, 2), st.integers(0, 1), st.integers(0, 2), st.integers(0, 1)), min_size=1))
+@settings(max_examples=60, deadline=None)
+def test_duplicates_are_those_that_a_set_would_find(
+    tmp_path_factory: pytest.TempPathFactory, rows: list[tuple[int, int, int, int]]
+) -> None:
+    content = coco_file()
+    content["annotations"] = [
+        {"id": n, "image_id": (70, 5)[image], "category_id": (18, 3)[kind], "bbox": [x * 0.25, y * 1e-9, 9, 9]}
+        for n, (x, image, y, kind) in enumerate(rows)
+    ]
+    table = read_coco(written(tmp_path_factory.getbasetemp(), content, photographs=False)[1])
+    keys = list(zip(table.image_of.tolist(), table.category_ids.tolist(), table.boxes.tolist(), strict=True))
+    assert exact_duplicates(table).tolist() == [key in keys[:n] for n, key in enumerate(keys)]
+
+
+def test_one_pixel_boxes_are_targets_and_an_image_of_crowds_alone_has_none(tmp_path: Path) -> None:
+    content = coco_file()
+    content["annotations"][0]["bbox"] = [19, 0, 1, 1]
+    del content["annotations"][1]
+    data = CocoDetection(*written(tmp_path, content))
+    assert data.target(1)["boxes"].tolist() == [[19, 0, 20, 1]] and data.target(0)["boxes"].shape == (0, 4)
+    assert data.load(0, rng())[1]["labels"].shape == (0,) and not data.notes
+    assert CocoDetection(*written(tmp_path, content), drop_empty=True).image_ids == [5]
+
+
+@pytest.mark.parametrize("name", list(AUGMENTATIONS))
+def test_a_thousand_objects_and_one_pixel_objects_survive_every_augmentation(tmp_path: Path, name: str) -> None:
+    content = coco_file()
+    places = [[x * 0.9, y * 0.6, 1 + x % 3, 1 + y % 3] for x in range(40) for y in range(25)]
+    content["annotations"] = [
+        {"id": n, "image_id": 70, "category_id": 3, "bbox": bbox} for n, bbox in enumerate(places)
+    ]
+    augment = build_augment(name, size=(96, 96))
+    data = CocoDetection(*written(tmp_path, content), augment=augment)
+    assert len(data.target(0)["boxes"]) == 1000
+    for key in range(4):
+        _, target = data.load(0, np.random.default_rng(key))
+        assert len(target["boxes"]) == len(target["labels"]) and target["boxes"].isfinite().all()
+
+
 numbers = st.one_of(st.floats(-100, 100), st.integers(-60, 60), st.just(1e300), st.just(0.3))
 
 
@@ -123,6 +186,23 @@ def test_a_photograph_of_another_size_and_a_damaged_one_are_bad_samples(tmp_path
     (tmp_path / "a.png").unlink()
     with pytest.raises(BadSample, match=r"a\.png"):
         data.load(0, rng())
+
+
+def test_truncated_photographs_are_stepped_over_until_there_are_too_many(tmp_path: Path) -> None:
+    content = coco_file()
+    content["images"][1]["file_name"] = "b.jpg"
+    noise = np.random.default_rng(0).integers(0, 255, (20, 20, 3), np.uint8)
+    Image.fromarray(noise).save(tmp_path / "b.jpg")
+    data = CocoDetection(*written(tmp_path, content))
+    whole = (tmp_path / "b.jpg").read_bytes()
+    (tmp_path / "b.jpg").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(BadSample, match=r"b\.jpg"):
+        data.load(1, rng())
+    feed = Feed(data, seed=0, batch_size=2, max_bad=0.5)
+    images, targets = next(feed.steps(0, 1))[0]
+    assert [target["image_id"] for target in targets] == [70, 70] and len(feed.bad) == 1 and len(images) == 2
+    with pytest.raises(DataError, match=r"1 of 2 samples cannot be read, .*b\.jpg.*--max-bad-samples"):
+        next(Feed(data, seed=0, batch_size=2, max_bad=0.1).steps(0, 1))
 
 
 def test_photographs_are_not_turned_because_boxes_are_in_stored_pixels(tmp_path: Path) -> None:
@@ -180,9 +260,7 @@ def test_ignored_empty_and_missing_images_are_left_out_and_counted(tmp_path: Pat
 def test_missing_images_are_named_with_their_count(tmp_path: Path) -> None:
     content = coco_file()
     content["images"] += [{"id": 100 + n, "file_name": f"no{n}.png", "width": 9, "height": 9} for n in range(7)]
-    with pytest.raises(
-        DataError, match=r"7 of the 9 images .* no0.png, no1.png, no2.png, no3.png, no4.png; .*missing-images 7"
-    ):
+    with pytest.raises(DataError, match=r"7 of the 9 images .* no0.png, no1.png, .* no6.png; .*missing-images 7"):
         CocoDetection(*written(tmp_path, content), allow_missing=6)
 
 
@@ -230,6 +308,7 @@ def test_a_missing_file_broken_json_and_other_json_are_refused(tmp_path: Path) -
         ({"category_id": 4}, "annotation 9 has category 4, which is not listed"),
         ({"category_id": 3.5}, "annotation 9 has the category_id 3.5"),
         ({"category_id": ...}, "annotation 9 has no category_id"),
+        ({"category_id": "3"}, 'annotation 9 has the category_id "3" where a 32-bit integer'),
         ({"area": "big"}, 'annotation 9 has the area "big" where a number'),
     ],
 )
@@ -249,6 +328,7 @@ def test_a_wrong_annotation_is_named_with_file_and_id(tmp_path: Path, change: di
         ("images", {"file_name": None}, "image 70 has no file_name"),
         ("images", {"height": 0}, "image 70 has no height and width"),
         ("categories", {"id": 3}, "the category id 3 is there twice"),
+        ("categories", {"id": "18"}, "the category .* needs an integer id"),
         ("categories", {"name": "cat"}, "the category name 'cat' is there twice"),
         ("categories", {"name": None}, "needs an integer id and a name"),
     ],
@@ -296,12 +376,26 @@ def test_names_that_differ_in_punctuation_alone_stay_apart(tmp_path: Path) -> No
 
 
 def test_an_annotated_category_outside_the_class_file_is_named_an_unused_one_is_fine(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"instances.json: category 18 'dog' is not among the 2 classes"):
+    with pytest.raises(DataError, match=r"instances.json: category 18 'dog' is not among the 2 classes \(cat, zebra\)"):
         CocoDetection(*written(tmp_path), classes=class_file(tmp_path, "cat", "zebra"))
     content = coco_file()
     content["categories"].append({"id": 4, "name": "unicorn"})
     data = CocoDetection(*written(tmp_path, content), classes=class_file(tmp_path, "cat", "dog"))
     assert data.classes.names == ("cat", "dog")
+
+
+def test_train_and_val_whose_categories_differ_meet_by_name_or_are_refused(tmp_path: Path) -> None:
+    train = CocoDetection(*written(tmp_path / "train"))
+    content = coco_file()
+    content["categories"] = [{"id": 1, "name": "dog"}, {"id": 90, "name": "cat"}]
+    for annotation, category in zip(content["annotations"], (90, 1, 1), strict=True):
+        annotation["category_id"] = category
+    val = CocoDetection(*written(tmp_path / "val", content), classes=train.classes)
+    assert val.target(0)["labels"].tolist() == train.target(0)["labels"].tolist() == [1]
+    assert val.classes.source_ids == (90, 1)
+    content["categories"][0]["name"] = "wolf"
+    with pytest.raises(DataError, match=r"category 1 'wolf' .* give training and validation the same classes"):
+        CocoDetection(*written(tmp_path / "val", content), classes=train.classes)
 
 
 def test_binary_mode_makes_everything_an_object(tmp_path: Path) -> None:
@@ -337,16 +431,32 @@ def test_a_class_map_survives_the_card_and_binds_to_any_file_by_name(names: list
         assert other[category] == bound.names[label] and bound.source_ids[label] == category
 
 
-def test_a_map_of_91_lines_keeps_cocos_ids() -> None:
-    coco = ClassMap.from_file(COCO_NAMES)
-    assert len(coco) == 80 and coco.names[0] == "person" and coco.names[-1] == "toothbrush"
-    gaps = (12, 26, 29, 30, 45, 66, 68, 69, 71, 83, 91)
-    remaining = iter(coco.names)
-    lines = tuple(f"retired {i}" if i in gaps else next(remaining).replace(" ", "") for i in range(1, 92))
-    official = {i: name for i, name in enumerate(lines, start=1) if i not in gaps}
-    bound, labels = ClassMap(lines, tuple(range(1, 92))).bind(official, set(official), Path("x.json"))
+RETIRED = (12, 26, 29, 30, 45, 66, 68, 69, 71, 83, 91)  # ids that COCO gave up
+
+
+def official() -> dict[int, str]:
+    """COCO's categories: 80 of the ids 1 to 90."""
+    names = iter(ClassMap.from_file(CLASSES / "coco.txt").names)
+    return {i: next(names) for i in range(1, 92) if i not in RETIRED}
+
+
+def test_both_class_files_keep_cocos_ids() -> None:
+    dense, spread = ClassMap.from_file(CLASSES / "coco.txt"), ClassMap.from_file(CLASSES / "coco91.txt")
+    assert len(dense) == 80 and dense.names[0] == "person" and dense.names[-1] == "toothbrush"
+    assert len(spread) == 91 and spread.names[11] == "street sign" and spread.names[89] == "toothbrush"
+    assert [spread.names[i - 1] for i in official()] == list(dense.names)
+    bound, labels = spread.bind(official(), set(official()), Path("x.json"))
+    assert bound.source_ids == tuple(range(1, 92)) and labels == {i: i - 1 for i in official()}
+    bound, labels = dense.bind(official(), set(official()), Path("x.json"))
+    assert bound.source_ids == tuple(official()) and labels[90] == 79
+
+
+def test_a_list_of_91_lines_in_birders_spelling_is_understood(tmp_path: Path) -> None:
+    """The seed's own file writes "cellphone" where COCO has "cell phone"."""
+    names = [name.replace(" ", "") for name in ClassMap.from_file(CLASSES / "coco91.txt").names]
+    (tmp_path / "classes.txt").write_text("\n".join(names))
+    bound, labels = ClassMap.from_file(tmp_path / "classes.txt").bind(official(), set(official()), Path("x.json"))
     assert bound.source_ids == tuple(range(1, 92)) and labels[90] == 89
-    assert coco.bind(official, set(official), Path("x.json"))[1][90] == 79
 
 
 # -- folders and real files ---------------------------------------------------------------------
@@ -364,10 +474,33 @@ def test_a_coco_folder_is_found_by_split(tmp_path: Path, name: str) -> None:
 
 @needs_real_data
 def test_real_coco_and_blood_cells_are_read(tmp_path: Path) -> None:
-    coco = CocoDetection(*coco_layout(REAL / "coco-tiny", "train"), classes=ClassMap.from_file(COCO_NAMES))
+    coco = CocoDetection(*coco_layout(REAL / "coco-tiny", "train"), classes=ClassMap.from_file(CLASSES / "coco.txt"))
     assert len(coco) == 80 and coco.is_target.sum() == 699 and coco.classes.source_ids[-1] == 90 and not coco.notes
     for index in range(0, 80, 8):
         image, target = coco.load(index, rng())
         assert image.shape[-2:] == coco.height_width(index) and len(target["boxes"]) == len(target["labels"]) > 0
     cells = CocoDetection(*coco_layout(REAL / "bccd", "train"))
     assert len(cells) == 205 and cells.notes == ["1 box is narrower than 1 pixel, dropped"]
+
+
+@needs_real_data
+@pytest.mark.parametrize(("names", "count"), [("coco.txt", 80), ("coco91.txt", 91), (None, 80)])
+def test_ids_of_real_coco_are_the_same_at_both_ends(names: str | None, count: int) -> None:
+    classes = None if names is None else ClassMap.from_file(CLASSES / names)
+    images, annotations = coco_layout(REAL / "coco-tiny", "val")
+    data = CocoDetection(images, annotations, classes=classes)
+    assert len(data.classes) == count
+    wanted = [(a["image_id"], a["category_id"]) for a in json.loads(annotations.read_text())["annotations"]]
+    truth = [(a["image_id"], a["category_id"]) for a in data.ground_truth()["annotations"]]
+    assert sorted(truth) == sorted(wanted)
+    evaluator = CocoEvaluator(data, "pycocotools")
+    for index, image_id in enumerate(data.image_ids):
+        target = data.target(index)
+        evaluator.add(image_id, Detections(**target_of(target), scores=torch.ones(len(target["labels"]))), (1.0, 1.0))
+    found = {(row["image_id"], row["category_id"]) for row in evaluator.results()}
+    assert found <= set(wanted) and len({category for _, category in found}) > 60
+    assert evaluator.summary()["box_ap"] > 0.99
+
+
+def target_of(target: Any) -> dict[str, Any]:
+    return {"boxes": target["boxes"], "labels": target["labels"]}

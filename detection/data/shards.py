@@ -1,0 +1,185 @@
+"""Annotated photographs in tar shards: any image by its number at the price of one read, all boxes in memory.
+
+    FOLDER/categories.json      [{"id": 18, "name": "dog"}, ...]
+    FOLDER/*.tar                KEY.jpg     the file as it was
+                                KEY.json    {"image_id", "file_name", "height", "width", "annotations": [...]}
+
+    FOLDER -> an index beside each shard, written on first open -> CocoTable with spots -> CocoDetection
+
+This is the WebDataset convention with COCO's own words: an annotation has id, category_id, bbox as x y w h, area and
+iscrowd. `detect pack` writes such folders; shards of another hand are checked like a COCO file when they are indexed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from detection.data.annotations import CocoTable, Rows, image_columns, read_categories, repeated
+from shared.errors import DataError
+from shared.tar import OpenFile, damaged, index_places, members, sha256_of, split_name, write_first
+
+log = logging.getLogger(__name__)
+
+VERSION = 1  # of the index
+HEAD = 4096  # bytes at a shard's start, by which a shard written anew at the same size is noticed
+CATEGORIES = "categories.json"
+OF_IMAGES = ("image_ids", "sizes", "file_names", "spots")
+OF_ANNOTATIONS = ("image_of", "boxes", "category_ids", "areas", "crowd")
+
+Columns = dict[str, np.ndarray]
+
+
+def holds_shards(folder: Path) -> bool:
+    """Is this a folder of annotated shards?"""
+    return (folder / CATEGORIES).is_file() and bool(shards_of(folder))
+
+
+def shards_of(folder: Path) -> list[Path]:
+    return sorted(folder.glob("*.tar"))
+
+
+def read_shards(folder: Path) -> CocoTable:
+    """All shards of a folder as one table; `spots` count shards as `shards_of` lists them.
+
+    Raises:
+        DataError: there are none, one is damaged or odd, or two hold the same image.
+    """
+    shards = shards_of(folder)
+    if not shards or not (folder / CATEGORIES).is_file():
+        raise DataError(
+            f"{folder} holds no shards with a {CATEGORIES}; make some with `detect pack`, or look at the path"
+        )
+    categories, told = _read_categories(folder / CATEGORIES)
+    parts = [open_index(shard, categories) for shard in shards]
+    counts = [len(part["image_ids"]) for part in parts]
+    starts = np.cumsum([0, *counts[:-1]])
+    for number, (part, start) in enumerate(zip(parts, starts, strict=True)):
+        part["image_of"] = (part["image_of"] + start).astype(np.int32)
+        part["spots"] = np.column_stack((np.full(len(part["spots"]), number), part["spots"]))
+    columns = {name: np.concatenate([part[name] for part in parts]) for name in (*OF_IMAGES, *OF_ANNOTATIONS)}
+    twice = repeated(columns["image_ids"])
+    if twice.any():
+        raise DataError(f"{folder} holds the image {columns['image_ids'][twice.argmax()]} twice; take one shard away")
+    if not len(columns["boxes"]):
+        raise DataError(f"{folder} has no boxes at all; pack annotations of objects ('instances')")
+    told.update("".join(str(part["sha256"]) for part in parts).encode())
+    return CocoTable(folder, told.hexdigest(), categories=categories, **columns)
+
+
+def _read_categories(path: Path) -> tuple[dict[int, str], Any]:
+    """{id: name}, and the sha256 begun with them."""
+    try:
+        raw = path.read_bytes()
+        entries = json.loads(raw)
+        if not isinstance(entries, list):
+            raise ValueError("it is no list")
+    except (OSError, ValueError, RecursionError) as error:
+        raise DataError(f"{path} cannot be read as a list of categories ({error}); pack the shards again") from None
+    return read_categories(entries, path), hashlib.sha256(raw)
+
+
+# -- an index -------------------------------------------------------------------------------------
+
+
+def open_index(shard: Path, categories: dict[int, str]) -> Columns:
+    """What is in a shard: read from the index beside it or in the cache, else by walking the shard.
+
+    Raises:
+        DataError: the shard is damaged or odd, or is not the one its index was made for.
+    """
+    places = index_places(shard, ".boxes.npz")
+    place = next((place for place in places if place.is_file()), None)
+    if place is None:
+        log.info("reading shard %s for its index", shard)
+        columns = build_index(shard, categories)
+        write_first(places, lambda aside: _save(aside, columns))
+        return columns
+    try:
+        with np.load(place, allow_pickle=False) as stored:
+            columns = {
+                name: stored[name] for name in (*OF_IMAGES, *OF_ANNOTATIONS, "version", "bytes", "head", "sha256")
+            }
+        if columns["version"] != VERSION:
+            raise ValueError("another version")
+    except (ValueError, KeyError, OSError, EOFError, zipfile.BadZipFile) as error:
+        raise DataError(f"{place} is no usable shard index ({error}); delete it to have the shard read anew") from None
+    anew = f"if the shard is right, delete {place} to have it indexed anew"
+    if columns["bytes"] != shard.stat().st_size:
+        raise damaged(shard, shard.stat().st_size, f"it ends there, its index says {columns['bytes']}; {anew}")
+    if columns["head"] != sha256_of(shard, HEAD):
+        raise DataError(f"shard {shard} is another one than its index was made for; {anew}")
+    unlisted = set(np.unique(columns["category_ids"]).tolist()) - categories.keys()
+    if unlisted:
+        raise DataError(f"shard {shard} has category {min(unlisted)}, which {CATEGORIES} does not list; {anew}")
+    return columns
+
+
+def _save(place: Path, columns: Columns) -> None:
+    with place.open("wb") as file:  # a name would get another ending
+        np.savez(file, **columns)  # pyright: ignore[reportArgumentType]
+
+
+def build_index(shard: Path, categories: dict[int, str]) -> Columns:
+    """Walk a shard from its first byte to its last, and check what it says as if it were a COCO file."""
+    images, spots, rows = [], [], Rows(shard)
+    for key, told, offset, size in _samples(shard):
+        image_id, annotations = told.get("image_id"), told.get("annotations")
+        if not isinstance(annotations, list) or not all(isinstance(entry, dict) for entry in annotations):
+            raise DataError(f"{shard}:{key} has no list 'annotations' in its .json; pack the shards again")
+        images.append({**told, "id": image_id})
+        spots.append((offset, size))
+        for entry in annotations:
+            rows({**entry, "id": len(rows.ids) + 1, "image_id": image_id})  # others may number each image's from 1
+    if not images:
+        raise DataError(f"shard {shard} holds no image; take it away")
+    image_ids, sizes, file_names = image_columns(images, shard)
+    columns = rows.columns(categories, image_ids)
+    del columns["categories"]
+    about = {
+        "version": VERSION,
+        "bytes": shard.stat().st_size,
+        "head": sha256_of(shard, HEAD),
+        "sha256": sha256_of(shard),
+    }
+    return {
+        **{name: np.array(value) for name, value in about.items()},
+        **{"image_ids": image_ids, "sizes": sizes, "file_names": file_names, "spots": np.array(spots, np.int64)},
+        **columns,
+    }
+
+
+def _samples(shard: Path) -> Iterator[tuple[str, dict[str, Any], int, int]]:
+    """Key, what its .json says, and where its image begins and how long it is; in the order of the images."""
+    images: dict[str, tuple[int, int]] = {}
+    notes: dict[str, tuple[int, int]] = {}
+    file = OpenFile(shard)
+    for member in members(shard):
+        key, extension = split_name(member.name)
+        if member.isdir() or not extension:
+            continue
+        kind = notes if extension == "json" else images
+        if not member.isreg() or member.issparse():
+            raise DataError(f"'{member.name}' in shard {shard} is a link or sparse; write it as a plain file")
+        if key in kind:
+            raise DataError(f"shard {shard} has two members for key '{key}' at byte {member.offset}; keep one")
+        kind[key] = (member.offset_data, member.size)
+    if odd := next(iter(images.keys() ^ notes.keys()), None):
+        raise DataError(f"'{odd}' in shard {shard} is an image without .json, or the reverse; pack the shards again")
+    for key, (offset, size) in images.items():
+        begin, length = notes[key]
+        try:
+            told = json.loads(os.pread(file.descriptor, length, begin))
+        except (ValueError, RecursionError) as error:
+            raise DataError(f"{shard}:{key}.json is not readable JSON ({error}); pack the shards again") from None
+        if not isinstance(told, dict):
+            raise DataError(f"{shard}:{key}.json describes no image; pack the shards again")
+        yield key, told, offset, size
