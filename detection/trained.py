@@ -175,7 +175,8 @@ def predict(
     write_json(out / "images.json", {"images": listing, "categories": categories})
     told = [f"{len(listing)} pictures and results.json in {out}"]
     if annotate:
-        told.append(labelling.save(out, labelling.annotations_of(listing, results, trained.classes, min_score), min_score))
+        labels = labelling.annotations_of(listing, results, trained.classes, min_score)
+        told.append(labelling.save(out, labels, min_score))
     return told
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -11,9 +12,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import HealthCheck, settings
+from PIL import Image
 from torch import Tensor, nn
 
 from backbones.base import Backbone, MapInfo
@@ -114,6 +117,29 @@ def scenes() -> Callable[..., tuple[Images, list[Target]]]:
         return Images(pixels, sizes), targets
 
     return make
+
+
+@pytest.fixture(scope="session")
+def write_coco() -> Callable[..., None]:
+    """Write noisy photographs with a box of every category, and their COCO file."""
+
+    def write(images: Path, annotations: Path, categories: dict[int, str], count: int = 2) -> None:
+        for folder in (images, annotations.parent):
+            folder.mkdir(parents=True, exist_ok=True)
+        listed, boxes = [], []
+        for i in range(1, count + 1):
+            pixels = np.random.default_rng(i).integers(0, 100, (96, 128, 3), np.uint8)
+            for k, category in enumerate(categories):
+                x, y, side = 8 + 36 * (k % 3), 6 + 4 * i % 40, 30
+                pixels[y : y + side, x : x + side, k % 3] += 150
+                told = {"image_id": i, "category_id": category, "bbox": [x, y, side, side], "area": side**2}
+                boxes.append({"id": len(boxes) + 1, "iscrowd": 0, **told})
+            Image.fromarray(pixels).save(images / f"{i}.jpg")
+            listed.append({"id": i, "file_name": f"{i}.jpg", "height": 96, "width": 128})
+        named = [{"id": i, "name": name} for i, name in categories.items()]
+        annotations.write_text(json.dumps({"images": listed, "annotations": boxes, "categories": named}))
+
+    return write
 
 
 @pytest.fixture

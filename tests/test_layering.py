@@ -204,6 +204,9 @@ def test_every_registered_name_stands_once() -> None:
             if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) in ("ZOO", "ROWS"):  # tables of backbones
                 assert isinstance(node.value, ast.Dict)
                 names.update(f"backbone {ast.literal_eval(key)}" for key in node.value.keys if key is not None)
+            if isinstance(node, ast.AnnAssign) and ast.unparse(node.target) == "COMPOUND":  # a table of detectors
+                assert isinstance(node.value, ast.Dict)
+                names.update(f"detector {ast.literal_eval(key)}" for key in node.value.keys if key is not None)
     assert {"detector fcos", "detector faster_rcnn", "method supervised", "backbone hrnet_w32c"} <= names.keys()
     twice = [name for name, count in names.items() if count > 1]
     assert not twice, f"offered twice: {', '.join(twice)}"

@@ -25,7 +25,7 @@ from shared.errors import DataError, Refusal, UsageError
 
 METRICS = (
     *("box_ap", "box_ap50", "box_ap75", "box_ap_small", "box_ap_medium", "box_ap_large"),
-    *("box_ar1", "box_ar10", "box_ar100"),
+    *("box_ar1", "box_ar10", "box_ar100", "box_ar_small", "box_ar_medium", "box_ar_large"),
 )
 
 
@@ -145,7 +145,7 @@ class CocoEvaluator:
                 evaluation.evaluate()
                 evaluation.accumulate()
                 evaluation.summarize()
-            self.scored = dict(zip(METRICS, map(float, evaluation.stats), strict=False)), _class_ap(evaluation)
+            self.scored = dict(zip(METRICS, map(float, evaluation.stats), strict=True)), _class_ap(evaluation)
         return self.scored
 
 

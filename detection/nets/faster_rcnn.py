@@ -10,20 +10,14 @@ The stages are torchvision's; this page decides what they stand on and how they 
 
 from __future__ import annotations
 
-from collections import OrderedDict
-
 import torch
 from torch import Tensor, nn
-from torchvision.models.detection.anchor_utils import AnchorGenerator
-from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHead
-from torchvision.models.detection.image_list import ImageList
-from torchvision.models.detection.roi_heads import RoIHeads
-from torchvision.models.detection.rpn import RegionProposalNetwork, RPNHead
-from torchvision.ops import MultiScaleRoIAlign
+from torchvision.models.detection.faster_rcnn import TwoMLPHead
 
 from backbones.base import Backbone
 from detection.nets import Detector, detector
 from detection.parts.necks import build_pyramid
+from detection.parts.rcnn import SEEN, build_roi_heads, build_rpn, two_stages
 from detection.types import Detections, Images, Target
 
 
@@ -55,39 +49,27 @@ class FasterRCNN(Detector):
         self.backbone = backbone
         self.neck = build_pyramid(backbone, width, finest=4, coarser="pool")
         self.used_maps = self.neck.used
-        sizes = tuple((info.stride * 8,) for info in self.neck.maps)
-        anchors = AnchorGenerator(sizes, ((0.5, 1.0, 2.0),) * len(sizes))
-        many, fewer = {"training": 2000, "testing": 1000}, {"training": 2000, "testing": 1000}
-        self.rpn = RegionProposalNetwork(anchors, RPNHead(width, 3), 0.7, 0.3, 256, 0.5, many, fewer, 0.7)
-        looked_at = [str(i) for i in range(len(sizes) - 1)]  # RoIs are cut from all levels but the pooled one
-        self.roi_heads = RoIHeads(
-            MultiScaleRoIAlign(looked_at, 7, 2),
-            TwoMLPHead(width * 7 * 7, hidden),
-            FastRCNNPredictor(hidden, num_classes + 1),
-            *(0.5, 0.5, 512, 0.25, None),
-            *(min_score, nms_iou, max_detections),
+        self.rpn = build_rpn(self.neck.maps)
+        self.roi_heads = build_roi_heads(
+            self.neck.maps,
+            TwoMLPHead(width * SEEN**2, hidden),
+            hidden,
+            num_classes,
+            min_score=min_score,
+            nms_iou=nms_iou,
+            max_detections=max_detections,
         )
 
     def forward(self, images: Images, targets: list[Target]) -> dict[str, Tensor]:
         """Losses of both stages."""
-        known = [
-            {"boxes": t["boxes"], "labels": t["labels"] + 1} for t in targets
-        ]  # torchvision keeps 0 for background
-        _, losses = self.two_stages(images, known)
-        return losses
+        return two_stages(self.rpn, self.roi_heads, self.maps(images), images, targets)[1]
 
     @torch.no_grad()
     def detect(self, images: Images) -> list[Detections]:
-        found, _ = self.two_stages(images, None)
-        return [{"boxes": d["boxes"], "labels": d["labels"] - 1, "scores": d["scores"]} for d in found]
+        return two_stages(self.rpn, self.roi_heads, self.maps(images), images, None)[0]
 
-    def two_stages(self, images: Images, targets: list[dict[str, Tensor]] | None) -> tuple[list, dict[str, Tensor]]:
-        maps = self.neck(self.backbone.forward_features(images.pixels))
-        features = OrderedDict((str(i), x) for i, x in enumerate(maps))
-        listed = ImageList(images.pixels, images.sizes)
-        proposals, first = self.rpn(listed, features, targets)
-        found, second = self.roi_heads(features, proposals, images.sizes, targets)
-        return found, {**first, **second}
+    def maps(self, images: Images) -> list[Tensor]:
+        return self.neck(self.backbone.forward_features(images.pixels))
 
     def class_head(self) -> list[nn.Module]:
         return [self.roi_heads.box_predictor]

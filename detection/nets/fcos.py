@@ -10,16 +10,18 @@ Shape letters: B images, P places over all levels, K classes, N boxes of one ima
 
 from __future__ import annotations
 
+from functools import reduce
 from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.models.detection.fcos import FCOSHead
-from torchvision.ops import generalized_box_iou_loss, sigmoid_focal_loss
+from torchvision.ops import generalized_box_iou_loss
 
 from backbones.base import Backbone
 from detection.nets import Detector, detector
+from detection.parts.focal import NOTHING, focal_loss
 from detection.parts.necks import build_pyramid
 from detection.parts.post import best_boxes
 from detection.types import Detections, Images, Target
@@ -36,7 +38,7 @@ class Places(NamedTuple):
     counts: list[int]  # places per level
 
 
-@detector("fcos", tiny={"width": 32, "depth": 2})
+@detector("fcos", tiny={"width": 64, "depth": 1})
 class FCOS(Detector):
     """
     Args:
@@ -74,24 +76,24 @@ class FCOS(Detector):
 
     def forward(self, images: Images, targets: list[Target]) -> dict[str, Tensor]:
         """Focal loss of the classes, GIoU of the boxes, cross-entropy of the centerness; each per positive place."""
-        scores, sides, centerness, places = self.predict(images)
+        scores, told, places = self.predict(images)
         labels, boxes = (torch.stack(t) for t in zip(*(self.assign(t, places) for t in targets), strict=True))
         found = labels >= 0
+        sides, centerness = sides_and_centerness(where_found(told, found), places)
         count = found.sum().clamp(min=1)
-        wanted = torch.zeros_like(scores)
-        wanted[found, labels[found]] = 1.0
         centers = places.centers.expand(len(targets), -1, -1)[found]
         overlap = generalized_box_iou_loss(boxes_at(centers, sides[found]), boxes[found], reduction="sum")
         goal = centerness_of(boxes[found], centers)
         return {
-            "classification": sigmoid_focal_loss(scores, wanted, reduction="sum") / count,
+            "classification": focal_loss(scores.flatten(0, 1), labels.flatten()) / count,
             "boxes": overlap / count,
             "centerness": F.binary_cross_entropy_with_logits(centerness[found], goal, reduction="sum") / count,
         }
 
     @torch.no_grad()
     def detect(self, images: Images) -> list[Detections]:
-        scores, sides, centerness, places = self.predict(images)
+        scores, told, places = self.predict(images)
+        sides, centerness = sides_and_centerness(told, places)
         quality = (scores.sigmoid() * centerness.sigmoid()[..., None]).sqrt()
         boxes = boxes_at(places.centers, sides)
         return [
@@ -109,13 +111,21 @@ class FCOS(Detector):
     def class_head(self) -> list[nn.Module]:
         return [self.head.classification_head]
 
-    def predict(self, images: Images) -> tuple[Tensor, Tensor, Tensor, Places]:
-        """-> logits of classes (B, P, K), sides in pixels (B, P, 4), logits of centerness (B, P), places"""
+    def predict(self, images: Images) -> tuple[Tensor, list[Tensor], Places]:
+        """-> logits of classes (B, P, K), five numbers for the box per level (B, P_i, 5), places
+
+        Sides and centerness come from one tower, so one convolution instead of two ends it.
+        """
         maps = self.neck(self.backbone.forward_features(images.pixels))
-        out = self.head(maps)
-        places = self.places([m.shape[-2:] for m in maps], images.pixels)
-        sides = out["bbox_regression"].float() * places.strides[:, None]
-        return out["cls_logits"].float(), sides, out["bbox_ctrness"].float().squeeze(-1), places
+        head = self.head.regression_head
+        weight = torch.cat((head.bbox_reg.weight, head.bbox_ctrness.weight))
+        bias = torch.cat((head.bbox_reg.bias, head.bbox_ctrness.bias))  # type: ignore[list-item]
+        told = [F.conv2d(head.conv(x), weight, bias, padding=1).flatten(2).mT.float() for x in maps]
+        return (
+            self.head.classification_head(maps).float(),
+            told,
+            self.places([m.shape[-2:] for m in maps], images.pixels),
+        )
 
     def places(self, shapes: list[torch.Size], pixels: Tensor) -> Places:
         """Each place stands at a multiple of its own stride, as torchvision's anchors do."""
@@ -135,21 +145,40 @@ class FCOS(Detector):
         return Places(torch.cat(centers), stride, low, high, counts)
 
     def assign(self, target: Target, places: Places) -> tuple[Tensor, Tensor]:
-        """Which box each place answers for: labels (P,), -1 for none, and boxes (P, 4).
+        """Which box each place answers for: labels (P,), or NOTHING, and boxes (P, 4).
 
         A place answers for the smallest box whose middle it is near and whose size suits its level.
         """
-        boxes = target["boxes"]
+        boxes, (x, y) = target["boxes"], places.centers[:, :, None].unbind(1)
         if len(boxes) == 0:
-            return places.strides.new_full(places.strides.shape, -1).long(), boxes.new_zeros(len(places.strides), 4)
-        middle_PN2 = (boxes[:, :2] + boxes[:, 2:]) / 2 - places.centers[:, None]
-        near = middle_PN2.abs().amax(-1) < self.center_radius * places.strides[:, None]
-        sides_PN4 = torch.cat((places.centers[:, None] - boxes[:, :2], boxes[:, 2:] - places.centers[:, None]), -1)
-        inside, reach = sides_PN4.amin(-1) > 0, sides_PN4.amax(-1)
+            return places.strides.new_full(places.strides.shape, NOTHING).long(), boxes.new_zeros(len(x), 4)
+        left, top, right, bottom = boxes.unbind(1)
+        middle_x, middle_y = (left + right) / 2, (top + bottom) / 2
+        far_PN = torch.maximum((middle_x - x).abs(), (middle_y - y).abs())
+        sides_PN = (x - left, y - top, right - x, bottom - y)
+        least, reach = reduce(torch.minimum, sides_PN), reduce(torch.maximum, sides_PN)
+        near, inside = far_PN < self.center_radius * places.strides[:, None], least > 0
         suits = (reach > places.low[:, None]) & (reach < places.high[:, None])
-        area = (boxes[:, 2:] - boxes[:, :2]).prod(-1).expand(len(near), -1)
+        area = ((right - left) * (bottom - top)).expand_as(reach)
         smallest, which = area.masked_fill(~(near & inside & suits), float("inf")).min(1)
-        return target["labels"][which].masked_fill(smallest == float("inf"), -1), boxes[which]
+        return target["labels"][which].masked_fill(smallest == float("inf"), NOTHING), boxes[which]
+
+
+def where_found(told: list[Tensor], found: Tensor) -> list[Tensor]:
+    """Numbers for the boxes per level (B, P_i, 5), whether a place answers for a box (B, P) -> those numbers again.
+
+    From levels where none does, nothing goes back through the tower: it would be zeros, at the cost of any gradient.
+    """
+    levels = found.split([x.shape[1] for x in told], 1)
+    busy = torch.stack([level.any() for level in levels]).tolist()
+    busy[-1] |= not any(busy)  # a gradient of zeros is still one, and other processes wait for it
+    return [x if used else x.detach() for x, used in zip(told, busy, strict=True)]
+
+
+def sides_and_centerness(told: list[Tensor], places: Places) -> tuple[Tensor, Tensor]:
+    """Five numbers per place of each level -> sides in pixels (B, P, 4), logits of centerness (B, P)."""
+    numbers = torch.cat(told, 1)
+    return numbers[..., :4].relu() * places.strides[:, None], numbers[..., 4]
 
 
 def boxes_at(places: Tensor, sides: Tensor) -> Tensor:

@@ -17,6 +17,7 @@ def best_boxes(
     min_score: float,
     nms_iou: float,
     per_level: int = 1000,
+    per_class: int | None = None,
     most: int = 100,
 ) -> Detections:
     """Class-wise NMS for one image over its pyramid levels.
@@ -27,9 +28,11 @@ def best_boxes(
         size: (height, width) the boxes are clipped to.
         min_score: leave out what scores no more than this.
         per_level: candidates taken from each level before NMS.
+        per_class: candidates taken from each class of a level, instead of so many from the level.
         most: detections kept after it.
     """
-    picked = [candidates(s, b, min_score, per_level) for s, b in zip(scores, boxes, strict=True)]
+    pick, count = (candidates, per_level) if per_class is None else (candidates_of_each_class, per_class)
+    picked = [pick(s, b, min_score, count) for s, b in zip(scores, boxes, strict=True)]
     score, label, box = (torch.cat(parts) for parts in zip(*picked, strict=True))
     box = clip_boxes_to_image(box, size)
     keep = batched_nms(box.float(), score.float(), label, nms_iou)[:most]
@@ -43,3 +46,12 @@ def candidates(scores: Tensor, boxes: Tensor, min_score: float, most: int) -> tu
     top, order = flat[index].topk(min(most, len(index)))
     index = index[order]
     return top, index % scores.shape[1], boxes[index // scores.shape[1]]
+
+
+def candidates_of_each_class(
+    scores: Tensor, boxes: Tensor, min_score: float, most: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """(P, K) scores, (P, 4) boxes -> scores (M,), labels (M,), boxes (M, 4) of the best places of each class."""
+    top_KM, place_KM = scores.t().topk(min(most, len(scores)))
+    enough = top_KM > min_score
+    return top_KM[enough], enough.nonzero()[:, 0], boxes[place_KM[enough]]

@@ -10,6 +10,10 @@ echo "== the loop";       $python -W ignore tests/bench/bench_loop.py
 echo "== I-JEPA";         $python -W ignore tests/bench/bench_ijepa.py
 echo "== MAE";            $python -W ignore tests/bench/bench_mae.py
 echo "== VICReg";         $python -W ignore tests/bench/bench_vicreg.py ${CHORDATE_REAL_DATA:+--data "$CHORDATE_REAL_DATA"}
+echo "== deformable attention"; $python -W ignore tests/bench/bench_deform.py
+echo "== matching";       $python -W ignore tests/bench/bench_matching.py
+echo "== DETR";           $python -W ignore tests/bench/bench_detr_step.py
+echo "== COCO AP";        $python -W ignore tests/bench/bench_coco_eval.py
 if [ -n "${CHORDATE_REAL_DATA:-}" ]; then
   echo "== pretraining data"; $python -W ignore tests/bench/bench_pretrain_data.py --data "$CHORDATE_REAL_DATA"
   echo "== detection data";   $python -W ignore tests/bench/bench_detection_data.py --data "$CHORDATE_REAL_DATA"

@@ -116,6 +116,13 @@ def test_every_option_has_a_default_and_a_line_that_explains_it(registry: Any) -
             assert re.search(rf"^\s*{option}[,:]", text, re.M), f"{name}: {option} is explained nowhere"
 
 
+@pytest.mark.parametrize("network", detector.names())
+def test_every_option_of_a_network_can_be_typed_as_a_flag(network: str) -> None:
+    for option in detector.options(network):
+        flag = f"--{option.replace('_', '-')}"
+        assert resolve("detect", "--network", network, flag, "1").model.network_args == {option: 1}
+
+
 # --- recipes that make a tag ------------------------------------------------------------------
 
 

@@ -1,8 +1,10 @@
-"""`--scale tiny` runs every pretraining recipe to its end: a dozen steps of the same shape, and weights under a tag."""
+"""`--scale tiny` runs every recipe to its end: a dozen steps of the same shape, and weights under a tag."""
 
 from __future__ import annotations
 
 import json
+import os
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -11,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 
+import detection.cli
 from pretrain import cli
 from shared.recipe import recipe_names
 from shared.store import Store
@@ -50,6 +53,39 @@ def test_every_pretraining_recipe_has_a_small_form_that_runs_to_its_end(
     assert all(isinstance(row["loss"], float) for row in steps), "a loss that is not finite is written as null"
     (exported,) = Store(tmp_path / "weights").all()
     assert exported.card.finished and exported.card.tag.endswith("tiny")
+
+
+REAL = Path(os.environ.get("CHORDATE_REAL_DATA", "nowhere")) / "coco-tiny"
+on_photographs = pytest.mark.skipif(not REAL.is_dir(), reason="CHORDATE_REAL_DATA names no folder with coco-tiny")
+
+
+@pytest.fixture(scope="module")
+def few_scenes(tmp_path_factory: pytest.TempPathFactory, write_coco: Callable) -> SimpleNamespace:
+    """Eight small pictures of three things, where the demo data would be."""
+    root = tmp_path_factory.mktemp("scenes")
+    write_coco(root / "train", root / "train.json", {2: "red", 5: "green", 7: "blue"}, 8)
+    both = {"train_images": root / "train", "train_json": root / "train.json"}
+    return SimpleNamespace(**both, val_images=root / "train", val_json=root / "train.json")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("photographs", [False, pytest.param(True, marks=on_photographs)], ids=["scenes", "coco"])
+@pytest.mark.parametrize("name", recipe_names("detect"))
+def test_every_detection_recipe_has_a_small_form_that_runs_to_its_end(
+    name: str, photographs: bool, few_scenes: SimpleNamespace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("shared.demo.demo_data", lambda _: few_scenes)
+    places = ["--output-dir", str(tmp_path / "runs"), "--weights-dir", str(tmp_path / "weights")]
+    places += ["--data-path", str(REAL)] if photographs else []
+    told = ["--recipe", name, "--scale", "tiny", "--device", "cpu", "--offline", "--threads", "1", *places]
+    assert detection.cli.main(["train", *told]) == 0
+    (run,) = (tmp_path / "runs").iterdir()
+    steps = [row for row in rows(run) if row["kind"] == "train"]
+    assert 2 <= steps[-1]["step"] <= 8
+    assert all(isinstance(row["loss"], float) for row in steps), "a loss that is not finite is written as null"
+    assert "box_ap" in json.loads((run / "result.json").read_text())["metrics"]
+    (exported,) = Store(tmp_path / "weights").all()
+    assert exported.card.finished and exported.card.tag.endswith("tiny") and exported.card.kind == "detector"
 
 
 def rows(run: Path) -> list[dict[str, Any]]:

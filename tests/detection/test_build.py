@@ -83,9 +83,15 @@ def test_unknown_tag_never_merely_labels(store: Store, trained: nn.Module) -> No
         stand(recipe(backbone="test_vit", backbone_tag="supervised"), store)
 
 
-def test_epoch_without_a_tag_is_refused(store: Store) -> None:
-    with pytest.raises(WeightsError, match="--backbone-epoch picks an epoch of a tag; name it with --backbone-tag"):
-        stand(recipe(backbone=ARCH, backbone_epoch=3), store)
+def test_epoch_without_a_tag_means_the_only_tag_there_is(
+    store: Store, trained: nn.Module, card: Callable[..., Card]
+) -> None:
+    assert same(stand(recipe(backbone=ARCH, backbone_epoch=0), store).net, trained)
+    with pytest.raises(WeightsError, match="has no weights of test_vit; make some with `pretrain train --model test_v"):
+        stand(recipe(backbone="test_vit", backbone_epoch=0), store)
+    store.put(backbone.build(ARCH), card(arch=ARCH, tag="another"))
+    with pytest.raises(WeightsError, match="has the tags another, supervised; say which with --backbone-tag"):
+        stand(recipe(backbone=ARCH, backbone_epoch=0), store)
 
 
 def test_epoch_picks_among_the_exports_of_a_tag(store: Store, trained: nn.Module, card: Callable[..., Card]) -> None:

@@ -227,7 +227,7 @@ def test_more_unreadable_images_than_allowed_are_refused_and_fewer_stepped_over(
     ("words", "says"),
     [
         (DETECT + "--backbone-tag nothing", "no weights tagged 'nothing' for test_resnet in weights"),
-        (DETECT + "--backbone-epoch 3", "name it with --backbone-tag"),
+        (DETECT + "--backbone-epoch 3", "has no weights of test_resnet; make some with"),
         (DETECT + "--backbone-pretrained --offline", "published weights for test_resnet cannot be had"),
         ("detect eval --weights nothing", "no weights tagged 'nothing'"),
         ("detect predict x.jpg --weights nothing", "no weights tagged 'nothing'"),

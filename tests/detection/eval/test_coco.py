@@ -92,7 +92,7 @@ def by_pycocotools(data: CocoDetection, results: list[dict[str, Any]]) -> list[f
         evaluation.evaluate()
         evaluation.accumulate()
         evaluation.summarize()
-    return [float(number) for number in evaluation.stats[:9]]
+    return [float(number) for number in evaluation.stats]
 
 
 def test_numbers_are_those_of_pycocotools_on_the_files(data: CocoDetection) -> None:

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torchvision.ops import box_iou
 
-from detection.parts.post import best_boxes, candidates
+from detection.parts.post import best_boxes, candidates, candidates_of_each_class
 
 
 def slowly(
@@ -85,3 +85,33 @@ def test_one_place_may_offer_several_classes() -> None:
     score, label, box = candidates(torch.tensor([[0.2, 0.6, 0.4]]), torch.tensor([[1.0, 2, 3, 4]]), 0.3, 10)
     assert label.tolist() == [1, 2] and score.tolist() == torch.tensor([0.6, 0.4]).tolist()
     assert box.tolist() == [[1, 2, 3, 4]] * 2
+
+
+@settings(max_examples=30)
+@given(
+    places=st.integers(0, 12),
+    seed=st.integers(0, 10_000),
+    min_score=st.sampled_from([0.0, 0.4, 0.99]),
+    most=st.integers(1, 15),
+)
+def test_each_class_has_its_own_candidates(places: int, seed: int, min_score: float, most: int) -> None:
+    """As many of the best of each class, whatever the other classes score."""
+    rng = torch.Generator().manual_seed(seed)
+    scores, boxes = torch.rand(places, 3, generator=rng), torch.rand(places, 4, generator=rng)
+    expected = [
+        (float(scores[p, k]), k, boxes[p].tolist())
+        for k in range(3)
+        for p in scores[:, k].argsort(descending=True)[:most].tolist()
+        if scores[p, k] > min_score
+    ]
+    found = candidates_of_each_class(scores, boxes, min_score, most)
+    assert list(zip(*(part.tolist() for part in found), strict=True)) == expected
+
+
+def test_candidates_of_each_class_keep_a_quiet_class_in_the_race() -> None:
+    boxes = torch.tensor([[0.0, 0, 4, 4], [10, 10, 14, 14], [20, 20, 24, 24]])
+    scores = torch.tensor([[0.9, 0.0], [0.8, 0.0], [0.7, 0.2]])
+    told = {"min_score": 0.1, "nms_iou": 0.5}
+    level = best_boxes([scores], [boxes], (30, 30), **told, per_level=2)
+    each = best_boxes([scores], [boxes], (30, 30), **told, per_class=2)
+    assert level["labels"].tolist() == [0, 0] and each["labels"].tolist() == [0, 0, 1]

@@ -1,0 +1,212 @@
+"""EfficientDet: one small design that grows in every direction at once, from d0 to d7.
+
+Tan, Pang, Le, "EfficientDet: Scalable and Efficient Object Detection", 2020.
+
+    image -> backbone -> BiFPN -> per level: two towers of separable convolutions -> scores and offsets of nine anchors
+
+The towers' convolutions are the same at all levels; batch norm is each level's own.
+Shape letters: B images, P anchors over all levels, K classes, N boxes of one image.
+"""
+
+from __future__ import annotations
+
+import math
+from functools import partial
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from backbones.base import Backbone
+from detection.nets import Detector, detector
+from detection.parts.anchors import around_places, as_offsets, from_offsets
+from detection.parts.assign import overlaps
+from detection.parts.bifpn import LEVELS, BiFPN, norm, separable
+from detection.parts.focal import IGNORED, NOTHING, focal_loss
+from detection.parts.post import best_boxes
+from detection.types import Detections, Images, Target
+from shared.errors import UsageError
+
+OCTAVES = (2 ** (0 / 3), 2 ** (1 / 3), 2 ** (2 / 3))
+ASPECTS = ((1.0, 1.0), (1.4, 0.7), (0.7, 1.4))  # across, down
+COMPOUND: dict[str, dict[str, Any]] = {
+    "efficientdet_d0": {"side": 512, "width": 64, "cells": 3, "depth": 3},
+    "efficientdet_d1": {"side": 640, "width": 88, "cells": 4, "depth": 3},
+    "efficientdet_d2": {"side": 768, "width": 112, "cells": 5, "depth": 3},
+    "efficientdet_d3": {"side": 896, "width": 160, "cells": 6, "depth": 4},
+    "efficientdet_d4": {"side": 1024, "width": 224, "cells": 7, "depth": 4},
+    "efficientdet_d5": {"side": 1280, "width": 288, "cells": 7, "depth": 4},
+    "efficientdet_d6": {"side": 1280, "width": 384, "cells": 8, "depth": 5, "weighted": False},
+    "efficientdet_d7": {"side": 1536, "width": 384, "cells": 8, "depth": 5, "weighted": False, "anchor_scale": 5.0},
+}
+
+
+class EfficientDet(Detector):
+    """
+    Args:
+        backbone: anything with maps of strides 8, 16 and 32, or a plain ViT.
+        num_classes: K, without background.
+        width: channels of the pyramid and the towers.
+        cells: how many times the levels of the pyramid talk to each other.
+        depth: convolutions per tower.
+        weighted: the pyramid learns how much each voice counts; the largest two train more steadily without.
+        anchor_scale: side of the smallest square anchor, in strides of its level.
+        positive_iou: an anchor answers for the box that it overlaps most, from this overlap on.
+        negative_iou: an anchor that overlaps less shows nothing; from here to `positive_iou` it is ignored.
+        box_weight: what the loss of the boxes counts for.
+        min_score: detections that score no more are left out.
+        nms_iou: overlap at which the lesser of two boxes of a class goes.
+        candidates: best pairs of anchor and class that compete.
+        max_detections: kept per image.
+    """
+
+    multiple = 128  # then every level is half of the one below it
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        num_classes: int,
+        *,
+        width: int = 64,
+        cells: int = 3,
+        depth: int = 3,
+        weighted: bool = True,
+        anchor_scale: float = 4.0,
+        positive_iou: float = 0.5,
+        negative_iou: float = 0.5,
+        box_weight: float = 50.0,
+        min_score: float = 0.001,
+        nms_iou: float = 0.5,
+        candidates: int = 5000,
+        max_detections: int = 100,
+    ) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.neck = BiFPN(backbone, width, cells, weighted=weighted)
+        self.used_maps = self.neck.used
+        each = len(OCTAVES) * len(ASPECTS)
+        self.class_net = Tower(width, depth, each, num_classes)
+        self.box_net = Tower(width, depth, each, 4)
+        nn.init.constant_(self.class_net.last_bias, -math.log(99))  # every class starts at 1 %
+        self.anchor_scale, self.positive_iou, self.negative_iou = anchor_scale, positive_iou, negative_iou
+        self.box_weight, self.min_score, self.nms_iou = box_weight, min_score, nms_iou
+        self.candidates, self.max_detections = candidates, max_detections
+
+    def forward(self, images: Images, targets: list[Target]) -> dict[str, Tensor]:
+        """Focal loss of the classes, Huber loss of the boxes; each per positive anchor of the batch."""
+        if (
+            self.training
+            and len(images.pixels) * math.prod(-(-n // self.multiple) for n in images.pixels.shape[-2:]) < 2
+        ):
+            raise UsageError(
+                f"efficientdet: one image of {self.multiple} pixels is a single place on the coarsest level, of which "
+                f"batch norm learns nothing; give larger images, or more than one"
+            )
+        scores, offsets, anchors = self.predict(images)
+        answers = [self.assign(target, anchors) for target in targets]
+        labels = torch.stack([label for label, _ in answers])
+        found = labels >= 0
+        count = found.sum() + 1  # never none
+        goals = [
+            as_offsets(target["boxes"][which[own]], anchors[own])
+            for target, (_, which), own in zip(targets, answers, found, strict=True)
+        ]
+        distance = F.huber_loss(offsets[found], torch.cat(goals), reduction="sum", delta=0.1)
+        return {
+            "classification": focal_loss(scores.flatten(0, 1), labels.flatten(), gamma=1.5) / count,
+            "boxes": self.box_weight * distance / (4 * count),
+        }
+
+    @torch.no_grad()
+    def detect(self, images: Images) -> list[Detections]:
+        scores, offsets, anchors = self.predict(images)
+        return [
+            best_boxes(
+                [score.sigmoid()],
+                [from_offsets(offset, anchors)],
+                size,
+                min_score=self.min_score,
+                nms_iou=self.nms_iou,
+                per_level=self.candidates,
+                most=self.max_detections,
+            )
+            for score, offset, size in zip(scores, offsets, images.sizes, strict=True)
+        ]
+
+    def class_head(self) -> list[nn.Module]:
+        return [self.class_net]
+
+    def predict(self, images: Images) -> tuple[Tensor, Tensor, Tensor]:
+        """-> logits (B, P, K), offsets of the boxes from their anchors (B, P, 4), anchors (P, 4)"""
+        maps = self.neck(self.backbone.forward_features(images.pixels))
+        return self.class_net(maps).float(), self.box_net(maps).float(), self.anchors(maps)
+
+    def anchors(self, maps: list[Tensor]) -> Tensor:
+        """(P, 4): nine boxes around the middle of each place of each level, in the order of the towers' outputs."""
+        half = (
+            torch.tensor([(octave * x, octave * y) for octave in OCTAVES for x, y in ASPECTS]) * self.anchor_scale / 2
+        )
+        around = torch.cat((-half, half), 1).to(maps[0].device)
+        return torch.cat(
+            [
+                around_places(around * info.stride, level.shape[-2:], (info.stride, info.stride), 0.5)
+                for level, info in zip(maps, self.neck.maps, strict=True)
+            ]
+        )
+
+    def assign(self, target: Target, anchors: Tensor) -> tuple[Tensor, Tensor]:
+        """Which box each anchor answers for: labels (P,), or NOTHING or IGNORED, and boxes by number (P,).
+
+        It is the box it overlaps most, if that is enough; and each box has the anchor that overlaps it most, at least.
+        """
+        count = len(target["boxes"])
+        if count == 0:
+            nobody = torch.full((len(anchors),), NOTHING, device=anchors.device)
+            return nobody, nobody
+        seen = overlaps(target["boxes"], anchors)
+        forced = torch.full_like(seen.which, count)  # an anchor that several boxes want goes to the first of them
+        forced.scatter_reduce_(0, seen.best_of, torch.arange(count, device=forced.device), "amin")
+        which = torch.where(forced < count, forced, seen.which)
+        labels = target["labels"][which]
+        labels[(seen.most < self.positive_iou) & (forced == count)] = IGNORED
+        labels[(seen.most < self.negative_iou) & (forced == count)] = NOTHING
+        return labels, which
+
+
+class Tower(nn.Module):
+    """Maps of all levels -> (B, P, out): `depth` separable convolutions, then `out` numbers for each anchor."""
+
+    def __init__(self, width: int, depth: int, anchors: int, out: int) -> None:
+        super().__init__()
+        self.convs = nn.ModuleList(separable(width, width) for _ in range(depth))
+        self.norms = nn.ModuleList(nn.ModuleList(norm(width) for _ in range(LEVELS)) for _ in range(depth))
+        self.last = separable(width, anchors * out, bias=True)
+        self.out = out
+        for layer in self.modules():
+            if isinstance(layer, nn.Conv2d):
+                nn.init.kaiming_normal_(layer.weight, nonlinearity="linear")
+        nn.init.zeros_(self.last_bias)
+
+    @property
+    def last_bias(self) -> Tensor:
+        return self.last[1].bias  # type: ignore[return-value]
+
+    def forward(self, maps: list[Tensor]) -> Tensor:
+        told = []
+        for level, x in enumerate(maps):
+            for conv, norms in zip(self.convs, self.norms, strict=True):
+                x = F.silu(norms[level](conv(x)))  # type: ignore[index]
+            told.append(self.last(x).permute(0, 2, 3, 1).reshape(len(x), -1, self.out))
+        return torch.cat(told, 1)
+
+
+def offer(name: str, side: int, **scaled: Any) -> None:
+    build = partial(EfficientDet, **scaled)
+    build.__module__ = __name__  # where the catalogue looks for its first words
+    build.__doc__ = EfficientDet.__doc__
+    detector(name, size=(side, side), tiny={"width": 32, "cells": 1, "depth": 1})(build)
+
+
+for name, scaled in COMPOUND.items():
+    offer(name, **scaled)

@@ -1,0 +1,129 @@
+"""RetinaNet: nine anchors at every place say what they hold and how to fit it; focal loss, as nearly all hold nothing.
+
+Lin, Goyal, Girshick, He, Dollar, "Focal Loss for Dense Object Detection", 2017. As it is set here unless told, with
+group norm in the towers and GIoU for the boxes, it is the stronger baseline of Zhang, Chi, Yao, Lei, Li, "Bridging the
+Gap Between Anchor-based and Anchor-free Detection", 2019, which is also torchvision's second version.
+
+    image -> backbone -> FPN -> per level: two towers of four convolutions -> scores, offsets of 9 anchors a place
+
+The heads are torchvision's, and losses and detections are equal to its own in both versions.
+Shape letters: B images, P anchors over all levels, K classes.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torchvision.models.detection.retinanet import RetinaNetHead
+from torchvision.ops import generalized_box_iou_loss
+
+from backbones.base import Backbone
+from detection.nets import Detector, detector
+from detection.parts.anchors import Anchors, as_offsets, from_offsets
+from detection.parts.assign import by_overlap
+from detection.parts.focal import focal_loss
+from detection.parts.necks import build_pyramid
+from detection.parts.post import best_boxes
+from detection.types import Detections, Images, Target
+from shared.errors import UsageError
+
+
+class Predictions(NamedTuple):
+    scores: Tensor  # (B, P, K) logits
+    offsets: Tensor  # (B, P, 4)
+    anchors: Tensor  # (P, 4)
+    counts: list[int]  # anchors per level
+
+
+@detector("retinanet", tiny={"width": 64})
+class RetinaNet(Detector):
+    """
+    Args:
+        backbone: anything with maps of stride 8 to 32, or a plain ViT.
+        num_classes: K, without background.
+        width: channels of the pyramid and the towers.
+        norm: what follows each convolution of the towers: group, or none as in the first paper.
+        box_loss: giou of the boxes, or l1 of the offsets as in torchvision's first version.
+        min_score: detections that score no more are left out.
+        nms_iou: overlap at which the lesser of two boxes of a class goes.
+        max_detections: kept per image.
+    """
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        num_classes: int,
+        *,
+        width: int = 256,
+        norm: str = "group",
+        box_loss: str = "giou",
+        min_score: float = 0.05,
+        nms_iou: float = 0.5,
+        max_detections: int = 300,
+    ) -> None:
+        super().__init__()
+        if norm not in ("group", "none"):
+            raise UsageError(f"retinanet: norm is '{norm}'; give group or none")
+        if box_loss not in ("giou", "l1"):
+            raise UsageError(f"retinanet: box_loss is '{box_loss}'; give giou or l1")
+        if norm == "group" and width % 64:  # a group of one channel at one place has no deviation
+            raise UsageError(f"retinanet: width is {width}; its towers normalise 32 groups, give a multiple of 64")
+        self.backbone = backbone
+        self.neck = build_pyramid(backbone, width, finest=8, coarser="convs")
+        self.used_maps = self.neck.used
+        octave = [1, 2 ** (1 / 3), 2 ** (2 / 3)]
+        self.anchors = Anchors([[int(info.stride * 4 * part) for part in octave] for info in self.neck.maps])
+        normalized = partial(nn.GroupNorm, 32) if norm == "group" else None
+        self.head = RetinaNetHead(width, self.anchors.per_place, num_classes, norm_layer=normalized)
+        self.box_loss = box_loss
+        self.min_score, self.nms_iou, self.max_detections = min_score, nms_iou, max_detections
+
+    def forward(self, images: Images, targets: list[Target]) -> dict[str, Tensor]:
+        """Focal loss of the classes and distance of the boxes, each per anchor that has one; a mean over images."""
+        found = self.predict(images)
+        classification, boxes = [], []
+        for scores, offsets, target in zip(found.scores, found.offsets, targets, strict=True):
+            which = by_overlap(target["boxes"], found.anchors, high=0.5, low=0.4)
+            has_one = (which >= 0).nonzero()[:, 0]
+            count = max(1, len(has_one))
+            wanted = target["boxes"][which[has_one]]
+            labels = which.index_put((has_one,), target["labels"][which[has_one]])
+            classification.append(focal_loss(scores, labels) / count)
+            boxes.append(self.distance(offsets[has_one], found.anchors[has_one], wanted) / count)
+        return {"classification": torch.stack(classification).mean(), "boxes": torch.stack(boxes).mean()}
+
+    def distance(self, offsets: Tensor, anchors: Tensor, wanted: Tensor) -> Tensor:
+        """Offsets (N, 4) of anchors (N, 4) from the boxes they answer for (N, 4) -> ()"""
+        if self.box_loss == "l1":
+            return F.l1_loss(offsets, as_offsets(wanted, anchors), reduction="sum")
+        return generalized_box_iou_loss(from_offsets(offsets, anchors), wanted, reduction="sum")
+
+    @torch.no_grad()
+    def detect(self, images: Images) -> list[Detections]:
+        found = self.predict(images)
+        boxes = from_offsets(found.offsets, found.anchors)
+        return [
+            best_boxes(
+                list(s.split(found.counts)),
+                list(b.split(found.counts)),
+                size,
+                min_score=self.min_score,
+                nms_iou=self.nms_iou,
+                most=self.max_detections,
+            )
+            for s, b, size in zip(found.scores.sigmoid(), boxes, images.sizes, strict=True)
+        ]
+
+    def class_head(self) -> list[nn.Module]:
+        return [self.head.classification_head]
+
+    def predict(self, images: Images) -> Predictions:
+        maps = self.neck(self.backbone.forward_features(images.pixels))
+        out = self.head(maps)
+        anchors = self.anchors([m.shape[-2:] for m in maps], images.pixels.shape[-2:])
+        scores, offsets = out["cls_logits"].float(), out["bbox_regression"].float()
+        return Predictions(scores, offsets, torch.cat(anchors), [len(a) for a in anchors])

@@ -1,0 +1,276 @@
+"""SSD: boxes of many sizes and shapes stand all over maps of many sizes; one convolution per map says what they hold.
+
+Liu, Anguelov, Erhan, Szegedy, Reed, Fu, Berg, "SSD: Single Shot MultiBox Detector", 2016.
+Sandler, Howard, Zhu, Zhmoginov, Chen, "MobileNetV2: Inverted Residuals and Linear Bottlenecks", 2018, for SSDLite.
+
+    image -> backbone -> its last two maps -> four more, each half as large -> per map: scores, offsets of 4 or 6 boxes
+
+    ssd        plain convolutions; scales .07 to 1.05
+    ssdlite    depthwise ones with ReLU6; scales .2 to .95
+
+The heads are torchvision's, and losses and detections are equal to its own. Default boxes are laid out by the shapes
+of the maps, so they cover the image whatever the strides of the backbone.
+Shape letters: B images, P default boxes over all levels, K classes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torchvision.models.detection.ssd import SSDHead
+from torchvision.models.detection.ssdlite import SSDLiteHead
+from torchvision.ops.misc import Conv2dNormActivation
+
+from backbones.base import Backbone
+from detection.nets import Detector, detector
+from detection.parts.anchors import DefaultBoxes, as_offsets, from_offsets
+from detection.parts.assign import with_best_of
+from detection.parts.post import best_boxes
+from detection.types import Detections, Images, Target
+
+WEIGHTS = (10.0, 10.0, 5.0, 5.0)  # offsets of middles, then of sides, of about the same size
+
+
+class Predictions(NamedTuple):
+    scores: Tensor  # (B, P, 1 + K) logits, background first
+    offsets: Tensor  # (B, P, 4)
+    boxes: Tensor  # (P, 4) default boxes
+
+
+class SSD(Detector):
+    """
+    Args:
+        backbone: what gives the finest levels.
+        extras: one module per level above, from the level below.
+        head: levels -> logits of background and classes, and offsets.
+        default_boxes: as many per place and level as the head tells of.
+        per_class: candidates of each class before NMS.
+        negatives: hardest empty boxes taken per box that holds something.
+        empty_negatives: as many from an image without boxes.
+    """
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        extras: nn.ModuleList,
+        head: SSDHead | SSDLiteHead,
+        default_boxes: DefaultBoxes,
+        *,
+        per_class: int,
+        negatives: int,
+        empty_negatives: int,
+        min_score: float,
+        nms_iou: float,
+        max_detections: int,
+    ) -> None:
+        super().__init__()
+        self.backbone, self.extras, self.head, self.default_boxes = backbone, extras, head, default_boxes
+        self.used_maps = last_maps(backbone)
+        self.negatives, self.empty_negatives, self.per_class = negatives, empty_negatives, per_class
+        self.min_score, self.nms_iou, self.max_detections = min_score, nms_iou, max_detections
+
+    def forward(self, images: Images, targets: list[Target]) -> dict[str, Tensor]:
+        """Cross-entropy of boxes that hold something and of the hardest that do not, smooth L1 of the former's offsets.
+
+        Both are sums over the batch per default box that holds something.
+        """
+        found = self.predict(images)
+        which = [with_best_of(target["boxes"], found.boxes, high=0.5) for target in targets]
+        held = torch.stack(which) >= 0
+        count = held.sum().clamp(min=1)
+        labels, offsets = torch.zeros_like(held, dtype=torch.int64), []
+        for i, (box, target) in enumerate(zip(which, targets, strict=True)):
+            box = box[held[i]]
+            labels[i, held[i]] = target["labels"][box] + 1
+            offsets.append(as_offsets(target["boxes"][box], found.boxes[held[i]], WEIGHTS))
+        surprise = F.cross_entropy(found.scores.flatten(0, 1), labels.flatten(), reduction="none").view_as(labels)
+        missed = surprise[held].sum() + self.hardest(surprise, held).sum()
+        distance = F.smooth_l1_loss(found.offsets[held], torch.cat(offsets), reduction="sum")
+        return {"classification": missed / count, "boxes": distance / count}
+
+    def hardest(self, surprise: Tensor, held: Tensor) -> Tensor:
+        """(B, P) losses, (B, P) bool -> (B, P): each image's largest of what is not held, 0 in place of the rest."""
+        wanted = torch.where(held.any(1), self.negatives * held.sum(1), self.empty_negatives)
+        ordered = surprise.masked_fill(held, 0.0).sort(1, descending=True).values
+        return ordered * (torch.arange(held.shape[1], device=held.device) < wanted[:, None])
+
+    @torch.no_grad()
+    def detect(self, images: Images) -> list[Detections]:
+        found = self.predict(images)
+        boxes = from_offsets(found.offsets, found.boxes, WEIGHTS)
+        return [
+            best_boxes(
+                [s],
+                [b],
+                size,
+                min_score=self.min_score,
+                nms_iou=self.nms_iou,
+                per_class=self.per_class,
+                most=self.max_detections,
+            )
+            for s, b, size in zip(found.scores.softmax(-1)[..., 1:], boxes, images.sizes, strict=True)
+        ]
+
+    def class_head(self) -> list[nn.Module]:
+        return [self.head.classification_head]
+
+    def predict(self, images: Images) -> Predictions:
+        levels = self.levels(images.pixels)
+        out = self.head(levels)
+        boxes = self.default_boxes([level.shape[-2:] for level in levels], images.pixels.shape[-2:])
+        return Predictions(out["cls_logits"].float(), out["bbox_regression"].float(), torch.cat(boxes))
+
+    def levels(self, pixels: Tensor) -> list[Tensor]:
+        """(B, 3, H, W) -> the backbone's last maps and what is made of them, finest first."""
+        maps = self.backbone.forward_features(pixels)
+        levels = [maps[i] for i in self.used_maps]
+        for extra in self.extras:
+            levels.append(extra(levels[-1]))
+        return levels
+
+
+@detector("ssd", size=(512, 512), tiny={"extra_width": 0.125})
+def ssd(
+    backbone: Backbone,
+    num_classes: int,
+    *,
+    extra_width: float = 1.0,
+    finest_scale: float = 0.07,
+    min_scale: float = 0.15,
+    max_scale: float = 1.05,
+    negatives: int = 3,
+    empty_negatives: int = 3,
+    min_score: float = 0.01,
+    nms_iou: float = 0.45,
+    max_detections: int = 200,
+) -> SSD:
+    """SSD on the last two maps of any backbone, or the one of a plain ViT.
+
+    Args:
+        num_classes: K, without background.
+        extra_width: share of the 512, 256, 256, 256 channels of the levels above the backbone's.
+        finest_scale: side of the finest level's square boxes, as a share of the image.
+        min_scale: the same of the second level.
+        max_scale: the same of one above the coarsest level; those between are evenly spaced.
+        negatives: hardest empty boxes learnt from per box that holds something.
+        empty_negatives: as many from an image without boxes; 0, as in the paper, learns nothing from such images.
+        min_score: detections that score no more are left out.
+        nms_iou: overlap at which the lesser of two boxes of a class goes.
+        max_detections: kept per image.
+    """
+    channels = [backbone.maps[i].channels for i in last_maps(backbone)]
+    above = [max(16, round(extra_width * out)) for out in (512, 256, 256, 256)]
+    extras = nn.ModuleList(extra_level(i, o) for i, o in zip([channels[-1], *above], above, strict=False))
+    widths = channels + above
+    for conv in convolutions(extras):
+        nn.init.xavier_uniform_(conv.weight)
+    scales = [finest_scale, *evenly(min_scale, max_scale, len(widths))]
+    boxes = DefaultBoxes(scales, [[2], *[[2, 3]] * (len(widths) - 3), [2], [2]])
+    return SSD(
+        backbone,
+        extras,
+        SSDHead(widths, boxes.per_place, num_classes + 1),
+        boxes,
+        per_class=400,
+        negatives=negatives,
+        empty_negatives=empty_negatives,
+        min_score=min_score,
+        nms_iou=nms_iou,
+        max_detections=max_detections,
+    )
+
+
+@detector("ssdlite", size=(512, 512), tiny={"extra_width": 0.125})
+def ssdlite(
+    backbone: Backbone,
+    num_classes: int,
+    *,
+    extra_width: float = 1.0,
+    min_scale: float = 0.2,
+    max_scale: float = 0.95,
+    negatives: int = 3,
+    empty_negatives: int = 3,
+    min_score: float = 0.001,
+    nms_iou: float = 0.55,
+    max_detections: int = 300,
+) -> SSD:
+    """SSDLite on the last two maps of any backbone, or the one of a plain ViT.
+
+    Args:
+        num_classes: K, without background.
+        extra_width: share of the 512, 256, 256, 128 channels of the levels above the backbone's.
+        min_scale: side of the finest level's square boxes, as a share of the image.
+        max_scale: the same of the coarsest level; those between are evenly spaced.
+        negatives: hardest empty boxes learnt from per box that holds something.
+        empty_negatives: as many from an image without boxes; 0, as in the paper, learns nothing from such images.
+        min_score: detections that score no more are left out.
+        nms_iou: overlap at which the lesser of two boxes of a class goes.
+        max_detections: kept per image.
+    """
+    channels = [backbone.maps[i].channels for i in last_maps(backbone)]
+    above = [max(16, round(extra_width * out)) for out in (512, 256, 256, 128)]
+    norm = partial(PatientNorm, eps=0.001, momentum=0.03)
+    extras = nn.ModuleList(light_extra_level(i, o, norm) for i, o in zip([channels[-1], *above], above, strict=False))
+    for conv in convolutions(extras):
+        nn.init.normal_(conv.weight, std=0.03)
+    widths = channels + above
+    boxes = DefaultBoxes([*evenly(min_scale, max_scale, len(widths)), 1.0], [[2, 3]] * len(widths))
+    return SSD(
+        backbone,
+        extras,
+        SSDLiteHead(widths, boxes.per_place, num_classes + 1, norm),
+        boxes,
+        per_class=300,
+        negatives=negatives,
+        empty_negatives=empty_negatives,
+        min_score=min_score,
+        nms_iou=nms_iou,
+        max_detections=max_detections,
+    )
+
+
+def last_maps(backbone: Backbone) -> list[int]:
+    """The two coarsest of a backbone, or its only one."""
+    return list(range(len(backbone.maps)))[-2:]
+
+
+def evenly(low: float, high: float, count: int) -> list[float]:
+    return [low + (high - low) * i / (count - 1) for i in range(count)]
+
+
+def extra_level(into: int, out: int) -> nn.Sequential:
+    """(B, into, H, W) -> (B, out, H/2, W/2), rounded up"""
+    return nn.Sequential(
+        Conv2dNormActivation(into, out // 2, 1, norm_layer=PatientNorm),
+        Conv2dNormActivation(out // 2, out, 3, stride=2, norm_layer=PatientNorm),
+    )
+
+
+def light_extra_level(into: int, out: int, norm: Callable[..., nn.Module]) -> nn.Sequential:
+    """(B, into, H, W) -> (B, out, H/2, W/2), rounded up"""
+    layer = partial(Conv2dNormActivation, norm_layer=norm, activation_layer=nn.ReLU6)
+    half = out // 2
+    return nn.Sequential(layer(into, half, 1), layer(half, half, 3, stride=2, groups=half), layer(half, out, 1))
+
+
+def convolutions(module: nn.Module) -> Iterator[nn.Conv2d]:
+    return (layer for layer in module.modules() if isinstance(layer, nn.Conv2d))
+
+
+class PatientNorm(nn.BatchNorm2d):
+    """Batch norm that takes a single value per channel, which has no deviation, by what it has seen before.
+
+    The coarsest level of a batch of one image is such a value.
+    """
+
+    def forward(self, input: Tensor) -> Tensor:
+        if self.training and input.numel() == input.shape[1]:
+            return F.batch_norm(
+                input, self.running_mean, self.running_var, self.weight, self.bias, training=False, eps=self.eps
+            )
+        return super().forward(input)

@@ -1,0 +1,136 @@
+"""Boxes to start from: a few sizes and shapes of them at every place of every level, and how a box is said from one.
+
+    Anchors        sides in pixels, heights over widths              RetinaNet, EfficientDet
+    DefaultBoxes   shares of the image, a step larger on each level  SSD: Liu et al., 2016
+    as_offsets     where a box is and how large, as seen from an anchor; from_offsets is the way back
+
+How far places stand apart follows from the shapes of the maps, so anchors cover a batch of any size.
+Shape letters: A anchors of a place, P anchors of all places of all levels, in the order of a head's outputs.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+Size = Sequence[int]  # (height, width)
+MOST_GROWTH = math.log(1000 / 16)  # an exponent larger than this is a mistake, and would overflow
+
+
+class Anchors(nn.Module):
+    """
+    Args:
+        sizes: per level, sides of squares in pixels.
+        ratios: height over width; each keeps a square's area.
+        offset: where in its cell a place stands: 0 at its first pixel, as in torchvision, or 0.5 in its middle.
+        rounded: whether corners around a place are whole pixels, as in torchvision.
+    """
+
+    def __init__(
+        self,
+        sizes: Sequence[Sequence[float]],
+        ratios: Sequence[float] = (0.5, 1.0, 2.0),
+        *,
+        offset: float = 0.0,
+        rounded: bool = True,
+    ) -> None:
+        super().__init__()
+        self.offset = offset
+        self.per_place = len(sizes[0]) * len(ratios)
+        for level, sides in enumerate(sizes):
+            around = boxes_around_zero(sides, ratios)
+            self.register_buffer(f"level{level}", around.round() if rounded else around, persistent=False)
+
+    def forward(self, shapes: Sequence[Size], size: Size) -> list[Tensor]:
+        """Maps' (height, width), finest first, and the batch's -> per level (places * A, 4)."""
+        return [
+            around_places(around, shape, (size[0] // shape[0], size[1] // shape[1]), self.offset)
+            for around, shape in zip(self.buffers(), shapes, strict=True)
+        ]
+
+
+class DefaultBoxes(nn.Module):
+    """Per place two squares, of the level's scale and between it and the next, and two more boxes for each ratio.
+
+    Args:
+        scales: sides of squares as shares of the image, one per level and one more.
+        ratios: per level, how many times longer than wide boxes are, standing and lying.
+    """
+
+    def __init__(self, scales: Sequence[float], ratios: Sequence[Sequence[float]]) -> None:
+        super().__init__()
+        self.per_place = [2 + 2 * len(level) for level in ratios]
+        for level, of_level in enumerate(ratios):
+            scale, next_scale = scales[level : level + 2]
+            sides = [(scale, scale), (math.sqrt(scale * next_scale),) * 2]
+            for ratio in of_level:
+                long, short = scale * math.sqrt(ratio), scale / math.sqrt(ratio)
+                sides += [(long, short), (short, long)]
+            half = torch.tensor(sides, dtype=torch.float32).clamp(max=1.0) / 2  # none is larger than the image
+            self.register_buffer(f"level{level}", torch.cat((-half, half), 1), persistent=False)
+
+    def forward(self, shapes: Sequence[Size], size: Size) -> list[Tensor]:
+        """Maps' (height, width), finest first, and the batch's -> per level (places * A, 4)."""
+        height, width = size
+        return [
+            around_places(
+                around * around.new_tensor((width, height, width, height)),
+                shape,
+                (height / shape[0], width / shape[1]),
+                0.5,
+            )
+            for around, shape in zip(self.buffers(), shapes, strict=True)
+        ]
+
+
+def boxes_around_zero(sides: Sequence[float], ratios: Sequence[float]) -> Tensor:
+    """Sides of squares, heights over widths -> (A, 4): all sizes of the first ratio, then of the next."""
+    stretch = torch.tensor(ratios, dtype=torch.float32).sqrt()[:, None]
+    square = torch.tensor(sides, dtype=torch.float32)
+    width, height = (1 / stretch * square).flatten(), (stretch * square).flatten()
+    return torch.stack((-width, -height, width, height), 1) / 2
+
+
+def around_places(around: Tensor, shape: Size, apart: tuple[float, float], offset: float) -> Tensor:
+    """Boxes around zero (A, 4), put at every place -> (height * width * A, 4).
+
+    Args:
+        shape: (height, width) of the map.
+        apart: pixels from one place to the next, (down, across).
+        offset: where in its cell a place stands, from 0 to 1.
+    """
+    ys = (torch.arange(shape[0], device=around.device) + offset) * apart[0]
+    xs = (torch.arange(shape[1], device=around.device) + offset) * apart[1]
+    down, across = torch.meshgrid(ys, xs, indexing="ij")
+    places = torch.stack((across, down, across, down), -1).to(around.dtype)
+    return (places[:, :, None] + around).flatten(0, 2)
+
+
+Weights = tuple[float, float, float, float]  # of the middle's x and y, and of width and height
+
+
+def as_offsets(boxes: Tensor, anchors: Tensor, weights: Weights = (1.0, 1.0, 1.0, 1.0)) -> Tensor:
+    """(..., 4) boxes and their anchors -> (..., 4): how far the middle is off, in the anchor's sides; log of growth."""
+    middle, sides = middle_and_sides(boxes)
+    anchor_middle, anchor_sides = middle_and_sides(anchors)
+    moved, grown = (middle - anchor_middle) / anchor_sides, (sides / anchor_sides).log()
+    return torch.cat((moved, grown), -1) * boxes.new_tensor(weights)
+
+
+def from_offsets(offsets: Tensor, anchors: Tensor, weights: Weights = (1.0, 1.0, 1.0, 1.0)) -> Tensor:
+    """(..., 4) offsets and their anchors -> (..., 4) boxes."""
+    moved, grown = (offsets / offsets.new_tensor(weights)).split(2, -1)
+    anchor_middle, anchor_sides = middle_and_sides(anchors)
+    middle = moved * anchor_sides + anchor_middle
+    half = grown.clamp(max=MOST_GROWTH).exp() * anchor_sides / 2
+    return torch.cat((middle - half, middle + half), -1)
+
+
+def middle_and_sides(boxes: Tensor) -> tuple[Tensor, Tensor]:
+    """(..., 4) -> (..., 2) x and y, (..., 2) width and height."""
+    first, last = boxes.split(2, -1)
+    sides = last - first
+    return first + sides / 2, sides

@@ -1,0 +1,68 @@
+"""Dropout whose cost on a processor is that of what is dropped: PyTorch draws a number for every value there is.
+
+Srivastava, Hinton, Krizhevsky, Sutskever, Salakhutdinov, "Dropout", 2014.
+
+    values in a row -> how far from one that is dropped to the next (geometric) -> their places -> 0 there
+
+Each value is dropped with the same chance, independently of all others, as everywhere. A GPU has a kernel for it.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+from shared.errors import UsageError
+
+
+class Dropout(nn.Module):
+    """(...) -> (...): in training a share of all values is 0, and the others make up for it."""
+
+    def __init__(self, share: float) -> None:
+        super().__init__()
+        if not 0 <= share < 1:
+            raise UsageError(f"dropout is {share}; give a share of values, from 0 to below 1")
+        self.share = share
+
+    def forward(self, x: Tensor) -> Tensor:
+        return dropout(x, self.share) if self.training and self.share else x
+
+
+def dropout(x: Tensor, share: float) -> Tensor:
+    if x.device.type != "cpu" or torch.compiler.is_compiling():
+        return F.dropout(x, share)
+    return Dropped.apply(x, share)  # type: ignore[return-value]
+
+
+class Dropped(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, share: float) -> Tensor:
+        ctx.share = share
+        where = drawn(x.numel(), share)
+        ctx.save_for_backward(where)
+        return without(x, where, share)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        return without(gradient, ctx.saved_tensors[0], ctx.share), None
+
+
+def without(x: Tensor, where: Tensor, share: float) -> Tensor:
+    """(...) -> (...): 0 at these places in a row, and more of all the others."""
+    kept = (x * (1 / (1 - share))).contiguous()
+    kept.view(-1).index_fill_(0, where, 0)
+    return kept
+
+
+def drawn(count: int, share: float) -> Tensor:
+    """-> (about count * share,) int64, ascending: which of so many values are dropped."""
+    enough = int(count * share + 8 * math.sqrt(count * share)) + 16  # eight deviations more than there will be
+    kept_between = torch.rand(enough).neg_().log1p_().mul_(1 / math.log1p(-share)).long()
+    places = kept_between.add_(1).cumsum(0).sub_(1)
+    return places[: int(torch.searchsorted(places, count))]

@@ -1,0 +1,155 @@
+"""Which query answers for which object: the cheapest one-to-one assignment, for every decoder layer at once.
+
+Carion, Massa, Synnaeve, Usunier, Kirillov, Zagoruyko, "End-to-End Object Detection with Transformers", 2020; the focal
+cost is that of Zhu, Su, Lu, Li, Wang, Dai, "Deformable DETR", 2021.
+
+    logits, boxes of all layers -> costs of each image's own objects -> one copy to the host -> scipy -> (query, object)
+
+Only an image's own objects are ever compared with its queries, and a matrix has a row per object, not per query, which
+is the way the solver likes it.
+
+Shape letters: L layers, B images, Q queries, K classes, N objects of the most crowded image.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import islice
+from typing import Literal, NamedTuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from scipy.optimize import linear_sum_assignment
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+
+CostKind = Literal["softmax", "focal"]
+Matches = list[list[tuple[Tensor, Tensor]]]  # by layer, by image: queries ascending, and the object of each
+
+ALPHA, GAMMA = 0.25, 2
+# above every true cost, yet near enough that the solver's sums in float64 still tell true costs apart
+NEVER = 1e6
+TINY = 1e-12  # no box has so small an area, so none is divided by nothing
+
+
+class SetTarget(NamedTuple):
+    """The objects of one image, in shares of its height and width."""
+
+    labels: Tensor  # (N,) int64 from 0
+    boxes: Tensor  # (N, 4) as centre x, centre y, width, height from 0 to 1
+
+
+@torch.no_grad()
+def match(
+    cost_kind: CostKind,
+    logits: Tensor,
+    boxes: Tensor,
+    targets: Sequence[SetTarget],
+    *,
+    class_cost: float,
+    l1_cost: float,
+    giou_cost: float,
+) -> Matches:
+    """The assignment of least total cost, of every image in every layer.
+
+    Args:
+        cost_kind: "softmax" if the last of the classes is the background, "focal" if each class is a yes or no.
+        logits: (L, B, Q, K).
+        boxes: (L, B, Q, 4) as centre x, centre y, width, height in shares of the image.
+
+    Returns:
+        Per layer and image, min(Q, objects) queries, ascending, and the object that each of them answers for.
+    """
+    layers, _, queries, _ = logits.shape
+    counts = [len(target.labels) for target in targets]
+    weights = (class_cost, l1_cost, giou_cost)
+    parts = [
+        costs(cost_kind, logits[:, group].float(), boxes[:, group].float(), targets[group], weights)
+        for group in groups(counts, layers * queries, logits.device)
+    ]
+    flat = torch.cat([part.flatten() for part in parts]).cpu().numpy()  # the one moment that waits for the device
+    if not np.isfinite(flat).all():
+        # A query that says nan is an object's last resort, not the end of the run: the loop will stop with the name of
+        # the loss that is not finite, which says more than scipy's refusal would.
+        flat = np.nan_to_num(flat, nan=NEVER, posinf=NEVER, neginf=NEVER)
+    ends = np.cumsum([part.numel() for part in parts])
+    by_group = [piece.reshape(part.shape) for piece, part in zip(np.split(flat, ends[:-1]), parts, strict=True)]
+    matrices = [cost[:, image] for cost in by_group for image in range(cost.shape[1])]
+    found = [
+        [solved(cost[layer, :count]) for cost, count in zip(matrices, counts, strict=True)] for layer in range(layers)
+    ]
+    return on_device(found, logits.device)
+
+
+def solved(cost: np.ndarray) -> np.ndarray:
+    """(N, Q) -> (2, min(N, Q)): queries, ascending, over their objects."""
+    objects, queries = linear_sum_assignment(cost)
+    order = np.argsort(queries)
+    return np.stack((queries[order], objects[order]))
+
+
+def on_device(found: list[list[np.ndarray]], device: torch.device) -> Matches:
+    """The same pairs as views of one tensor, which is sent once."""
+    pairs = [pair for layer in found for pair in layer]
+    sent = torch.from_numpy(np.concatenate(pairs, axis=1)).to(device)
+    views = iter(sent.split([pair.shape[1] for pair in pairs], dim=1))
+    return [[(queries, objects) for queries, objects in islice(views, len(layer))] for layer in found]
+
+
+def groups(counts: list[int], cells: int, device: torch.device) -> list[slice]:
+    """Runs of images whose costs are built together: on a processor what its cache holds, on a GPU nearly always all.
+
+    Args:
+        cells: entries of an image's matrices for each of its objects.
+    """
+    room = 2**17 if device.type == "cpu" else 2**25
+    together = max(1, room // max(1, cells * max(counts, default=0)))
+    return [slice(first, first + together) for first in range(0, len(counts), together)]
+
+
+def costs(
+    kind: CostKind, logits: Tensor, boxes: Tensor, targets: Sequence[SetTarget], weights: tuple[float, float, float]
+) -> Tensor:
+    """(L, B, Q, K) logits, (L, B, Q, 4) boxes -> (L, B, N, Q); rows past an image's own objects mean nothing."""
+    class_cost, l1_cost, giou_cost = weights
+    labels = pad_sequence([target.labels for target in targets], batch_first=True)
+    objects = pad_sequence([target.boxes.float() for target in targets], batch_first=True)
+    cost = class_costs(kind, logits, labels).mul_(class_cost)
+    theirs, ours = objects[:, :, None].unbind(-1), boxes[:, :, None].unbind(-1)  # (B, N, 1) and (L, B, 1, Q) each
+    for one, other in zip(theirs, ours, strict=True):
+        cost.add_((one - other).abs_(), alpha=l1_cost)
+    return cost.sub_(giou(theirs, ours), alpha=giou_cost)
+
+
+def class_costs(kind: CostKind, logits: Tensor, labels: Tensor) -> Tensor:
+    """(L, B, Q, K) logits, (B, N) labels -> (L, B, N, Q): what it costs a query to be of an object's class."""
+    images = torch.arange(len(labels), device=labels.device)[:, None]
+    if kind == "softmax":
+        return -logits.softmax(-1).transpose(2, 3)[:, images, labels]
+    x = logits.transpose(2, 3)[:, images, labels]
+    log_yes = F.logsigmoid(x)
+    log_no = log_yes - x
+    miss = (GAMMA * log_no).exp_().mul_(log_yes)
+    return (GAMMA * log_yes).exp_().mul_(log_no).mul_(1 - ALPHA).sub_(miss, alpha=ALPHA)
+
+
+def giou(a: Sequence[Tensor], b: Sequence[Tensor]) -> Tensor:
+    """Generalised overlap of boxes, from -1 to 1: centre x, centre y, width, height of each side, broadcast together.
+
+    Rezatofighi et al., "Generalized Intersection over Union", 2019.
+    """
+    (ax0, ay0, ax1, ay1), (bx0, by0, bx1, by1) = corners(a), corners(b)
+    across = (torch.minimum(ax1, bx1) - torch.maximum(ax0, bx0)).clamp(min=0)
+    down = (torch.minimum(ay1, by1) - torch.maximum(ay0, by0)).clamp(min=0)
+    inside = across * down
+    union = (a[2] * a[3] + b[2] * b[3] - inside).clamp(min=TINY)
+    width = torch.maximum(ax1, bx1) - torch.minimum(ax0, bx0)
+    height = torch.maximum(ay1, by1) - torch.minimum(ay0, by0)
+    hull = (width * height).clamp(min=TINY)
+    return inside / union + union / hull - 1
+
+
+def corners(box: Sequence[Tensor]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    x, y, width, height = box
+    return x - width / 2, y - height / 2, x + width / 2, y + height / 2

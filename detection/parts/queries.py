@@ -1,0 +1,48 @@
+"""From what queries say to detections: no two of them say the same, so nothing has to be suppressed.
+
+Shape letters: B images, Q queries, K classes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor
+from torchvision.ops import box_convert, clip_boxes_to_image
+
+from detection.types import Detections
+
+
+def best_pairs(scores: Tensor, most: int) -> tuple[Tensor, Tensor, Tensor]:
+    """(B, Q, K) -> scores, labels and queries of the best query-class pairs, (B, min(most, Q K)) each, best first."""
+    classes = scores.shape[-1]
+    flat = scores.flatten(1)
+    top, index = flat.topk(min(most, flat.shape[1]))
+    return top, index % classes, index // classes
+
+
+def best_queries(scores: Tensor, most: int) -> tuple[Tensor, Tensor, Tensor]:
+    """(B, Q, K) -> scores, labels and numbers of the best queries, (B, min(most, Q)) each, best first."""
+    score, label = scores.max(-1)
+    top, query = score.topk(min(most, score.shape[1]))
+    return top, label.gather(1, query), query
+
+
+def detections(
+    best: tuple[Tensor, Tensor, Tensor], boxes: Tensor, sizes: Sequence[tuple[int, int]], min_score: float
+) -> list[Detections]:
+    """
+    Args:
+        best: scores, labels and queries, best first.
+        boxes: (B, Q, 4) as centre x, centre y, width, height in shares of the unpadded images.
+        sizes: (height, width) of each unpadded image.
+        min_score: leave out what scores less.
+    """
+    found: list[Detections] = []
+    for score, label, query, box, (height, width) in zip(*best, boxes, sizes, strict=True):
+        sure = score >= min_score
+        corners = box_convert(box[query[sure]], "cxcywh", "xyxy") * box.new_tensor((width, height, width, height))
+        found.append(
+            {"boxes": clip_boxes_to_image(corners, (height, width)), "labels": label[sure], "scores": score[sure]}
+        )
+    return found

@@ -1,0 +1,39 @@
+#!/usr/bin/env bash
+# The auto-labeler: a detector of everything that is an object, which draws boxes on photographs nobody has labelled yet.
+#
+#   bash recipes/workflows/auto_labeler.sh COCO MINE NEW [more flags for every training]
+#   bash recipes/workflows/auto_labeler.sh COCO MINE NEW --scale tiny          in minutes on a laptop, to see it run
+#
+#   COCO   a COCO folder (train2017/ val2017/ annotations/), which teaches what objects look like
+#   MINE   a COCO folder of your own (train/ val/ annotations/instances_{train,val}.json), some hundred images
+#   NEW    a folder of photographs without labels
+#
+# What is one object is learnt in three steps: COCO with its classes; a new head with one class, alone; everything but the
+# backbone. With VARIANT=fcos it is FCOS on EfficientNetV2-M, which warms up first. Boxes that score MIN_SCORE (0.5) and more
+# become annotations: look at the pictures beside them, mend what is wrong, and train on them with
+#   detect train --data-path NEW --coco-json-path runs/auto-labeler/labelled/annotations.json
+set -euo pipefail
+coco=${1:?name a COCO folder} mine=${2:?name your own COCO folder} new=${3:?name a folder of new photographs}
+shift 3
+runs=${RUNS:-runs/auto-labeler}
+
+train() { # step, data, flags
+  echo; echo "== $1"
+  detect train --recipe "$1" --data-path "$2" --name "$1" --output-dir "$runs" "${@:3}"
+}
+
+if [ "${VARIANT:-deformable_detr}" = fcos ]; then
+  train auto_labeler_fcos_1_warmup "$coco" "$@"
+  train auto_labeler_fcos_2_train "$coco" "$@" --init-from "$runs/auto_labeler_fcos_1_warmup"
+  train auto_labeler_fcos_3_reset "$mine" "$@" --init-from "$runs/auto_labeler_fcos_2_train" --reset-head
+  last=auto_labeler_fcos_4_finetune
+  train $last "$mine" "$@" --init-from "$runs/auto_labeler_fcos_3_reset"
+else
+  train auto_labeler_1_train "$coco" "$@"
+  train auto_labeler_2_reset "$mine" "$@" --init-from "$runs/auto_labeler_1_train" --reset-head
+  last=auto_labeler_3_finetune
+  train $last "$mine" "$@" --init-from "$runs/auto_labeler_2_reset"
+fi
+
+echo; echo "== labels for $new"
+detect predict "$new" --weights "$runs/$last" --save coco --min-score "${MIN_SCORE:-0.5}" --output "$runs/labelled"

@@ -1,0 +1,126 @@
+"""Ours and torchvision's detector trained side by side: `python tests/bench/train_beside_torchvision.py bccd`.
+
+Same ResNet with FPN, same initial weights, same photographs in the same order, same optimizer and random draws: the
+curves should lie on top of one another, and so should the average precision at the end. Steps alternate in one process.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+sys.path.insert(0, str(Path(__file__).parents[2]))
+import bench_detector_steps as steps
+
+from detection.data.augment import build_augment
+from detection.data.coco import CocoDetection, coco_layout
+from detection.eval.coco import CocoEvaluator
+from detection.nets import detector
+from detection.task import DetectTask
+from detection.types import Detections, Images
+from shared.feed import Feed, in_order
+from shared.pixels import pixel_stats
+
+
+class Beside(nn.Module):
+    """torchvision's detector with the two verbs of ours. What it gets is normalised and padded, as ours is."""
+
+    def __init__(self, net: Any, first: int) -> None:
+        super().__init__()
+        self.net, self.first = net, first
+
+    def forward(self, images: Images, targets: list[Any]) -> dict[str, torch.Tensor]:
+        known = [{"boxes": t["boxes"], "labels": t["labels"] + self.first} for t in targets]
+        return self.net(self.unpadded(images), known)
+
+    def detect(self, images: Images) -> list[Detections]:
+        found = self.net(self.unpadded(images))
+        return [
+            Detections(boxes=one["boxes"], labels=one["labels"] - self.first, scores=one["scores"]) for one in found
+        ]
+
+    def unpadded(self, images: Images) -> list[torch.Tensor]:
+        return [pixels[:, :h, :w] for pixels, (h, w) in zip(images.pixels, images.sizes, strict=True)]
+
+
+def side_by_side(network: str, told: argparse.Namespace) -> dict[str, Any]:
+    torch.manual_seed(0)
+    height, width = told.size
+    resize = build_augment("hflip", size=(height, width), train=False)
+    data = CocoDetection(*coco_layout(told.data, "train"), augment=build_augment("hflip", size=(height, width)))
+    val = CocoDetection(*coco_layout(told.data, "val"), data.classes, resize)
+    first = int(network == "faster_rcnn")  # its background is class 0
+    steps.CLASSES = len(data.classes)
+    other: Any = steps.theirs(network, told.body)
+    mine = steps.ours(network, told.body, other)
+    transform = other.transform
+    transform.image_mean, transform.image_std, transform._skip_resize = [0.0] * 3, [1.0] * 3, True
+    transform.min_size = (min(height, width),)
+    its = DetectTask(mine.detector, pixel_stats("imagenet"))
+    its.detector = Beside(other, first)  # type: ignore[assignment]
+    tasks: dict[str, Any] = {"ours": mine, "torchvision": its}
+    curves: dict[str, list[float]] = {name: [] for name in tasks}
+    spent = dict.fromkeys(tasks, 0.0)
+    optimizers = {
+        name: torch.optim.SGD(task.detector.parameters(), lr=told.lr, momentum=0.9, weight_decay=1e-4)
+        for name, task in tasks.items()
+    }
+    feed = Feed(data, seed=0, batch_size=told.batch, workers=0)
+    for step, (batch,) in enumerate(feed.steps(0, told.steps)):
+        for name, task in tasks.items():
+            for group in optimizers[name].param_groups:
+                group["lr"] = told.lr * min(1.0, (step + 1) / 20)
+            task.train()
+            torch.manual_seed(step)
+            began = time.process_time()
+            loss = torch.stack(list(task(batch).values())).sum()
+            optimizers[name].zero_grad()
+            loss.backward()
+            nn.utils.clip_grad_norm_(task.detector.parameters(), 10.0)
+            optimizers[name].step()
+            spent[name] += time.process_time() - began
+            curves[name].append(loss.item())
+        if (step + 1) % 10 == 0:
+            last = {name: statistics.mean(curve[-10:]) for name, curve in curves.items()}
+            print(f"{network:12} step {step + 1:4}  " + "  ".join(f"{n} {v:.4f}" for n, v in last.items()), flush=True)
+    metrics = {}
+    for name, task in tasks.items():
+        task.evaluator = lambda: CocoEvaluator(val, "auto")
+        metrics[name] = task.eval().evaluate(in_order(val, 4, workers=0))
+        ap, ap50 = metrics[name]["box_ap"], metrics[name]["box_ap50"]
+        print(f"{network:12} {name:12} AP {ap:.4f}  AP50 {ap50:.4f}", flush=True)
+    apart = [abs(a / b - 1) for a, b in zip(*curves.values(), strict=True)]
+    ratio = spent["torchvision"] / spent["ours"]
+    told_apart = f"{statistics.median(apart):.2%} in the median, {max(apart):.2%} at most"
+    print(f"{network:12} losses differ by {told_apart}; {ratio:.2f} x as fast as torchvision")
+    return {"curves": curves, "metrics": metrics, "seconds": spent}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("data", type=Path, help="a COCO folder")
+    parser.add_argument("--body", default="resnet18", help="a ResNet of torchvision's")
+    parser.add_argument("--size", type=int, nargs=2, default=(160, 192))
+    parser.add_argument("--batch", type=int, default=4)
+    parser.add_argument("--steps", type=int, default=100)
+    parser.add_argument("--lr", type=float, default=0.01)
+    parser.add_argument("--networks", nargs="+", default=list(steps.AS_TORCHVISION), choices=list(steps.AS_TORCHVISION))
+    parser.add_argument("--save", type=Path, help="write the curves as JSON")
+    told = parser.parse_args()
+    torch.set_num_threads(1)
+    detector.names()
+    found = {network: side_by_side(network, told) for network in told.networks}
+    if told.save:
+        told.save.write_text(json.dumps(found))
+
+
+if __name__ == "__main__":
+    main()
