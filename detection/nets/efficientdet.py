@@ -95,10 +95,8 @@ class EfficientDet(Detector):
 
     def forward(self, images: Images, targets: list[Target]) -> dict[str, Tensor]:
         """Focal loss of the classes, Huber loss of the boxes; each per positive anchor of the batch."""
-        if (
-            self.training
-            and len(images.pixels) * math.prod(-(-n // self.multiple) for n in images.pixels.shape[-2:]) < 2
-        ):
+        coarsest = len(images.pixels) * math.prod(-(-n // self.multiple) for n in images.pixels.shape[-2:])
+        if self.training and coarsest < 2:
             raise UsageError(
                 f"efficientdet: one image of {self.multiple} pixels is a single place on the coarsest level, of which "
                 f"batch norm learns nothing; give larger images, or more than one"

@@ -13,6 +13,7 @@ echo "== VICReg";         $python -W ignore tests/bench/bench_vicreg.py ${CHORDA
 echo "== deformable attention"; $python -W ignore tests/bench/bench_deform.py
 echo "== matching";       $python -W ignore tests/bench/bench_matching.py
 echo "== DETR";           $python -W ignore tests/bench/bench_detr_step.py
+echo "== detectors";      $python -W ignore tests/bench/bench_detector_steps.py
 echo "== COCO AP";        $python -W ignore tests/bench/bench_coco_eval.py
 if [ -n "${CHORDATE_REAL_DATA:-}" ]; then
   echo "== pretraining data"; $python -W ignore tests/bench/bench_pretrain_data.py --data "$CHORDATE_REAL_DATA"
