@@ -209,3 +209,18 @@ def test_mpirun_starts_the_command_of_seed_004(tmp_path: Path) -> None:
     seed = "--train_data_dir a --validation_data_dir b -b 128 --model hrnet_w32c --schedule cosine"
     recipe = resolve("pretrain", *shlex.split(seed))
     assert (recipe.data.val_path, recipe.runtime.batch_size, recipe.schedule.lr_scheduler) == ("b", 128, "cosine")
+
+
+@pytest.mark.parametrize(("variant", "steps"), [("deformable_detr", 3), ("fcos", 4)])
+def test_auto_labeler_chains_its_steps_and_ends_in_labels(
+    variant: str, steps: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("VARIANT", variant)
+    code, calls = run_workflow("auto_labeler.sh", ["coco", "mine", "new", "--scale", "tiny"], tmp_path, detect="")
+    assert code == 0 and len(calls) == steps + 1
+    recipes = [resolve("detect", *shlex.split(call)[2:]) for call in calls[:-1]]
+    names = [f"runs/auto-labeler/{recipe.runtime.name}" for recipe in recipes]
+    assert [recipe.model.init_from for recipe in recipes] == [None, *names[:-1]]
+    assert [recipe.data.binary_mode for recipe in recipes] == [False] * (steps - 2) + [True, True]
+    assert [recipe.model.reset_head for recipe in recipes] == [False] * (steps - 2) + [True, False]
+    assert calls[-1].startswith(f"detect predict new --weights {names[-1]} --save coco --min-score 0.5 ")

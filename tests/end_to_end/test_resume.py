@@ -25,6 +25,9 @@ COMMON = "--model-ema --model-ema-decay 0.9 --save-every 2 --log-every 1 --devic
 NETWORKS = {
     "fcos": "--network fcos --width 64 --depth 1 ",
     "faster_rcnn": "--network faster_rcnn --width 8 --hidden 16 ",
+    "deformable_detr_boxref": "--network deformable_detr_boxref --width 32 --heads 4 --encoder-layers 1 "
+    "--decoder-layers 2 --feedforward 32 --num-queries 10 --dropout 0.1 ",
+    "ssdlite": "--network ssdlite --extra-width 0.125 ",
 }
 RESUMED_TO_THE_BIT = ("step", "task", "average", "optimizer", "scaler", "best", "metrics")
 
@@ -117,7 +120,10 @@ def test_pretraining_killed_at_random_steps_ends_the_same(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("network", "workers"), [("fcos", 0), ("fcos", 2), ("faster_rcnn", 0), ("faster_rcnn", 2)])
+@pytest.mark.parametrize(
+    ("network", "workers"),
+    [("fcos", 0), ("fcos", 2), ("faster_rcnn", 2), ("deformable_detr_boxref", 0), ("ssdlite", 0)],
+)
 def test_detection_killed_at_random_steps_ends_the_same(
     network: str, workers: int, coco: Path, reference: Callable, finish_despite_kills: Callable, left: Callable
 ) -> None:
