@@ -27,22 +27,24 @@ def show(what: str, offers: dict[str, Callable[[], list[str]]]) -> int:
 
 
 def builders(registry: Registry) -> list[str]:
-    """Every name of a registry with its first words and what it can be told."""
-    lines = []
-    for name in registry.names():
-        options = [f"{n}={p.default}" for n, p in registry.options(name).items()]
-        words = (inspect.getmodule(registry.builder(name)).__doc__ or "").strip().splitlines()[0]  # type: ignore[union-attr]
-        lines.append(f"{name:<16} {words}")
-        needs = getattr(registry.builder(name), "needs", None)
-        if needs:
-            lines.append(f"{'':<16} needs: {needs}")
-        if options:
-            lines.append(f"{'':<16} {' '.join(options)}")
-    return lines
+    """Every name of a registry with its first words and what it can be told: an entry each, of several lines."""
+    names, entries = registry.names(), []
+    wide = max(map(len, names))
+    for name in names:
+        build = registry.builder(name)
+        words = (inspect.getmodule(build).__doc__ or "").strip().splitlines()[0]  # type: ignore[union-attr]
+        lines = [f"{name:<{wide}}  {words}"]
+        needs = getattr(build, "needs", None)
+        options = " ".join(f"{n}={p.default}" for n, p in registry.options(name).items())
+        lines += [f"{'':<{wide}}  {more}" for more in (f"needs: {needs}" if needs else "", options) if more]
+        entries.append("\n  ".join(lines))
+    return entries
 
 
 def recipes(folder: str) -> list[str]:
-    return [f"{name:<40} {recipe_headline(folder, name)}" for name in recipe_names(folder)]
+    names = recipe_names(folder)
+    wide = max(map(len, names))
+    return [f"{name:<{wide}}  {recipe_headline(folder, name)}" for name in names]
 
 
 def weights(root: Path) -> list[str]:
