@@ -186,7 +186,8 @@ def passed_on(rest: list[str], recipe_cls: type, prog: str) -> dict[str, Any]:
     """Flags the recipe does not know, unless they look like misspelt ones of its own."""
     words = own_flags(rest, prog)
     for word in words:
-        near = suggest(word, list(all_knobs(recipe_cls)), cutoff=0.85)
+        alike = [name for name in all_knobs(recipe_cls) if name[:2] == word[:2]]  # --heads is no slip for --threads
+        near = suggest(word, alike, cutoff=0.8)
         if near:
             meant = near.replace("_", "-").replace("'", "'--", 1)
             raise UsageError(f"{prog} has no flag --{word.replace('_', '-')}{meant}")
