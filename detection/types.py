@@ -19,8 +19,8 @@ class Target(TypedDict):
 
     boxes: Tensor  # (N, 4) float32 as x0 y0 x1 y1
     labels: Tensor  # (N,) int64 from 0
-    masks: NotRequired[Tensor]  # (N, H, W)
-    keypoints: NotRequired[Tensor]  # (N, K, 3) as x y visibility
+    masks: NotRequired[Tensor]  # (N, H, W) uint8, 1 where the object is
+    keypoints: NotRequired[Tensor]  # (N, K, 3) as x y visibility: 0 not labelled, 1 hidden, 2 seen
 
 
 class Detections(TypedDict):
@@ -29,3 +29,5 @@ class Detections(TypedDict):
     boxes: Tensor  # (M, 4) float32 as x0 y0 x1 y1
     labels: Tensor  # (M,) int64 from 0
     scores: Tensor  # (M,) from 0 to 1
+    masks: NotRequired[Tensor]  # (M, S, S) from 0 to 1: how sure each place of a grid over its box is of being object
+    keypoints: NotRequired[Tensor]  # (M, K, 3) as x y score

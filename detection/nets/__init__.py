@@ -1,7 +1,8 @@
 """Detectors: one page each. `detector.build("fcos", backbone, num_classes)` gives a `Detector`.
 
-Beside its name a page may say `size=(height, width)`, what it is trained at when nobody says, and `tiny={...}`, the
-options that make it small enough to be seen running in a minute.
+Beside its name a page may say `size=(height, width)`, what it is trained at when nobody says, `tiny={...}`, the options
+that make it small enough to be seen running in a minute, and `finds=("masks",)` or `("keypoints",)`, what its targets
+and its detections hold besides boxes. A network that finds keypoints takes their number as its option `num_keypoints`.
 """
 
 from __future__ import annotations
@@ -48,3 +49,8 @@ SIZE = (640, 640)
 def usual_size(network: str) -> tuple[int, int]:
     """(height, width) a detector is trained at when nobody says."""
     return detector.facts(network).get("size", SIZE)
+
+
+def finds(network: str) -> tuple[str, ...]:
+    """What a detector learns and finds besides boxes: fields of its targets and detections."""
+    return tuple(detector.facts(network).get("finds", ()))
