@@ -20,7 +20,7 @@ class Skeleton:
         names: of keypoint 0, 1, ...
         edges: pairs of keypoints, counted from 0, that pictures join with a line.
         mirrored: which keypoint of the photograph each one is in its mirror image: left elbow for right elbow.
-        sigmas: how far labellers of an object of area 1 differ, keypoint by keypoint, as `kpt_oks_sigmas` of pycocotools.
+        sigmas: how far labellers differ, in sides of the object, keypoint by keypoint: what pycocotools calls the same.
     """
 
     names: tuple[str, ...]
