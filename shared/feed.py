@@ -22,6 +22,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from shared.errors import BadSample, DataError, Refusal
+from shared.grouped import GroupedPlan
 from shared.plan import Plan, rng_for
 
 log = logging.getLogger(__name__)
@@ -65,6 +66,7 @@ class Feed:
         micro_batches: micro batches in an optimizer step, over all processes; fixed for the life of a run.
         rank, world: this process, and how many share the work; `world` divides `micro_batches`.
         workers: processes that load; 0 loads in line.
+        groups: (N,) a number for each sample; a micro batch then holds samples of one number. Not for shards.
         max_bad: share of the samples that may turn out unreadable before the run is stopped.
         pin: lock batches in memory for a faster way to the GPU.
     """
@@ -81,11 +83,12 @@ class Feed:
         rank: int = 0,
         world: int = 1,
         workers: int = 0,
+        groups: np.ndarray | None = None,
         max_bad: float = 0.001,
         pin: bool = False,
     ) -> None:
         self.samples, self.batch_size, self.micro_batches = samples, batch_size, micro_batches
-        self.plan = Plan(samples.sizes, seed)
+        self.plan = Plan(samples.sizes, seed) if groups is None else GroupedPlan(groups, batch_size, seed)
         self.fetch = Fetch(samples, self.plan, seed)
         self.rank, self.world, self.workers, self.max_bad, self.pin = rank, world, workers, max_bad, pin
         self.bad: set[str] = set()
@@ -150,7 +153,7 @@ class InOrderBatches:
 class Fetch(Dataset):
     """Positions of the run -> one micro batch."""
 
-    def __init__(self, samples: Samples, plan: Plan, seed: int) -> None:
+    def __init__(self, samples: Samples, plan: Plan | GroupedPlan, seed: int) -> None:
         self.samples, self.plan, self.seed = samples, plan, seed
 
     def __getitem__(self, positions: list[int]) -> Fetched:

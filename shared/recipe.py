@@ -76,7 +76,9 @@ class ScheduleConfig:
 
     epochs: int = knob(26, "train for this many epochs", "--num-epochs", low=0)
     warmup_epochs: float = knob(0.0, "linear warm-up, in epochs (counted in optimizer steps)", low=0)
-    warmup_steps: int | None = knob(None, "linear warm-up, in optimizer steps, instead of --warmup-epochs", low=0)
+    warmup_steps: int | None = knob(
+        None, "linear warm-up, in optimizer steps; with --warmup-epochs, the shorter of the two", low=0
+    )
     warmup_start: float = knob(
         0.01, "share of the learning rate at which warm-up starts", "--lr-warmup-decay", low=0, high=1
     )
@@ -107,6 +109,9 @@ class RuntimeConfig:
     compile: bool = knob(False, "torch.compile the whole model")
     compile_backbone: bool = knob(False, "torch.compile the backbone only")
     fsdp: bool = knob(False, "share the weights out over the processes, for what does not fit on one device")
+    use_deterministic_algorithms: bool = knob(
+        False, "slower kernels that give the same sums every time, and a refusal where there is none"
+    )
     sync_bn: bool = knob(False, "synchronise batch norm across processes")
     model_ema: bool = knob(False, "keep, evaluate and export an exponential moving average of the weights")
     model_ema_decay: float = knob(

@@ -55,4 +55,8 @@ def total_steps(steps_per_epoch: float, config: ScheduleConfig) -> int:
 
 
 def warmup_steps(steps_per_epoch: float, config: ScheduleConfig) -> int:
-    return config.warmup_steps if config.warmup_steps is not None else round(config.warmup_epochs * steps_per_epoch)
+    """Optimizer steps of the warm-up; where steps and epochs are both told, the shorter of them."""
+    told = round(config.warmup_epochs * steps_per_epoch)
+    if config.warmup_steps is None:
+        return told
+    return min(config.warmup_steps, told) if config.warmup_epochs else config.warmup_steps

@@ -49,7 +49,10 @@ class Session:
         dist.start(self.device.type)
         if self.device.type == "cuda":
             self.device = torch.device("cuda", dist.local_rank() if dist.world() > 1 else self.device.index or 0)
-            torch.backends.cudnn.benchmark = True
+            torch.backends.cudnn.benchmark = not self.runtime.use_deterministic_algorithms
+        if self.runtime.use_deterministic_algorithms:
+            os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS asks for it
+            torch.use_deterministic_algorithms(True)
         torch.set_float32_matmul_precision("high" if self.runtime.fast_matmul else "highest")
         seed_everything(self.runtime.seed)
         self.started = time.time()
@@ -61,8 +64,12 @@ class Session:
         setup_logging(self.run_dir, enabled=dist.is_main())
         return self.run_dir
 
-    def feed(self, samples: Any) -> Any:
-        """The training feed. A resumed run keeps the step it was begun with, whatever the number of processes now."""
+    def feed(self, samples: Any, groups: np.ndarray | None = None) -> Any:
+        """The training feed. A resumed run keeps the step it was begun with, whatever the number of processes now.
+
+        Args:
+            groups: (N,) a number for each sample, if micro batches are to hold samples of one number.
+        """
         runtime, world = self.runtime, dist.world()
         micro_batches = runtime.grad_accum_steps * world
         if self.run_dir is not None and runtime.resume is not None:
@@ -82,6 +89,7 @@ class Session:
             samples,
             seed=runtime.seed,
             workers=workers,
+            groups=groups,
             max_bad=runtime.max_bad_samples,
             pin=self.device.type == "cuda",
             **shares,

@@ -98,3 +98,9 @@ def test_a_run_has_as_many_steps_as_its_samples_fill(samples: int, step_size: in
 
 def test_rate_of_zero_is_no_division_by_zero() -> None:
     assert lr_scale(5, 10, ScheduleConfig(lr_scheduler="cosine", epochs=1), lr=0) == pytest.approx(0.5)
+
+
+def test_warm_up_told_in_steps_and_in_epochs_is_the_shorter_of_both() -> None:
+    told = ScheduleConfig(warmup_steps=1000, warmup_epochs=1)
+    assert warmup_steps(7000, told) == 1000 and warmup_steps(50, told) == 50
+    assert warmup_steps(50, ScheduleConfig(warmup_steps=1000)) == 1000
