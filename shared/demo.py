@@ -29,7 +29,7 @@ from shared.errors import UsageError
 
 log = logging.getLogger(__name__)
 
-VERSION = 2
+VERSION = 3
 CLASSES = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 FIRST_CATEGORY_ID = 11  # the ids of the scenes are 11 to 20, so that whoever forgets the class map notices
 CROP, SCENE = 32, 192
@@ -40,7 +40,18 @@ CROPS_PER_SHARD = 500
 POOLS = {"shards/train": 0.68, "shards/val": 0.10, "scenes/train": 0.08, "scenes/val": 0.14}
 TRAIN_COLUMNS = 0.6  # of each photograph, from the left
 
+INK = 0.3  # coverage from which a pixel is of the digit
+TIPS = ("top", "right_tip", "bottom", "left_tip")  # keypoints of a digit: where its ink reaches farthest
+
 Box = tuple[int, int, int, int]  # x0 y0 x1 y1, in pixels, the far sides excluded
+
+
+class Digit(NamedTuple):
+    """One digit of a scene: its class, the box around its ink, and the ink (height, width) from 0 to 1."""
+
+    label: int
+    box: Box
+    ink: np.ndarray
 
 
 class DemoPaths(NamedTuple):
@@ -160,17 +171,17 @@ def draw_crop(sources: Sources, label: int, rng: np.random.Generator) -> Image.I
     return to_image(canvas, rng)
 
 
-def draw_scene(sources: Sources, rng: np.random.Generator) -> tuple[Image.Image, list[tuple[int, Box]]]:
-    """A scene of 6 to 14 digits -> the picture, and (class, box around the ink) of each digit."""
+def draw_scene(sources: Sources, rng: np.random.Generator) -> tuple[Image.Image, list[Digit]]:
+    """A scene of 6 to 14 digits, in the order they were pasted."""
     canvas = np.asarray(background(sources.photos, SCENE, rng), dtype=np.float32).copy()
-    found: list[tuple[int, Box]] = []
+    found: list[Digit] = []
     wanted = int(rng.integers(6, 15))
     for _ in range(wanted):
         label = int(rng.integers(len(CLASSES)))
         ink = draw_ink(sources.scans[label], int(rng.integers(12, 29)), rng)
-        box = find_place(ink.shape[1], ink.shape[0], [other for _, other in found], rng)
+        box = find_place(ink.shape[1], ink.shape[0], [other.box for other in found], rng)
         paste(canvas, ink, box[0], box[1], rng)
-        found.append((label, box))
+        found.append(Digit(label, box, ink))
     return to_image(canvas, rng), found
 
 
@@ -271,20 +282,43 @@ def write_scenes(folder: Path, split: str, sources: Sources) -> None:
         name = f"{i:04d}.jpg"
         (folder / split / name).write_bytes(jpeg(picture))
         images.append({"id": i + 1, "file_name": name, "width": SCENE, "height": SCENE})
-        for label, (x0, y0, x1, y1) in digits:
+        for digit in digits:
+            x0, y0, x1, y1 = digit.box
             annotations.append(
                 {
                     "id": len(annotations) + 1,
                     "image_id": i + 1,
-                    "category_id": FIRST_CATEGORY_ID + label,
+                    "category_id": FIRST_CATEGORY_ID + digit.label,
                     "bbox": [x0, y0, x1 - x0, y1 - y0],
                     "area": (x1 - x0) * (y1 - y0),
                     "iscrowd": 0,
+                    "segmentation": run_lengths(digit),
+                    "num_keypoints": len(TIPS),
+                    "keypoints": tips(digit),
                 }
             )
-    categories = [{"id": FIRST_CATEGORY_ID + i, "name": name} for i, name in enumerate(CLASSES)]
+    points = {"keypoints": TIPS, "skeleton": [[1, 2], [2, 3], [3, 4], [4, 1]]}
+    categories = [{"id": FIRST_CATEGORY_ID + i, "name": name, **points} for i, name in enumerate(CLASSES)]
     content = {"images": images, "annotations": annotations, "categories": categories}
     (folder / f"{split}.json").write_text(json.dumps(content))
+
+
+def run_lengths(digit: Digit) -> dict[str, Any]:
+    """COCO's uncompressed run lengths of the ink in its scene: column by column, blank and inked in turns."""
+    canvas = np.zeros((SCENE, SCENE), dtype=bool)
+    x0, y0, x1, y1 = digit.box
+    canvas[y0:y1, x0:x1] = digit.ink > INK
+    column = canvas.ravel(order="F")
+    ends = np.flatnonzero(np.diff(column, prepend=False))
+    return {"size": [SCENE, SCENE], "counts": np.diff(ends, prepend=0, append=len(column)).tolist()}
+
+
+def tips(digit: Digit) -> list[int]:
+    """TIPS as x y visibility, three numbers each."""
+    down, across = np.nonzero(digit.ink > INK)
+    ends = [down.argmin(), across.argmax(), down.argmax(), across.argmin()]
+    x0, y0, _, _ = digit.box
+    return [int(number) for end in ends for number in (x0 + across[end], y0 + down[end], 2)]
 
 
 def seed_of(pool: str, index: int) -> tuple[int, int, int]:

@@ -121,7 +121,7 @@ def scenes() -> Callable[..., tuple[Images, list[Target]]]:
 
 @pytest.fixture(scope="session")
 def write_coco() -> Callable[..., None]:
-    """Write noisy photographs with a box of every category, and their COCO file."""
+    """Write noisy photographs with a box of every category, its mask and three keypoints, and their COCO file."""
 
     def write(images: Path, annotations: Path, categories: dict[int, str], count: int = 2) -> None:
         for folder in (images, annotations.parent):
@@ -133,10 +133,14 @@ def write_coco() -> Callable[..., None]:
                 x, y, side = 8 + 36 * (k % 3), 6 + 4 * i % 40, 30
                 pixels[y : y + side, x : x + side, k % 3] += 150
                 told = {"image_id": i, "category_id": category, "bbox": [x, y, side, side], "area": side**2}
+                far = (x + side, y + side)
+                told["segmentation"] = [[x, y, far[0], y, *far, x, far[1]]]
+                told |= {"keypoints": [x + 2, y + 2, 2, x + 28, y + 2, 1, x + 15, y + 15, 2], "num_keypoints": 3}
                 boxes.append({"id": len(boxes) + 1, "iscrowd": 0, **told})
             Image.fromarray(pixels).save(images / f"{i}.jpg")
             listed.append({"id": i, "file_name": f"{i}.jpg", "height": 96, "width": 128})
-        named = [{"id": i, "name": name} for i, name in categories.items()]
+        points = {"keypoints": ["left_corner", "right_corner", "middle"], "skeleton": [[1, 2], [2, 3]]}
+        named = [{"id": i, "name": name, **points} for i, name in categories.items()]
         annotations.write_text(json.dumps({"images": listed, "annotations": boxes, "categories": named}))
 
     return write

@@ -86,6 +86,19 @@ def test_scenes_are_coco_with_boxes_inside_and_ids_that_are_not_dense(tmp_path: 
             assert all(x >= 0 and y >= 0 and x + w <= 192 and y + h <= 192 and 12 <= h <= 28 for x, y, w, h in boxes)
 
 
+def test_masks_fill_their_boxes_and_keypoints_are_the_tips_of_the_ink(tmp_path: Path) -> None:
+    mask = pytest.importorskip("pycocotools.mask")
+    coco = json.loads(demo.demo_data(tmp_path / "demo").val_json.read_text())
+    assert [len(category["keypoints"]) for category in coco["categories"]] == [4] * 10
+    for a in coco["annotations"]:
+        runs = mask.frPyObjects(a["segmentation"], *a["segmentation"]["size"])
+        assert np.abs(mask.toBbox(runs) - a["bbox"]).max() <= 1
+        inked = mask.decode(runs)
+        points = np.array(a["keypoints"]).reshape(4, 3)
+        assert all(inked[y, x] for x, y, _ in points)
+        assert points[0, 1] == np.nonzero(inked)[0].min() and points[1, 0] == np.nonzero(inked)[1].max()
+
+
 def test_no_scan_is_in_two_pools_and_none_is_lost() -> None:
     classes = np.random.default_rng(0).integers(0, 10, 1797)
     pools = demo.split_scans(classes)
