@@ -2,9 +2,9 @@
 
     COCO JSON, images -> so many images a shard, in the file's order -> OUT/000000.tar ... and OUT/categories.json
 
-Image files are kept byte for byte, annotations number for number, crowds and odd boxes included: the same run on OUT
-sees the same samples in the same order, and scores the same AP. A packing that was stopped goes on with the shards
-that are missing; OUT is whole or absent, and what is there is never overwritten.
+Image files are kept byte for byte, annotations number for number, with crowds, odd boxes, masks and keypoints: the same
+run on OUT sees the same samples in the same order, and scores the same AP. A packing that was stopped goes on with the
+shards that are missing; OUT is whole or absent, and what is there is never overwritten.
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from detection.data.annotations import CocoTable, read_coco
+from detection.data.annotations import CocoTable
+from detection.data.coco import beyond_boxes, read_table
 from detection.data.files import find_photographs
 from detection.data.shards import CATEGORIES, open_index
 from shared.errors import DataError, UsageError
@@ -56,6 +57,7 @@ def pack(
     """Write a COCO file and its images into shards; go on where an earlier packing of the same was stopped.
 
     Args:
+        annotations: the COCO JSON, or a folder of one JSON for each image.
         out: a folder that is empty or does not exist yet.
         shard_size: images in a shard.
         allow_missing: this many images may be missing on disk; they are left out.
@@ -70,7 +72,7 @@ def pack(
         raise UsageError("a shard holds at least one image; leave --shard-size out for 1000")
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise DataError(f"{out} is there already and not empty; name another folder or remove it first")
-    whole = read_coco(annotations)
+    whole = read_table(images, annotations, None)
     found, notes = find_photographs(whole, images, allow_missing)
     table = whole.select(np.isin(whole.image_ids, found.image_ids))  # with the names that an ignore file knows
     files, total = [images / name.decode() for name in found.file_names], len(table.image_ids)
@@ -84,14 +86,25 @@ def pack(
                 else:
                     write_shard(shard, table, range(start, stop), files[start:stop])
                 progress(stop, total)
-            categories = [{"id": category, "name": name} for category, name in table.categories.items()]
-            (partial / "shards" / CATEGORIES).write_text(json.dumps(categories, indent=1), encoding="utf-8")
+            (partial / "shards" / CATEGORIES).write_text(json.dumps(categories_of(table), indent=1), encoding="utf-8")
             for shard in sorted((partial / "shards").glob("*.tar")):
-                open_index(shard, table.categories)
+                open_index(shard, table.categories, finds_of(table), table.skeletons)
             (partial / "shards").replace(out)
     except OSError as error:
         raise DataError(f"cannot pack {images} into {out}: {error}; make it readable, or make room") from None
     return Packed(total, len(table.boxes), len(table.categories), len(starts), kept, notes)
+
+
+def categories_of(table: CocoTable) -> list[dict[str, Any]]:
+    """In COCO's words, with the keypoints of those that name them."""
+    words = {category: skeleton.to_words() for category, skeleton in table.skeletons.items()}
+    return [{"id": category, "name": name, **words.get(category, {})} for category, name in table.categories.items()]
+
+
+def finds_of(table: CocoTable) -> list[str]:
+    """What the annotations hold besides boxes; masks only if all of them have one."""
+    masked = table.masks is not None and bool(((table.masks.rings > 0) | (table.masks.in_code > 0)).all())
+    return ["masks"] * masked + ["keypoints"] * (table.keypoints is not None)
 
 
 def stamp(table: CocoTable, shard_size: int) -> str:
@@ -133,15 +146,16 @@ def described(table: CocoTable, row: int, annotations: range) -> dict[str, Any]:
     some = slice(annotations.start, annotations.stop)
     columns = (table.category_ids[some], table.boxes[some], table.areas[some], table.crowd[some])
     height, width = table.sizes[row].tolist()
+    entries = [
+        {"id": number + 1, "category_id": category, "bbox": bbox, "area": area, "iscrowd": int(crowd)}
+        for number, (category, bbox, area, crowd) in zip(
+            annotations, zip(*(column.tolist() for column in columns), strict=True), strict=True
+        )
+    ]
     return {
         "image_id": int(table.image_ids[row]),
         "file_name": table.file_names[row].decode(),
         "height": height,
         "width": width,
-        "annotations": [
-            {"id": number + 1, "category_id": category, "bbox": bbox, "area": area, "iscrowd": int(crowd)}
-            for number, (category, bbox, area, crowd) in zip(
-                annotations, zip(*(column.tolist() for column in columns), strict=True), strict=True
-            )
-        ],
+        "annotations": [entry | beyond_boxes(table, entry["id"] - 1) for entry in entries],
     }

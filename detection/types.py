@@ -21,6 +21,7 @@ class Target(TypedDict):
     labels: Tensor  # (N,) int64 from 0
     masks: NotRequired[Tensor]  # (N, H, W) uint8, 1 where the object is
     keypoints: NotRequired[Tensor]  # (N, K, 3) as x y visibility: 0 not labelled, 1 hidden, 2 seen
+    mirrored: NotRequired[tuple[int, ...]]  # (K,) which keypoint each one is in the image's mirror image
 
 
 class Detections(TypedDict):

@@ -3,6 +3,9 @@
     instances.json -> json.loads, whose object hook moves each annotation into arrays the moment it is parsed
                    -> CocoTable: 54 bytes an annotation with its label; some 70 beside the text while parsing
 
+Masks and keypoints are read only when they are asked for: `read_coco(path, finds=("masks",))`; masks stay as the file
+has them, polygons or compressed RLE, until somebody looks at one (`outlines`, `masks`).
+
 Whatever is wrong is a DataError that names the file and the id. Boxes that are merely odd (outside the image, turned
 inside out, of no size) pass: evaluation wants them as they are, and training sorts them out.
 """
@@ -12,14 +15,20 @@ from __future__ import annotations
 import hashlib
 import json
 from array import array
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from detection.data.keypoints import KeypointRows, insist, read_skeletons
+from detection.data.outlines import OutlineRows, Outlines
+from detection.data.skeleton import Skeleton
 from shared.errors import DataError
+
+OF_IMAGES = ("image_ids", "sizes", "file_names")
+OF_ANNOTATIONS = ("image_of", "boxes", "category_ids", "areas", "crowd")
 
 
 @dataclass(frozen=True)
@@ -38,6 +47,16 @@ class CocoTable:
     areas: np.ndarray  # (A,) float64: of the mask, where the file has one
     crowd: np.ndarray  # (A,) bool
     spots: np.ndarray | None = None  # (I, 3) int64: shard, first byte, bytes; None where images are files of a folder
+    masks: Outlines | None = None  # of the A annotations; None where nobody asked
+    keypoints: np.ndarray | None = None  # (A, K, 3) x y visibility; None where nobody asked
+    skeletons: dict[int, Skeleton] = field(default_factory=dict)  # of the categories that name their keypoints
+
+    @property
+    def skeleton(self) -> Skeleton | None:
+        """What the keypoints are called, where somebody asked for them."""
+        if self.keypoints is None:
+            return None
+        return next(iter(self.skeletons.values()), None) or Skeleton.numbered(self.keypoints.shape[1])
 
     def select(self, keep: np.ndarray) -> CocoTable:
         """(I,) bool -> the table of these images alone."""
@@ -45,10 +64,13 @@ class CocoTable:
             return self
         rows = keep[self.image_of]
         renumbered = (np.cumsum(keep) - 1).astype(np.int32)
-        images = {name: getattr(self, name)[keep] for name in ("image_ids", "sizes", "file_names")}
+        images = {name: getattr(self, name)[keep] for name in OF_IMAGES}
         images["spots"] = None if self.spots is None else self.spots[keep]
-        annotations = {name: getattr(self, name)[rows] for name in ("boxes", "category_ids", "areas", "crowd")}
-        return replace(self, **images, **annotations, image_of=renumbered[self.image_of[rows]])
+        annotations = {name: getattr(self, name)[rows] for name in OF_ANNOTATIONS}
+        annotations["image_of"] = renumbered[annotations["image_of"]]
+        annotations["keypoints"] = None if self.keypoints is None else self.keypoints[rows]
+        masks = None if self.masks is None else self.masks.select(rows)
+        return replace(self, **images, **annotations, masks=masks)
 
     def corners(self) -> np.ndarray:
         """(A, 4) float64: x0 y0 x1 y1, clipped to the images."""
@@ -58,13 +80,17 @@ class CocoTable:
         return np.concatenate((low, high), axis=1)
 
 
-def read_coco(path: Path) -> CocoTable:
-    """Read and check a COCO JSON file; the only dicts that outlive parsing are the images' while they are copied."""
+def read_coco(path: Path, finds: Sequence[str] | None = ()) -> CocoTable:
+    """Read and check a COCO JSON file; the only dicts that outlive parsing are the images' while they are copied.
+
+    Args:
+        finds: "masks", "keypoints", both or neither: what annotations must have; None takes what there is.
+    """
     try:
         raw = Path(path).read_bytes()
     except OSError as error:
         raise DataError(f"cannot read the annotations {path} ({error}); give the path of a COCO JSON") from None
-    rows = Rows(path)
+    rows = Rows(path, finds)
     try:
         top = json.loads(raw, object_hook=rows)
     except (ValueError, RecursionError) as error:
@@ -76,7 +102,11 @@ def read_coco(path: Path) -> CocoTable:
         raise DataError(f"{path} lists no images; give another file")
     rows.check_all_read(top["annotations"])
     image_ids, sizes, names = image_columns(top["images"], path)
-    columns = rows.columns(read_categories(top["categories"], path), image_ids)
+    categories = read_categories(top["categories"], path)
+    skeletons = {} if rows.points is None else read_skeletons(top["categories"], path)
+    columns = rows.columns(categories, image_ids, sizes, skeletons)
+    if finds is not None and "keypoints" in finds:
+        insist(columns["keypoints"], path)
     return CocoTable(
         path, hashlib.sha256(raw).hexdigest(), image_ids=image_ids, sizes=sizes, file_names=names, **columns
     )
@@ -86,10 +116,17 @@ _TAKEN = object()  # what is left in json's list once an annotation has gone to 
 
 
 class Rows:
-    """json's object hook: an annotation becomes a row the moment it is parsed, and its dict is dropped."""
+    """json's object hook: an annotation becomes a row the moment it is parsed, and its dict is dropped.
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    Args:
+        path: what refusals name.
+        finds: as `read_coco` takes it.
+    """
+
+    def __init__(self, path: Path, finds: Sequence[str] | None = ()) -> None:
+        self.path, self.finds = path, finds
+        self.outlines = OutlineRows() if finds is None or "masks" in finds else None
+        self.points = KeypointRows() if finds is None or "keypoints" in finds else None
         self.ids, self.images, self.category_ids = array("q"), array("q"), array("i")
         self.boxes, self.areas, self.crowd = array("d"), array("d"), array("b")
 
@@ -107,6 +144,16 @@ class Rows:
             self.crowd.append(1 if entry.get("iscrowd") else 0)
         except (KeyError, TypeError, ValueError, OverflowError):
             raise DataError(self.complaint(entry)) from None
+        for rows, key, what in (
+            (self.outlines, "segmentation", "polygons [[x, y, ...], ...] or an RLE of counts and size belong"),
+            (self.points, "keypoints", "numbers x y visibility belong"),
+        ):
+            if rows is not None:
+                try:
+                    rows.take(entry.get(key))
+                except (KeyError, TypeError, ValueError, OverflowError):
+                    where = f"{self.path}: annotation {entry['id']}"
+                    raise DataError(f"{where} has {_shown(entry, key)} where {what}; correct or remove it") from None
         return _TAKEN
 
     def complaint(self, entry: dict[str, Any]) -> str:
@@ -130,7 +177,9 @@ class Rows:
         if not annotations:
             raise DataError(f"{self.path} has no boxes at all; give annotations of objects ('instances')")
 
-    def columns(self, categories: dict[int, str], image_ids: np.ndarray) -> dict[str, Any]:
+    def columns(
+        self, categories: dict[int, str], image_ids: np.ndarray, sizes: np.ndarray, skeletons: dict[int, Skeleton]
+    ) -> dict[str, Any]:
         """The checked columns of `CocoTable`, sorted by image."""
         ids, images = np.array(self.ids, np.int64), np.array(self.images, np.int64)
         category_ids, boxes = np.array(self.category_ids, np.int32), np.array(self.boxes).reshape(-1, 4)
@@ -153,7 +202,14 @@ class Rows:
         with np.errstate(over="ignore"):
             areas = np.where(np.isfinite(areas), areas, boxes[:, 2] * boxes[:, 3])
         by_image = np.argsort(image_of, kind="stable")
+        masks, keypoints = (
+            self._masks(sizes[image_of], refuse),
+            self._keypoints(category_ids, categories, skeletons, refuse),
+        )
         return {
+            "masks": None if masks is None else masks.select(by_image),
+            "keypoints": None if keypoints is None else keypoints[by_image],
+            "skeletons": skeletons,
             "categories": categories,
             "image_of": image_of[by_image],
             "boxes": boxes[by_image],
@@ -161,6 +217,32 @@ class Rows:
             "areas": areas[by_image],
             "crowd": np.array(self.crowd, dtype=bool)[by_image],
         }
+
+    def _masks(self, sizes: np.ndarray, refuse: Callable[..., None]) -> Outlines | None:
+        """In the order of the file; None where nobody asked, or took what there was and there was nothing."""
+        if self.outlines is None:
+            return None
+        there = self.outlines.there()
+        if self.finds is None and not there.any():
+            return None
+        if self.finds is not None and not there.all():
+            raise DataError(
+                f"{self.path}: annotation {self.ids[int((~there).argmax())]} has no segmentation, which a network that "
+                "learns masks needs; give annotations with masks, or take a network that learns boxes alone"
+            )
+        return self.outlines.outlines(sizes, refuse)
+
+    def _keypoints(
+        self,
+        category_ids: np.ndarray,
+        names: dict[int, str],
+        skeletons: dict[int, Skeleton],
+        refuse: Callable[..., None],
+    ) -> np.ndarray | None:
+        if self.points is None or (self.finds is None and not any(self.points.lengths)):
+            return None
+        count = next((len(skeleton) for skeleton in skeletons.values()), 0)
+        return self.points.column(count, category_ids, names, refuse)
 
 
 def _shown(entry: dict[str, Any], key: str) -> str:

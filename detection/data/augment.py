@@ -164,7 +164,14 @@ AUGMENTATIONS = {
 
 
 def build_augment(
-    name: str, *, level: int = 4, size: Size, max_size: int | None = None, multiscale: bool = False, train: bool = True
+    name: str,
+    *,
+    level: int = 4,
+    size: Size,
+    max_size: int | None = None,
+    multiscale: bool = False,
+    smallest_side: int = SHORT_SIDES[0],
+    train: bool = True,
 ) -> Augment:
     """(uint8 (3, H, W), target, random numbers) -> the same, augmented and resized.
 
@@ -173,7 +180,8 @@ def build_augment(
         level: 0 to 10, how much birder does.
         size: height and width to resize to; where the aspect is kept, the shorter of them is the short side.
         max_size: longest side; given, the aspect is kept.
-        multiscale: train at short sides from 480 to 800, aspect kept.
+        multiscale: train at short sides from `smallest_side` to 800, aspect kept.
+        smallest_side: that multiscale and detr draw, in steps of 32 up to 800.
         train: False for the resize alone, as evaluation wants it.
     """
     if name not in AUGMENTATIONS:
@@ -185,13 +193,13 @@ def build_augment(
         raise UsageError(f"size {size[0]}x{size[1]} with longest side {max_size} leaves no pixel; sizes start at 1")
     if multiscale and name == "lsj":
         raise UsageError("lsj draws scales of its own, in a canvas of --size; leave --multiscale out")
-    output = output_of(name, size, max_size, multiscale)
+    output = output_of(name, size, max_size, multiscale, smallest_side)
     return Augmentation(AUGMENTATIONS[name] if train else plain, output, level)
 
 
-def output_of(name: str, size: Size, max_size: int | None, multiscale: bool) -> Output:
+def output_of(name: str, size: Size, max_size: int | None, multiscale: bool, smallest_side: int) -> Output:
     if multiscale or name in ("multiscale", "detr"):
         factor = min(1.0, min(size) / (min(DETR_SIZE) if name == "detr" else USUAL_SHORT_SIDE))
-        short = tuple(max(1, round(factor * side)) for side in SHORT_SIDES)
+        short = tuple(max(1, round(factor * side)) for side in range(smallest_side, SHORT_SIDES[-1] + 1, 32))
         return Output(size, max_size or max(1, round(factor * LONG_SIDE)), short, factor)
     return Output(size, max_size or (max(size) if name == "lsj" else None))

@@ -3,35 +3,41 @@
     instances.json, or shards -> CocoTable --+-- ClassMap: source category ids <-> labels from 0
     photographs, or shards ------------------+-> CocoDetection.load(index) -> uint8 (3, H, W), boxes, labels
 
-Boxes are clipped to their image; those narrower than a pixel after that are no targets. Crowd regions and exact
-duplicates are no targets either; all stay for evaluation. Boxes are in stored pixels, so photographs are not turned
-upright.
+Boxes are clipped to their image; what is no target, and why, is on the page `targets`. Boxes are in stored pixels, so
+photographs are not turned upright. Masks and keypoints come along where they are asked for; masks stay compressed until
+the augmentation is done, and then those of the objects that are left become pixels.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from detection.data.annotations import CocoTable, exact_duplicates, read_coco
+from detection.data.annotations import CocoTable, read_coco
+from detection.data.augment import Augment, Augmentation, lsj
 from detection.data.batch import collate
 from detection.data.classes import ClassMap
+from detection.data.columns import exact
+from detection.data.copy_paste import copy_paste
+from detection.data.custom import read_custom
 from detection.data.files import coco_layout, find_photographs
+from detection.data.geometry import kept
+from detection.data.masks import Silhouettes
 from detection.data.shards import read_shards, shards_of
+from detection.data.skeleton import Skeleton
+from detection.data.targets import find_targets, labelled_points, note, usual_min_keypoints
 from detection.types import Target
-from shared.errors import BadSample, DataError
+from shared.errors import BadSample, DataError, UsageError
 from shared.image import BadImage, decode_image
 from shared.tar import OpenFiles
 
 __all__ = ["ClassMap", "CocoDetection", "coco_layout"]
-
-Augment = Callable[[Tensor, Target, np.random.Generator], tuple[Tensor, Target]]
 
 
 class CocoTarget(Target):
@@ -45,13 +51,19 @@ class CocoDetection:
 
     Args:
         images: the folder that the file names start from, or a folder of shards.
-        annotations: the COCO JSON; None where `images` are shards, which hold their own.
+        annotations: the COCO JSON, or a folder of one JSON for each image; None where `images` are shards, which hold
+            their own.
         classes: label space to use, matched by name; None takes the file's own categories.
         augment: called with (uint8 (3, H, W), target, rng) after decoding.
         ignore_file: names of images to leave out, one `file_name` a line.
         drop_empty: leave out images without a target.
         allow_missing: this many images may be missing on disk; they are left out.
         limit: use this many images, spread evenly over the file.
+        finds: "masks", "keypoints": what targets hold besides boxes.
+        skeleton: what the keypoints are, instead of what the annotations say.
+        min_keypoints: leave out images whose targets have fewer labelled ones in total; None is the usual number for
+            training, 0 leaves none out.
+        copy_paste: paste objects of another image over each one; wants masks and the augmentation lsj.
     """
 
     def __init__(
@@ -65,10 +77,19 @@ class CocoDetection:
         drop_empty: bool = False,
         allow_missing: int = 0,
         limit: int | None = None,
+        finds: Sequence[str] = (),
+        skeleton: Skeleton | None = None,
+        min_keypoints: int | None = 0,
+        copy_paste: bool = False,
     ) -> None:
-        self.images, self.augment = Path(images), augment
+        if copy_paste:
+            check_copy_paste(augment, finds)
+        self.images, self.augment, self.finds, self.copy_paste = Path(images), augment, tuple(finds), copy_paste
         self.notes: list[str] = []
-        table = whole = read_shards(self.images) if annotations is None else read_coco(Path(annotations))
+        table = whole = self.table_of(annotations)
+        self.skeleton = _skeleton(table, skeleton)
+        if self.skeleton is not None and len(self.skeleton) > 1 and not self.skeleton.named:
+            self.notes.append("the keypoints have no names, so a mirror image exchanges none; --keypoints-file tells")
         self.shards = [] if annotations is not None else shards_of(self.images)
         self.files = OpenFiles()
         if ignore_file is not None:
@@ -78,12 +99,18 @@ class CocoDetection:
         if table.spots is None:
             table, notes = find_photographs(table, self.images, allow_missing)
             self.notes += notes
-        targets = self._targets(table)
+        targets, notes = find_targets(table, self.finds)
+        self.notes += notes
         if drop_empty:
             filled = np.bincount(table.image_of[targets], minlength=len(table.image_ids)) > 0
-            self._note(int((~filled).sum()), "image has", "images have", "no box and left out")
-            targets = targets[filled[table.image_of]]
-            table = table.select(filled)
+            self.notes += note(int((~filled).sum()), "image has", "images have", "no box and left out")
+            table, targets = table.select(filled), targets[filled[table.image_of]]
+        if self.skeleton is not None and min_keypoints != 0:
+            least = usual_min_keypoints(self.skeleton) if min_keypoints is None else min_keypoints
+            enough = labelled_points(table, targets) >= least
+            what = f"fewer than {least} labelled keypoints and left out"
+            self.notes += note(int((~enough).sum()), "image has", "images have", what)
+            table, targets = table.select(enough), targets[enough[table.image_of]]
         if not len(table.image_ids):
             raise DataError(f"{table.path} leaves no image to use; check the ignore file and the annotations")
         self.table, self.is_target = table, targets
@@ -91,6 +118,10 @@ class CocoDetection:
         self.first = np.searchsorted(table.image_of, np.arange(len(table.image_ids) + 1))
         self.sizes: Sequence[int] = [len(table.image_ids)]
         self.fingerprint = table.sha256 if len(table.image_ids) == len(whole.image_ids) else _fingerprint(table)
+
+    def table_of(self, annotations: Path | None) -> CocoTable:
+        """Everything that the annotations list."""
+        return read_table(self.images, annotations, self.finds)
 
     def relabel(self, classes: ClassMap) -> None:
         """Use this label space from here on, matched by name.
@@ -130,21 +161,42 @@ class CocoDetection:
         return self.files.read(self.shards[shard], offset, size)
 
     def target(self, index: int) -> CocoTarget:
-        """Boxes (N, 4) clipped to the image, labels (N,), and the image's id."""
+        """Boxes (N, 4) clipped to the image, labels (N,), the image's id, and what else is wanted."""
+        return cast(CocoTarget, revealed(self._target(index)))
+
+    def _target(self, index: int) -> CocoTarget:
+        """The same with masks still compressed."""
         rows = np.arange(self.first[index], self.first[index + 1])
         rows = rows[self.is_target[rows]]
         height, width = self.height_width(index)
         corners = self.table.boxes[rows]
         corners[:, 2:] += corners[:, :2]
         corners = np.clip(corners, 0, (width, height, width, height))
-        return CocoTarget(
+        target = CocoTarget(
             boxes=torch.from_numpy(corners.astype(np.float32)),
             labels=torch.from_numpy(self.labels[rows].astype(np.int64)),
             image_id=int(self.table.image_ids[index]),
         )
+        if self.table.masks is not None:
+            target["masks"] = cast(Tensor, Silhouettes.whole(self.table.masks, rows, (height, width)))
+        if self.table.keypoints is not None and self.skeleton is not None:
+            target["keypoints"] = torch.from_numpy(self.table.keypoints[rows].astype(np.float32))
+            target["mirrored"] = self.skeleton.mirrored
+        return target
 
     def load(self, index: int, rng: np.random.Generator) -> tuple[Tensor, Target]:
         """uint8 (3, H, W) and its target, augmented; BadSample if the photograph is not what the file says."""
+        sample = self._load(index, rng)
+        if not self.copy_paste:
+            return sample
+        try:
+            other = self._load(int(rng.integers(len(self))), rng)
+        except BadSample:  # it is reported when its own turn comes
+            return sample
+        return copy_paste(sample, other, rng)
+
+    def _load(self, index: int, rng: np.random.Generator) -> tuple[Tensor, Target]:
+        """One photograph, augmented."""
         path, stored = self.path(index), self.height_width(index)
         try:
             image = decode_image(self.read(index), upright=False)
@@ -153,8 +205,10 @@ class CocoDetection:
         height, width = image.shape[-2:]
         if (height, width) != stored:
             raise BadSample(str(path), f"is {width}x{height}, but the annotations say {stored[1]}x{stored[0]}")
-        target: Target = self.target(index)
-        return (image, target) if self.augment is None else self.augment(image, target, rng)
+        target: Target = self._target(index)
+        if self.augment is not None:
+            image, target = self.augment(image, target, rng)
+        return image, revealed(target)
 
     def collate(self, samples: list[tuple[Tensor, Target]]) -> tuple[list[Tensor], list[Target]]:
         return collate(samples)
@@ -163,6 +217,12 @@ class CocoDetection:
         """The file as its official evaluation reads it: every annotation, crowds too, with ids from 1."""
         table, ids = self.table, np.array(self.classes.source_ids)
         columns = (table.image_ids[table.image_of], ids[self.labels], table.boxes, table.areas, table.crowd)
+        annotations = [
+            {"id": n, "image_id": i, "category_id": c, "bbox": box, "area": area, "iscrowd": int(crowd)}
+            for n, (i, c, box, area, crowd) in enumerate(zip(*(c.tolist() for c in columns), strict=True), start=1)
+        ]
+        for row, annotation in enumerate(annotations):
+            annotation.update(beyond_boxes(table, row))
         return {
             "images": [
                 {"id": i, "height": h, "width": w}
@@ -171,10 +231,7 @@ class CocoDetection:
             "categories": [
                 {"id": i, "name": name} for i, name in zip(self.classes.source_ids, self.classes.names, strict=True)
             ],
-            "annotations": [
-                {"id": n, "image_id": i, "category_id": c, "bbox": box, "area": area, "iscrowd": int(crowd)}
-                for n, (i, c, box, area, crowd) in enumerate(zip(*(c.tolist() for c in columns), strict=True), start=1)
-            ],
+            "annotations": annotations,
         }
 
     def _without_ignored(self, table: CocoTable, ignore_file: Path) -> CocoTable:
@@ -183,25 +240,65 @@ class CocoDetection:
         except (OSError, UnicodeDecodeError) as error:
             raise DataError(f"cannot read the ignore file {ignore_file} ({error}); one file name a line") from None
         ignored = np.isin(table.file_names, [line.strip().encode() for line in lines if line.strip()] or [b""])
-        self._note(int(ignored.sum()), "image is", "images are", f"named by {ignore_file} and left out")
+        self.notes += note(int(ignored.sum()), "image is", "images are", f"named by {ignore_file} and left out")
         return table.select(~ignored)
 
-    def _targets(self, table: CocoTable) -> np.ndarray:
-        """(A,) bool: the annotations that are trained on."""
-        corners, objects = table.corners(), ~table.crowd
-        outside = (corners != np.hstack((table.boxes[:, :2], table.boxes[:, :2] + table.boxes[:, 2:]))).any(axis=1)
-        wide = (corners[:, 2:] - corners[:, :2] >= 1).all(axis=1)
-        again = exact_duplicates(table) & wide & objects
-        self._note(int((outside & wide & objects).sum()), "box reaches", "boxes reach", "outside the image, clipped")
-        self._note(int((~wide & objects).sum()), "box is", "boxes are", "narrower than 1 pixel, dropped")
-        self._note(int(again.sum()), "annotation is", "annotations are", "there twice or more, counted once")
-        if not (wide & objects).any():
-            raise DataError(f"{table.path} has no usable boxes at all; give annotations of objects ('instances')")
-        return wide & objects & ~again
 
-    def _note(self, count: int, one: str, many: str, what: str) -> None:
-        if count:
-            self.notes.append(f"{count} {one if count == 1 else many} {what}")
+def check_copy_paste(augment: Augment | None, finds: Sequence[str]) -> None:
+    """Raises UsageError unless pasting makes sense: masks to cut along, and images of one size."""
+    if tuple(finds) != ("masks",):
+        raise UsageError("--use-copypaste cuts objects out along their masks; take a network that learns masks")
+    if not isinstance(augment, Augmentation) or augment.run is not lsj:
+        raise UsageError("--use-copypaste goes with large-scale jitter; add --data-augmentation lsj")
+
+
+def read_table(images: Path, annotations: Path | None, finds: Sequence[str] | None) -> CocoTable:
+    """Shards, a COCO file, or a folder of one JSON for each image.
+
+    Args:
+        finds: as `read_coco` takes it.
+    """
+    if annotations is None:
+        return read_shards(images, finds)
+    annotations = Path(annotations)
+    return read_custom(annotations, images, finds) if annotations.is_dir() else read_coco(annotations, finds)
+
+
+def revealed(target: Target) -> Target:
+    """The target with its masks as pixels, without the objects of which an augmentation left no pixel."""
+    if not isinstance(masks := target.get("masks"), Silhouettes):
+        return target
+    target = cast(Target, {**target, "masks": (pixels := masks.pixels())})
+    return kept(target, pixels.flatten(1).any(dim=1))
+
+
+def beyond_boxes(table: CocoTable, row: int) -> dict[str, Any]:
+    """Mask and keypoints of an annotation in COCO's words, where the table has them."""
+    words: dict[str, Any] = {}
+    if table.masks is not None:
+        height, width = table.sizes[table.image_of[row]].tolist()
+        words["segmentation"] = table.masks.segmentation(row, (height, width))
+    if table.keypoints is not None:
+        points = exact(table.keypoints[row])
+        words["keypoints"] = points.flatten().tolist()
+        words["num_keypoints"] = int((points[:, 2] > 0).sum())
+    return words
+
+
+def aspect_ratios(dataset: CocoDetection) -> np.ndarray:
+    """(I,) float64: height / width of each image, none of which is opened."""
+    heights, widths = dataset.table.sizes.T
+    return heights / widths
+
+
+def _skeleton(table: CocoTable, told: Skeleton | None) -> Skeleton | None:
+    """Of the keypoints that were asked for. Raises DataError if somebody told one of another number."""
+    known = table.skeleton
+    if known is not None and told is not None and len(known) != len(told):
+        raise DataError(
+            f"{table.path} has {len(known)} keypoints an object, but the skeleton has {len(told)}; give one that fits"
+        )
+    return known if known is None or told is None else told
 
 
 def _spread(total: int, count: int) -> np.ndarray:

@@ -1,5 +1,9 @@
 """Where the photographs of a COCO file are: the layout of a COCO folder, and where else a file name may lie.
 
+    coco     ROOT/train2017, or train     ROOT/annotations/instances_train2017.json
+    coco_kp  the same                     ROOT/annotations/person_keypoints_train2017.json
+    custom   ROOT/train/images            ROOT/train/annotations/*.json, one for each image; test instead of val
+
     images/v1/patch3/b.jpg -> ROOT/images/v1/patch3/b.jpg, else ROOT/patch3/b.jpg, else ROOT/b.jpg
 
 Objects365 is unpacked to any of the three. One listing per folder is asked for, since a file system may be far away.
@@ -17,21 +21,51 @@ from pathlib import Path
 import numpy as np
 
 from detection.data.annotations import CocoTable
-from shared.errors import DataError
+from shared.errors import DataError, UsageError
+from shared.registry import suggest
 
+STEMS = {"coco": "instances", "coco_kp": "person_keypoints"}
 NAMED = 10  # missing images that a refusal names
 
 
-def coco_layout(root: Path, split: str) -> tuple[Path, Path]:
-    """Where a COCO folder keeps a split ('train' or 'val'): its image folder and its annotations."""
+def coco_layout(root: Path, split: str, dataset: str = "coco") -> tuple[Path, Path]:
+    """Where a folder keeps a split ('train' or 'val'): its images and its annotations.
+
+    Args:
+        dataset: coco, coco_kp or custom.
+
+    Raises:
+        UsageError: there is no such kind of data set.
+        DataError: the folder is not of this kind.
+    """
     root = Path(root)
+    if dataset == "custom":
+        return custom_layout(root, split)
+    if dataset not in STEMS:
+        raise UsageError(
+            f"no data set '{dataset}'{suggest(dataset, [*STEMS, 'custom'])}; there is {', '.join(STEMS)}, custom"
+        )
+    stem = STEMS[dataset]
     for name in (f"{split}2017", split):
-        images, annotations = root / name, root / "annotations" / f"instances_{name}.json"
+        images, annotations = root / name, root / "annotations" / f"{stem}_{name}.json"
         if images.is_dir() and annotations.is_file():
             return images, annotations
     raise DataError(
-        f"{root} is no COCO folder: it has neither {split}2017/ with annotations/instances_{split}2017.json "
-        f"nor {split}/ with annotations/instances_{split}.json; give the images and the JSON by their own flags"
+        f"{root} is no COCO folder: it has neither {split}2017/ with annotations/{stem}_{split}2017.json "
+        f"nor {split}/ with annotations/{stem}_{split}.json; give the images and the JSON by their own flags"
+    )
+
+
+def custom_layout(root: Path, split: str) -> tuple[Path, Path]:
+    """ROOT/train and ROOT/test, or val, each with images/ and annotations/ of one JSON for each image."""
+    names = ("train",) if split == "train" else ("test", split)
+    for name in names:
+        images, annotations = root / name / "images", root / name / "annotations"
+        if images.is_dir() and annotations.is_dir():
+            return images, annotations
+    raise DataError(
+        f"{root} has no {' nor '.join(f'{name}/images with {name}/annotations' for name in names)}; "
+        "put the photographs and one JSON of the same name for each there"
     )
 
 

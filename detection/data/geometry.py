@@ -4,25 +4,27 @@
                   -> MOVERS: every field of a target follows in its own way -> image, target
 
 A change of geometry clips boxes to the image and drops, with all their fields, the objects whose box is less than a
-pixel wide or high. Fields that are in no mover's care belong to the image, and stay.
+pixel wide or high; what is left is moved. Fields that are in no mover's care belong to the image, and stay.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple, TypeVar, cast
 
 import torch
 from torch import Tensor
-from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2 import functional as F
 
+from detection.data.masks import Silhouettes
 from detection.parts import boxes as box
 from detection.types import Target
 
 Sample = tuple[Tensor, Target]
+Masks = TypeVar("Masks", Tensor, Silhouettes)
 Size = tuple[int, int]  # height, width
+ROUNDING = 1e-6  # 480 * (800 / 480) is 800, and floats may say a little less
 FILL = (124, 116, 104)  # ImageNet's mean colour: what shows where an image does not reach
 
 
@@ -40,17 +42,23 @@ class Move:
     """One change of geometry.
 
     Args:
-        size: of the image afterwards.
-        grid: pixels (..., H, W) -> (..., *size), and whether they are a photograph; otherwise they are masks.
+        photograph: pixels (3, H, W) -> (3, *size).
+        rows, columns: of masks, which one each row and column of the image afterwards is; -1 where there was no image.
         factor, shift: (down, across), what positions are multiplied by, and then moved by.
         mirrored: left to right, before that.
     """
 
-    size: Size
-    grid: Callable[[Tensor, bool], Tensor]
+    photograph: Callable[[Tensor], Tensor]
+    rows: Tensor
+    columns: Tensor
     factor: tuple[float, float] = (1, 1)
     shift: tuple[float, float] = (0, 0)
     mirrored: bool = False
+
+    @property
+    def size(self) -> Size:
+        """Of the image afterwards."""
+        return len(self.rows), len(self.columns)
 
 
 def moved_boxes(boxes: Tensor, move: Move) -> Tensor:
@@ -60,16 +68,16 @@ def moved_boxes(boxes: Tensor, move: Move) -> Tensor:
     return box.clip(box.shifted(box.scaled(boxes, move.factor), move.shift), move.size)
 
 
-def moved_masks(masks: Tensor, move: Move) -> Tensor:
+def moved_masks(masks: Masks, move: Move) -> Masks:
     """(N, H, W) -> (N, *size); beyond the image there is no object."""
-    return move.grid(masks, False) if len(masks) else masks.new_zeros((0, *move.size))
+    if isinstance(masks, Silhouettes):
+        return masks.seen(move.rows, move.columns)
+    there = (move.rows >= 0)[:, None] & (move.columns >= 0)
+    return masks[:, move.rows.clamp(min=0)][:, :, move.columns.clamp(min=0)] * there
 
 
 def moved_keypoints(keypoints: Tensor, move: Move) -> Tensor:
-    """(N, K, 3) as x y visibility -> the same; what is not labelled, or leaves the image, becomes 0 0 0.
-
-    Mirroring moves the points alone: which of them is the left one and which the right is as before.
-    """
+    """(N, K, 3) as x y visibility -> the same; what is not labelled, or leaves the image, becomes 0 0 0."""
     x, y, seen = keypoints.unbind(-1)
     (height, width), (down, across), (lower, further) = move.size, move.factor, move.shift
     x = (width - x if move.mirrored else x) * across + further
@@ -78,26 +86,23 @@ def moved_keypoints(keypoints: Tensor, move: Move) -> Tensor:
     return torch.stack((x, y, seen), dim=-1) * inside[..., None]
 
 
-MOVERS: dict[str, Callable[[Tensor, Move], Tensor]] = {
-    "boxes": moved_boxes,
-    "masks": moved_masks,
-    "keypoints": moved_keypoints,
-}
+MOVERS: dict[str, Callable[[Any, Move], Any]] = {"masks": moved_masks, "keypoints": moved_keypoints}
 
 
 def moved(image: Tensor, target: Target, move: Move) -> Sample:
     """uint8 (3, H, W) and what is in it, after one change of geometry."""
-    fields: dict[str, Any] = {**target}
+    boxes = moved_boxes(target["boxes"], move)
+    fields: dict[str, Any] = {**kept(cast(Target, {**target, "boxes": boxes}), box.usable(boxes))}
     for name in MOVERS.keys() & fields.keys():
         fields[name] = MOVERS[name](fields[name], move)
-    return move.grid(image, True), kept(cast(Target, fields), box.usable(fields["boxes"]))
+    return move.photograph(image), cast(Target, fields)
 
 
 def kept(target: Target, keep: Tensor) -> Target:
-    """The target of these objects alone, (N,) bool; what is no tensor belongs to the image and stays."""
+    """The target of these objects alone, (N,) bool; what is neither tensor nor masks belongs to the image and stays."""
     if keep.all():
         return target
-    fields = {name: value[keep] if isinstance(value, Tensor) else value for name, value in target.items()}
+    fields = {name: v[keep] if isinstance(v, Tensor | Silhouettes) else v for name, v in target.items()}
     return cast(Target, fields)
 
 
@@ -105,31 +110,42 @@ def kept(target: Target, keep: Tensor) -> Target:
 
 
 def hflip(image: Tensor, target: Target) -> Sample:
-    """Mirror left to right."""
-    return moved(image, target, Move(size_of(image), lambda grid, _: grid.flip(-1), mirrored=True))
+    """Mirror left to right. Keypoints change sides as `target["mirrored"]` says: a left elbow seems a right one."""
+    height, width = size_of(image)
+    columns = torch.arange(width - 1, -1, -1)
+    image, target = moved(
+        image, target, Move(lambda pixels: pixels.flip(-1), torch.arange(height), columns, mirrored=True)
+    )
+    if "keypoints" in target and "mirrored" in target:
+        target["keypoints"] = target["keypoints"][:, list(target["mirrored"])]
+    return image, target
 
 
 def resize(image: Tensor, target: Target, size: Size) -> Sample:
     """To exactly (height, width): bilinear and antialiased, masks by their nearest pixel."""
     old = size_of(image)
 
-    def grid(pixels: Tensor, photograph: bool) -> Tensor:
-        if size == old:
-            return pixels
-        how = InterpolationMode.BILINEAR if photograph else InterpolationMode.NEAREST_EXACT
-        return F.resize(pixels, list(size), interpolation=how, antialias=photograph)
+    def photograph(pixels: Tensor) -> Tensor:
+        return pixels if size == old else F.resize(pixels, list(size), antialias=True)
 
-    return moved(image, target, Move(size, grid, factor=(size[0] / old[0], size[1] / old[1])))
+    rows, columns = (nearest(before, after) for before, after in zip(old, size, strict=True))
+    return moved(image, target, Move(photograph, rows, columns, factor=(size[0] / old[0], size[1] / old[1])))
+
+
+def nearest(before: int, after: int) -> Tensor:
+    """Which of the pixels before lies under the centre of each pixel after."""
+    return (torch.arange(after) * 2 + 1) * before // (2 * after)
 
 
 def crop(image: Tensor, target: Target, part: Part) -> Sample:
     """This part of the image; boxes cut by its edge are clipped."""
     down, across, height, width = part
 
-    def grid(pixels: Tensor, _: bool) -> Tensor:
+    def photograph(pixels: Tensor) -> Tensor:
         return pixels[..., down : down + height, across : across + width]
 
-    return moved(image, target, Move((height, width), grid, shift=(-down, -across)))
+    rows, columns = torch.arange(down, down + height), torch.arange(across, across + width)
+    return moved(image, target, Move(photograph, rows, columns, shift=(-down, -across)))
 
 
 def paste(image: Tensor, target: Target, corner: Size, size: Size) -> Sample:
@@ -138,14 +154,14 @@ def paste(image: Tensor, target: Target, corner: Size, size: Size) -> Sample:
     if (height, width) == size:
         return image, target
 
-    def grid(pixels: Tensor, photograph: bool) -> Tensor:
-        canvas = pixels.new_zeros((*pixels.shape[:-2], *size))
-        if photograph:
-            canvas += pixels.new_tensor(FILL)[:, None, None]
+    def photograph(pixels: Tensor) -> Tensor:
+        canvas = pixels.new_zeros((3, *size)) + pixels.new_tensor(FILL)[:, None, None]
         canvas[..., down : down + height, across : across + width] = pixels
         return canvas
 
-    return moved(image, target, Move(size, grid, shift=corner))
+    rows, columns = (torch.full((side,), -1) for side in size)
+    rows[down : down + height], columns[across : across + width] = torch.arange(height), torch.arange(width)
+    return moved(image, target, Move(photograph, rows, columns, shift=corner))
 
 
 def through(image: Tensor, target: Target, window: Part, size: Size) -> Sample:
@@ -173,6 +189,9 @@ def size_of(image: Tensor) -> Size:
 
 
 def fitted(size: Size, short: int, long: int) -> Size:
-    """The size with its short side brought to `short`, or its long side to `long` where that is smaller."""
+    """The size with its short side brought to `short`, or its long side to `long` where that is smaller.
+
+    What is left of a pixel is dropped, as torchvision and DETR do.
+    """
     scale = min(short / min(size), long / max(size))
-    return max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
+    return max(1, int(size[0] * scale + ROUNDING)), max(1, int(size[1] * scale + ROUNDING))

@@ -7,7 +7,9 @@
     FOLDER -> an index beside each shard, written on first open -> CocoTable with spots -> CocoDetection
 
 This is the WebDataset convention with COCO's own words: an annotation has id, category_id, bbox as x y w h, area and
-iscrowd. `detect pack` writes such folders; shards of another hand are checked like a COCO file when they are indexed.
+iscrowd, and segmentation and keypoints where the file had them. Masks and keypoints have an index of their own each,
+which nobody opens who does not ask for them. `detect pack` writes such folders; shards of another hand are checked like
+a COCO file when they are indexed.
 """
 
 from __future__ import annotations
@@ -17,13 +19,18 @@ import json
 import logging
 import os
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from detection.data.annotations import CocoTable, Rows, image_columns, read_categories, repeated
+from detection.data.annotations import OF_ANNOTATIONS, CocoTable, Rows, image_columns, read_categories, repeated
+from detection.data.annotations import OF_IMAGES as OF_COCO_IMAGES
+from detection.data.columns import together
+from detection.data.keypoints import insist, read_skeletons, stacked
+from detection.data.outlines import FIELDS, Outlines
+from detection.data.skeleton import Skeleton
 from shared.errors import DataError
 from shared.tar import OpenFile, damaged, index_places, members, sha256_of, split_name, write_first
 
@@ -32,8 +39,8 @@ log = logging.getLogger(__name__)
 VERSION = 1  # of the index
 HEAD = 4096  # bytes at a shard's start, by which a shard written anew at the same size is noticed
 CATEGORIES = "categories.json"
-OF_IMAGES = ("image_ids", "sizes", "file_names", "spots")
-OF_ANNOTATIONS = ("image_of", "boxes", "category_ids", "areas", "crowd")
+OF_IMAGES = (*OF_COCO_IMAGES, "spots")
+KINDS = {"boxes": (*OF_IMAGES, *OF_ANNOTATIONS, "sha256"), "masks": FIELDS, "keypoints": ("keypoints",)}
 
 Columns = dict[str, np.ndarray]
 
@@ -47,8 +54,11 @@ def shards_of(folder: Path) -> list[Path]:
     return sorted(folder.glob("*.tar"))
 
 
-def read_shards(folder: Path) -> CocoTable:
+def read_shards(folder: Path, finds: Sequence[str] | None = ()) -> CocoTable:
     """All shards of a folder as one table; `spots` count shards as `shards_of` lists them.
+
+    Args:
+        finds: "masks", "keypoints": what annotations must have besides boxes; None takes what has an index.
 
     Raises:
         DataError: there are none, one is damaged or odd, or two hold the same image.
@@ -58,8 +68,10 @@ def read_shards(folder: Path) -> CocoTable:
         raise DataError(
             f"{folder} holds no shards with a {CATEGORIES}; make some with `detect pack`, or look at the path"
         )
-    categories, told = _read_categories(folder / CATEGORIES)
-    parts = [open_index(shard, categories) for shard in shards]
+    if finds is None:
+        finds = [kind for kind in ("masks", "keypoints") if all(_index(shard, kind) for shard in shards)]
+    categories, skeletons, told = _read_categories(folder / CATEGORIES)
+    parts = [open_index(shard, categories, finds, skeletons) for shard in shards]
     counts = [len(part["image_ids"]) for part in parts]
     starts = np.cumsum([0, *counts[:-1]])
     for number, (part, start) in enumerate(zip(parts, starts, strict=True)):
@@ -72,11 +84,17 @@ def read_shards(folder: Path) -> CocoTable:
     if not len(columns["boxes"]):
         raise DataError(f"{folder} has no boxes at all; pack annotations of objects ('instances')")
     told.update("".join(str(part["sha256"]) for part in parts).encode())
-    return CocoTable(folder, told.hexdigest(), categories=categories, **columns)
+    more: dict[str, Any] = {"skeletons": skeletons if "keypoints" in finds else {}}
+    if "masks" in finds:
+        more["masks"] = Outlines(*(together([part[name] for part in parts]) for name in FIELDS))
+    if "keypoints" in finds:
+        more["keypoints"] = stacked([part["keypoints"] for part in parts], folder)
+        insist(more["keypoints"], folder)
+    return CocoTable(folder, told.hexdigest(), categories=categories, **columns, **more)
 
 
-def _read_categories(path: Path) -> tuple[dict[int, str], Any]:
-    """{id: name}, and the sha256 begun with them."""
+def _read_categories(path: Path) -> tuple[dict[int, str], dict[int, Skeleton], Any]:
+    """{id: name}, {id: skeleton}, and the sha256 begun with them."""
     try:
         raw = path.read_bytes()
         entries = json.loads(raw)
@@ -84,30 +102,50 @@ def _read_categories(path: Path) -> tuple[dict[int, str], Any]:
             raise ValueError("it is no list")
     except (OSError, ValueError, RecursionError) as error:
         raise DataError(f"{path} cannot be read as a list of categories ({error}); pack the shards again") from None
-    return read_categories(entries, path), hashlib.sha256(raw)
+    return read_categories(entries, path), read_skeletons(entries, path), hashlib.sha256(raw)
 
 
 # -- an index -------------------------------------------------------------------------------------
 
 
-def open_index(shard: Path, categories: dict[int, str]) -> Columns:
-    """What is in a shard: read from the index beside it or in the cache, else by walking the shard.
+def open_index(
+    shard: Path, categories: dict[int, str], finds: Sequence[str] = (), skeletons: dict[int, Skeleton] | None = None
+) -> Columns:
+    """What is in a shard: read from the indices beside it or in the cache, else by walking the shard.
 
     Raises:
         DataError: the shard is damaged or odd, or is not the one its index was made for.
     """
-    places = index_places(shard, ".boxes.npz")
-    place = next((place for place in places if place.is_file()), None)
-    if place is None:
+    found = {kind: _index(shard, kind) for kind in ("boxes", *finds)}
+    columns: Columns = {}
+    if missing := [kind for kind, place in found.items() if place is None]:
         log.info("reading shard %s for its index", shard)
-        columns = build_index(shard, categories)
-        write_first(places, lambda aside: _save(aside, columns))
-        return columns
+        columns = build_index(shard, categories, finds, skeletons)
+        for kind in missing:
+            mine = {name: columns[name] for name in (*KINDS[kind], "version", "bytes", "head")}
+            write_first(index_places(shard, f".{kind}.npz"), lambda aside, mine=mine: _save(aside, mine))
+    for kind, place in found.items():
+        if place is not None:
+            columns |= _read_index(shard, place, KINDS[kind])
+    unlisted = set(np.unique(columns["category_ids"]).tolist()) - categories.keys()
+    if unlisted:
+        place = found["boxes"]
+        raise DataError(
+            f"shard {shard} has category {min(unlisted)}, which {CATEGORIES} does not list; "
+            f"if the shard is right, delete {place} to have it indexed anew"
+        )
+    return columns
+
+
+def _index(shard: Path, kind: str) -> Path | None:
+    """Where its index lies, None if it has none yet."""
+    return next((place for place in index_places(shard, f".{kind}.npz") if place.is_file()), None)
+
+
+def _read_index(shard: Path, place: Path, names: Sequence[str]) -> Columns:
     try:
         with np.load(place, allow_pickle=False) as stored:
-            columns = {
-                name: stored[name] for name in (*OF_IMAGES, *OF_ANNOTATIONS, "version", "bytes", "head", "sha256")
-            }
+            columns = {name: stored[name] for name in (*names, "version", "bytes", "head")}
         if columns["version"] != VERSION:
             raise ValueError("another version")
     except (ValueError, KeyError, OSError, EOFError, zipfile.BadZipFile) as error:
@@ -117,9 +155,6 @@ def open_index(shard: Path, categories: dict[int, str]) -> Columns:
         raise damaged(shard, shard.stat().st_size, f"it ends there, its index says {columns['bytes']}; {anew}")
     if columns["head"] != sha256_of(shard, HEAD):
         raise DataError(f"shard {shard} is another one than its index was made for; {anew}")
-    unlisted = set(np.unique(columns["category_ids"]).tolist()) - categories.keys()
-    if unlisted:
-        raise DataError(f"shard {shard} has category {min(unlisted)}, which {CATEGORIES} does not list; {anew}")
     return columns
 
 
@@ -128,9 +163,11 @@ def _save(place: Path, columns: Columns) -> None:
         np.savez(file, **columns)  # pyright: ignore[reportArgumentType]
 
 
-def build_index(shard: Path, categories: dict[int, str]) -> Columns:
+def build_index(
+    shard: Path, categories: dict[int, str], finds: Sequence[str] = (), skeletons: dict[int, Skeleton] | None = None
+) -> Columns:
     """Walk a shard from its first byte to its last, and check what it says as if it were a COCO file."""
-    images, spots, rows = [], [], Rows(shard)
+    images, spots, rows = [], [], Rows(shard, finds)
     for key, told, offset, size in _samples(shard):
         image_id, annotations = told.get("image_id"), told.get("annotations")
         if not isinstance(annotations, list) or not all(isinstance(entry, dict) for entry in annotations):
@@ -142,8 +179,8 @@ def build_index(shard: Path, categories: dict[int, str]) -> Columns:
     if not images:
         raise DataError(f"shard {shard} holds no image; take it away")
     image_ids, sizes, file_names = image_columns(images, shard)
-    columns = rows.columns(categories, image_ids)
-    del columns["categories"]
+    columns = rows.columns(categories, image_ids, sizes, skeletons or {})
+    masks, keypoints = columns["masks"], columns["keypoints"]
     about = {
         "version": VERSION,
         "bytes": shard.stat().st_size,
@@ -153,7 +190,9 @@ def build_index(shard: Path, categories: dict[int, str]) -> Columns:
     return {
         **{name: np.array(value) for name, value in about.items()},
         **{"image_ids": image_ids, "sizes": sizes, "file_names": file_names, "spots": np.array(spots, np.int64)},
-        **columns,
+        **{name: columns[name] for name in OF_ANNOTATIONS},
+        **({} if masks is None else {name: getattr(masks, name) for name in FIELDS}),
+        **({} if keypoints is None else {"keypoints": keypoints}),
     }
 
 

@@ -2,14 +2,43 @@
 
     category of a COCO file, or a YAML, or a number -> Skeleton: names, edges, mirrored order, sigmas
 
-It travels in the weights' card beside the classes, so that results and pictures need no other file.
+    keypoints: [nose, left_eye, right_eye]     names, or how many there are
+    skeleton: [[1, 2], [nose, right_eye]]      pairs, by name or counted from 1 as COCO counts
+    flip_pairs: [[left_eye, right_eye]]        left out: told from the names
+    sigmas: 0.05                               one number, or one each; left out: COCO's for its person, else 0.1
+
+These words are a COCO category's, with two of our own; a YAML file holds the same. The skeleton travels in the weights'
+card beside the classes, so that results and pictures need no other file.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Any
+
+import yaml
+
+from shared.errors import DataError
+
+PERSON = {  # COCO's person: how far its labellers differ, as pycocotools has it
+    "nose": 0.026,
+    **dict.fromkeys(("left_eye", "right_eye"), 0.025),
+    **dict.fromkeys(("left_ear", "right_ear"), 0.035),
+    **dict.fromkeys(("left_shoulder", "right_shoulder"), 0.079),
+    **dict.fromkeys(("left_elbow", "right_elbow"), 0.072),
+    **dict.fromkeys(("left_wrist", "right_wrist"), 0.062),
+    **dict.fromkeys(("left_hip", "right_hip"), 0.107),
+    **dict.fromkeys(("left_knee", "right_knee"), 0.087),
+    **dict.fromkeys(("left_ankle", "right_ankle"), 0.089),
+}
+USUAL_SIGMA = 0.1
+SIDE_WORD = re.compile(r"left|right", re.IGNORECASE)
+SIDE_LETTER = re.compile(r"(?<![A-Za-z])[LlRr](?![A-Za-z])|(?<![A-Za-z])[LR](?=[A-Z][a-z])|(?<=[a-z])[LR](?![A-Za-z])")
+OTHER = {"left": "right", "right": "left", "l": "r", "r": "l"}
 
 
 @dataclass(frozen=True)
@@ -21,6 +50,8 @@ class Skeleton:
         edges: pairs of keypoints, counted from 0, that pictures join with a line.
         mirrored: which keypoint of the photograph each one is in its mirror image: left elbow for right elbow.
         sigmas: how far labellers differ, in sides of the object, keypoint by keypoint: what pycocotools calls the same.
+            COCO's are printed tenfold in places, 0.26 for the nose, and pycocotools divides them by 10: 0.026 is meant.
+            Where nobody knows, 0.1 stands in: close to COCO's hip, the least exact of its person.
     """
 
     names: tuple[str, ...]
@@ -30,6 +61,16 @@ class Skeleton:
 
     def __len__(self) -> int:
         return len(self.names)
+
+    @property
+    def is_person(self) -> bool:
+        """Are these the 17 keypoints of COCO's person?"""
+        return set(self.names) == set(PERSON)
+
+    @property
+    def named(self) -> bool:
+        """Does anybody know what they are, or which are each other's mirror image?"""
+        return self.names != _names(len(self), "") or self.mirrored != tuple(range(len(self)))
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -42,3 +83,156 @@ class Skeleton:
             tuple(int(i) for i in saved["mirrored"]),
             tuple(float(s) for s in saved["sigmas"]),
         )
+
+    @classmethod
+    def numbered(cls, count: int) -> Skeleton:
+        """So many keypoints of which nothing is known: each is its own mirror image."""
+        return cls.from_words({"keypoints": count}, "a skeleton")
+
+    @classmethod
+    def from_words(cls, told: Mapping[str, Any], where: str) -> Skeleton:
+        """The words of a COCO category, or of a YAML file, in the table of this page.
+
+        Args:
+            where: what a person would look for: a file, and in it a category.
+
+        Raises:
+            DataError: they do not fit one another.
+        """
+        names = _names(told.get("keypoints"), where)
+        bare = cls(names, (), tuple(range(len(names))), usual_sigmas(names))
+        edges = bare._pairs(told.get("skeleton") or [], f"{where}: skeleton")
+        if told.get("flip_pairs") is None:
+            mirrored = mirrored_by_name(names)
+        else:
+            mirrored = _exchanged(len(names), bare._pairs(told["flip_pairs"], f"{where}: flip_pairs"), where)
+        skeleton = replace(bare, edges=edges, mirrored=mirrored)
+        sigmas = told.get("sigmas")
+        return skeleton if sigmas is None else skeleton.with_sigmas(sigmas, f"{where}: sigmas")
+
+    @classmethod
+    def from_yaml(cls, path: Path) -> Skeleton:
+        """A file of the words above."""
+        told = _read_yaml(path)
+        if not isinstance(told, dict):
+            raise DataError(f"{path} holds no skeleton; write 'keypoints:' and a list of names, or their number")
+        return cls.from_words(told, str(path))
+
+    def to_words(self) -> dict[str, Any]:
+        """The words of a COCO category; our own two only where names do not say the same."""
+        words: dict[str, Any] = {"keypoints": list(self.names), "skeleton": [[a + 1, b + 1] for a, b in self.edges]}
+        if self.mirrored != mirrored_by_name(self.names):
+            words["flip_pairs"] = [[a + 1, b + 1] for a, b in enumerate(self.mirrored) if a < b]
+        if self.sigmas != usual_sigmas(self.names):
+            words["sigmas"] = list(self.sigmas)
+        return words
+
+    def with_sigmas(self, told: float | str | Path | Sequence[Any] | Mapping[str, Any], where: str = "") -> Skeleton:
+        """The same keypoints, expected to be as exact as told, in pycocotools' unit: 0.026 for a nose.
+
+        Args:
+            told: one number for all, one for each, numbers by name, or a file of any of these as JSON, YAML or lines.
+            where: what a refusal names; the file, or the flag.
+
+        Raises:
+            DataError: there are more or fewer than keypoints, or one is no positive number.
+        """
+        if isinstance(told, Sequence) and not isinstance(told, str) and len(told) == 1 and len(self) != 1:
+            return self.with_sigmas(told[0], where)
+        if isinstance(told, str | Path) and _number(told) is None:
+            return self.with_sigmas(_listed(Path(told)), f"{told}")
+        where = where or "--oks-sigmas"
+        if isinstance(told, Mapping):
+            if missing := [name for name in self.names if name not in told]:
+                raise DataError(f"{where} says nothing of {', '.join(missing[:5])}; give each keypoint its number")
+            told = [told[name] for name in self.names]
+        several = list(told) if isinstance(told, Sequence) and not isinstance(told, str) else [told] * len(self)
+        if len(several) != len(self):
+            raise DataError(
+                f"{where} gives {len(several)} sigmas for {len(self)} keypoints; give one number, or one for each"
+            )
+        sigmas = tuple(_number(value) or 0.0 for value in several)
+        if wrong := [value for value, sigma in zip(several, sigmas, strict=True) if not 0 < sigma < math.inf]:
+            raise DataError(f"{where} has {str(wrong[0])[:40]!r} where a number above 0 belongs; 0.1 is a usual one")
+        if self.is_person and all(abs(s - 10 * PERSON[n]) < 1e-6 for n, s in zip(self.names, sigmas, strict=True)):
+            raise DataError(
+                f"{where} are ten times those of pycocotools, which divides them by 10; give 0.026 for 0.26"
+            )
+        return replace(self, sigmas=sigmas)
+
+    def _pairs(self, told: Any, where: str) -> tuple[tuple[int, int], ...]:
+        """Pairs of names, or of numbers from 1 -> pairs of numbers from 0."""
+        known = {name: number for number, name in enumerate(self.names)} | {
+            number + 1: number for number in range(len(self))
+        }
+        try:
+            return tuple((known[a], known[b]) for a, b in told)
+        except (KeyError, TypeError, ValueError):
+            raise DataError(
+                f"{where} holds {str(told)[:60]}, which are not pairs of the {len(self)} keypoints, by name or from 1; "
+                "correct or remove them"
+            ) from None
+
+
+def usual_sigmas(names: Sequence[str]) -> tuple[float, ...]:
+    """COCO's for the keypoints of its person, else 0.1."""
+    known = PERSON if set(names) == set(PERSON) else {}
+    return tuple(known.get(name, USUAL_SIGMA) for name in names)
+
+
+def mirrored_by_name(names: Sequence[str]) -> tuple[int, ...]:
+    """(K,) the keypoint of the other side: left_eye and right_eye, L_Eye and R_Eye, eye_l and eye_r, leftEye, eyeL."""
+    plain = [name.casefold() for name in names]
+    return tuple(
+        plain.index(other) if (other := other_side(name).casefold()) in plain else number
+        for number, name in enumerate(names)
+    )
+
+
+def other_side(name: str) -> str:
+    """'left_eye' -> 'right_eye'; a name without a side is its own."""
+    pattern = SIDE_WORD if SIDE_WORD.search(name) else SIDE_LETTER
+    return pattern.sub(lambda side: OTHER[side[0].lower()], name)
+
+
+def _exchanged(count: int, pairs: Sequence[tuple[int, int]], where: str) -> tuple[int, ...]:
+    order = list(range(count))
+    for a, b in pairs:
+        if order[a] != a or order[b] != b:
+            raise DataError(f"{where}: flip_pairs name a keypoint twice; let each have one partner at most")
+        order[a], order[b] = b, a
+    return tuple(order)
+
+
+def _names(told: Any, where: str) -> tuple[str, ...]:
+    if type(told) is int and 0 < told < 10_000:
+        return tuple(str(number) for number in range(1, told + 1))
+    if not isinstance(told, list) or not told or not all(isinstance(name, str) and name for name in told):
+        raise DataError(f"{where} has no list of names under 'keypoints'; write them, or how many there are")
+    if len(set(told)) < len(told):
+        raise DataError(f"{where} gives two keypoints one name; give each its own")
+    return tuple(told)
+
+
+def _number(told: Any) -> float | None:
+    if isinstance(told, bool):
+        return None
+    try:
+        return float(told)
+    except (TypeError, ValueError):
+        return None
+
+
+def _listed(path: Path) -> Any:
+    """What a file of sigmas holds: JSON, YAML, or numbers on lines of their own or beside one another."""
+    told = _read_yaml(path)
+    return re.split(r"[\s,;]+", told.strip()) if isinstance(told, str) else told
+
+
+def _read_yaml(path: Path) -> Any:
+    """JSON is YAML as well."""
+    try:
+        return yaml.safe_load(Path(path).read_text("utf-8-sig"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        reason = " ".join(str(error).split())[:120]
+        raise DataError(f"cannot read {path} ({reason}); give a YAML or JSON file") from None

@@ -27,6 +27,7 @@ from detection.pack import pack
 from detection.types import Detections
 from shared.errors import BadSample, DataError, Stopped, UsageError
 from shared.feed import Feed
+from tests.detection.data.of_people import people, people_file
 
 REAL = Path(os.environ.get("CHORDATE_REAL_DATA", "no-such-folder"))
 IMAGES = 11
@@ -155,6 +156,89 @@ def test_real_photographs_come_back_the_same(tmp_path: Path) -> None:
         assert folder.ground_truth() == packed.ground_truth() and folder.notes == packed.notes
         for index in range(0, len(folder), 7):
             assert torch.equal(folder.load(index, rng())[0], packed.load(index, rng())[0])
+
+
+FINDS = (("masks",), ("keypoints",), ("masks", "keypoints"), ())
+
+
+@pytest.mark.parametrize("finds", FINDS)
+def test_masks_and_keypoints_come_back_the_same_in_training_and_in_evaluation(tmp_path: Path, finds: tuple) -> None:
+    content = people_file()
+    content["annotations"][0]["keypoints"] = [10.1, 1 / 3, 2, 6, 10, 1, 14, 10, 2]
+    content["annotations"] += [
+        {**content["annotations"][0], "id": 300, "bbox": [5, 5, 9, 9], "segmentation": [[5, 5, 14 / 3, 5, 14, 14.25]]},
+        {**content["annotations"][0], "id": 301, "bbox": [5, 5, 8, 9], "segmentation": [[90, 90, 95, 95, 95, 90]]},
+    ]
+    content["images"].append({"id": 9, "file_name": "empty.png", "width": 20, "height": 20})
+    place = people(tmp_path / "coco", content)
+    pack(*place, tmp_path / "shards", shard_size=1)
+    options: dict[str, Any] = {"finds": finds, "augment": build_augment("lsj", size=(64, 64)), "min_keypoints": None}
+    options["copy_paste"] = finds == ("masks",)
+    folder, packed = CocoDetection(*place, **options), CocoDetection(tmp_path / "shards", None, **options)
+    assert folder.ground_truth() == packed.ground_truth() and folder.notes == packed.notes
+    assert folder.skeleton == packed.skeleton and folder.image_ids == packed.image_ids and folder.finds == finds
+    for index in range(len(folder)):
+        for key in range(5):
+            ours, theirs = (data.load(index, np.random.default_rng(key)) for data in (folder, packed))
+            assert torch.equal(ours[0], theirs[0]) and ours[1].keys() == theirs[1].keys() >= set(finds)
+            assert all(same(value, theirs[1][name]) for name, value in ours[1].items())  # pyright: ignore
+
+
+def test_indices_of_masks_and_keypoints_are_opened_only_when_asked_for(tmp_path: Path) -> None:
+    pack(*people(tmp_path / "coco"), tmp_path / "shards")
+    assert {file.name for file in (tmp_path / "shards").glob("*.npz")} == {
+        f"000000.{kind}.npz" for kind in ("boxes", "masks", "keypoints")
+    }
+    (tmp_path / "shards/000000.masks.npz").write_bytes(b"PK nonsense")
+    assert len(CocoDetection(tmp_path / "shards", None, finds=("keypoints",))) == 2
+    with pytest.raises(DataError, match=r"000000\.masks\.npz is no usable shard index"):
+        CocoDetection(tmp_path / "shards", None, finds=("masks",))
+    (tmp_path / "shards/000000.masks.npz").unlink()
+    there = read_shards(tmp_path / "shards", None)
+    assert there.masks is None and there.keypoints is not None
+    assert CocoDetection(tmp_path / "shards", None, finds=("masks",)).table.masks is not None
+    assert (tmp_path / "shards/000000.masks.npz").is_file()
+
+
+def test_shards_of_boxes_alone_say_so_when_more_is_asked_for(shards: Path) -> None:
+    with pytest.raises(DataError, match=r"000000\.tar: annotation 1 has no segmentation, which a network"):
+        CocoDetection(shards, None, finds=("masks",))
+    with pytest.raises(DataError, match="has no keypoints; give annotations"):
+        CocoDetection(shards, None, finds=("keypoints",))
+
+
+def test_a_mask_that_an_annotation_lacks_does_not_keep_the_others_from_being_packed(tmp_path: Path) -> None:
+    content = people_file()
+    content["annotations"][1]["segmentation"] = []
+    pack(*people(tmp_path / "coco", content), tmp_path / "shards")
+    assert len(CocoDetection(tmp_path / "shards", None, finds=("keypoints",))) == 2
+    with pytest.raises(DataError, match="has no segmentation"):
+        CocoDetection(tmp_path / "shards", None, finds=("masks",))
+
+
+def test_sigmas_and_sides_of_a_skeleton_are_packed(tmp_path: Path) -> None:
+    content = people_file()
+    content["categories"][0].update(keypoints=["a", "b", "c"], flip_pairs=[[2, 3]], sigmas=[0.2, 0.3, 0.4])
+    content["categories"].append({"id": 2, "name": "dog"})
+    place = people(tmp_path / "coco", content)
+    pack(*place, tmp_path / "shards")
+    folder, packed = (
+        CocoDetection(*place, finds=("keypoints",)),
+        CocoDetection(tmp_path / "shards", None, finds=("keypoints",)),
+    )
+    assert packed.skeleton == folder.skeleton and getattr(packed.skeleton, "mirrored", None) == (0, 2, 1)
+    assert packed.table.skeletons.keys() == {1} and packed.classes == folder.classes
+
+
+@pytest.mark.skipif(not REAL.is_dir(), reason="CHORDATE_REAL_DATA names no folder")
+def test_real_people_come_back_with_masks_and_keypoints(tmp_path: Path) -> None:
+    place, finds = coco_layout(REAL / "coco-keypoints", "train", "coco_kp"), ("masks", "keypoints")
+    pack(*place, tmp_path / "people", shard_size=30)
+    folder, packed = CocoDetection(*place, finds=finds), CocoDetection(tmp_path / "people", None, finds=finds)
+    assert folder.ground_truth() == packed.ground_truth() and folder.skeleton == packed.skeleton
+    for index in range(0, len(folder), 9):
+        ours, theirs = folder.load(index, rng())[1], packed.load(index, rng())[1]
+        assert ours.keys() == theirs.keys() and all(same(value, theirs[name]) for name, value in ours.items())  # pyright: ignore
 
 
 # -- as files -------------------------------------------------------------------------------------

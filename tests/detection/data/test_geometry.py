@@ -112,6 +112,18 @@ def test_keypoints_that_leave_the_image_are_no_longer_labelled() -> None:
     assert moved["keypoints"].tolist() == [[[0, 0, 0], [15, 15, 1], [0, 0, 0]]]  # pyright: ignore
 
 
+def test_a_mirror_image_swaps_the_sides_that_the_target_names() -> None:
+    image, target = scene((40, 50), 0, count=1)
+    target["boxes"] = torch.tensor([[4.0, 4, 40, 30]])
+    target["keypoints"] = torch.tensor([[[5.0, 5, 2], [25, 6, 1], [0, 0, 0]]])
+    target["mirrored"] = (1, 0, 2)
+    _, moved = G.hflip(image, target)
+    assert moved["keypoints"].tolist() == [[[25, 6, 1], [45, 5, 2], [0, 0, 0]]]  # pyright: ignore
+    assert moved["mirrored"] == (1, 0, 2)  # pyright: ignore
+    del target["mirrored"]
+    assert G.hflip(image, target)[1]["keypoints"].tolist() == [[[45, 5, 2], [25, 6, 1], [0, 0, 0]]]  # pyright: ignore
+
+
 def test_a_mask_of_booleans_stays_one() -> None:
     image, target = scene((40, 40), 0, count=2)
     target["masks"] = target["masks"].bool()  # pyright: ignore
@@ -162,3 +174,12 @@ def test_a_fitted_size_reaches_one_limit_and_exceeds_none(height: int, width: in
     fitted = G.fitted((height, width), 480, 640)
     assert min(fitted) <= 480 and max(fitted) <= 640 and min(fitted) >= 1
     assert min(fitted) == 480 or max(fitted) == 640
+
+
+def test_a_fitted_size_is_torchvisions() -> None:
+    from torchvision.models.detection.transform import GeneralizedRCNNTransform
+
+    resize = GeneralizedRCNNTransform(800, 1333, [0.0] * 3, [1.0] * 3).eval().resize
+    for height, width in ((480, 640), (427, 640), (640, 425), (333, 500), (100, 901)):
+        theirs = resize(torch.zeros(3, height, width), None)[0].shape[-2:]
+        assert G.fitted((height, width), 800, 1333) == tuple(theirs)

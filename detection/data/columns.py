@@ -1,0 +1,50 @@
+"""Columns of numbers that COCO files are kept in: ragged, and in as few bytes as lose nothing."""
+
+from __future__ import annotations
+
+from array import array
+
+import numpy as np
+
+BLOCK = 1 << 16  # stretches that are looked up in one go
+
+
+def ends(lengths: np.ndarray) -> np.ndarray:
+    """(N,) -> (N + 1,) int64: where each begins, and the last ends."""
+    return np.append(0, np.cumsum(lengths, dtype=np.int64))
+
+
+def compact(values: np.ndarray) -> np.ndarray:
+    """float64 -> float32 where every number has three decimals at most and so comes back from `exact`, else float64."""
+    for start in range(0, len(values), 1 << 20):
+        part = values[start : start + (1 << 20)]
+        if not np.array_equal(np.round(part.astype(np.float32).astype(np.float64), 3), part):
+            return values.copy()
+    return values.astype(np.float32)
+
+
+def exact(values: np.ndarray) -> np.ndarray:
+    """The float64 that `compact` was given."""
+    return np.round(values.astype(np.float64), 3) if values.dtype == np.float32 else values
+
+
+def stretches(values: np.ndarray, starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+    """Parts of an array, one after another; by blocks, so that the places take little memory."""
+    found = np.empty(int(lengths.sum(dtype=np.int64)), values.dtype)
+    done = 0
+    for at in range(0, len(starts), BLOCK):
+        begin, size = starts[at : at + BLOCK], lengths[at : at + BLOCK].astype(np.int64)
+        places = np.repeat(begin - ends(size)[:-1], size) + np.arange(int(size.sum()))
+        found[done : done + len(places)] = values[places]
+        done += len(places)
+    return found
+
+
+def together(parts: list[np.ndarray]) -> np.ndarray:
+    """Columns of one kind, some of which may be compact."""
+    return np.concatenate(parts if len({part.dtype for part in parts}) == 1 else [exact(part) for part in parts])
+
+
+def floats(values: array) -> np.ndarray:
+    """An array("d") as float64, without a copy."""
+    return np.frombuffer(values) if len(values) else np.zeros(0)

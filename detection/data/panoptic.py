@@ -1,0 +1,155 @@
+"""Photographs in which every pixel is of one thing, one kind of stuff, or nobody's: COCO's panoptic format.
+
+    panoptic.json: segments of each image, and which categories are things --+
+    panoptic/*.png: whose each pixel is -------------------------------------+-> PanopticDetection.load(index)
+    photographs -------------------------------------------------------------+   uint8 (3, H, W), boxes, labels, masks
+
+A segment is a target like any object, its box the extent of its mask; crowd segments are none. The map of ids is moved
+with its photograph as a table of rows and columns, so that masks become pixels once, when the augmentation is done.
+
+Kirillov, He, Girshick, Rother, Dollar, "Panoptic Segmentation", 2019.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import torch
+from scipy.ndimage import find_objects
+from torch import Tensor
+
+from detection.data.annotations import CocoTable
+from detection.data.augment import Augment
+from detection.data.classes import ClassMap
+from detection.data.coco import CocoDetection, CocoTarget
+from detection.data.masks import Silhouettes
+from detection.data.segments import IDS, NOBODY, Segment, check_ids, check_pngs, read_ids, read_panoptic
+from shared.errors import DataError
+
+
+class PanopticDetection(CocoDetection):
+    """Photographs with a mask for each thing and each kind of stuff, by position.
+
+    Args:
+        images: the folder that the file names start from.
+        annotations: the panoptic JSON.
+        classes: label space to use, matched by name; None takes the file's own categories.
+        augment: called with (uint8 (3, H, W), target, rng) after decoding.
+        pngs: the folder of the PNGs; None for the one beside the annotations, of their name.
+        categories: JSON list of the categories with `isthing`, where the annotations do not say; None looks for COCO's
+            beside them.
+        finds: "masks", if targets are to hold them.
+        told: as for CocoDetection.
+    """
+
+    def __init__(
+        self,
+        images: Path,
+        annotations: Path,
+        classes: ClassMap | None = None,
+        augment: Augment | None = None,
+        *,
+        pngs: Path | None = None,
+        categories: Path | None = None,
+        finds: Sequence[str] = (),
+        **told: Any,
+    ) -> None:
+        annotations = Path(annotations)
+        self.book = read_panoptic(annotations, categories)
+        self.pngs = annotations.with_suffix("") if pngs is None else Path(pngs)
+        check_pngs(self.book, self.pngs)
+        super().__init__(images, annotations, classes, augment, **told)
+        self.finds = tuple(finds)
+
+    def table_of(self, annotations: Path | None) -> CocoTable:
+        return self.book.table
+
+    @property
+    def isthing(self) -> list[bool]:
+        """By label. What the file has no category of is taken for a thing."""
+        if self.classes.everything:
+            return [True]
+        return [self.book.things.get(category, True) for category in self.classes.source_ids]
+
+    def _target(self, index: int) -> CocoTarget:
+        target = super()._target(index)
+        rows = np.arange(self.first[index], self.first[index + 1])
+        ids, segments = self.truth(index)
+        tiles = Tiles.of(ids, [segments[i].id for i in np.flatnonzero(self.is_target[rows])])
+        target["boxes"] = tiles.boxes()
+        if "masks" in self.finds:
+            target["masks"] = cast(Tensor, tiles)
+        return target
+
+    def truth(self, index: int) -> tuple[np.ndarray, tuple[Segment, ...]]:
+        """(H, W) int32: whose each pixel is; and who there is.
+
+        Raises:
+            DataError: the PNG is damaged, of another size than its image, or has other ids than the JSON.
+        """
+        image_id = int(self.table.image_ids[index])
+        path, segments = self.pngs / self.book.pngs[image_id], self.book.segments[image_id]
+        ids = read_ids(path, self.height_width(index))
+        check_ids(ids, segments, path, self.table.path)
+        return ids, segments
+
+    def ground_truth(self) -> dict[str, Any]:
+        """The things, as the official evaluation of boxes reads them: a box around stuff says little."""
+        truth = super().ground_truth()
+        things = {category for category, thing in zip(self.classes.source_ids, self.isthing, strict=True) if thing}
+        return {**truth, "annotations": [a for a in truth["annotations"] if a["category_id"] in things]}
+
+
+@dataclass(frozen=True)
+class Tiles(Silhouettes):
+    """Masks of one photograph that no two of share a pixel, so that one map holds all of them."""
+
+    map: np.ndarray  # (H, W): id of the segment that each pixel of the stored photograph is of
+
+    @classmethod
+    def of(cls, ids: np.ndarray, numbers: Sequence[int]) -> Tiles:
+        height, width = ids.shape
+        whole = torch.arange(height), torch.arange(width)
+        return cls(cast(Any, None), np.array(numbers, np.int64), (height, width), *whole, ids)
+
+    def pixels(self) -> Tensor:
+        rows, columns = self.rows.numpy(), self.columns.numpy()
+        seen = self.map.take(rows.clip(0), axis=0).take(columns.clip(0), axis=1)
+        seen = np.where((rows >= 0)[:, None] & (columns >= 0), seen, NOBODY)
+        return torch.from_numpy(seen == self.numbers[:, None, None]).to(torch.uint8)
+
+    def boxes(self) -> Tensor:
+        """(N, 4) float32: the extent of each mask in the stored photograph."""
+        order = np.argsort(self.numbers)
+        known = np.append(self.numbers[order], IDS)
+        place = np.searchsorted(known, self.map)
+        found = find_objects(np.where(known[place] == self.map, place + 1, 0), max_label=len(order))
+        boxes = torch.zeros(len(order), 4)
+        for number, (rows, columns) in zip(order.tolist(), found, strict=True):
+            boxes[number] = torch.tensor([columns.start, rows.start, columns.stop, rows.stop])
+        return boxes
+
+
+def panoptic_layout(root: Path, split: str) -> tuple[Path, Path]:
+    """Where a folder keeps a split ('train' or 'val'): its photographs and its panoptic JSON, PNGs beside that.
+
+        ROOT/val2017, or val    ROOT/annotations/panoptic_val2017.json    ROOT/annotations/panoptic_val2017/*.png
+        ROOT/input_images       ROOT/panoptic_examples.json               ROOT/panoptic_examples/*.png, as the format's
+                                                                          own sample, whatever the split
+
+    Raises:
+        DataError: it is neither.
+    """
+    root = Path(root)
+    layouts = [(root / name, root / "annotations" / f"panoptic_{name}.json") for name in (f"{split}2017", split)]
+    for images, told in (*layouts, (root / "input_images", root / "panoptic_examples.json")):
+        if images.is_dir() and told.is_file():
+            return images, told
+    raise DataError(
+        f"{root} is no COCO panoptic folder: it has neither {split}2017/ with annotations/panoptic_{split}2017.json "
+        f"nor {split}/ with annotations/panoptic_{split}.json; give the images and the JSON by their own flags"
+    )

@@ -1,0 +1,58 @@
+"""COCO's run-length encoding: the lengths of runs of nothing and of object, in turn, down one column after another.
+
+    [5, 3, 92] -> differences -> characters of five bits -> "53R2"
+
+pycocotools encodes and rasterises; here is what it does not do: look at many codes at once, and at odd ones unharmed.
+"""
+
+from __future__ import annotations
+
+from array import array
+from typing import Any
+
+import numpy as np
+import pycocotools.mask
+
+coco_mask: Any = pycocotools.mask  # whose annotations know one way of calling each function
+
+
+def run_lengths(codes: np.ndarray, code_ends: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """COCO's compressed RLE, all strings at once: lengths of runs (N,), and where each string's end (M + 1,).
+
+    A character holds 5 bits, the lowest first, and whether more follow; from the fourth number on, what is written is
+    the difference to the last but one. A string that is cut off, or holds what no run is, gets the run length -1.
+    """
+    bits = codes.astype(np.int64) - 48
+    last = (bits & 32) == 0
+    cut = code_ends[1:] - 1
+    open_ended = ~last[cut]
+    last[cut] = True
+    stops = np.flatnonzero(last)
+    starts = np.append(0, stops[:-1] + 1)
+    place = np.arange(len(bits)) - np.repeat(starts, stops - starts + 1)
+    broken = open_ended | np.logical_or.reduceat((bits < 0) | (bits > 63) | (place > 6), code_ends[:-1])
+    values = np.add.reduceat((bits & 31) << np.minimum(5 * place, 55), starts)
+    negative = (bits[stops] & 16) != 0
+    values -= negative.astype(np.int64) << np.minimum(5 * (place[stops] + 1), 60)
+    first = np.append(np.searchsorted(starts, code_ends[:-1]), len(starts))
+    order = np.arange(len(values)) - np.repeat(first[:-1], np.diff(first))
+    counts = np.where(order == 0, values, 0)
+    for mine in ((order % 2 == 1), (order % 2 == 0) & (order > 0)):
+        summed = np.cumsum(np.where(mine, values, 0))
+        before = np.append(0, summed)[first[:-1]]
+        counts += np.where(mine, summed - np.repeat(before, np.diff(first)), 0)
+    counts[first[1:][broken] - 1] = -1
+    return counts, first
+
+
+def columns_of(counts: np.ndarray, height: int, first: int, stop: int) -> np.ndarray:
+    """Lengths of runs -> (stop - first, height) uint8: these columns of the mask, one after another."""
+    edges = np.cumsum(counts).clip(first * height, stop * height)
+    lengths = np.diff(edges, prepend=first * height)
+    return np.repeat((np.arange(len(counts)) & 1).astype(np.uint8), lengths).reshape(-1, height)
+
+
+def compressed(counts: Any, size: tuple[int, int]) -> bytes:
+    """Run lengths as a list of integers -> COCO's compressed RLE."""
+    array("I", counts)  # whole numbers from 0, or pycocotools ends the process
+    return coco_mask.frPyObjects([{"counts": list(counts), "size": list(size)}], *size)[0]["counts"]
