@@ -1,9 +1,10 @@
-"""Detections as pictures: what was found in the colour of its class, what is true in white dashes.
+"""Detections as pictures: what was found in the colour of its class, what is true in white.
 
     image, detections, truth -> draw_detections -> a picture for a person
     pictures                 -> sheet           -> one picture
 
-A true box that no shown detection agrees with is named, so misses and confusions can be read off.
+True boxes are dashed, true masks outlined, true skeletons white; how masks and skeletons are drawn is on the page
+`shapes`. A true box that no shown detection agrees with is named, so misses and confusions can be read off.
 Small images are enlarged until their labels can be read. Text is in Pillow's own font: nothing is looked for on disk.
 """
 
@@ -12,16 +13,22 @@ from __future__ import annotations
 import colorsys
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from PIL import Image, ImageDraw, ImageFont
+
+from detection.shapes import Points, draw_mask, draw_skeleton, read_patches, read_points
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from detection.data.skeleton import Skeleton
+    from detection.eval.paste import Patch
     from detection.types import Detections, Target
 
+COVER = 0.4  # of a mask's photograph is its colour
 SMALLEST_SIDE = 640  # the long side of a picture is at least this
+FIELDS = ("boxes", "labels", "scores", "masks", "keypoints")
 WHITE, BLACK = (255, 255, 255), (0, 0, 0)
 
 Colour = tuple[int, int, int]
@@ -29,11 +36,13 @@ Box = tuple[float, float, float, float]  # x0 y0 x1 y1, in pixels of the picture
 
 
 class Labelled(NamedTuple):
-    """One box on the picture."""
+    """One object on the picture."""
 
     box: Box
     label: int
     score: float
+    mask: Patch | None = None
+    points: Points | None = None
 
 
 def draw_detections(
@@ -43,29 +52,27 @@ def draw_detections(
     *,
     truth: Target | None = None,
     min_score: float = 0.3,
+    skeleton: Skeleton | None = None,
 ) -> Image.Image:
     """uint8 (3, H, W) and what was found in it -> a picture of at least 640 pixels on its long side.
 
     Args:
         names: class names by label; a label beyond them is shown as its number.
-        truth: true boxes, in the same pixels.
+        truth: true objects, in the same pixels.
         min_score: detections below are not shown.
+        skeleton: which keypoints lines join.
     """
     picture = Image.fromarray(image.permute(1, 2, 0).cpu().numpy())
     scale = max(1.0, SMALLEST_SIDE / max(picture.size))
     if scale > 1:
         size = (round(picture.width * scale), round(picture.height * scale))
         picture = picture.resize(size, Image.Resampling.BICUBIC)
-    found = [each for each in read_boxes(detections, scale, picture.size) if each.score >= min_score]
-    true = [] if truth is None else read_boxes(truth, scale, picture.size)
+    found = read_objects(detections, scale, picture.size, min_score)
+    true = [] if truth is None else read_objects(truth, scale, picture.size)
+    width = max(2, round(max(picture.size) / 400))
+    draw_shapes(picture, found, true, () if skeleton is None else skeleton.edges, width)
 
     pen = ImageDraw.Draw(picture)
-    width = max(2, round(max(picture.size) / 400))
-    for each in reversed(found):  # the best on top
-        pen.rectangle(each.box, outline=class_colour(each.label), width=width)
-    for each in true:
-        draw_dashes(pen, each.box, max(1, width // 2))
-
     font = ImageFont.load_default(max(12.0, max(picture.size) / 50))
     taken: list[Box] = []
     for each in found:
@@ -76,6 +83,35 @@ def draw_detections(
             text = class_name(names, each.label)
             taken.append(draw_label(pen, each.box, text, WHITE, font, picture.size, taken))
     return picture
+
+
+def draw_shapes(
+    picture: Image.Image,
+    found: Sequence[Labelled],
+    true: Sequence[Labelled],
+    edges: Sequence[tuple[int, int]],
+    width: int,
+) -> None:
+    """Masks, then boxes, then skeletons, the best on top; what is true is fainter where something was found."""
+    thin = max(1, width // 2)
+    for each in reversed(found):
+        if each.mask is not None:
+            draw_mask(picture, each.mask, class_colour(each.label), cover=COVER, width=thin)
+    for each in true:
+        if each.mask is not None:
+            draw_mask(picture, each.mask, class_colour(each.label), cover=0.0 if found else COVER, width=0)
+            draw_mask(picture, each.mask, WHITE, cover=0.0, width=thin)
+    pen = ImageDraw.Draw(picture)
+    for each in reversed(found):
+        pen.rectangle(each.box, outline=class_colour(each.label), width=width)
+    for each in true:
+        draw_dashes(pen, each.box, thin)
+    for each in true:
+        if each.points is not None:
+            draw_skeleton(pen, each.points, edges, WHITE, thin if found else width)
+    for each in reversed(found):
+        if each.points is not None:
+            draw_skeleton(pen, each.points, edges, lighter(class_colour(each.label)), width)
 
 
 def sheet(pictures: Sequence[Image.Image], columns: int) -> Image.Image:
@@ -94,22 +130,29 @@ def sheet(pictures: Sequence[Image.Image], columns: int) -> Image.Image:
     return page
 
 
-# --- boxes --------------------------------------------------------------------------------------
+# --- objects ------------------------------------------------------------------------------------
 
 
-def read_boxes(source: Detections | Target, scale: float, size: tuple[int, int]) -> list[Labelled]:
-    """Boxes of the image -> boxes inside a picture of (width, height) `size`; what is no box at all is left out."""
-    labels = source["labels"].tolist()
-    scores = source["scores"].tolist() if "scores" in source else [1.0] * len(labels)
+def read_objects(
+    source: Detections | Target, scale: float, size: tuple[int, int], min_score: float = 0.0
+) -> list[Labelled]:
+    """Objects of the image -> those inside a picture of (width, height) `size`; what is no box at all is left out."""
+    keep = source["boxes"].isfinite().all(-1)
+    if "scores" in source:
+        keep &= source["scores"] >= min_score
+    fields: Any = source
+    kept: Any = {name: fields[name][keep] for name in FIELDS if name in fields}
+    labels = kept["labels"].tolist()
+    scores = kept["scores"].tolist() if "scores" in kept else [1.0] * len(labels)
+    masks = read_patches(kept, scale, size) if "masks" in kept else [None] * len(labels)
+    points = read_points(kept, scale) if "keypoints" in kept else [None] * len(labels)
     right, bottom = size[0] - 1, size[1] - 1
     inside: list[Labelled] = []
-    for corners, label, score in zip(source["boxes"].tolist(), labels, scores, strict=True):
-        if not all(math.isfinite(value) for value in corners):
-            continue
+    for corners, label, score, mask, own in zip(kept["boxes"].tolist(), labels, scores, masks, points, strict=True):
         x0, y0, x1, y1 = (value * scale for value in corners)
         box = (max(0.0, x0), max(0.0, y0), min(right, x1), min(bottom, y1))
         if box[0] <= box[2] and box[1] <= box[3]:
-            inside.append(Labelled(box, label, score))
+            inside.append(Labelled(box, label, score, mask, own))
     return inside
 
 
@@ -184,6 +227,12 @@ def class_colour(label: int) -> Colour:
     hue = (0.58 + label * 0.618034) % 1
     red, green, blue = colorsys.hsv_to_rgb(hue, (0.85, 0.6)[label // 8 % 2], (1.0, 0.85)[label // 4 % 2])
     return round(red * 255), round(green * 255), round(blue * 255)
+
+
+def lighter(colour: Colour) -> Colour:
+    """Half way to white: it shows on a mask of the colour itself."""
+    red, green, blue = ((255 + part) // 2 for part in colour)
+    return red, green, blue
 
 
 def readable_on(colour: Colour) -> Colour:

@@ -11,36 +11,57 @@ from pathlib import Path
 from typing import Any
 
 from detection.data.classes import ClassMap
+from detection.data.skeleton import Skeleton
+from detection.eval.paste import codec
+from detection.shapes import SURE
 from shared.run import write_json
 
 log = logging.getLogger(__name__)
 
 
 def annotations_of(
-    images: list[dict[str, Any]], results: list[dict[str, Any]], classes: ClassMap, min_score: float
+    images: list[dict[str, Any]],
+    results: list[dict[str, Any]],
+    classes: ClassMap,
+    min_score: float,
+    skeleton: Skeleton | None = None,
 ) -> dict[str, Any]:
-    """A COCO annotation file of what scores enough; every annotation keeps its score.
+    """A COCO annotation file of what scores enough; every annotation keeps its score, its mask and its keypoints.
 
     Args:
         images: id, file_name, height, width of each.
         results: COCO results of these images, in the ids of `classes`.
-        min_score: what scores less is no label.
+        min_score: what scores less is no label, nor is a box of less than a pixel or a mask of none.
+        skeleton: of the keypoints that results hold.
     """
     sizes = {image["id"]: (image["width"], image["height"]) for image in images}
     annotations: list[dict[str, Any]] = []
     for found in results:
         x, y, width, height = inside(found["bbox"], sizes[found["image_id"]])
-        if found["score"] < min_score or min(width, height) < 1:
+        area = float(codec.area(found["segmentation"])) if "segmentation" in found else width * height
+        if found["score"] < min_score or min(width, height) < 1 or not area:
             continue
         own = {"id": len(annotations) + 1, "image_id": found["image_id"], "category_id": found["category_id"]}
-        told = {"area": width * height, "iscrowd": 0, "score": found["score"]}
-        annotations.append({**own, "bbox": [x, y, width, height], **told})
-    named = zip(classes.source_ids, classes.names, strict=True)
-    return {
-        "images": images,
-        "annotations": annotations,
-        "categories": [{"id": i, "name": name} for i, name in named],
-    }
+        told = {"area": area, "iscrowd": 0, "score": found["score"]}
+        annotations.append({**own, "bbox": [x, y, width, height], **told, **beyond_the_box(found)})
+    return {"images": images, "annotations": annotations, "categories": categories(classes, skeleton)}
+
+
+def beyond_the_box(found: dict[str, Any]) -> dict[str, Any]:
+    """Mask and keypoints of a result as an annotation has them; a keypoint that scores no more than 0 is no label."""
+    told = {"segmentation": found["segmentation"]} if "segmentation" in found else {}
+    if "keypoints" in found:
+        places = zip(found["keypoints"][0::3], found["keypoints"][1::3], found["keypoint_scores"], strict=True)
+        points = [(x, y, 2) if score > SURE else (0, 0, 0) for x, y, score in places]
+        told["keypoints"] = [value for point in points for value in point]
+        told["num_keypoints"] = sum(point[2] > 0 for point in points)
+    return told
+
+
+def categories(classes: ClassMap, skeleton: Skeleton | None) -> list[dict[str, Any]]:
+    """As a COCO file lists them."""
+    words = {} if skeleton is None else skeleton.to_words()
+    return [{"id": i, "name": name, **words} for i, name in zip(classes.source_ids, classes.names, strict=True)]
 
 
 def inside(box: list[float], size: tuple[int, int]) -> tuple[float, float, float, float]:

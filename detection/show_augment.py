@@ -1,6 +1,6 @@
 """Training samples on one sheet, as the network would see them: `detect show-augment`.
 
-recipe -> the data and the feed of `detect train` -> the first samples of epoch 0 -> boxes, names -> one picture
+recipe -> the data and the feed of `detect train` -> the first samples of epoch 0 -> drawn -> one picture
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def show(recipe: DetectRecipe, output: Path, count: int) -> list[str]:
     pictures, lines, bad = [], [], []
     for place in range(min(count, len(train))):
         image, target = fetch.sample(0, place, bad)
-        pictures.append(draw_detections(image, nothing, train.classes.names, truth=target))
+        pictures.append(draw_detections(image, nothing, train.classes.names, truth=target, skeleton=train.skeleton))
         height, width = image.shape[-2:]
         lines.append(f"image {target['image_id']}: {width}x{height}, {len(target['boxes'])} boxes")
     output.parent.mkdir(parents=True, exist_ok=True)

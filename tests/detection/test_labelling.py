@@ -6,12 +6,16 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pycocotools.mask
 import pytest
 
 from detection.data.annotations import read_coco
 from detection.data.classes import ClassMap
+from detection.data.skeleton import Skeleton
 from detection.labelling import annotations_of, save
 
+encode: Any = pycocotools.mask.encode
 CLASSES = ClassMap(("cat", "dog"), (3, 18))
 IMAGES = [{"id": i, "file_name": f"{i}.jpg", "height": 40, "width": 60} for i in (1, 2)]
 
@@ -48,3 +52,24 @@ def test_the_file_is_one_that_training_reads_and_the_report_counts_it(tmp_path: 
 @pytest.mark.parametrize("box", [[70.0, 0.0, 5.0, 5.0], [0.0, 0.0, 0.5, 30.0]])
 def test_boxes_outside_or_thinner_than_a_pixel_are_no_labels(box: list[float]) -> None:
     assert annotations_of(IMAGES, [found(1, 3, box, 1.0)], CLASSES, 0.5)["annotations"] == []
+
+
+def test_masks_and_keypoints_are_labels_too_where_the_detector_is_sure(tmp_path: Path) -> None:
+    skeleton = Skeleton(("nose", "tail"), ((0, 1),), (0, 1), (0.1, 0.1))
+    mask = np.zeros((40, 60), np.uint8)
+    mask[6:20, 10:30] = 1
+    runs, nothing = (
+        {"size": [40, 60], "counts": encode(np.asfortranarray(m))["counts"].decode()} for m in (mask, mask * 0)
+    )
+    whole = found(1, 18, [9, 5, 22, 16], 0.9) | {"segmentation": runs}
+    whole |= {"keypoints": [12.5, 8, 1, 70, 3, 1], "keypoint_scores": [2.5, -1.0]}
+    results = [whole, whole | {"segmentation": nothing}, whole | {"score": 0.1}]
+    told = annotations_of(IMAGES, results, CLASSES, 0.5, skeleton)
+    (one,) = told["annotations"]
+    assert one["area"] == 280 and one["segmentation"] == runs
+    assert one["keypoints"] == [12.5, 8, 2, 0, 0, 0] and one["num_keypoints"] == 1
+    save(tmp_path, told, 0.5)
+    table = read_coco(tmp_path / "annotations.json", ("masks", "keypoints"))
+    assert table.skeleton == skeleton and table.areas.tolist() == [280]
+    assert table.keypoints is not None and table.keypoints.tolist() == [[[12.5, 8, 2], [0, 0, 0]]]
+    assert table.masks is not None and table.masks.code(0).decode() == runs["counts"]

@@ -43,9 +43,9 @@ def test_a_sheet_shows_what_training_sees_first(coco: Path, tmp_path: Path, monk
     drawn: list[tuple[Any, Any, Any]] = []
     real = show_augment.draw_detections
 
-    def draw(image: Any, found: Any, names: Any, *, truth: Any) -> Image.Image:
+    def draw(image: Any, found: Any, names: Any, *, truth: Any, skeleton: Any) -> Image.Image:
         drawn.append((image, truth, names))
-        return real(image, found, names, truth=truth)
+        return real(image, found, names, truth=truth, skeleton=skeleton)
 
     monkeypatch.setattr(show_augment, "draw_detections", draw)
     assert (

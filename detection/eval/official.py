@@ -1,0 +1,146 @@
+"""COCO's official numbers from arrays, by pycocotools, which is the reference, or by hotcoco, which is faster.
+
+    ground truth, Rows of each kind -> evaluate_kinds -> summaries, AP by category
+
+Both get the same things said: a detection is as large as its box for boxes, as its mask for masks, as the rectangle
+around its keypoints for keypoints, which decides whether it counts among the small, medium or large ones.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import warnings
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from detection.eval.paste import codec
+
+IOU_TYPE: dict[str, Any] = {"boxes": "bbox", "masks": "segm", "keypoints": "keypoints"}
+
+
+class Rows(NamedTuple):
+    """N detections of all images, by image."""
+
+    images: np.ndarray  # (N,) ids
+    rows: np.ndarray  # (N, 6) as x y w h score category
+    masks: list[dict[str, Any]]  # N run lengths as pycocotools has them, or none
+    keypoints: np.ndarray  # (N, K, 3) as x y score, or (0, 0, 3)
+
+
+class Numbers(NamedTuple):
+    """What one evaluation says."""
+
+    summary: list[float]  # in pycocotools' order; -1 where the file has no such object
+    by_category: dict[int, float]  # AP over all thresholds; -1 without ground truth
+
+
+def evaluate_kinds(
+    truth: dict[str, Any], found: dict[str, Rows], backend: str, sigmas: Sequence[float] | None
+) -> dict[str, Numbers]:
+    """The numbers of each kind (boxes, masks, keypoints).
+
+    Args:
+        truth: a COCO file's content, with what the kinds need in every annotation.
+        found: by kind, all with a mask for masks and with keypoints for keypoints.
+        sigmas: K, how exact each keypoint can be expected to be.
+    """
+    told = _hotcoco if backend == "hotcoco" else _pycocotools
+    numbers = {}
+    with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "hotcoco: kpt_oks_sigmas differ")
+        evaluation_of = told(truth)
+        for kind, rows in found.items():
+            evaluation = evaluation_of(kind, rows)
+            if kind == "keypoints":
+                evaluation.params.kpt_oks_sigmas = np.array(sigmas)
+            evaluation.evaluate()
+            evaluation.accumulate()
+            evaluation.summarize()
+            numbers[kind] = Numbers([float(number) for number in evaluation.stats], _by_category(evaluation))
+    return numbers
+
+
+def _pycocotools(truth: dict[str, Any]) -> Callable[[str, Rows], Any]:
+    """kind, rows -> its COCOeval."""
+    from pycocotools.coco import COCO
+    from pycocotools.cocoeval import COCOeval
+
+    def evaluation(kind: str, rows: Rows) -> Any:
+        # loadRes, the usual way, refuses an empty list, makes a polygon of every box, and takes a mask for as large as
+        # the box beside it
+        sides: list[Any] = [COCO(), COCO()]
+        for side, objects in zip(sides, (truth["annotations"], _annotations(kind, rows)), strict=True):
+            side.dataset = {**truth, "annotations": objects}
+            side.createIndex()
+        return COCOeval(sides[0], sides[1], IOU_TYPE[kind])
+
+    return evaluation
+
+
+def _hotcoco(truth: dict[str, Any]) -> Callable[[str, Rows], Any]:
+    """The same, with the same face."""
+    from hotcoco import COCO, COCOeval
+
+    whole = COCO(truth)
+
+    def evaluation(kind: str, rows: Rows) -> Any:
+        if not len(rows.images):
+            return COCOeval(whole, COCO({**truth, "annotations": []}), IOU_TYPE[kind])
+        if kind == "keypoints":  # it finds the areas itself
+            columns = (rows.images.tolist(), *rows.rows[:, 4:].T.tolist(), _flat(rows.keypoints))
+            found = whole.load_res(
+                [
+                    {"image_id": image, "category_id": int(category), "score": score, "keypoints": points}
+                    for image, score, category, points in zip(*columns, strict=True)
+                ]
+            )
+        else:
+            segmentation: Any = rows.masks or None
+            found = whole.load_res(np.column_stack((rows.images, rows.rows)), segmentation=segmentation)
+        if kind == "masks":
+            found.update_anns(ids=np.arange(1, len(rows.images) + 1), area=_areas(kind, rows))
+        return COCOeval(whole, found, IOU_TYPE[kind])
+
+    return evaluation
+
+
+def _annotations(kind: str, rows: Rows) -> list[dict[str, Any]]:
+    """Detections as dicts with ids from 1, since 0 means unmatched."""
+    columns = (rows.images.tolist(), rows.rows.tolist(), _areas(kind, rows).tolist())
+    told: list[dict[str, Any]] = [
+        {"id": n, "image_id": i, "category_id": int(row[5]), "bbox": row[:4], "score": row[4], "area": a, "iscrowd": 0}
+        for n, (i, row, a) in enumerate(zip(*columns, strict=True), start=1)
+    ]
+    for entry, runs in zip(told, rows.masks, strict=False):
+        entry["segmentation"] = runs
+    for entry, points in zip(told, _flat(rows.keypoints), strict=False):
+        entry["keypoints"] = points
+    return told
+
+
+def _flat(keypoints: np.ndarray) -> list[list[float]]:
+    """(N, K, 3) -> N lists of x y v x y v ..."""
+    return keypoints.reshape(len(keypoints), keypoints.shape[1] * 3).tolist()
+
+
+def _areas(kind: str, rows: Rows) -> np.ndarray:
+    """(N,) in pixels."""
+    if kind == "masks":
+        few = range(0, len(rows.masks), 255)  # pycocotools 2.0.11 overflows beyond
+        return np.concatenate([np.zeros(0), *(codec.area(rows.masks[i : i + 255]) for i in few)])
+    if kind == "keypoints":
+        x, y = rows.keypoints[:, :, 0], rows.keypoints[:, :, 1]
+        return (x.max(1) - x.min(1)) * (y.max(1) - y.min(1))
+    return rows.rows[:, 2] * rows.rows[:, 3]
+
+
+def _by_category(evaluation: Any) -> dict[int, float]:
+    """{category id: AP}."""
+    precision = np.asarray(evaluation.eval["precision"])[:, :, :, 0, -1]  # all areas, most detections: (T, R, K)
+    valid = precision > -1
+    mean = np.where(valid, precision, 0).sum((0, 1)) / np.maximum(valid.sum((0, 1)), 1)
+    mean[~valid.any((0, 1))] = -1
+    return dict(zip(map(int, evaluation.params.catIds), mean.tolist(), strict=True))

@@ -1,0 +1,251 @@
+"""Panoptic quality: how much of what is there was found, and how exactly.
+
+Kirillov, He, Girshick, Rother, Dollar, "Panoptic Segmentation", 2019.
+
+    two maps of one image -> pairs of segments of one class that share over half of their union: found
+                          -> Counts by category -> PQ = sum of IoU / (found + half of the false + half of the missed)
+                                                   SQ = mean IoU of the found, RQ = the rest of PQ; means over classes
+
+Pixels that are nobody's count in no union. A crowd is never missed, and what lies for more than half on a crowd of its
+class or on nobody's pixels is not false.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple, cast
+
+import numpy as np
+
+from detection.data.coco import CocoDetection
+from detection.data.panoptic import PanopticDetection
+from detection.data.segments import Segment, check_ids, read_annotations, read_ids, read_json
+from detection.eval.coco import CocoEvaluator
+from detection.eval.results import Found
+from detection.panoptic import spoken
+from detection.parts.mask_queries import Segmented
+from detection.parts.panoptic import SURE, whose_pixels
+from detection.types import Detections
+from shared.errors import DataError, Refusal
+
+Counts = dict[int, np.ndarray]  # category -> (4,) sum of IoU, found, false, missed
+METRICS = tuple(f"{word}{of}" for of in ("", "_things", "_stuff") for word in ("pq", "sq", "rq"))
+
+
+def compared(truth: np.ndarray, segments: Sequence[Segment], found: np.ndarray, claims: Sequence[Segment]) -> Counts:
+    """Counts of one image.
+
+    Args:
+        truth: (H, W) ids of `segments`, anything else where nobody is.
+        found: (H, W) ids of `claims`.
+    """
+    overlap = shared_pixels(truth, [s.id for s in segments], found, [c.id for c in claims])
+    void, areas = (
+        overlap[-1, :-1],
+        overlap[:-1].sum(1),
+    )
+    own, both = overlap[:, :-1].sum(0), overlap[:-1, :-1]
+    of_truth, of_found = (np.array([s.category for s in side], np.int64) for side in (segments, claims))
+    crowd = np.array([s.crowd for s in segments], dtype=bool)
+    same = of_truth[:, None] == of_found
+    union = areas[:, None] + own - both - void
+    iou = np.where(same & ~crowd[:, None], both / np.maximum(union, 1), 0)
+    hit = iou > 0.5
+    excused = void + (both * (same & crowd[:, None])).sum(0) > 0.5 * own
+    counts: Counts = {}
+
+    def add(categories: np.ndarray, column: int, values: Any) -> None:
+        for category, value in zip(categories.tolist(), np.broadcast_to(values, categories.shape), strict=True):
+            counts.setdefault(category, np.zeros(4))[column] += value
+
+    rows, columns = np.nonzero(hit)
+    add(of_truth[rows], 0, iou[rows, columns])
+    add(of_truth[rows], 1, 1)
+    add(of_found[~hit.any(0) & ~excused], 2, 1)
+    add(of_truth[~hit.any(1) & ~crowd], 3, 1)
+    return counts
+
+
+def shared_pixels(truth: np.ndarray, ids: Sequence[int], found: np.ndarray, claimed: Sequence[int]) -> np.ndarray:
+    """(T + 1, F + 1) int64: pixels of each pair; the last row and column are those of nobody."""
+    rows, columns = places(truth, ids), places(found, claimed)
+    cells = (len(ids) + 1) * (len(claimed) + 1)
+    flat = (rows * (len(claimed) + 1) + columns).ravel()
+    return np.bincount(flat, minlength=cells).reshape(len(ids) + 1, len(claimed) + 1)
+
+
+def places(pixels: np.ndarray, ids: Sequence[int]) -> np.ndarray:
+    """(H, W) ids -> (H, W) which of `ids` each is, one beyond the last where it is none."""
+    if not len(ids):
+        return np.zeros(pixels.shape, np.int64)
+    order = np.argsort(ids)
+    known = np.asarray(ids)[order]
+    place = np.minimum(np.searchsorted(known, pixels), len(ids) - 1)
+    return np.where(known[place] == pixels, order[place], len(ids))
+
+
+def quality(counts: Mapping[int, np.ndarray]) -> dict[int, tuple[float, float, float]]:
+    """PQ, SQ and RQ of each category that is there or was claimed."""
+    told = {}
+    for category, (iou, found, false, missed) in counts.items():
+        if whole := found + 0.5 * false + 0.5 * missed:
+            told[category] = (float(iou / whole), float(iou / max(found, 1)), float(found / whole))
+    return told
+
+
+def means(counts: Mapping[int, np.ndarray], things: Mapping[int, bool]) -> dict[str, float]:
+    """METRICS, from 0 to 1: of all categories, of things, of stuff; -1 where there are none."""
+    each = quality(counts)
+    groups = (list(each), [c for c in each if things[c]], [c for c in each if not things[c]])
+    rows = [np.mean([each[c] for c in group], axis=0).tolist() if group else [-1.0] * 3 for group in groups]
+    return dict(zip(METRICS, (value for row in rows for value in row), strict=True))
+
+
+# -- the evaluator --------------------------------------------------------------------------------
+
+
+class Judged(NamedTuple):
+    """What was found in one image, and what it is worth."""
+
+    segments_info: list[dict[str, Any]]
+    counts: Counts
+    boxes: Found | None  # none where segments were read from a file
+
+
+class PanopticEvaluator:
+    """Collects what a detector found in the images of a panoptic data set, with the face of `CocoEvaluator`.
+
+    An image that is never added counts as one where nothing was found. Box AP is of things alone.
+
+    Args:
+        backend: who computes box AP.
+        min_score: detections that score no more have no pixels.
+    """
+
+    def __init__(self, dataset: PanopticDetection, backend: str = "auto", *, min_score: float = SURE) -> None:
+        self.dataset, self.min_score = dataset, min_score
+        self.boxes = CocoEvaluator(dataset, backend)
+        self.things = dict(zip(dataset.classes.source_ids, dataset.isthing, strict=True))
+        self.found: dict[int, Judged] = {}  # by image id
+
+    def original_size(self, image_id: int) -> tuple[int, int]:
+        """(height, width) of an image as the file says it."""
+        return self.boxes.original_size(image_id)
+
+    def add(self, image_id: int, detections: Detections, scale: tuple[float, float]) -> None:
+        """Take what was found in one image.
+
+        Args:
+            detections: in pixels of the network's input, labels from 0, with `segments`.
+            scale: (down, across), original size over the size the network saw, without padding.
+
+        Raises:
+            Refusal: they hold no masks of the whole image, or something that is nan.
+        """
+        if "segments" not in detections:
+            raise Refusal("this network finds no masks of whole images; evaluate it on boxes, or train detr_panoptic")
+        self.boxes.add(image_id, without_masks(detections), scale)
+        found = whose_pixels(
+            cast(Segmented, detections), self.dataset.isthing, self.original_size(image_id), min_score=self.min_score
+        )
+        ids, info = spoken(found, self.dataset.classes.source_ids, self.dataset.isthing)
+        claims = [Segment(own["id"], own["category_id"]) for own in info]
+        judged = Judged(info, self.judge(image_id, ids, claims), self.boxes.found[image_id])
+        self.found.setdefault(image_id, judged)
+
+    def judge(self, image_id: int, found: np.ndarray, claims: Sequence[Segment]) -> Counts:
+        truth, segments = self.dataset.truth(self.boxes.known_images[image_id])
+        return compared(truth, self.relabelled(segments), found, claims)
+
+    def relabelled(self, segments: Sequence[Segment]) -> list[Segment]:
+        """Segments of the file with the ids of the classes that are used, which binary mode makes one."""
+        if not self.dataset.classes.everything:
+            return list(segments)
+        return [segment._replace(category=self.dataset.classes.source_ids[0]) for segment in segments]
+
+    def take(self, found: Mapping[int, Judged]) -> None:
+        """Take what another rank found. An image comes whole from the first that has it."""
+        for image_id, own in found.items():
+            self.found.setdefault(image_id, own)
+            if own.boxes is not None:
+                self.boxes.take({image_id: own.boxes})
+
+    def merge(self, files: Iterable[Path]) -> None:
+        """Take panoptic JSON with PNGs beside it, in a folder of its name, such as `detect predict` writes.
+
+        Raises:
+            DataError: it is none, or of other images or categories.
+        """
+        for path in files:
+            top, _ = read_json(path)
+            entries = top.get("annotations") if isinstance(top, dict) else None
+            if not isinstance(entries, list):
+                raise DataError(f"{path} is no panoptic JSON: it has no list 'annotations'; see cocodataset.org")
+            pngs, infos = read_annotations(entries, path)
+            for image_id, png in pngs.items():
+                size = self.original_size(image_id)
+                claims = [self.claim(info, image_id, path) for info in infos[image_id]]
+                ids = read_ids(path.with_suffix("") / png, size)
+                check_ids(ids, claims, path.with_suffix("") / png, path)
+                self.take({image_id: Judged(infos[image_id], self.judge(image_id, ids, claims), None)})
+
+    def claim(self, info: Any, image_id: int, path: Path) -> Segment:
+        number, category = (info.get(key) if isinstance(info, dict) else None for key in ("id", "category_id"))
+        if type(number) is not int or category not in self.things:
+            raise DataError(
+                f"{path}: image {image_id}, segment {number} has the category {category}, which the truth does not "
+                "know; score it against the file it is of"
+            )
+        return Segment(number, cast(int, category))
+
+    def counts(self) -> Counts:
+        """Over all images; those that were never added miss everything."""
+        total: Counts = {}
+        nothing = [image_id for image_id in self.boxes.known_images if image_id not in self.found]
+        missed = (self.missed(image_id) for image_id in nothing)
+        for part in (*(own.counts for own in self.found.values()), *missed):
+            for category, row in part.items():
+                total[category] = total.get(category, 0) + row
+        return total
+
+    def missed(self, image_id: int) -> Counts:
+        segments = self.relabelled(self.dataset.book.segments[image_id])
+        empty = np.zeros((1, 1), np.int32)
+        return compared(empty, segments, empty, [])
+
+    def summary(self) -> dict[str, float]:
+        """METRICS, the headline first, and the box AP of things where boxes were found."""
+        told = means(self.counts(), self.things)
+        with_boxes = any(own.boxes is not None for own in self.found.values())
+        return told | (self.boxes.summary() if with_boxes else {})
+
+    def per_class(self) -> dict[str, float]:
+        """PQ by class name, for the classes that are there or were claimed."""
+        each, classes = quality(self.counts()), self.dataset.classes
+        return {
+            name: each[category][0]
+            for name, category in zip(classes.names, classes.source_ids, strict=True)
+            if category in each
+        }
+
+    def results(self) -> list[dict[str, Any]]:
+        """The annotations of a panoptic JSON, by image id; `detect predict` writes the PNGs."""
+        return [
+            {"image_id": image_id, "file_name": f"{image_id:012d}.png", "segments_info": own.segments_info}
+            for image_id, own in sorted(self.found.items())
+        ]
+
+
+def without_masks(detections: Detections) -> Detections:
+    return Detections(boxes=detections["boxes"], labels=detections["labels"], scores=detections["scores"])
+
+
+Evaluator = CocoEvaluator | PanopticEvaluator
+
+
+def evaluator_of(dataset: CocoDetection, backend: str = "auto") -> Evaluator:
+    """What judges a detector on these images: panoptic quality where they hold masks of everything, else AP."""
+    if isinstance(dataset, PanopticDetection) and "masks" in dataset.finds:
+        return PanopticEvaluator(dataset, backend)
+    return CocoEvaluator(dataset, backend, dataset.finds)

@@ -1,0 +1,176 @@
+"""What was found in one image: arrays in its own pixels and the file's ids, and COCO result JSON, both ways.
+
+    Detections, scale -> read_detections -> Found: rows, masks as run lengths, keypoints
+                                            Found -> entries -> results.json -> read_entries -> {image id: Found}
+
+An entry holds `segmentation` and `keypoints` beside its box where the detector finds them. COCO keeps a 1 in the place
+of a found keypoint's visibility; what each keypoint scores stands in `keypoint_scores`, which its evaluation ignores.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+
+from detection.eval.paste import codec, encode, paste, read_run_lengths
+from detection.types import Detections
+from shared.errors import DataError, Refusal
+
+AGAIN = "write the results again with `detect predict` or `detect eval`"
+
+
+class Found(NamedTuple):
+    """M detections of one image, best first."""
+
+    rows: np.ndarray  # (M, 6) as x y w h score category
+    masks: list[bytes] | None = None  # M, compressed run lengths of the whole image; empty where there is none
+    keypoints: np.ndarray | None = None  # (M, K, 3) as x y score; nan where there are none
+
+    def best(self, min_score: float) -> Found:
+        """Those that score at least so much."""
+        keep = np.flatnonzero(self.rows[:, 4] >= min_score)
+        masks = None if self.masks is None else [self.masks[i] for i in keep.tolist()]
+        return Found(self.rows[keep], masks, None if self.keypoints is None else self.keypoints[keep])
+
+
+def read_detections(
+    image_id: int, detections: Detections, scale: tuple[float, float], size: tuple[int, int], source_ids: np.ndarray
+) -> Found:
+    """Detections in pixels of the network's input -> those of the photograph of (height, width) `size`.
+
+    Args:
+        scale: (down, across), original size over the size the network saw, without padding.
+        source_ids: (C,), the file's category ids by label.
+
+    Raises:
+        Refusal: something is nan or infinite, which pycocotools would count as a perfect find.
+    """
+    down, across = scale
+    corners = detections["boxes"].detach().cpu().double() * torch.tensor([across, down] * 2, dtype=torch.float64)
+    scores, labels = detections["scores"].detach().cpu().double().numpy(), detections["labels"].detach().cpu().numpy()
+    keypoints = None
+    if "keypoints" in detections:
+        keypoints = detections["keypoints"].detach().cpu().double().numpy() * (across, down, 1.0)
+    if not all(np.isfinite(x).all() for x in (corners.numpy(), scores, 0 if keypoints is None else keypoints)):
+        raise Refusal(
+            f"detections of image {image_id} hold nan or infinite boxes or scores; "
+            "the weights have diverged, so go back to an earlier epoch or lower the learning rate"
+        )
+    if len(labels) and not 0 <= labels.min() <= labels.max() < len(source_ids):
+        raise Refusal(
+            f"image {image_id} has labels up to {labels.max()}, but there are {len(source_ids)} classes; "
+            "use the class map of the weights"
+        )
+    masks = None
+    if "masks" in detections:
+        masks = [encode(patch, size) for patch in paste(detections["masks"], corners, size)]
+    x0, y0, x1, y1 = corners.numpy().reshape(-1, 4).T
+    return Found(np.column_stack((x0, y0, x1 - x0, y1 - y0, scores, source_ids[labels])), masks, keypoints)
+
+
+def entries(image_id: int, found: Found, size: tuple[int, int]) -> list[dict[str, Any]]:
+    """COCO result JSON of one image of (height, width) `size`."""
+    told: list[dict[str, Any]] = [
+        {"image_id": image_id, "category_id": int(category), "bbox": box, "score": score}
+        for *box, score, category in found.rows.tolist()
+    ]
+    for entry, runs in zip(told, found.masks or (), strict=found.masks is not None):
+        if runs:
+            entry["segmentation"] = {"size": [*size], "counts": runs.decode("ascii")}
+    flat: list[Any] = [] if found.keypoints is None else found.keypoints.tolist()
+    for entry, points in zip(told, flat, strict=found.keypoints is not None):
+        if not math.isnan(points[0][0]):
+            entry["keypoints"] = [value for x, y, _ in points for value in (x, y, 1)]
+            entry["keypoint_scores"] = [score for _, _, score in points]
+    return told
+
+
+def read_entries(results: Sequence[Any], size_of: Callable[[int], tuple[int, int]]) -> dict[int, Found]:
+    """COCO result JSON -> what was found, by image id, each image's detections in the order of the file.
+
+    Args:
+        size_of: (height, width) of an image by its id.
+
+    Raises:
+        DataError: an entry is no COCO result, or its mask or keypoints are none of its image.
+    """
+    read: dict[int, list[_Entry]] = {}
+    shapes: set[int] = set()
+    for number, told in enumerate(results, start=1):
+        image_id, entry = _read(told, number, size_of)
+        read.setdefault(image_id, []).append(entry)
+        shapes |= set() if entry.points is None else {len(entry.points)}
+        if len(shapes) > 1:
+            counts = " and ".join(map(str, sorted(shapes)))
+            raise DataError(f"result number {number} is the first with another number of keypoints ({counts}); {AGAIN}")
+    nowhere = np.full((*shapes, 3), math.nan)
+    return {
+        image_id: Found(
+            np.array([entry.row for entry in own]),
+            [entry.runs for entry in own] if any(entry.runs for entry in own) else None,
+            np.stack([nowhere if entry.points is None else entry.points for entry in own]) if shapes else None,
+        )
+        for image_id, own in read.items()
+    }
+
+
+class _Entry(NamedTuple):
+    row: list[float]
+    runs: bytes
+    points: np.ndarray | None  # (K, 3)
+
+
+def _read(told: Any, number: int, size_of: Callable[[int], tuple[int, int]]) -> tuple[int, _Entry]:
+    """(image id, the rest) of one entry; one without a box gets that of its mask, or of its keypoints."""
+    try:
+        image_id, last = int(told["image_id"]), [float(told["score"]), float(told["category_id"])]
+        runs, points = _mask(told, number, image_id, size_of), _keypoints(told, number)
+        box = told["bbox"] if "bbox" in told else _box_around(runs, points, size_of(image_id))
+        row = [*map(float, box), *last]
+    except (KeyError, TypeError, ValueError):
+        image_id, row, runs, points = 0, [], b"", None
+    if len(row) != 6 or not all(map(math.isfinite, row)):
+        raise DataError(
+            f"result number {number} is no image_id, category_id, bbox of four finite numbers and score; {AGAIN}"
+        )
+    return image_id, _Entry(row, runs, points)
+
+
+def _box_around(runs: bytes, points: np.ndarray | None, size: tuple[int, int]) -> list[float]:
+    if runs:
+        return codec.toBbox({"size": [*size], "counts": runs}).tolist()
+    if points is None:
+        return []
+    low, high = points[:, :2].min(0), points[:, :2].max(0)
+    return [*low.tolist(), *(high - low).tolist()]
+
+
+def _mask(told: Any, number: int, image_id: int, size_of: Callable[[int], tuple[int, int]]) -> bytes:
+    if "segmentation" not in told:
+        return b""
+    height, width = size_of(image_id)
+    runs = read_run_lengths(told["segmentation"], (height, width))
+    if runs is None:
+        raise DataError(
+            f"the segmentation of result number {number} is no run lengths of the {width}x{height} pixels of "
+            f"image {image_id}; {AGAIN}"
+        )
+    return runs
+
+
+def _keypoints(told: Any, number: int) -> np.ndarray | None:
+    """(K, 3) as x y score."""
+    if "keypoints" not in told:
+        return None
+    try:
+        points = np.array(told["keypoints"], dtype=float).reshape(-1, 3)
+        points[:, 2] = told.get("keypoint_scores", 1.0)
+    except (TypeError, ValueError):
+        points = np.full((1, 3), math.nan)
+    if not len(points) or not np.isfinite(points).all():
+        raise DataError(f"the keypoints of result number {number} are no x y v of each; {AGAIN}")
+    return points
