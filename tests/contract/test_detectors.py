@@ -1,4 +1,7 @@
-"""Every detector on offer keeps the contract: finite losses, gradients everywhere, boxes inside, best first."""
+"""Every detector on offer keeps the contract: finite losses, gradients everywhere, boxes inside, best first.
+
+One that finds masks or keypoints learns them too, and its detections have them.
+"""
 
 from __future__ import annotations
 
@@ -8,12 +11,13 @@ from typing import Any
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torchvision.ops import box_iou
 
 from backbones import backbone
 from backbones.freeze import freeze_unreached, hold_still
-from detection.nets import Detector, detector
+from detection.nets import Detector, detector, finds
+from detection.types import Images, Target
 
 BACKBONES = [
     "test_resnet",
@@ -21,6 +25,7 @@ BACKBONES = [
     "test_vit",
 ]  # a pyramid, one with a head no map reaches, a plain ViT
 CLASSES = 3
+KEYPOINTS = torch.tensor([[0.3, 0.2], [0.8, 0.5], [0.5, 0.9]])  # x y of each as shares of the object's box
 
 
 def once_tiny() -> list[str]:
@@ -36,11 +41,40 @@ def once_tiny() -> list[str]:
 def build(network: str, name: str, **options: Any) -> Detector:
     torch.manual_seed(0)
     net = backbone.build(name)
-    built = detector.build(network, net, CLASSES, **detector.facts(network)["tiny"], **options)
+    built = detector.build(network, net, CLASSES, **tiny(network), **options)
     freeze_unreached(net, built.used_maps)
     built.train()
     hold_still(built)
     return built
+
+
+def tiny(network: str) -> dict[str, Any]:
+    """Options of its small form, with as many keypoints as are drawn."""
+    return detector.facts(network)["tiny"] | (
+        {"num_keypoints": len(KEYPOINTS)} if "keypoints" in finds(network) else {}
+    )
+
+
+@pytest.fixture
+def drawn(scenes: Callable) -> Callable[..., tuple[Images, list[Target]]]:
+    """Scenes with what a network wants to know of them: the left half of an object is its mask, and every other
+    object's first keypoint is not labelled."""
+
+    def draw(network: str, counts: list[int], **told: Any) -> tuple[Images, list[Target]]:
+        images, targets = scenes(counts, classes=CLASSES, **told)
+        for (height, width), target in zip(images.sizes, targets, strict=True):
+            first, last = target["boxes"][:, None].split(2, 2)
+            if "masks" in finds(network):
+                x, y = torch.arange(width) + 0.5, torch.arange(height) + 0.5
+                across = (x > first[..., 0]) & (x < (first + last)[..., 0] / 2)
+                target["masks"] = (((y > first[..., 1]) & (y < last[..., 1]))[:, :, None] & across[:, None]).byte()
+            if "keypoints" in finds(network):
+                seen = torch.full((len(first), len(KEYPOINTS), 1), 2.0)
+                seen[1::2, 0] = 0
+                target["keypoints"] = torch.cat((first + KEYPOINTS * (last - first), seen), 2) * (seen > 0)
+        return images, targets
+
+    return draw
 
 
 each = pytest.mark.parametrize(("network", "name"), [(network, name) for network in once_tiny() for name in BACKBONES])
@@ -49,11 +83,11 @@ each = pytest.mark.parametrize(("network", "name"), [(network, name) for network
 @each
 @pytest.mark.parametrize("counts", [[2, 1], [3, 0], [0, 0]], ids=["boxes", "one image empty", "all images empty"])
 def test_losses_are_finite_and_every_trainable_parameter_gets_a_gradient(
-    network: str, name: str, counts: list[int], scenes: Callable
+    network: str, name: str, counts: list[int], drawn: Callable
 ) -> None:
     """Also of empty images: several processes wait for the gradients of each other."""
     built = build(network, name)
-    images, targets = scenes(counts, classes=CLASSES)
+    images, targets = drawn(network, counts)
     losses = built(images, targets)
     assert losses and all(value.dim() == 0 and math.isfinite(value) for value in losses.values())
     assert all(float(value) >= 0 for value in losses.values())
@@ -67,8 +101,8 @@ def test_losses_are_finite_and_every_trainable_parameter_gets_a_gradient(
 
 
 @each
-def test_targets_handed_in_stay_as_they_are(network: str, name: str, scenes: Callable) -> None:
-    images, targets = scenes([2, 0], classes=CLASSES)
+def test_targets_handed_in_stay_as_they_are(network: str, name: str, drawn: Callable) -> None:
+    images, targets = drawn(network, [2, 0])
     pixels, before = images.pixels.clone(), [{k: v.clone() for k, v in target.items()} for target in targets]
     build(network, name)(images, targets)
     assert torch.equal(images.pixels, pixels)
@@ -101,6 +135,20 @@ def test_detections_lie_in_their_image_best_first_with_known_labels(network: str
         assert (boxes >= 0).all() and (boxes[:, 2:] <= torch.tensor([width, height])).all()
         assert (boxes[:, 2:] >= boxes[:, :2]).all()
         assert ((labels >= 0) & (labels < CLASSES)).all()
+        whole = {"segments"} if detector.facts(network).get("segments") else set()
+        assert set(one) == {"boxes", "labels", "scores", *finds(network), *whole}
+        if "segments" in one:
+            assert len(one["segments"]) == len(boxes) and one["segments"].shape[1:] == (-(-height // 4), -(-width // 4))
+        if "masks" in one:
+            masks = one["masks"]
+            assert len(masks) == len(boxes) and masks.shape[1] == masks.shape[2] > 1
+            assert masks.dtype == torch.float32 and ((masks >= 0) & (masks <= 1)).all()
+        if "keypoints" in one:
+            points = one["keypoints"]
+            assert points.shape == (len(boxes), len(KEYPOINTS), 3) and points.isfinite().all()
+            slack = (boxes[:, 2:] - boxes[:, :2] < 1).float()[:, None]  # of less than a pixel, a box is taken for one
+            assert (points[..., :2] >= boxes[:, None, :2]).all()
+            assert (points[..., :2] <= boxes[:, None, 2:] + slack).all()
         assert (scores[:-1] >= scores[1:]).all() and ((scores >= 0) & (scores <= 1)).all()
 
 
@@ -110,7 +158,7 @@ def test_class_head_is_a_part_of_the_detector_that_depends_on_the_classes(networ
     inside = {id(p) for p in built.parameters()}
     own = [p for part in built.class_head() for p in part.parameters()]
     assert own and {id(p) for p in own} < inside
-    fewer = detector.build(network, backbone.build("test_resnet"), 1, **detector.facts(network)["tiny"])
+    fewer = detector.build(network, backbone.build("test_resnet"), 1, **tiny(network))
     shapes = {name: p.shape for name, p in fewer.named_parameters()}
     differs = [p for name, p in built.named_parameters() if shapes[name] != p.shape]
     assert differs and {id(p) for p in differs} <= {id(p) for p in own}
@@ -124,12 +172,12 @@ def test_used_maps_are_maps_of_the_backbone(network: str) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("network", once_tiny())
-def test_four_images_can_be_learnt_by_heart(network: str, scenes: Callable, tiny_backbone: Callable[..., Any]) -> None:
+def test_four_images_can_be_learnt_by_heart(network: str, drawn: Callable, tiny_backbone: Callable[..., Any]) -> None:
     torch.manual_seed(0)
-    built = in_a_hurry(detector.build(network, tiny_backbone(16), CLASSES, **detector.facts(network)["tiny"]).train())
-    images, targets = scenes([1, 2, 2, 1], size=96, classes=CLASSES, smallest=0.3)
+    built = in_a_hurry(detector.build(network, tiny_backbone(16), CLASSES, **tiny(network)).train())
+    images, targets = drawn(network, [1, 2, 2, 1], size=96, smallest=0.3)
     optimizer = torch.optim.AdamW(built.parameters(), lr=4e-3)
-    steps = 80
+    steps = 120 if network == "smca_detr" else 80
     for step in range(steps):
         for group in optimizer.param_groups:
             group["lr"] = 4e-3 * min(1, (step + 1) / 10) * (0.5 + 0.5 * math.cos(math.pi * step / steps))
@@ -143,6 +191,19 @@ def test_four_images_can_be_learnt_by_heart(network: str, scenes: Callable, tiny
         assert overlap.shape[1], "something is found"
         best, which = overlap.max(1)
         assert best.min() > 0.65 and torch.equal(found["labels"][sure][which], target["labels"])
+        if "masks" in finds(network):
+            assert all(left_half(mask) > 0.8 for mask in found["masks"][sure][which])  # type: ignore[typeddict-item]
+        if "keypoints" in finds(network):
+            known = target["keypoints"][..., 2] > 0
+            points: Tensor = found["keypoints"][sure][which]  # type: ignore[typeddict-item]
+            away = (points - target["keypoints"])[..., :2].norm(dim=2)
+            assert away[known].max() < 8
+
+
+def left_half(mask: Tensor) -> float:
+    """The share of a mask that says what is so: object on the left, nothing on the right."""
+    side = mask.shape[-1]
+    return ((mask > 0.5) == (torch.arange(side) < side / 2)).float().mean().item()
 
 
 def in_a_hurry(built: Any) -> Detector:
