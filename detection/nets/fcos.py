@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.models.detection.fcos import FCOSHead
-from torchvision.ops import generalized_box_iou_loss
+from torchvision.ops import box_area, generalized_box_iou_loss
 
 from backbones.base import Backbone
 from detection.nets import Detector, detector
@@ -159,7 +159,7 @@ class FCOS(Detector):
         least, reach = reduce(torch.minimum, sides_PN), reduce(torch.maximum, sides_PN)
         near, inside = far_PN < self.center_radius * places.strides[:, None], least > 0
         suits = (reach > places.low[:, None]) & (reach < places.high[:, None])
-        area = ((right - left) * (bottom - top)).expand_as(reach)
+        area = box_area(boxes).expand_as(reach)
         smallest, which = area.masked_fill(~(near & inside & suits), float("inf")).min(1)
         return target["labels"][which].masked_fill(smallest == float("inf"), NOTHING), boxes[which]
 

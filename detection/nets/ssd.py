@@ -5,11 +5,12 @@ Sandler, Howard, Zhu, Zhmoginov, Chen, "MobileNetV2: Inverted Residuals and Line
 
     image -> backbone -> its last two maps -> four more, each half as large -> per map: scores, offsets of 4 or 6 boxes
 
-    ssd        plain convolutions; scales .07 to 1.05
-    ssdlite    depthwise ones with ReLU6; scales .2 to .95
+    ssd           plain convolutions; scales .07 to 1.05
+    ssd ssd300    the first paper's levels on VGG16, from images of 300x300: 8732 boxes at steps of 8 to 300 pixels
+    ssdlite       depthwise ones with ReLU6; scales .2 to .95
 
 The heads are torchvision's, and losses and detections are equal to its own. Default boxes are laid out by the shapes
-of the maps, so they cover the image whatever the strides of the backbone.
+of the maps, so they cover the image whatever the strides of the backbone; ssd300's stand where the paper has them.
 Shape letters: B images, P default boxes over all levels, K classes.
 """
 
@@ -32,8 +33,13 @@ from detection.parts.anchors import DefaultBoxes, as_offsets, from_offsets
 from detection.parts.assign import with_best_of
 from detection.parts.post import best_boxes
 from detection.types import Detections, Images, Target
+from shared.errors import UsageError
 
 WEIGHTS = (10.0, 10.0, 5.0, 5.0)  # offsets of middles, then of sides, of about the same size
+SSD300 = 300  # pixels along each side
+SSD300_STEPS = (8, 16, 32, 64, 100, 300)  # pixels from one place to the next; the maps only nearly agree
+SSD300_STRIDES = [8, 16]  # of the maps that the finest levels are made of
+FC7 = 1024  # channels of VGG's dense layers as convolutions
 
 
 class Predictions(NamedTuple):
@@ -52,6 +58,8 @@ class SSD(Detector):
         per_class: candidates of each class before NMS.
         negatives: hardest empty boxes taken per box that holds something.
         empty_negatives: as many from an image without boxes.
+        first: one module per map of the backbone that is used, which makes a level of it; maps are levels without.
+        only: height and width that images have, when they have no others.
     """
 
     def __init__(
@@ -67,9 +75,12 @@ class SSD(Detector):
         min_score: float,
         nms_iou: float,
         max_detections: int,
+        first: nn.ModuleList | None = None,
+        only: int | None = None,
     ) -> None:
         super().__init__()
         self.backbone, self.extras, self.head, self.default_boxes = backbone, extras, head, default_boxes
+        self.first, self.only = first or nn.ModuleList(nn.Identity() for _ in last_maps(backbone)), only
         self.used_maps = last_maps(backbone)
         self.negatives, self.empty_negatives, self.per_class = negatives, empty_negatives, per_class
         self.min_score, self.nms_iou, self.max_detections = min_score, nms_iou, max_detections
@@ -120,25 +131,41 @@ class SSD(Detector):
         return [self.head.classification_head]
 
     def predict(self, images: Images) -> Predictions:
-        levels = self.levels(images.pixels)
+        pixels = images.pixels if self.only is None else self.unpadded(images)
+        levels = self.levels(pixels)
         out = self.head(levels)
-        boxes = self.default_boxes([level.shape[-2:] for level in levels], images.pixels.shape[-2:])
+        boxes = self.default_boxes([level.shape[-2:] for level in levels], pixels.shape[-2:])
         return Predictions(out["cls_logits"].float(), out["bbox_regression"].float(), torch.cat(boxes))
 
     def levels(self, pixels: Tensor) -> list[Tensor]:
         """(B, 3, H, W) -> the backbone's last maps and what is made of them, finest first."""
         maps = self.backbone.forward_features(pixels)
-        levels = [maps[i] for i in self.used_maps]
+        levels = [make(maps[i]) for make, i in zip(self.first, self.used_maps, strict=True)]
         for extra in self.extras:
             levels.append(extra(levels[-1]))
         return levels
 
+    def unpadded(self, images: Images) -> Tensor:
+        """The batch without what it was padded with, since default boxes at fixed steps cover one size alone.
 
-@detector("ssd", size=(512, 512), tiny={"extra_width": 0.125})
+        Raises:
+            UsageError: an image is of another size.
+        """
+        for height, width in images.sizes:
+            if (height, width) != (self.only, self.only):
+                raise UsageError(
+                    f"ssd300 takes images of {self.only}x{self.only} alone, and got {height}x{width}; "
+                    f"give --size {self.only} without --max-size, or leave --ssd300 out"
+                )
+        return images.pixels[..., : self.only, : self.only]
+
+
+@detector("ssd", size=(512, 512), tiny={"extra_width": 0.125, "ssd300": False})
 def ssd(
     backbone: Backbone,
     num_classes: int,
     *,
+    ssd300: bool = False,
     extra_width: float = 1.0,
     finest_scale: float = 0.07,
     min_scale: float = 0.15,
@@ -153,6 +180,8 @@ def ssd(
 
     Args:
         num_classes: K, without background.
+        ssd300: the first paper's levels, on a backbone whose last two maps have strides 8 and 16, as those of tv_vgg16:
+            the first map normalised, two convolutions above the second, no batch norm; images of 300x300 alone.
         extra_width: share of the 512, 256, 256, 256 channels of the levels above the backbone's.
         finest_scale: side of the finest level's square boxes, as a share of the image.
         min_scale: the same of the second level.
@@ -165,12 +194,20 @@ def ssd(
     """
     channels = [backbone.maps[i].channels for i in last_maps(backbone)]
     above = [max(16, round(extra_width * out)) for out in (512, 256, 256, 256)]
-    extras = nn.ModuleList(extra_level(i, o) for i, o in zip([channels[-1], *above], above, strict=False))
-    widths = channels + above
-    for conv in convolutions(extras):
+    first = ssd300_levels(backbone) if ssd300 else None
+    channels[-1] = FC7 if ssd300 else channels[-1]
+    steps = list(zip([channels[-1], *above], above, strict=False))
+    if ssd300:
+        extras = nn.ModuleList(plain_level(i, o, halves=number < 2) for number, (i, o) in enumerate(steps))
+    else:
+        extras = nn.ModuleList(extra_level(i, o) for i, o in steps)
+    for conv in convolutions(nn.ModuleList([extras, first or nn.Identity()])):
         nn.init.xavier_uniform_(conv.weight)
+        if conv.bias is not None:
+            nn.init.zeros_(conv.bias)
+    widths = channels + above
     scales = [finest_scale, *evenly(min_scale, max_scale, len(widths))]
-    boxes = DefaultBoxes(scales, [[2], *[[2, 3]] * (len(widths) - 3), [2], [2]])
+    boxes = DefaultBoxes(scales, [[2], *[[2, 3]] * (len(widths) - 3), [2], [2]], SSD300_STEPS if ssd300 else None)
     return SSD(
         backbone,
         extras,
@@ -182,6 +219,8 @@ def ssd(
         min_score=min_score,
         nms_iou=nms_iou,
         max_detections=max_detections,
+        first=first,
+        only=SSD300 if ssd300 else None,
     )
 
 
@@ -249,6 +288,45 @@ def extra_level(into: int, out: int) -> nn.Sequential:
         Conv2dNormActivation(into, out // 2, 1, norm_layer=PatientNorm),
         Conv2dNormActivation(out // 2, out, 3, stride=2, norm_layer=PatientNorm),
     )
+
+
+def plain_level(into: int, out: int, *, halves: bool) -> nn.Sequential:
+    """(B, into, H, W) -> (B, out, H/2, W/2), rounded up, or (B, out, H - 2, W - 2)"""
+    narrow = nn.Conv2d(into, out // 2, 1)
+    wide = nn.Conv2d(out // 2, out, 3, stride=2, padding=1) if halves else nn.Conv2d(out // 2, out, 3)
+    return nn.Sequential(narrow, nn.ReLU(inplace=True), wide, nn.ReLU(inplace=True))
+
+
+def ssd300_levels(backbone: Backbone) -> nn.ModuleList:
+    """What the first paper makes of conv4_3 and conv5_3: a map of unit vectors, and VGG's first two dense layers."""
+    maps = backbone.maps[-2:]
+    if [info.stride for info in maps] != SSD300_STRIDES:
+        raise UsageError(
+            f"ssd300 wants the last two maps at strides 8 and 16; this backbone has "
+            f"{[info.stride for info in backbone.maps]}, take tv_vgg16, or leave --ssd300 out"
+        )
+    dense = nn.Sequential(
+        nn.MaxPool2d(3, stride=1, padding=1),
+        nn.Conv2d(maps[1].channels, FC7, 3, padding=6, dilation=6),
+        nn.ReLU(inplace=True),
+        nn.Conv2d(FC7, FC7, 1),
+        nn.ReLU(inplace=True),
+    )
+    return nn.ModuleList([UnitVectors(maps[0].channels), dense])
+
+
+class UnitVectors(nn.Module):
+    """(B, C, H, W) -> (B, C, H, W): channels of a place become a vector of length 1, times what each channel learns.
+
+    Liu, Rabinovich, Berg, "ParseNet: Looking Wider to See Better", 2015.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.full((channels,), 20.0))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.scale[:, None, None] * F.normalize(x)
 
 
 def light_extra_level(into: int, out: int, norm: Callable[..., nn.Module]) -> nn.Sequential:

@@ -58,10 +58,14 @@ class DefaultBoxes(nn.Module):
     Args:
         scales: sides of squares as shares of the image, one per level and one more.
         ratios: per level, how many times longer than wide boxes are, standing and lying.
+        steps: per level, pixels from one place to the next; without them the places share the image evenly.
     """
 
-    def __init__(self, scales: Sequence[float], ratios: Sequence[Sequence[float]]) -> None:
+    def __init__(
+        self, scales: Sequence[float], ratios: Sequence[Sequence[float]], steps: Sequence[float] | None = None
+    ) -> None:
         super().__init__()
+        self.steps = steps
         self.per_place = [2 + 2 * len(level) for level in ratios]
         for level, of_level in enumerate(ratios):
             scale, next_scale = scales[level : level + 2]
@@ -75,14 +79,10 @@ class DefaultBoxes(nn.Module):
     def forward(self, shapes: Sequence[Size], size: Size) -> list[Tensor]:
         """Maps' (height, width), finest first, and the batch's -> per level (places * A, 4)."""
         height, width = size
+        apart = [(height / h, width / w) for h, w in shapes] if self.steps is None else [(s, s) for s in self.steps]
         return [
-            around_places(
-                around * around.new_tensor((width, height, width, height)),
-                shape,
-                (height / shape[0], width / shape[1]),
-                0.5,
-            )
-            for around, shape in zip(self.buffers(), shapes, strict=True)
+            around_places(around * around.new_tensor((width, height, width, height)), shape, step, 0.5)
+            for around, shape, step in zip(self.buffers(), shapes, apart, strict=True)
         ]
 
 

@@ -1,10 +1,11 @@
-"""Where the images of a padded batch lie on its maps, and each place's position as sines.
+"""Where the images of a padded batch lie on its maps, and each place's position as sines, or learned.
 
 Vaswani et al., "Attention Is All You Need", 2017, in two dimensions as in Carion et al., "End-to-End Object Detection
 with Transformers", 2020.
 
     sizes, maps -> Extent -> padding of all places
                           -> sines of y, sines of x, counted over the places that hold image
+                          -> or what was learned for their column and their row
 
 An image lies at the top left, so how many rows and columns hold image says all that a mask of pixels could.
 
@@ -14,13 +15,17 @@ Shape letters: B images, L maps, S places of all maps, C channels.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from detection.types import Images
+from shared.errors import UsageError
+
+LEARNED = 50  # rows and columns that can be learned
 
 
 class Extent(NamedTuple):
@@ -87,3 +92,47 @@ def sines(shares: Tensor, width: int, *, temperature: float = 10000.0) -> Tensor
     slower = temperature ** (torch.arange(0, width, 2, dtype=torch.float32, device=shares.device) / width)
     angles = shares[..., None] * (2 * math.pi) / slower
     return torch.stack((angles.sin(), angles.cos()), -1).flatten(-2)
+
+
+class LearnedPositions(nn.Module):
+    """A vector for each of 50 rows and 50 columns, the same for every image.
+
+    Args:
+        width: C, half of it for the column and half for the row.
+    """
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.columns, self.rows = (nn.Parameter(torch.rand(LEARNED, width // 2)) for _ in range(2))
+
+    def forward(self, where: Extent) -> Tensor:
+        """-> (1, S, width).
+
+        Raises:
+            UsageError: a map is larger.
+        """
+        return torch.cat([self.of(*shape) for shape in where.shapes])[None]
+
+    def of(self, height: int, breadth: int) -> Tensor:
+        """-> (height * breadth, width)"""
+        if max(height, breadth) > LEARNED:
+            raise UsageError(
+                f"learned positions reach {LEARNED} rows and columns, and this batch has {height}x{breadth}; "
+                "say --position-embedding sine, or make images smaller with --max-size"
+            )
+        columns = self.columns[:breadth].expand(height, -1, -1)
+        rows = self.rows[:height, None].expand(-1, breadth, -1)
+        return torch.cat((columns, rows), -1).flatten(0, 1)
+
+
+def positions_called(name: str, width: int) -> Callable[[Extent], Tensor]:
+    """Extent of maps -> (B or 1, S, width): "sine", or "learned".
+
+    Raises:
+        UsageError: it is neither.
+    """
+    if name == "learned":
+        return LearnedPositions(width)
+    if name != "sine":
+        raise UsageError(f"no positions '{name}'; position_embedding is sine or learned")
+    return partial(sine_positions, width=width)

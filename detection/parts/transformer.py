@@ -55,11 +55,14 @@ class Attention(nn.Module):
 
 def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, share: float) -> Tensor:
     """(B, H, Q, D), (B, H, S, D), (B, H, S, D) -> (B, H, Q, D), leaving out a share of all that is looked at."""
-    if q.device.type != "cpu" or not share:
+    learnt = bias is not None and bias.requires_grad  # a processor's fused kernel has no slope for it
+    if q.device.type != "cpu" or not (share or learnt):
         return F.scaled_dot_product_attention(q, k, v, attn_mask=bias, dropout_p=share)
-    logits = (q * q.shape[-1] ** -0.5) @ k.transpose(-2, -1)
-    weights = (logits if bias is None else logits + bias).softmax(-1)
-    return dropout(weights, share) @ v
+    weights = (q * q.shape[-1] ** -0.5) @ k.transpose(-2, -1)  # logits as yet; no more of their size than must be
+    if bias is not None:
+        weights += bias
+    weights = weights.softmax(-1)
+    return (dropout(weights, share) if share else weights) @ v
 
 
 class EncoderLayer(nn.Module):
@@ -77,6 +80,21 @@ class EncoderLayer(nn.Module):
             return self.attention(placed, placed, x, bias)
 
         return self.around_feed(self.around_attention(x, look), self.feed)
+
+
+class Encoder(nn.ModuleList):
+    """Layers in which the places of a map look at one another."""
+
+    def __init__(
+        self, layers: int, width: int, heads: int, feedforward: int, dropout: float, *, pre_norm: bool = False
+    ) -> None:
+        super().__init__(EncoderLayer(width, heads, feedforward, dropout, pre_norm=pre_norm) for _ in range(layers))
+
+    def forward(self, x: Tensor, positions: Tensor, bias: Tensor | None = None) -> Tensor:
+        """(B, S, C), (B, S, C), bias of the logits -> (B, S, C)"""
+        for layer in self:
+            x = layer(x, positions, bias)
+        return x
 
 
 class DecoderLayer(nn.Module):

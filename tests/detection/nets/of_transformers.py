@@ -18,6 +18,8 @@ from detection.types import Images, Target
 RENAMED = [
     (r"^model\.", ""),
     (r"^query_position_embeddings", "queries"),
+    (r"^position_embedding\.row_embeddings\.weight", "positions.rows"),
+    (r"^position_embedding\.column_embeddings\.weight", "positions.columns"),
     (r"^input_projection", "narrow"),
     (r"^input_proj", "levels.levels"),
     (r"^level_embed", "level_of"),

@@ -177,3 +177,24 @@ class Maps(nn.Module):
 def test_heads_that_cannot_share_the_width_are_refused(tiny_backbone: Callable[..., Any]) -> None:
     with pytest.raises(UsageError, match="width 36 does not suit 8 heads; give a multiple of 8 and of 4"):
         DETR(tiny_backbone(), CLASSES, width=36)
+
+
+def test_learned_positions_are_those_of_transformers(tiny_backbone: Callable[..., Any], scenes: Callable) -> None:
+    net = loud(DETR(tiny_backbone(), CLASSES, **SMALL, position_embedding="learned"))
+    images, targets = of_different_sizes(scenes, [2, 1, 1])
+    theirs: Any = detr_of_transformers(net, CLASSES, position_embedding_type="learned")
+    out = theirs(**(as_they_want(images, targets) | {"labels": None}))
+    logits, boxes = net.predict(images)
+    torch.testing.assert_close(logits[-1], out.logits, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(boxes[-1], out.pred_boxes, rtol=1e-5, atol=1e-5)
+    torch.stack(list(net(images, targets).values())).sum().backward()
+    assert all(parameter.grad is not None for parameter in net.positions.parameters())  # type: ignore[union-attr]
+
+
+def test_learned_positions_end_after_fifty_places_and_others_are_unknown(tiny_backbone: Callable[..., Any]) -> None:
+    net = DETR(tiny_backbone(), CLASSES, **SMALL, position_embedding="learned").eval()
+    assert len(net.detect(Images(torch.zeros(1, 3, 64, 1600), [(64, 1600)]))) == 1
+    with pytest.raises(UsageError, match="50 rows and columns, and this batch has 2x51; say --position-embedding sine"):
+        net.detect(Images(torch.zeros(1, 3, 64, 1632), [(64, 1632)]))
+    with pytest.raises(UsageError, match="no positions 'sines'; position_embedding is sine or learned"):
+        DETR(tiny_backbone(), CLASSES, **SMALL, position_embedding="sines")

@@ -20,6 +20,7 @@ from torchvision.ops import box_iou
 from backbones.base import MapInfo
 from detection.nets.ssd import SSD, PatientNorm, ssd, ssdlite
 from detection.types import Images, Target
+from shared.errors import UsageError
 
 CLASSES = 3
 NETS = {"ssd": ssd, "ssdlite": ssdlite}
@@ -27,10 +28,16 @@ PUBLISHED = {
     "ssd": DefaultBoxGenerator(
         [[2], [2, 3], [2, 3], [2, 3], [2], [2]], scales=[0.07, 0.15, 0.33, 0.51, 0.69, 0.87, 1.05]
     ),
+    "ssd300": DefaultBoxGenerator(
+        [[2], [2, 3], [2, 3], [2, 3], [2], [2]],
+        scales=[0.07, 0.15, 0.33, 0.51, 0.69, 0.87, 1.05],
+        steps=[8, 16, 32, 64, 100, 300],
+    ),
     "ssdlite": DefaultBoxGenerator([[2, 3]] * 6, min_ratio=0.2, max_ratio=0.95),
 }
 TOLD = {
     "ssd": {},
+    "ssd300": {},
     "ssdlite": {"score_thresh": 0.001, "nms_thresh": 0.55, "detections_per_img": 300, "topk_candidates": 300},
 }
 
@@ -48,11 +55,10 @@ class Levels(nn.Module):
 
 def of_torchvision(name: str, net: SSD, size: int) -> reference.SSD:
     """torchvision's SSD with its own boxes and head, and our weights in it."""
-    widths = [net.backbone.maps[i].channels for i in net.used_maps] + [
-        extra[-1][0].out_channels for extra in net.extras
-    ]
+    with torch.no_grad():
+        widths = [level.shape[1] for level in net.eval().levels(torch.zeros(1, 3, size, size))]
     boxes = PUBLISHED[name]
-    if name == "ssd":
+    if name != "ssdlite":
         head = reference.SSDHead(widths, boxes.num_anchors_per_location(), CLASSES + 1)
     else:
         head = lite_reference.SSDLiteHead(
@@ -254,3 +260,56 @@ def test_ssdlite_is_set_as_torchvision_sets_it(tiny_backbone: Callable[..., Any]
         assert any(conv.groups == conv.in_channels > 1 for conv in convs)
     activations = {type(layer) for layer in net.modules() if isinstance(layer, nn.ReLU | nn.ReLU6)}
     assert nn.ReLU6 in activations
+
+
+# --- the first paper's ---------------------------------------------------------------------------
+
+
+@pytest.fixture
+def net300(tiny_backbone: Callable[..., Any]) -> SSD:
+    """The paper's levels on a small backbone with the strides of its VGG16."""
+    torch.manual_seed(0)
+    small = tiny_backbone(16)
+    small.maps, every = small.maps[1:3], small.forward_features
+    small.forward_features = lambda x: every(x)[1:3]
+    net = ssd(small, CLASSES, ssd300=True, extra_width=0.1, empty_negatives=0)
+    nn.init.uniform_(net.first[0].scale, 10, 30)  # type: ignore[arg-type]
+    return net.eval()
+
+
+def test_losses_and_detections_of_ssd300_are_those_of_torchvision(net300: SSD, scenes: Callable) -> None:
+    images, targets = whole(scenes, [3, 5], 300)
+    other = of_torchvision("ssd300", net300, 300)
+    theirs = other.train()(list(images.pixels), shifted(targets))
+    losses = net300(images, targets)
+    for ours, called in {"classification": "classification", "boxes": "bbox_regression"}.items():
+        torch.testing.assert_close(losses[ours], theirs[called], rtol=1e-4, atol=1e-5)
+    assert losses["boxes"] > 0.1, "some default box holds something"
+    for ours, found in zip(net300.detect(images), other.eval()(list(images.pixels)), strict=True):
+        assert len(ours["scores"]) > 20
+        torch.testing.assert_close(ours["scores"], found["scores"], rtol=1e-4, atol=1e-5)
+
+
+@torch.no_grad()
+def test_ssd300_has_8732_boxes_on_the_maps_of_the_paper(net300: SSD) -> None:
+    levels = net300.levels(torch.zeros(1, 3, 300, 300))
+    assert [tuple(level.shape[-2:]) for level in levels] == [(n, n) for n in (38, 19, 10, 5, 3, 1)]
+    assert len(net300.predict(Images(torch.zeros(1, 3, 300, 300), [(300, 300)])).boxes) == 8732
+    lengths = levels[0].norm(dim=1) / net300.first[0].scale.norm()  # type: ignore[operator, union-attr]
+    assert (lengths <= 1.01).all()
+
+
+@torch.no_grad()
+def test_ssd300_looks_past_the_padding_of_a_batch(net300: SSD) -> None:
+    pixels = torch.randn(1, 3, 300, 300)
+    padded = torch.nn.functional.pad(pixels, (0, 20, 0, 20))
+    assert torch.equal(
+        net300.predict(Images(padded, [(300, 300)])).scores, net300.predict(Images(pixels, [(300, 300)])).scores
+    )
+
+
+def test_ssd300_refuses_other_images_and_backbones(net300: SSD, tiny_backbone: Callable[..., Any]) -> None:
+    with pytest.raises(UsageError, match="ssd300 takes images of 300x300 alone, and got 200x300; give --size 300"):
+        net300.detect(Images(torch.zeros(1, 3, 300, 300), [(200, 300)]))
+    with pytest.raises(UsageError, match="strides 8 and 16; this backbone has .4, 8, 16, 32., take tv_vgg16"):
+        ssd(tiny_backbone(), CLASSES, ssd300=True)

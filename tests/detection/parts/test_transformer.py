@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from detection.parts.transformer import MLP, Attention, DecoderLayer, EncoderLayer, hide
+from detection.parts.transformer import MLP, Attention, DecoderLayer, Encoder, EncoderLayer, hide
 from shared.errors import UsageError
 
 WIDTH, HEADS, HIDDEN = 16, 4, 24
@@ -41,6 +41,27 @@ def test_attention_is_pytorchs_with_the_same_state(tensors: dict[str, Tensor]) -
     )
     found = attention(**tensors, bias=bias + hide(padding))  # type: ignore[operator]
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_slope_of_a_learnt_bias_is_pytorchs(tensors: dict[str, Tensor]) -> None:
+    attention, wanted = loud(Attention(WIDTH, HEADS)), torch.randn(2, 5, WIDTH)
+    ours, theirs = (torch.arange(280.0).sin().view(2, HEADS, 5, 7).requires_grad_() for _ in range(2))
+    given = {"query": tensors["query"], "key": tensors["keys"], "value": tensors["values"]}
+    expected, _ = reference(attention)(**given, attn_mask=theirs.flatten(0, 1))  # type: ignore[arg-type]
+    found = attention(**tensors, bias=ours)
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
+    for out in (found, expected):
+        (out * wanted).sum().backward()
+    assert theirs.grad is not None and theirs.grad.abs().max() > 1e-3
+    torch.testing.assert_close(ours.grad, theirs.grad, rtol=1e-5, atol=1e-6)
+
+
+def test_encoder_is_its_layers_one_after_the_other(tensors: dict[str, Tensor]) -> None:
+    encoder, x = loud(Encoder(2, WIDTH, HEADS, HIDDEN, 0.0)), tensors["keys"]
+    bias = hide(torch.tensor([[False] * 4 + [True] * 3]))
+    first, second = encoder.children()
+    expected = second(first(x, tensors["values"], bias), tensors["values"], bias)
+    assert torch.equal(encoder(x, tensors["values"], bias), expected)
 
 
 def test_attention_of_things_to_themselves_is_the_same_as_to_equal_ones(tensors: dict[str, Tensor]) -> None:

@@ -1,0 +1,204 @@
+"""SMCA: DETR whose queries say where they look before they look, and so need not learn it from everywhere.
+
+Gao, Zheng, Wang, Dai, Li, "Fast Convergence of DETR with Spatially Modulated Co-Attention", 2021; on one map.
+
+    image -> backbone -> coarsest map -> encoder -> memory
+                             queries -> references -> in each decoder layer: centres, scales -> Gaussians
+                             queries -> decoder, looking at the memory where the Gaussians are -> classes, box
+
+A Gaussian is a bias of attention (`parts.gaussian`), one for each head. Places and distances are in cells of the map,
+whatever its stride; the paper's is 32. Boxes lie around the references. Each class is a yes or no, rare at first:
+classes count from 0 without a background, where the published program has 92 outputs for COCO's 80 classes.
+
+    head_mixture    the second half of the heads looks everywhere, as in DETR
+    query_mixture   the first half of the queries does, and its boxes lie around nothing
+
+Shape letters: B images, Q queries, S places of the map, C channels, H heads, K classes, L decoder layers.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from backbones.base import Backbone
+from detection.nets import Detector, detector
+from detection.parts.gaussian import Gaussian
+from detection.parts.position import extent, padding, positions_called
+from detection.parts.queries import best_pairs, detections
+from detection.parts.set_loss import SetLoss
+from detection.parts.transformer import MLP, DecoderLayer, Encoder, hide, xavier
+from detection.types import Detections, Images, Target
+from shared.errors import UsageError
+
+RARE = 0.01  # what every class scores before training
+
+
+@detector(
+    "smca_detr",
+    tiny={
+        "width": 32,
+        "heads": 4,
+        "encoder_layers": 1,
+        "decoder_layers": 2,
+        "feedforward": 64,
+        "dropout": 0.0,
+        "num_queries": 16,
+    },
+)
+class SMCADETR(Detector):
+    """
+    Args:
+        backbone: anything; its coarsest map is looked at.
+        num_classes: K.
+        dynamic_scale: how wide Gaussians are: type1 all alike, type2 learnt by each head, type3 in x and y, type4 with
+            their product.
+        smooth: what squared distances are divided by; more makes Gaussians wider.
+        head_mixture: half of the heads without Gaussians.
+        query_mixture: half of the queries without Gaussians and references.
+        width: channels of the transformer.
+        heads: of every attention; they share the width.
+        encoder_layers: in which the places of the map look at one another.
+        decoder_layers: in which the queries look at one another and at the map.
+        feedforward: width inside each layer's feed-forward part.
+        dropout: share of values set to 0 in training, in every layer.
+        pre_norm: normalise before each step of a layer and not after it.
+        position_embedding: sine, or learned for each of 50 rows and 50 columns.
+        num_queries: Q, the most objects an image may have.
+        no_aux_loss: judge the last decoder layer alone and not all of them.
+        class_cost: weight of the probability of an object's class when queries are assigned to objects.
+        l1_cost: weight of the distance between boxes there.
+        giou_cost: weight of the overlap of boxes there.
+        class_weight: weight of the classification loss.
+        l1_weight: weight of the loss that is the distance of boxes.
+        giou_weight: weight of the loss that is their missing overlap.
+        min_score: detections that score less are left out.
+        max_detections: kept per image, of all pairs of query and class; as many as queries when not given.
+    """
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        num_classes: int,
+        *,
+        dynamic_scale: str = "type3",
+        smooth: float = 8.0,
+        head_mixture: bool = False,
+        query_mixture: bool = False,
+        width: int = 256,
+        heads: int = 8,
+        encoder_layers: int = 6,
+        decoder_layers: int = 6,
+        feedforward: int = 2048,
+        dropout: float = 0.1,
+        pre_norm: bool = False,
+        position_embedding: str = "sine",
+        num_queries: int = 300,
+        no_aux_loss: bool = False,
+        class_cost: float = 2.0,
+        l1_cost: float = 5.0,
+        giou_cost: float = 2.0,
+        class_weight: float = 2.0,
+        l1_weight: float = 5.0,
+        giou_weight: float = 2.0,
+        min_score: float = 0.0,
+        max_detections: int | None = None,
+    ) -> None:
+        super().__init__()
+        self.backbone, self.used_maps = backbone, [len(backbone.maps) - 1]
+        self.narrow = nn.Conv2d(backbone.maps[-1].channels, width, 1)
+        self.positions = positions_called(position_embedding, width)
+        told = (width, heads, feedforward, dropout)
+        self.encoder = Encoder(encoder_layers, *told, pre_norm=pre_norm)
+        self.encoder_norm = nn.LayerNorm(width) if pre_norm else nn.Identity()
+        self.queries = nn.Embedding(num_queries, width)
+        self.refer = MLP(width, 2)
+        xavier(self.refer)
+        self.gaussians = nn.ModuleList(Gaussian(width, heads, dynamic_scale) for _ in range(decoder_layers))
+        self.decoder = nn.ModuleList(DecoderLayer(*told, pre_norm=pre_norm) for _ in range(decoder_layers))
+        self.decoder_norm = nn.LayerNorm(width)
+        self.classify = nn.Linear(width, num_classes)
+        nn.init.constant_(self.classify.bias, -math.log((1 - RARE) / RARE))
+        self.locate = MLP(width, 4)
+        self.loss = SetLoss(
+            num_classes,
+            "focal",
+            class_cost=class_cost,
+            l1_cost=l1_cost,
+            giou_cost=giou_cost,
+            class_weight=class_weight,
+            l1_weight=l1_weight,
+            giou_weight=giou_weight,
+        )
+        referring = torch.arange(num_queries) >= (num_queries // 2 if query_mixture else 0)
+        self.register_buffer("referring", referring[:, None].float(), persistent=False)
+        looking = strength(heads, referring, smooth, head_mixture=head_mixture)
+        self.register_buffer("strength", looking, persistent=False)
+        self.judged = slice(-1, None) if no_aux_loss else slice(None)
+        self.min_score, self.max_detections = min_score, max_detections or num_queries
+
+    referring: Tensor  # (Q, 1) 1 where a query has a reference, else 0
+    strength: Tensor  # (H, Q, 1) 1 / smooth where there is a Gaussian, else 0
+
+    def forward(self, images: Images, targets: list[Target]) -> dict[str, Tensor]:
+        """Focal loss of the classes, distance and missing overlap of the boxes, of every decoder layer."""
+        logits, boxes = self.predict(images)
+        return self.loss(logits[self.judged], boxes[self.judged], targets, images.sizes)
+
+    @torch.no_grad()
+    def detect(self, images: Images) -> list[Detections]:
+        """The likeliest of all pairs of query and class."""
+        logits, boxes = self.predict(images)
+        best = best_pairs(logits[-1].sigmoid(), self.max_detections)
+        return detections(best, boxes[-1], images.sizes, self.min_score)
+
+    def class_head(self) -> list[nn.Module]:
+        return [self.classify]
+
+    def predict(self, images: Images) -> tuple[Tensor, Tensor]:
+        """-> logits (L, B, Q, K), boxes (L, B, Q, 4) as centre, width, height in shares of the unpadded images"""
+        coarsest = self.narrow(self.backbone.forward_features(images.pixels)[-1])
+        where = extent(images, [coarsest])
+        positions, hidden = self.positions(where), hide(padding(where))
+        memory = self.encoder_norm(self.encoder(coarsest.flatten(2).transpose(1, 2), positions, hidden))
+        anchors = self.anchors()
+        references = anchors.sigmoid() * self.cells(images)
+        states = self.decode(memory, positions, hidden, references, where.shapes[0])
+        boxes = self.locate(states).float() + F.pad(anchors * self.referring, (0, 2))
+        return self.classify(states).float(), boxes.sigmoid()
+
+    def anchors(self) -> Tensor:
+        """-> (Q, 2): x and y of the references before the sigmoid, the same for every image: nothing is seen yet."""
+        return self.refer(self.gaussians[0].norm(self.queries.weight)).float()  # type: ignore[operator, union-attr]
+
+    def cells(self, images: Images) -> Tensor:
+        """-> (B, 1, 2): how many columns and rows each unpadded image has, in fractions"""
+        sides = torch.tensor(images.sizes, dtype=torch.float32).flip(-1) / self.backbone.maps[-1].stride
+        return sides[:, None].to(images.pixels.device)
+
+    def decode(
+        self, memory: Tensor, positions: Tensor, hidden: Tensor | None, references: Tensor, shape: tuple[int, int]
+    ) -> Tensor:
+        """(B, S, C), (B, Q, 2) in cells -> (L, B, Q, C): what the queries hold after each layer, normalised."""
+        queries = self.queries.weight
+        x, states = memory.new_zeros(len(memory), *queries.shape), []
+        placed = memory + positions
+        for layer, gaussian in zip(self.decoder, self.gaussians, strict=True):
+            x = layer(x, queries, placed, memory, gaussian(x + queries, references, self.strength, shape, hidden))
+            states.append(x)
+        return self.decoder_norm(torch.stack(states))
+
+
+def strength(heads: int, referring: Tensor, smooth: float, *, head_mixture: bool) -> Tensor:
+    """-> (H, Q, 1): 1 / smooth for heads and queries with Gaussians, 0 for the others.
+
+    Raises:
+        UsageError: `smooth` is not above 0.
+    """
+    if not smooth > 0:
+        raise UsageError(f"smooth is {smooth}; give a number above 0")
+    looking = torch.arange(heads) < (-(-heads // 2) if head_mixture else heads)
+    return (looking[:, None] & referring)[..., None] / smooth
