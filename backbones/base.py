@@ -22,7 +22,8 @@ class MapInfo(NamedTuple):
 class Backbone(nn.Module, ABC):
     """The contract between the halves. One level deep: nobody subclasses a subclass.
 
-    maps: what `forward_features` returns, finest first; strides of 4 and more, one map per stride.
+    maps: what `forward_features` returns, finest first; strides of 4 and more, one map per stride; where dilation
+        replaces the stride of the last stage, the last two share theirs, as in `tv_mobilenet_v3_large_fpn`.
     width: channels of the pooled vector that `forward` returns.
     pixels: the statistics its published weights expect, or None when it has random weights.
     only: the one image size (height, width) that it takes, or None when it takes any.

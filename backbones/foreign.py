@@ -35,6 +35,7 @@ from shared.errors import WeightsError
 from shared.pixels import PixelStats
 
 Tensors = dict[str, Tensor]
+COUNTERS = "*.num_batches_tracked"  # old files lack them, and nothing reads them
 # where files keep their tensors, best first: averaged weights before those they average
 INSIDE = (
     "state_dict_ema", "model_ema", "target_encoder", "teacher",

@@ -31,7 +31,7 @@ class Heir(NamedTuple):
 
 def rebuild(card: Card, **options: Any) -> Backbone:
     """The network that an export's weights are of, still with random ones."""
-    return backbone.build(card.arch, **kept_args(card), **options)
+    return backbone.build(card.arch, **{**kept_args(card), **options})
 
 
 def kept_args(card: Card) -> dict[str, Any]:

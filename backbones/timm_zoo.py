@@ -132,6 +132,7 @@ class TimmBackbone(Backbone):
         drop_path: stochastic depth; None takes what comes with the name.
         img_size: height and width that position tables are made for; None takes what comes with the name.
         aws_compat: the network as the seed's program built it, where that is not what its paper says.
+        dilation: the last stage keeps the stride of the one before and looks twice as far around instead.
     """
 
     def __init__(
@@ -142,19 +143,22 @@ class TimmBackbone(Backbone):
         drop_path: float | None = None,
         img_size: tuple[int, int] | None = None,
         aws_compat: bool = False,
+        dilation: bool = False,
     ) -> None:
         super().__init__()
         row = as_aws_has_it(row, pretrained) if aws_compat else row
         rate = row.drop_path if drop_path is None else drop_path
         sized = {"img_size": tuple(img_size)} if img_size else {}
-        self.net = create(row, pretrained, sized | ({"drop_path_rate": rate} if rate else {}))
+        make = create_dilated if dilation else create
+        self.net = make(row, pretrained, sized | ({"drop_path_rate": rate} if rate else {}))
         infos = [MapInfo(f["num_chs"], f["reduction"]) for f in getattr(self.net, "feature_info", None) or []]
         if not infos or not hasattr(self.net, "forward_intermediates"):
             raise UsageError(f"timm's {row.timm_name} has no feature maps to offer; take another backbone")
         if row.last_tap:
             block, channels = row.last_tap
             self.net.stage_ends[-1], infos[-1] = block, MapInfo(channels, infos[-1].stride)
-        last_of_stride = {info.stride: i for i, info in enumerate(infos) if info.stride >= 4}
+        apart = len(infos) - 1 if dilation else None  # the last stage, which shares its stride with the one before
+        last_of_stride = {(info.stride, i == apart): i for i, info in enumerate(infos) if info.stride >= 4}
         self.taps = sorted(last_of_stride.values())
         self.maps = tuple(infos[i] for i in self.taps)
         self.after_neck = row.after_neck
@@ -236,6 +240,26 @@ def create(row: Row, pretrained: bool, args: dict[str, Any]) -> Any:
     return net
 
 
+def create_dilated(row: Row, pretrained: bool, args: dict[str, Any]) -> Any:
+    """The same with a coarsest map of stride 16: dilation replaces the stride of the last stage.
+
+    Raises:
+        UsageError: it has no such form.
+    """
+    try:
+        net = create(row, pretrained, args | {"output_stride": 16})
+    except (AssertionError, TypeError) as error:  # how timm says that a net knows no other stride, or no such word
+        if isinstance(error, TypeError) and "output_stride" not in str(error):
+            raise
+        net = None
+    if net is None or [f["reduction"] for f in getattr(net, "feature_info", None) or []][-2:] != [16, 16]:
+        raise UsageError(
+            f"timm's {row.timm_name} has no form in which dilation replaces the stride of the last stage; leave "
+            "--dilation out, or take a ResNet, RegNet, EfficientNet or ConvNeXt"
+        )
+    return net
+
+
 def call_timm(row: Row, pretrained: bool, args: dict[str, Any]) -> Any:
     import timm
     from timm.models.vision_transformer import VisionTransformer
@@ -258,7 +282,7 @@ def call_timm(row: Row, pretrained: bool, args: dict[str, Any]) -> Any:
             if option is None or option not in str(error):
                 raise
         except Exception as error:
-            if not pretrained:
+            if not pretrained or isinstance(error, AssertionError):
                 raise
             reason = (str(error).strip().splitlines() or ["no reason given"])[0][:120]
             raise WeightsError(

@@ -189,3 +189,46 @@ def test_tables_are_made_for_the_size_that_is_told() -> None:
     assert sum(p.numel() for p in net.parameters()) == pytest.approx(39.18e6, rel=1e-3)  # the seed's own count at 672
     with pytest.raises(UsageError, match="timm's resnet50 has no tables for an image size; leave the size out"):
         backbone.build("resnet_v1_50", img_size=(320, 320))
+
+
+# -- dilation -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["resnet18", "test_resnet", "test_efficientnet", "convnext_atto", "regnetx_002"])
+def test_dilation_leaves_the_last_stage_at_the_stride_of_the_one_before(name: str) -> None:
+    with torch.device("meta"):
+        plain, dilated = backbone.build(name), backbone.build(name, dilation=True)
+        found = dilated.eval().forward_features(torch.zeros(1, 3, 128, 192))
+    assert [info.stride for info in dilated.maps] == [4, 8, 16, 16]
+    assert [info.channels for info in dilated.maps] == [info.channels for info in plain.maps]
+    assert [tuple(x.shape[-2:]) for x in found] == [(32, 48), (16, 24), (8, 12), (8, 12)]
+    assert [p.shape for p in dilated.parameters()] == [p.shape for p in plain.parameters()], "the weights fit"
+    assert len(dilated.stages()) == len(plain.stages()) and dilated.width == plain.width
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dilation", [False, True])
+def test_maps_of_a_resnet_50_are_torchvisions_with_the_same_weights(dilation: bool) -> None:
+    from torchvision.models import resnet50
+
+    ours: Any = backbone.build("resnet_v1_50", dilation=dilation).eval()
+    theirs: Any = resnet50(replace_stride_with_dilation=[False, False, dilation]).eval()
+    with torch.no_grad():
+        for name, value in theirs.state_dict().items():
+            if value.is_floating_point() and not name.startswith("fc."):
+                own = ours.net.state_dict()[name]
+                own.copy_(value if "bn" not in name else value + 0.1 * torch.rand_like(value))
+                value.copy_(own)
+        x = torch.randn(1, 3, 96, 128)
+        found, expected = ours.forward_features(x), theirs.maxpool(theirs.relu(theirs.bn1(theirs.conv1(x))))
+        for own, layer in zip(found, (theirs.layer1, theirs.layer2, theirs.layer3, theirs.layer4), strict=True):
+            expected = layer(expected)
+            torch.testing.assert_close(own, expected, rtol=1e-4, atol=1e-4)
+    assert found[-1].shape == (1, 2048, *((6, 8) if dilation else (3, 4)))
+
+
+@pytest.mark.parametrize("name", ["test_vit", "mobilenetv4_conv_small_050", "vgg11_bn", "hrnet_w18_small"])
+@pytest.mark.parametrize("pretrained", [False, True])
+def test_net_that_has_no_dilated_form_says_so(name: str, pretrained: bool) -> None:
+    with torch.device("meta"), pytest.raises(UsageError, match="leave --dilation out, or take a ResNet"):
+        backbone.build(name, dilation=True, pretrained=pretrained)

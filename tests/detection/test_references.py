@@ -1,0 +1,89 @@
+"""What is known of published detectors agrees with those who published them, and with the recipes of their names."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+from torchvision.models import detection as theirs
+
+from backbones import backbone
+from detection.nets import detector
+from detection.recipe import DetectRecipe
+from detection.references import REFERENCES, USUAL_EPS, nearest, of_file
+from detection.train import input_size
+from shared.recipe import load, make, recipe_names
+
+WEIGHTS = {
+    "fasterrcnn_resnet50_fpn": theirs.FasterRCNN_ResNet50_FPN_Weights,
+    "fasterrcnn_mobilenet_v3_large_fpn": theirs.FasterRCNN_MobileNet_V3_Large_FPN_Weights,
+    "fasterrcnn_mobilenet_v3_large_320_fpn": theirs.FasterRCNN_MobileNet_V3_Large_320_FPN_Weights,
+    "fcos_resnet50_fpn": theirs.FCOS_ResNet50_FPN_Weights,
+    "retinanet_resnet50_fpn": theirs.RetinaNet_ResNet50_FPN_Weights,
+    "ssd300_vgg16": theirs.SSD300_VGG16_Weights,
+    "ssdlite320_mobilenet_v3_large": theirs.SSDLite320_MobileNet_V3_Large_Weights,
+    "maskrcnn_resnet50_fpn": theirs.MaskRCNN_ResNet50_FPN_Weights,
+    "keypointrcnn_resnet50_fpn": theirs.KeypointRCNN_ResNet50_FPN_Weights,
+}
+# the recipe that trains what the published file is
+RECIPES = {"ssdlite320_mobilenet_v3_large": "ssdlite320_mobilenet_v3_large_reduced_tail"}
+
+
+def built(name: str, **told: Any) -> Any:
+    known = REFERENCES[name]
+    published: Any = WEIGHTS[name]
+    rows = len(published.DEFAULT.meta["categories"])
+    with torch.device("meta"):
+        net = backbone.build(told.pop("backbone", known.backbone))
+        classes = rows if known.network in ("fcos", "retinanet") else rows - 1  # these have a row for background
+        return detector.build(known.network, net, classes, **known.args)
+
+
+@pytest.mark.parametrize("name", WEIGHTS)
+def test_networks_have_as_many_parameters_as_the_published(name: str) -> None:
+    """torchvision's frozen batch norm has none; that of SSDlite learns."""
+    net = built(name)
+    count = sum(p.numel() for p in net.parameters())
+    if not name.startswith("ssdlite"):
+        norms = [layer for layer in net.backbone.modules() if isinstance(layer, nn.BatchNorm2d)]
+        count -= sum(p.numel() for layer in norms for p in layer.parameters())
+    published: Any = WEIGHTS[name]
+    assert count == published.DEFAULT.meta["num_params"]
+
+
+def test_ssdlite_on_published_backbone_weights_has_the_full_tail() -> None:
+    net = built("ssdlite320_mobilenet_v3_large", backbone="tv_mobilenet_v3_large_ssdlite")
+    assert sum(p.numel() for p in net.parameters()) == 5_198_540
+
+
+@pytest.mark.parametrize("name", WEIGHTS)
+def test_published_files_are_known_by_the_sha256_in_their_names(name: str) -> None:
+    published: Any = WEIGHTS[name]
+    starts = {re.search(r"-([0-9a-f]{8})\.pth$", told.url)[1] for told in published}  # type: ignore[index]
+    assert starts == REFERENCES[name].files.keys()
+    for start in starts:
+        assert of_file(start + "0" * 56) == (name, REFERENCES[name].files[start])
+    assert of_file("0" * 64) is None
+
+
+def test_the_nearest_reference_lends_its_settings_to_other_backbones() -> None:
+    assert nearest("detr", "resnet101_v1b") == REFERENCES["detr_resnet101"]
+    assert nearest("ssd", "resnet18").args == {"ssd300": True} and nearest("ssd", "resnet18").backbone == "resnet18"
+    assert nearest("efficientdet_d0", "resnet18").network == "efficientdet_d0"
+    assert set(REFERENCES["detr_resnet50"].files.values()) == {USUAL_EPS}
+
+
+@pytest.mark.parametrize("name", [n for n in REFERENCES if RECIPES.get(n, n) in recipe_names("detect")])
+def test_recipe_of_the_name_is_set_as_what_was_published(name: str) -> None:
+    known = REFERENCES[name]
+    values, _ = load(RECIPES.get(name, name), "detect")
+    values.pop("tiny", None)
+    recipe = make(DetectRecipe, values)
+    model, data = recipe.model, recipe.data
+    assert (model.network, model.backbone) == (known.network, known.backbone)
+    assert model.network_args.items() >= dict(known.args).items()
+    size = input_size(data.size, data.aug_type, model.network)
+    assert (min(size), data.max_size) == (min(known.size), known.longest)
