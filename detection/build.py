@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -9,6 +10,8 @@ from backbones import backbone
 from backbones.base import Backbone
 from backbones.freeze import freeze, freeze_batch_norm, freeze_stages, freeze_unreached
 from backbones.inherit import fill, find_parent, inherit, is_stale, keep, kept_args, rebuild
+from backbones.published import BACKBONES, fill_published, published_pixels
+from backbones.torchvision_zoo import train_last
 from detection.nets import Detector, detector
 from detection.recipe import DetectRecipe, FreezeConfig, ModelConfig
 from shared import dist
@@ -16,6 +19,8 @@ from shared.card import Exported, check_pixels, expected_pixels, listed
 from shared.errors import UsageError, WeightsError
 from shared.pixels import PixelStats, pixel_stats
 from shared.store import NotThere, Store, Transfer
+
+log = logging.getLogger(__name__)
 
 
 class Standing(NamedTuple):
@@ -29,7 +34,7 @@ class Standing(NamedTuple):
 
 
 def backbone_name(model: ModelConfig, store: Store) -> str:
-    """The backbone that is asked for, or the only one that has the tag.
+    """The backbone that is asked for, or the only one that has the tag, or the one that published weights are of.
 
     Raises:
         UsageError: the backbone does not come in the width that is asked for.
@@ -37,12 +42,17 @@ def backbone_name(model: ModelConfig, store: Store) -> str:
     """
     if model.backbone is None:
         if model.backbone_tag is None:
-            return "resnet_v1_50"
+            return usual_backbone(model)
         return store.find(None, model.backbone_tag, model.backbone_epoch).card.arch
     name = model.backbone
     if model.backbone_param in (None, "1", "1.0"):  # `--backbone mobilenet_v2 --backbone-param 1`
         return name
     raise UsageError(f"{name} comes in width 1 only; leave --backbone-param out, or name a timm network of that width")
+
+
+def usual_backbone(model: ModelConfig) -> str:
+    """What it stands on without a tag: what is named, or what the published weights are of, or a ResNet-50."""
+    return model.backbone or BACKBONES.get((model.weights_backbone or "").partition(".")[0], "resnet_v1_50")
 
 
 def stand(recipe: DetectRecipe, store: Store, *, load: bool = True) -> Standing:
@@ -59,13 +69,15 @@ def stand(recipe: DetectRecipe, store: Store, *, load: bool = True) -> Standing:
     if model.backbone_tag is None and model.backbone_epoch is not None:
         model = replace(model, backbone_tag=only_tag(store, name))
         recipe = replace(recipe, model=model)
-    options = drop_path_of(model)
+    options = asked_of(model)
+    if model.weights_backbone is not None:
+        return stand_on_published(recipe, name, model.weights_backbone, load=load)
     if model.backbone_tag is None:
         net = backbone.build(name, pretrained=model.backbone_pretrained and load, **options)
         told = pixel_stats(recipe.data.rgb_mode) if recipe.data.rgb_mode else None
         if told and net.pixels and told != net.pixels:
             raise WeightsError(f"timm's {name} expects other pixels than {recipe.data.rgb_mode}; leave --rgb-mode out")
-        return Standing(net, told or net.pixels or pixel_stats("imagenet"), None, None)
+        return Standing(net, told or net.pixels or pixel_stats("imagenet"), None, None, dilation_of(model))
     parent, nothing = None, None
     try:
         parent = store.find(name, model.backbone_tag, model.backbone_epoch)
@@ -80,7 +92,28 @@ def stand(recipe: DetectRecipe, store: Store, *, load: bool = True) -> Standing:
     stats = pixels_of(parent, recipe)
     net = rebuild(parent.card, **options)
     transfer = fill(store, net, parent, model.allow_missing) if load else None
-    return Standing(net, stats, parent, transfer, kept_args(parent.card))
+    return Standing(net, stats, parent, transfer, kept_args(parent.card) | dilation_of(model))
+
+
+def stand_on_published(recipe: DetectRecipe, name: str, weights: str, *, load: bool) -> Standing:
+    """The backbone on weights that torchvision publishes.
+
+    Raises:
+        UsageError: there are none of that name, or a tag is asked for, too.
+        WeightsError: they cannot be had, or are another backbone's.
+    """
+    if recipe.model.backbone_tag is not None or recipe.model.backbone_pretrained:
+        raise UsageError(
+            "--weights-backbone names the backbone's weights; leave --backbone-tag and --backbone-pretrained out"
+        )
+    net = backbone.build(name, **asked_of(recipe.model))
+    stats, transfer = published_pixels(weights), None
+    if load:
+        transfer, stats = fill_published(net, weights, offline=recipe.runtime.offline)
+    told = pixel_stats(recipe.data.rgb_mode) if recipe.data.rgb_mode else stats
+    if told != stats:
+        log.warning("%s expects other pixels than --rgb-mode %s, which it gets", weights, recipe.data.rgb_mode)
+    return Standing(net, told, None, transfer, dilation_of(recipe.model))
 
 
 def only_tag(store: Store, name: str) -> str:
@@ -107,21 +140,28 @@ def inherited(recipe: DetectRecipe, store: Store, name: str, args: dict[str, Any
     """
     model = recipe.model
     assert model.backbone_tag is not None
-    net = backbone.build(name, **args, **drop_path_of(model))
+    net = backbone.build(name, **{**args, **asked_of(model)})
     parent = find_parent(store, name, net, model.backbone_tag, model.backbone_epoch)
     if parent is None:
         return None
     stats = pixels_of(parent, recipe)
     if not load:
-        return Standing(net, stats, parent, None, args)
+        return Standing(net, stats, parent, None, args | dilation_of(model))
     heir = inherit(store, parent, name, net, model.allow_missing)
     if dist.is_main() and not recipe.runtime.dry_run:
         parent = keep(store, heir, name, args=args)
-    return Standing(net, stats, parent, heir.transfer, args)
+    return Standing(net, stats, parent, heir.transfer, args | dilation_of(model))
 
 
-def drop_path_of(model: ModelConfig) -> dict[str, Any]:
-    return {} if model.drop_path is None else {"drop_path": model.drop_path}
+def asked_of(model: ModelConfig) -> dict[str, Any]:
+    """Options of the backbone that the recipe names."""
+    told = {} if model.drop_path is None else {"drop_path": model.drop_path}
+    return told | dilation_of(model)
+
+
+def dilation_of(model: ModelConfig) -> dict[str, Any]:
+    """What of them is part of the network, and so of its card."""
+    return {"dilation": True} if model.dilation else {}
 
 
 def pixels_of(parent: Exported, recipe: DetectRecipe) -> PixelStats:
@@ -136,7 +176,12 @@ def pixels_of(parent: Exported, recipe: DetectRecipe) -> PixelStats:
 def build_detector(recipe: DetectRecipe, net: Backbone, num_classes: int) -> Detector:
     """The network of the recipe on a backbone, frozen as told; what no loss can reach is frozen besides."""
     built = detector.build(recipe.model.network, net, num_classes, **recipe.model.network_args)
-    apply_freezes(built, recipe.freeze)
+    freezes, model = recipe.freeze, recipe.model
+    trained = model.weights_backbone or model.backbone_tag or model.backbone_pretrained or model.init_from
+    if freezes.trainable_backbone_layers is not None and not (trained or model.resume_epoch is not None):
+        log.warning("--trainable-backbone-layers is left out: random weights hold nothing to keep, so all are trained")
+        freezes = replace(freezes, trainable_backbone_layers=None)
+    apply_freezes(built, freezes)
     freeze_unreached(net, built.used_maps)
     return built
 
@@ -153,5 +198,7 @@ def apply_freezes(built: Detector, told: FreezeConfig) -> None:
         freeze(built.backbone)
     if told.freeze_backbone_stages is not None:
         freeze_stages(built.backbone, told.freeze_backbone_stages)
+    if told.trainable_backbone_layers is not None:
+        train_last(built.backbone, told.trainable_backbone_layers)
     if told.freeze_backbone_bn:
         freeze_batch_norm(built.backbone)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from detection.recipe import DetectRecipe, run_stem, tiny
+from detection.dialects import understand
+from detection.recipe import DetectRecipe, run_stem, tiny, usual_for
 from shared.errors import UsageError, guarded
-from shared.flags import Parser, Resolved, Under, from_args, layered
+from shared.flags import Parser, Resolved, Under, dashed, from_args, layered, own_flags
 from shared.launcher import adopt
 from shared.registry import suggest
 
@@ -20,6 +22,8 @@ USAGE = """usage: detect COMMAND [flags]
   predict  pictures with boxes, and COCO result JSON, for images, folders or a COCO file
   report   one HTML page about one run, or comparing several
   list     what there is: networks, backbones, recipes, weights
+  import   a published detector's checkpoint (torchvision, DETR, Deformable DETR, SMCA) under a tag
+  convert  a person's own annotations into COCO files
   pack     a COCO file and its images into shards, which the others read as well
   show-augment  one picture of training samples as the network would see them
 
@@ -35,6 +39,8 @@ def main(argv: list[str]) -> int:
         "predict": predict,
         "report": report,
         "list": show,
+        "import": bring_in,
+        "convert": convert,
         "pack": pack,
         "show-augment": show_augment,
     }
@@ -48,20 +54,49 @@ def main(argv: list[str]) -> int:
 
 def train(argv: list[str]) -> int:
     adopt(os.environ)
-    resolved = resolve(argv)
+    said = understand(argv)
+    if os.environ.get("RANK", "0") == "0":
+        print("".join(f"{note}\n" for note in said.notes), end="", flush=True)
+    if said.only_evaluate is not None:
+        return evaluate_only(resolve(said.argv), said.only_evaluate)
+    resolved = resolve(said.argv)
     from detection.train import train as run
 
     return run(resolved)
+
+
+def evaluate_only(resolved: Resolved, weights: str) -> int:
+    """`detect train --eval --resume FILE` as DETR's program types it: the run's data, the weights' own settings."""
+    from detection import trained
+
+    recipe, told = resolved.recipe, {name for name, origin in resolved.origins.items() if origin == "flag"}
+    runtime, data = recipe.runtime, recipe.data
+    opened = open_weights(weights, runtime.weights_dir, runtime.device)
+    metrics = trained.evaluate(
+        data if "max_size" in told else replace(data, max_size=None),
+        opened,
+        batch_size=runtime.batch_size,
+        workers=max(runtime.num_workers, 0),
+        size=data.size if "size" in told else None,
+        save=None,
+    )
+    trained.show(metrics, None)
+    return 0
 
 
 def resolve(argv: list[str]) -> Resolved:
     """The recipe of a command line, over the demo's settings without data, over the run's when resumed, over the
     network's and backbone's names when it starts from a trained detector."""
 
-    def told(under: Under) -> Resolved:
+    def parsed(under: Under) -> Resolved:
         return from_args(
             DetectRecipe, argv, prog="detect train", folder="detect", own="network_args", under=under, tiny=tiny
         )
+
+    def told(under: Under) -> Resolved:
+        data = parsed(under).recipe.data
+        usual = usual_for(data)
+        return parsed([(f"dataset {data.dataset}", usual), *under]) if usual else parsed(under)
 
     def read(under: Under) -> Resolved:
         resolved = told(under)
@@ -100,6 +135,9 @@ def evaluate(argv: list[str]) -> int:
     parser.add_argument("--val-path", type=Path, help="validation images")
     parser.add_argument("--coco-json-path", type=Path, help="annotations of --data-path")
     parser.add_argument("--coco-val-json-path", type=Path, help="annotations of --val-path")
+    parser.add_argument("--dataset", default="auto", help="coco, coco_kp, custom or coco_panoptic (default: what fits)")
+    parser.add_argument("--keypoints-file", type=Path, help="YAML of the keypoints (default: as in training)")
+    parser.add_argument("--oks-sigmas", nargs="+", default=(), metavar="SIGMA", help="how exact each keypoint is")
     parser.add_argument("--batch-size", "-b", type=int, default=8, help="images per forward pass (default: 8)")
     parser.add_argument("--num-workers", "-j", type=int, default=0, help="data loading processes (default: 0)")
     parser.add_argument("--eval-backend", default="auto", help="auto, pycocotools or hotcoco")
@@ -112,18 +150,24 @@ def evaluate(argv: list[str]) -> int:
     from detection.recipe import DataConfig
 
     names = ("data_path", "val_path", "coco_json_path", "coco_val_json_path", "eval_backend", "max_size")
+    names += ("dataset", "keypoints_file", "oks_sigmas")
     data = DataConfig(**{name: getattr(told, name) for name in names})
     if told.results is not None:
         trained.show(trained.evaluate_results(data, told.results), told.json)
         return 0
     metrics = trained.evaluate(
-        data, opened(told), batch_size=told.batch_size, workers=told.num_workers, size=told.size, save=told.save
+        data,
+        open_weights(told.weights, told.weights_dir, told.device),
+        batch_size=told.batch_size,
+        workers=told.num_workers,
+        size=told.size,
+        save=told.save,
     )
     trained.show(metrics, told.json)
     return 0
 
 
-def opened(told: Any) -> Any:
+def open_weights(reference: str, weights_dir: Path, device: str) -> Any:
     """The detector that --weights names, on its device."""
     from detection import trained
     from detection.start import find_weights
@@ -131,7 +175,7 @@ def opened(told: Any) -> Any:
     from shared.log import setup_logging
 
     setup_logging()
-    return trained.Trained(find_weights(told.weights, told.weights_dir), pick_device(told.device))
+    return trained.Trained(find_weights(reference, weights_dir), pick_device(device))
 
 
 def predict(argv: list[str]) -> int:
@@ -145,7 +189,7 @@ def predict(argv: list[str]) -> int:
     parser.add_argument(
         "--min-score",
         type=float,
-        help="leave out what scores less (default: 0.05, or 0.5 with --save coco; pictures: at least 0.3)",
+        help="leave out what scores less (default: 0.05, 0.5 with --save coco, segments 0.85; pictures: at least 0.3)",
     )
     parser.add_argument(
         "--save",
@@ -156,18 +200,68 @@ def predict(argv: list[str]) -> int:
     told = parser.parse_exactly(argv)
     from detection import trained
 
-    usual = 0.5 if told.save == "coco" else 0.05
     lines = trained.predict(
-        opened(told),
+        open_weights(told.weights, told.weights_dir, told.device),
         told.images,
         told.output,
         annotations=told.coco_json_path,
-        min_score=usual if told.min_score is None else told.min_score,
+        min_score=told.min_score,
         size=told.size,
         max_size=told.max_size,
         annotate=told.save == "coco",
     )
     print("\n".join(lines))
+    return 0
+
+
+def bring_in(argv: list[str]) -> int:
+    parser = Parser(
+        prog="detect import",
+        description="A checkpoint of torchvision, DETR, Deformable DETR or SMCA becomes an export under a tag; every "
+        "tensor is accounted for, and nothing in the file is run. Flags not listed are options of the network.",
+    )
+    parser.add_argument("file", type=Path, help="the checkpoint")
+    parser.add_argument(
+        "--network", required=True, help="a detector of ours, or its authors' name for it, such as fcos_resnet50_fpn"
+    )
+    parser.add_argument("--tag", required=True, help="the word that will find it")
+    parser.add_argument("--backbone", help="what it stands on (default: what the file's names tell)")
+    parser.add_argument("--dilation", action="store_true", help="the backbone's last stage is dilated (DC5)")
+    parser.add_argument("--class-file", type=Path, help="one class name per line (default: COCO's, where they fit)")
+    parser.add_argument("--size", type=int, nargs="+", help="height and width (default: as published)")
+    parser.add_argument("--max-size", type=int, help="longest side (default: as published)")
+    parser.add_argument("--norm-eps", type=float, help="what the file's frozen batch norm adds to variances")
+    parser.add_argument("--rgb-mode", help="pixel statistics (default: as published)")
+    parser.add_argument("--source", help="where it is from, in words, for the card")
+    parser.add_argument("--licence", help="of the weights, for the card")
+    parser.add_argument("--allow-missing", nargs="+", default=[], metavar="GLOB", help="tensors the file may lack")
+    parser.add_argument("--weights-dir", type=Path, default=Path("weights"), help="folder of the exported weights")
+    known, rest = parser.parse_known_args([dashed(word) for word in argv])
+    from detection.importing import Import, import_detector
+    from shared.store import Store
+
+    told: dict[str, Any] = {**vars(known), "network_args": own_flags(rest, "detect import")}
+    store = Store(told.pop("weights_dir"))
+    told["allow_missing"], told["size"] = tuple(known.allow_missing), tuple(known.size) if known.size else None
+    import_detector(Import(**told), store)
+    return 0
+
+
+def convert(argv: list[str]) -> int:
+    parser = Parser(prog="detect convert", description="A person's own annotations become COCO files.")
+    parser.add_argument("source_kind", choices=["custom"], help="custom: one JSON for each image, boxes and keypoints")
+    parser.add_argument("kind", choices=["coco"], help="coco: what every other tool reads")
+    parser.add_argument("source", type=Path, help="a folder with train/{images,annotations} and test/")
+    parser.add_argument("out", type=Path, help="where the COCO folder goes; must not be there yet")
+    parser.add_argument(
+        "--keypoints-file", type=Path, help="YAML of the keypoints: names, skeleton, flip_pairs, sigmas"
+    )
+    told = parser.parse_exactly(argv)
+    from detection.convert import convert_custom
+    from detection.data.skeleton import Skeleton
+
+    skeleton = Skeleton.from_yaml(told.keypoints_file) if told.keypoints_file else None
+    print("\n".join(convert_custom(told.source, told.out, skeleton).lines(told.out)))
     return 0
 
 

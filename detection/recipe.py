@@ -25,6 +25,10 @@ class ModelConfig:
     backbone_pretrained: bool = knob(
         False, "insist on weights: those of the tag, or timm's published ones without a tag"
     )
+    weights_backbone: str | None = knob(
+        None, "torchvision's published backbone weights, such as ResNet50_Weights.IMAGENET1K_V1", metavar="NAME"
+    )
+    dilation: bool = knob(False, "dilate the backbone's last stage and not stride it: a map twice as fine (DC5)")
     allow_missing: tuple[str, ...] = knob((), "tensors the weights may lack, as glob patterns", metavar="GLOB")
     drop_path: float | None = knob(
         None, "stochastic depth of the backbone (default: what comes with it)", low=0, high=1
@@ -49,6 +53,12 @@ class FreezeConfig:
 
     freeze_backbone: bool = knob(False, "freeze the whole backbone, in eval mode")
     freeze_backbone_stages: int | None = knob(None, "freeze the stem and this many stages", metavar="N", low=0)
+    trainable_backbone_layers: int | None = knob(
+        None,
+        "with published weights: train this many of the backbone's last layers, as torchvision counts",
+        low=0,
+        high=6,
+    )
     freeze_backbone_bn: bool = knob(False, "freeze statistics and scale of the backbone's batch norm")
     freeze_body: bool = knob(False, "freeze everything but the class head")
 
@@ -59,6 +69,9 @@ class DataConfig:
 
     data_path: Path | None = knob(
         None, "training images, a COCO folder, or shards; the built-in demo data without it", "--coco-path"
+    )
+    dataset: Literal["auto", "coco", "coco_kp", "custom", "coco_panoptic"] = knob(
+        "auto", "which annotations of --data-path (default: what the network learns)", "--dataset-file"
     )
     val_path: Path | None = knob(None, "validation images, or shards (default: found in a COCO folder)")
     coco_json_path: Path | None = knob(None, "training annotations (default: found in a COCO folder)")
@@ -80,6 +93,7 @@ class DataConfig:
         low=32,
     )
     max_size: int | None = knob(None, "longest side; images then keep their shape", low=32)
+    smallest_side: int = knob(480, "multiscale and detr: the shortest side that is drawn", low=32, high=800)
     multiscale: bool = knob(
         False, "random short side from 480 to 800 per image, in proportion below --size 640; images keep their shape"
     )
@@ -87,6 +101,16 @@ class DataConfig:
         "birder", "augmentation", "--data-augmentation"
     )
     aug_level: int = knob(4, "strength of the birder augmentation", low=0, high=10)
+    use_copypaste: bool = knob(False, "with lsj: paste objects of other images into each, masks and all")
+    aspect_ratio_group_factor: int = knob(
+        -1, "batches of images of one shape: 0 tells wide from high, k has 2k+2 shapes, -1 mixes all", low=-1
+    )
+    keypoints_file: Path | None = knob(
+        None, "YAML of the keypoints: names, skeleton, flip_pairs, sigmas (default: the annotations say)"
+    )
+    oks_sigmas: tuple[str, ...] = knob(
+        (), "how exact each keypoint is: one number, one each, or a file of them", metavar="SIGMA"
+    )
     rgb_mode: str | None = knob(None, "pixel statistics (default: those the backbone's weights expect, else imagenet)")
     eval_backend: Literal["auto", "pycocotools", "hotcoco"] = knob("auto", "who computes average precision")
     pictures: int = knob(8, "validation pictures kept for the report", low=0)
@@ -102,6 +126,16 @@ class DetectRecipe:
     runtime: RuntimeConfig = field(default_factory=RuntimeConfig)
 
 
+def usual_for(data: DataConfig) -> dict[str, Any]:
+    """What a data set suggests when nobody says otherwise: a network that learns what is in it, and of the layout with
+    one JSON for each image, its own folder for weights."""
+    networks = {"coco_kp": "keypoint_rcnn", "custom": "keypoint_rcnn", "coco_panoptic": "detr_panoptic"}
+    told: dict[str, Any] = {"network": networks[data.dataset]} if data.dataset in networks else {}
+    if data.dataset == "custom" and data.data_path is not None and (data.data_path / "result" / "weights").is_dir():
+        told["weights_dir"] = data.data_path / "result" / "weights"
+    return told
+
+
 def tiny(recipe: DetectRecipe) -> dict[str, Any]:
     """What `--scale tiny` changes: few small images of the demo data or of those that are named, a small form of the
     network, random weights where nobody has the tag, and a tag that nobody takes for the real one."""
@@ -112,6 +146,7 @@ def tiny(recipe: DetectRecipe) -> dict[str, Any]:
         "network_args": detector.facts(model.network).get("tiny", {}),
         "backbone_tag": None,
         "backbone_pretrained": False,
+        "weights_backbone": None,
         "backbone_epoch": None,
         "resume_epoch": None,
         "reset_head": False,

@@ -17,7 +17,7 @@ from typing import Any
 from torch import Tensor
 
 from backbones import backbone
-from detection.build import Standing, drop_path_of
+from detection.build import Standing, asked_of
 from detection.data.classes import ClassMap
 from detection.data.coco import CocoDetection
 from detection.nets import Detector
@@ -117,7 +117,7 @@ def stand_on(start: Exported, recipe: DetectRecipe) -> Standing:
     if recipe.data.rgb_mode is not None:
         check_pixels(start, pixel_stats(recipe.data.rgb_mode))
     args = told.get("backbone_args", {})
-    net = backbone.build(told["backbone"], **args, **drop_path_of(model))
+    net = backbone.build(told["backbone"], **{**args, **asked_of(model)})
     return Standing(net, expected_pixels(start), start, None, args)
 
 

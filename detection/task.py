@@ -11,7 +11,7 @@ from torch import Tensor
 
 from backbones.freeze import hold_still
 from detection.data.batch import pad_batch
-from detection.eval.coco import CocoEvaluator
+from detection.eval.panoptic import Evaluator
 from detection.nets import Detector
 from detection.types import Detections, Images, Target
 from shared import dist
@@ -27,9 +27,7 @@ class DetectTask(Task):
         evaluator: makes a fresh evaluator of the validation data; None for no evaluation.
     """
 
-    def __init__(
-        self, detector: Detector, stats: PixelStats, evaluator: Callable[[], CocoEvaluator] | None = None
-    ) -> None:
+    def __init__(self, detector: Detector, stats: PixelStats, evaluator: Callable[[], Evaluator] | None = None) -> None:
         super().__init__()
         self.detector, self.normalize, self.evaluator = detector, Normalize(stats), evaluator
         self.multiple = math.lcm(detector.multiple, detector.backbone.maps[-1].stride)
@@ -56,6 +54,10 @@ class DetectTask(Task):
         """The images' ids in their file."""
         return [str(target["image_id"]) for target in batch[1] if "image_id" in target]  # type: ignore[typeddict-item]
 
+    def detail(self, metric: str) -> bool:
+        """Recall, and which part of panoptic quality is due to what."""
+        return "_ar" in metric or metric.startswith(("sq", "rq"))
+
     @torch.no_grad()
     def detect(self, pictures: list[Tensor]) -> list[Detections]:
         return self.detector.detect(self.images(pictures))
@@ -68,7 +70,7 @@ class DetectTask(Task):
         evaluator = self.evaluated(loader)
         return dist.from_main(evaluator.summary() if dist.is_main() else {})
 
-    def evaluated(self, loader: Iterable[Any]) -> CocoEvaluator:
+    def evaluated(self, loader: Iterable[Any]) -> Evaluator:
         """The evaluator filled with what was found; complete on the main process."""
         assert self.evaluator is not None
         evaluator = self.evaluator()
@@ -78,6 +80,6 @@ class DetectTask(Task):
                 height, width = evaluator.original_size(target["image_id"])  # type: ignore[typeddict-item]
                 evaluator.add(target["image_id"], found, (height / seen[0], width / seen[1]))  # type: ignore[typeddict-item]
         if dist.world() > 1:
-            parts = dist.gather(evaluator.results())
-            evaluator.merge(parts[1:])
+            for part in dist.gather(evaluator.found)[1:]:
+                evaluator.take(part)
         return evaluator

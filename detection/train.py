@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import asdict
+from collections.abc import Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 
 from backbones.sync import join_batch_norms
-from detection.build import Standing, build_detector, stand
+from detection.build import Standing, build_detector, stand, usual_backbone
 from detection.data.augment import MADE_FOR, build_augment
 from detection.data.classes import ClassMap
-from detection.data.coco import CocoDetection, coco_layout
+from detection.data.coco import CocoDetection, aspect_ratios, coco_layout
+from detection.data.panoptic import PanopticDetection, panoptic_layout
 from detection.data.shards import holds_shards
+from detection.data.skeleton import Skeleton
 from detection.draw import draw_detections
-from detection.eval.coco import CocoEvaluator
-from detection.nets import usual_size
-from detection.recipe import DataConfig, DetectRecipe, run_stem
+from detection.eval.panoptic import evaluator_of
+from detection.nets import finds, usual_size
+from detection.recipe import DataConfig, DetectRecipe, ModelConfig, run_stem
 from detection.start import fill_from, find_start, stand_on, take_classes, unconsumed_warmups
 from detection.task import DetectTask
 from shared import dist
@@ -60,12 +64,14 @@ def train(resolved: Resolved) -> int:
     try:
         start = find_start(recipe.model, store.root)
         data = open_data(recipe, None if recipe.model.reset_head else start)
+        resolved = session.learnt(resolved_for(resolved, data.train))
+        recipe = resolved.recipe
         standing = stand(recipe, store) if start is None else stand_on(start, recipe)
         built = build_detector(recipe, standing.net, len(data.train.classes))
         if start is not None:
             standing = standing._replace(transfer=fill_from(start, built, store, recipe.model))
         val, backend = data.val, recipe.data.eval_backend
-        task = DetectTask(built, standing.stats, None if val is None else lambda: CocoEvaluator(val, backend))
+        task = DetectTask(built, standing.stats, None if val is None else lambda: evaluator_of(val, backend))
         if session.joins_batch_norms():
             task = join_batch_norms(task)
         if recipe.runtime.dry_run:
@@ -78,8 +84,8 @@ def train(resolved: Resolved) -> int:
             for warmup in unconsumed_warmups(store, arch_of(recipe, standing), tag):
                 log.info("%s is a warm-up that nothing went on from; --init-from %s would", warmup, warmup.path)
         if standing.transfer is not None:
-            session.write("transfer.json", report_of(standing))
-        feed, exported, kept = session.feed(data.train), [], []
+            session.write("transfer.json", report_of(standing, recipe.model))
+        feed, exported, kept = session.feed(data.train, shapes_of(data.train, recipe.data)), [], []
 
         def publish(trained: Any, epoch: int, metrics: dict[str, float], last: bool) -> None:
             kept[:] = [trained]  # the average, where there is one
@@ -98,26 +104,49 @@ def train(resolved: Resolved) -> int:
     return 0
 
 
+def resolved_for(resolved: Resolved, data: CocoDetection) -> Resolved:
+    """The recipe with what only the data can say: how many keypoints an object has."""
+    recipe: DetectRecipe = resolved.recipe
+    if data.skeleton is None:
+        return resolved
+    args = {**recipe.model.network_args, "num_keypoints": len(data.skeleton)}
+    return replace(resolved, recipe=replace(recipe, model=replace(recipe.model, network_args=args)))
+
+
+def shapes_of(data: CocoDetection, told: DataConfig) -> np.ndarray | None:
+    """(N,) for each image a number of its shape, from as high as twice its width to as wide; None to mix them all."""
+    factor = told.aspect_ratio_group_factor
+    if factor < 0:
+        return None
+    if data.shards:
+        raise UsageError(
+            "--aspect-ratio-group-factor cannot order what lies in shards; leave it out, or give the folder"
+        )
+    edges = 2 ** np.linspace(-1, 1, 2 * factor + 1) if factor else [1.0]
+    return np.searchsorted(edges, aspect_ratios(data), side="right")
+
+
 def open_data(recipe: DetectRecipe, start: Exported | None = None) -> Data:
     """Training and validation images as the recipe names them; the demo data when it names none.
 
     Args:
         start: a trained detector whose classes the images are labelled with.
     """
-    told = recipe.data
-    training, validation = places(told)
+    told, learns = recipe.data, finds(recipe.model.network)
+    training, validation = places(told, learns)
     size = input_size(told.size, told.aug_type, recipe.model.network)
 
-    def opened(place: Place, classes: ClassMap | None, *, training: bool) -> CocoDetection:
+    def opened(place: Place, classes: ClassMap | None, skeleton: Skeleton | None, *, training: bool) -> CocoDetection:
         augment = build_augment(
             told.aug_type,
             level=told.aug_level,
             size=size,
             max_size=told.max_size,
             multiscale=told.multiscale,
+            smallest_side=told.smallest_side,
             train=training,
         )
-        return CocoDetection(
+        return images_of(kind_of(told, learns))(
             place.images,
             place.annotations,
             classes,
@@ -126,15 +155,27 @@ def open_data(recipe: DetectRecipe, start: Exported | None = None) -> Data:
             drop_empty=told.drop_empty and training,
             allow_missing=told.allow_missing_images,
             limit=told.limit,
+            finds=learns,
+            skeleton=skeleton,
+            min_keypoints=None if training else 0,
+            copy_paste=told.use_copypaste and training,
         )
 
     named = shipped(told.class_file)
     wanted = ClassMap.binary() if told.binary_mode else ClassMap.from_file(named) if named else None
-    train_set = opened(training, wanted, training=True)
+    skeleton = Skeleton.from_yaml(told.keypoints_file) if told.keypoints_file else None
+    train_set = opened(training, wanted, skeleton, training=True)
     if start is not None:
         take_classes(train_set, start)
-    val_set = opened(validation, train_set.classes, training=False) if validation else None
+    if told.oks_sigmas and train_set.skeleton is not None:
+        train_set.skeleton = train_set.skeleton.with_sigmas(told.oks_sigmas)
+    val_set = opened(validation, train_set.classes, train_set.skeleton, training=False) if validation else None
     return Data(train_set, val_set)
+
+
+def images_of(kind: str) -> Any:
+    """The class that reads this kind of data set."""
+    return PanopticDetection if kind == "coco_panoptic" else CocoDetection
 
 
 def shipped(path: Path | None) -> Path | None:
@@ -148,36 +189,58 @@ def input_size(told: tuple[int, ...] | None, aug_type: str, network: str) -> tup
     return pair(told) if told else MADE_FOR.get(aug_type) or usual_size(network)
 
 
-def places(told: DataConfig) -> tuple[Place, Place | None]:
+def places(told: DataConfig, learns: Sequence[str] = ()) -> tuple[Place, Place | None]:
     """Where training and validation data lie.
 
+    Args:
+        learns: what is wanted besides boxes.
+
     Raises:
-        UsageError: images are named without annotations.
+        UsageError: images are named without annotations, or annotations that lack what is wanted.
         DataError: a COCO folder is named that is none.
     """
+    if told.dataset == "coco" and "keypoints" in learns:
+        raise UsageError("--dataset coco has no keypoints, which this network learns; say --dataset coco_kp, or custom")
     if told.data_path is None:
         if told.coco_json_path is not None:
             raise UsageError("--coco-json-path needs the folder of its images; add --data-path")
         from shared.demo import demo_data
 
         demo = demo_data(cache_dir() / "demo")
-        return Place(demo.train_images, demo.train_json), Place(demo.val_images, demo.val_json)
-    training = place_of(told.data_path, told.coco_json_path, "train")
+        named = [demo.train_json, demo.val_json]
+        if told.dataset == "coco_panoptic":
+            named = [path.with_name(f"panoptic_{path.name}") for path in named]
+        return Place(demo.train_images, named[0]), Place(demo.val_images, named[1])
+    kind = kind_of(told, learns)
+    training = place_of(told.data_path, told.coco_json_path, "train", kind)
     if told.val_path is not None or told.coco_val_json_path is not None:
         return training, named_validation(told)
     if told.coco_json_path is not None or training.images == told.data_path:
         return training, None
     if training.annotations is None and not holds_shards(told.data_path / "val"):
         return training, None
-    return training, place_of(told.data_path, None, "val")
+    if kind == "custom" and not any((told.data_path / name).is_dir() for name in ("test", "val")):
+        return training, None
+    return training, place_of(told.data_path, None, "val", kind)
 
 
-def place_of(images: Path, annotations: Path | None, split: str) -> Place:
+def kind_of(told: DataConfig, learns: Sequence[str]) -> str:
+    """Which annotations of a folder are meant: as told, or what the folder looks like and the network learns."""
+    if told.dataset != "auto":
+        return told.dataset
+    if told.data_path is not None and (told.data_path / "train" / "annotations").is_dir():
+        return "custom"
+    return "coco_kp" if "keypoints" in learns else "coco"
+
+
+def place_of(images: Path, annotations: Path | None, split: str, kind: str = "coco") -> Place:
     """What one path means: the images of a COCO file, a folder of shards, or that of a split in a folder of either."""
     if annotations is not None:
         return Place(images, annotations)
     shards = next((folder for folder in (images, images / split) if holds_shards(folder)), None)
-    return Place(*coco_layout(images, split)) if shards is None else Place(shards, None)
+    if shards is not None:
+        return Place(shards, None)
+    return Place(*(panoptic_layout(images, split) if kind == "coco_panoptic" else coco_layout(images, split, kind)))
 
 
 def named_validation(told: DataConfig) -> Place:
@@ -211,7 +274,7 @@ def card(session: Session, data: Data, standing: Standing, tag: str, epoch: int,
             "backbone_args": standing.args,
         },
         pixels={"mean": list(standing.stats.mean), "std": list(standing.stats.std)},
-        classes=data.train.classes.to_dict(),
+        classes=spoken_classes(data.train),
         parents=[standing.parent.reference] if standing.parent else [],
         data={"fingerprint": data.train.fingerprint, "samples": len(data.train), "path": str(recipe.data.data_path)},
         metrics=metrics,
@@ -220,10 +283,18 @@ def card(session: Session, data: Data, standing: Standing, tag: str, epoch: int,
     )
 
 
+def spoken_classes(data: CocoDetection) -> dict[str, Any]:
+    """Names and ids of the classes, the keypoints that their objects have, and which of them are things."""
+    told = data.classes.to_dict()
+    if data.skeleton is not None:
+        told["skeleton"] = data.skeleton.to_dict()
+    return told | ({"isthing": data.isthing} if isinstance(data, PanopticDetection) else {})
+
+
 def backbone_of(recipe: DetectRecipe, standing: Standing) -> str:
     if standing.parent is not None and standing.parent.card.kind == "detector":
         return standing.parent.card.args["backbone"]
-    return recipe.model.backbone or (standing.parent.card.arch if standing.parent else "resnet_v1_50")
+    return recipe.model.backbone or (standing.parent.card.arch if standing.parent else usual_backbone(recipe.model))
 
 
 def arch_of(recipe: DetectRecipe, standing: Standing) -> str:
@@ -254,10 +325,13 @@ def listed_classes(classes: ClassMap, most: int = 6) -> str:
     return ", ".join(classes.names[:most]) + more
 
 
-def report_of(standing: Standing) -> dict[str, Any]:
+def report_of(standing: Standing, model: ModelConfig) -> dict[str, Any]:
     """transfer.json: the transfer report as the run's report shows it."""
-    assert standing.parent is not None and standing.transfer is not None
+    assert standing.transfer is not None
     told = asdict(standing.transfer)
+    if standing.parent is None:
+        pixels = f"mean {list(standing.stats.mean)}, std {list(standing.stats.std)}"
+        return {**told, "tag": model.weights_backbone, "arch": usual_backbone(model), "path": "", "pixel_note": pixels}
     card = standing.parent.card
     pixels = f"mean {card.pixels['mean']}, std {card.pixels['std']}, as the weights expect"
     return {**told, "tag": card.tag, "arch": card.arch, "path": str(standing.parent.path), "pixel_note": pixels}
@@ -271,12 +345,13 @@ def save_pictures(task: DetectTask, val: CocoDetection, folder: Path, count: int
         picture, target = val.load(index, rng_for(0, 0, index))
         found = task.detect([picture.to(device)])[0]
         found = {name: value.cpu() for name, value in found.items()}  # type: ignore[attr-defined]
-        image = draw_detections(picture, found, val.classes.names, truth=target)  # type: ignore[arg-type]
+        image = draw_detections(picture, found, val.classes.names, truth=target, skeleton=val.skeleton)  # type: ignore[arg-type]
         image.convert("RGB").save(folder / f"{index:03d}.jpg", quality=85)
 
 
 def dry_run(session: Session, resolved: Resolved, task: DetectTask, data: Data, standing: Standing) -> int:
-    feed, recipe = session.feed(data.train), resolved.recipe
+    recipe = resolved.recipe
+    feed = session.feed(data.train, shapes_of(data.train, recipe.data))
     lines = describe_parameters(task, task.backbone.stages())
     lines += describe_groups(task, for_batch(recipe.optim, feed.step_size))
     lr = for_batch(recipe.optim, feed.step_size).lr

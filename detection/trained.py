@@ -4,31 +4,36 @@ from __future__ import annotations
 
 import json
 import logging
-import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
-from torch import Tensor
 
 from backbones import backbone
 from detection import labelling
 from detection.data.augment import build_augment
 from detection.data.classes import ClassMap
-from detection.data.coco import CocoDetection
+from detection.data.coco import CocoDetection, read_table
+from detection.data.skeleton import Skeleton
 from detection.draw import draw_detections
 from detection.eval.coco import CocoEvaluator, ground_truth_as_results
-from detection.nets import detector
+from detection.eval.panoptic import Evaluator, PanopticEvaluator, evaluator_of
+from detection.eval.results import entries, read_detections
+from detection.nets import detector, finds
+from detection.panoptic import PanopticFolder
+from detection.parts.panoptic import SURE
+from detection.photographs import pictures_of, root_of
 from detection.recipe import DataConfig
 from detection.task import DetectTask
-from detection.train import Place, input_size, named_validation, places
-from detection.types import Target
+from detection.train import Place, images_of, input_size, kind_of, named_validation, places
+from detection.types import Detections, Target
 from shared.card import Exported, expected_pixels
 from shared.device import to_device
 from shared.errors import DataError, UsageError, WeightsError
 from shared.feed import in_order
-from shared.image import BadImage, decode_image
 from shared.log import write_aside
 from shared.plan import rng_for
 from shared.recipe import all_knobs, coerce
@@ -36,11 +41,11 @@ from shared.run import write_json
 from shared.store import Store
 
 log = logging.getLogger(__name__)
-IMAGES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
+FIELDS = {"masks": "segmentation", "keypoints": "keypoints"}  # of COCO results
 
 
 class Trained:
-    """A detector with its weights, class map and input size, as its card says.
+    """A detector with its weights, class map, skeleton and input size, as its card says.
 
     Args:
         exported: which.
@@ -54,7 +59,9 @@ class Trained:
                 f"{exported} is a backbone; train a detector on it with `detect train --backbone-tag {card.tag}`"
             )
         self.exported, self.device = exported, device
-        self.classes = ClassMap.from_dict(card.classes)
+        self.classes, self.finds = ClassMap.from_dict(card.classes), finds(card.args["network"])
+        self.isthing: list[bool] | None = card.classes.get("isthing")
+        self.skeleton = Skeleton.from_dict(card.classes["skeleton"]) if "skeleton" in card.classes else None
         net = backbone.build(card.args["backbone"], **card.args.get("backbone_args", {}))
         built = detector.build(card.args["network"], net, len(self.classes), **card.args["network_args"])
         Store(exported.path.parents[2]).load(built, exported)
@@ -92,41 +99,102 @@ def evaluate(
     save: Path | None,
 ) -> dict[str, float]:
     """Official COCO AP of weights on annotated images; equal to training's own last number on the same data."""
-    place = validation_place(told)
-    dataset = CocoDetection(place.images, place.annotations, trained.classes, trained.resize(size, told.max_size))
-    trained.task.evaluator = lambda: CocoEvaluator(dataset, told.eval_backend)
+    if trained.isthing is not None and told.dataset == "auto":
+        told = replace(told, dataset="coco_panoptic")
+    place = validation_place(told, trained.finds)
+    dataset = images_of(kind_of(told, trained.finds))(
+        place.images,
+        place.annotations,
+        trained.classes,
+        trained.resize(size, told.max_size),
+        finds=trained.finds,
+        skeleton=keypoints_told(told) or trained.skeleton,
+    )
+    take_sigmas(dataset, told)
+    trained.task.evaluator = lambda: evaluator_of(dataset, told.eval_backend)
     batches = in_order(dataset, batch_size, workers=workers)
     evaluator = trained.task.evaluated(to_device(batch, trained.device) for batch in batches)
     if save is not None:
         write_json(save, evaluator.results())
         log.info("wrote %s", save)
-    metrics = evaluator.summary()
-    return metrics | {f"ap of {name}": value for name, value in evaluator.per_class().items()}
+    return with_classes(evaluator)
 
 
 def evaluate_results(told: DataConfig, results: str) -> dict[str, float]:
-    """Official COCO AP of a result file, or of the ground truth itself (`truth`), which should score 1."""
-    place = validation_place(told)
-    dataset = CocoDetection(place.images, place.annotations)
-    evaluator = CocoEvaluator(dataset, told.eval_backend)
-    if results == "truth":
-        found = ground_truth_as_results(dataset)
-    else:
-        try:
-            found = json.loads(Path(results).read_text())
-        except (OSError, ValueError) as error:
-            raise DataError(
-                f"{results} cannot be read as COCO results ({error}); give a file that `detect predict` wrote"
-            ) from None
-    evaluator.merge([found])
+    """Official COCO AP of a result file, or of the ground truth itself (`truth`), which should score 1.
+
+    Masks and keypoints are scored where both the results and the annotations hold them.
+    """
+    found = None if results == "truth" else read_results(results)
+    wanted = (
+        FIELDS if found is None else {kind: field for kind, field in FIELDS.items() if any(field in e for e in found)}
+    )
+    learns = ("keypoints",) if found is not None and "keypoints" in wanted and told.dataset != "coco" else ()
+    place = validation_place(told, learns)
+    held = what_is_held(place) if wanted else ()
+    for kind in wanted:
+        if found is not None and kind not in held:
+            log.warning("%s has no %s, so those of %s are not scored", place.annotations, kind, results)
+    both = tuple(kind for kind in wanted if kind in held)
+    dataset = CocoDetection(place.images, place.annotations, finds=both, skeleton=keypoints_told(told))
+    take_sigmas(dataset, told)
+    evaluator = CocoEvaluator(dataset, told.eval_backend, both)
+    evaluator.merge([ground_truth_as_results(dataset) if found is None else found])
     return evaluator.summary()
 
 
-def validation_place(told: DataConfig) -> Place:
-    """The validation images, or the only images that are named."""
+def read_results(path: str) -> list[Any]:
+    """The entries of a result file. Raises DataError if it is none."""
+    try:
+        found = json.loads(Path(path).read_text())
+        if not isinstance(found, list) or not all(isinstance(entry, dict) for entry in found):
+            raise ValueError("no list of results")
+    except (OSError, ValueError) as error:
+        raise DataError(
+            f"{path} cannot be read as COCO results ({error}); give a file that `detect predict` wrote"
+        ) from None
+    return found
+
+
+def what_is_held(place: Place) -> tuple[str, ...]:
+    """What annotations hold besides boxes: masks if every object has one, keypoints if any has."""
+    table = read_table(place.images, place.annotations, None)
+    masks = table.masks is not None and bool(((table.masks.rings > 0) | (table.masks.in_code > 0)).all())
+    return (*(("masks",) if masks else ()), *(("keypoints",) if table.keypoints is not None else ()))
+
+
+def keypoints_told(told: DataConfig) -> Skeleton | None:
+    return None if told.keypoints_file is None else Skeleton.from_yaml(told.keypoints_file)
+
+
+def take_sigmas(dataset: CocoDetection, told: DataConfig) -> None:
+    """How exact keypoints must be, as --oks-sigmas says."""
+    if told.oks_sigmas:
+        if dataset.skeleton is None:
+            raise UsageError("--oks-sigmas is about keypoints, and none are measured here; leave it out")
+        dataset.skeleton = dataset.skeleton.with_sigmas(told.oks_sigmas)
+
+
+def with_classes(evaluator: Evaluator) -> dict[str, float]:
+    """The summary, and AP or panoptic quality by class of everything that is measured."""
+    metrics = evaluator.summary()
+    if isinstance(evaluator, PanopticEvaluator):
+        return metrics | {f"pq of {name}": value for name, value in evaluator.per_class().items()}
+    for kind in evaluator.kinds:
+        what = "ap" if kind == "boxes" else f"{kind.removesuffix('s')} ap"
+        metrics |= {f"{what} of {name}": value for name, value in evaluator.per_class(kind).items()}
+    return metrics
+
+
+def validation_place(told: DataConfig, learns: Sequence[str] = ()) -> Place:
+    """The validation images, or the only images that are named.
+
+    Args:
+        learns: what is wanted of them besides boxes.
+    """
     if told.val_path is not None:
         return named_validation(told)
-    training, validation = places(told)
+    training, validation = places(told, learns)
     return validation or training
 
 
@@ -136,114 +204,79 @@ def predict(
     out: Path,
     *,
     annotations: Path | None,
-    min_score: float,
+    min_score: float | None,
     size: tuple[int, ...] | None,
     max_size: int | None,
     annotate: bool = False,
 ) -> list[str]:
-    """Pictures with boxes, and COCO result JSON, for files, folders, or the images of a COCO file; what was written.
+    """Pictures of what was found, and COCO results, for files, folders, or the images of a COCO file; what was written.
 
     Results are in the ids of the weights' class map and in each image's own pixels. Without a COCO file the images get
     ids from 1 in the order of their names, listed in `images.json`; their names there start from the folder that holds
     them all.
 
+    A network that says whose each pixel is writes that, too, as COCO's panoptic JSON and PNGs.
+
     Args:
+        min_score: what scores less is left out; None is 0.05, or 0.5 of annotations, or 0.85 of segments.
         annotate: write what scores enough as COCO annotations, too.
     """
-    resize = trained.resize(size, max_size)
+    resize, sure = trained.resize(size, max_size), SURE if min_score is None else min_score
+    min_score = (0.5 if annotate else 0.05) if min_score is None else min_score
     out.mkdir(parents=True, exist_ok=True)
     if any(out.iterdir()):
         raise UsageError(f"{out} is not empty; give another --output, predictions are never overwritten")
     results: list[dict[str, Any]] = []
     listing: list[dict[str, Any]] = []
     root = root_of(sources)
+    folder = None
+    if trained.isthing is not None and "masks" in trained.finds:
+        folder = PanopticFolder(out, trained.classes, trained.isthing)
+    source_ids = np.array(trained.classes.source_ids)
     for image_id, path, picture in pictures_of(sources, annotations):
         small, _ = resize(
             picture, Target(boxes=torch.zeros(0, 4), labels=torch.zeros(0, dtype=torch.int64)), rng_for(0, 0, 0)
         )
-        found = {name: value.cpu() for name, value in trained.task.detect([small.to(trained.device)])[0].items()}  # type: ignore[attr-defined]
+        detected: Any = trained.task.detect([small.to(trained.device)])[0]
+        found: Any = {name: value.cpu() for name, value in detected.items()}
         height, width = picture.shape[-2:]
-        scale = torch.tensor([width / small.shape[-1], height / small.shape[-2]]).repeat(2)
-        found["boxes"] = found["boxes"] * scale
-        results += as_results(image_id, found, trained.classes, min_score)
+        scale = height / small.shape[-2], width / small.shape[-1]
+        in_file = read_detections(image_id, found, scale, (height, width), source_ids)
+        results += entries(image_id, in_file.best(min_score), (height, width))
         name = path.resolve().relative_to(root).as_posix()
         listing.append({"id": image_id, "file_name": name, "height": height, "width": width})
-        drawn = draw_detections(picture, found, trained.classes.names, min_score=max(min_score, 0.3))  # type: ignore[arg-type]
+        if folder is not None:
+            drawn = folder.add(image_id, name, picture, found, sure)
+        else:
+            drawn = draw_detections(
+                picture,
+                in_photograph(found, scale),
+                trained.classes.names,
+                min_score=max(min_score, 0.3),
+                skeleton=trained.skeleton,
+            )
         drawn.convert("RGB").save(out / f"{image_id:06d}-{path.stem}.jpg", quality=90)
     write_json(out / "results.json", results)
-    categories = [{"id": i, "name": n} for i, n in zip(trained.classes.source_ids, trained.classes.names, strict=True)]
-    write_json(out / "images.json", {"images": listing, "categories": categories})
+    write_json(
+        out / "images.json", {"images": listing, "categories": labelling.categories(trained.classes, trained.skeleton)}
+    )
     told = [f"{len(listing)} pictures and results.json in {out}"]
+    if folder is not None:
+        told.append(f"whose each pixel is in {folder.close()} and {folder.pngs}")
     if annotate:
-        labels = labelling.annotations_of(listing, results, trained.classes, min_score)
+        labels = labelling.annotations_of(listing, results, trained.classes, min_score, trained.skeleton)
         told.append(labelling.save(out, labels, min_score))
     return told
 
 
-def root_of(sources: list[str]) -> Path:
-    """The folder that holds all the images: the one that is named, or the nearest above several."""
-    paths = [Path(source).expanduser().resolve() for source in sources]
-    return Path(os.path.commonpath([path if path.is_dir() else path.parent for path in paths]))
-
-
-def as_results(image_id: int, found: dict[str, Tensor], classes: ClassMap, min_score: float) -> list[dict[str, Any]]:
-    rows = []
-    for box, label, score in zip(
-        found["boxes"].tolist(), found["labels"].tolist(), found["scores"].tolist(), strict=True
-    ):
-        if score >= min_score:
-            x0, y0, x1, y1 = box
-            rows.append(
-                {
-                    "image_id": image_id,
-                    "category_id": classes.source_ids[label],
-                    "bbox": [x0, y0, x1 - x0, y1 - y0],
-                    "score": score,
-                }
-            )
-    return rows
-
-
-def pictures_of(sources: list[str], annotations: Path | None) -> Iterator[tuple[int, Path, Tensor]]:
-    """(image id, file, uint8 pixels) of everything asked for; a file that cannot be read is named and passed over."""
-    if annotations is not None:
-        if len(sources) != 1:
-            raise UsageError("with --coco-json-path name one folder, that of its images")
-        dataset = CocoDetection(Path(sources[0]), annotations)
-        files = [(image_id, dataset.path(index)) for index, image_id in enumerate(dataset.image_ids)]
-    else:
-        files = list(enumerate(listed_files(sources), start=1))
-    read = 0
-    for image_id, path in files:
-        try:
-            picture = decode_image(path.read_bytes(), upright=annotations is None)
-        except (OSError, BadImage) as error:
-            log.warning("passed over %s: %s", path, error)
-            continue
-        read += 1
-        yield image_id, path, picture
-    if not read:
-        raise DataError(f"none of the {len(files)} files can be read as an image; look at {files[0][1]}")
-
-
-def listed_files(sources: list[str]) -> list[Path]:
-    files: list[Path] = []
-    for source in sources:
-        path = Path(source).expanduser()
-        if path.is_dir():
-            inside = sorted(p for p in path.rglob("*") if p.suffix.lower() in IMAGES)
-            if not inside:
-                raise DataError(f"{path} holds no image; name a folder of {', '.join(IMAGES[:4])} files")
-            files += inside
-        elif path.is_file():
-            files.append(path)
-        else:
-            raise DataError(
-                f"there is no file {path}; name images, a folder of them, or a folder with --coco-json-path"
-            )
-    if not files:
-        raise UsageError("name the images to look at: files, or a folder")
-    return files
+def in_photograph(found: Detections, scale: tuple[float, float]) -> Detections:
+    """Detections in the network's pixels -> those of a photograph (down, across) as large."""
+    down, across = scale
+    moved = Detections(**found)
+    moved["boxes"] = found["boxes"] * torch.tensor([across, down, across, down])
+    if "keypoints" in found:
+        moved["keypoints"] = found["keypoints"] * torch.tensor([across, down, 1.0])
+    return moved
 
 
 def show(metrics: dict[str, float], out: Path | None) -> None:

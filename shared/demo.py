@@ -5,6 +5,7 @@
 
     shards/   train-*.tar val-*.tar classes.txt   one digit somewhere in a 48x48 crop: many pictures, many scans
     scenes/   train/ train.json val/ val.json     6 to 14 small digits in a 192x192 scene: few pictures, few scans
+              panoptic_train.json panoptic_train/ whose each of their pixels is: a digit's, or the ground's
     demo.json                                     written last: the data is complete, and of this version
 
 The scenes alone are too few to learn what ten digits look like in any colour on any background; the shards are not.
@@ -29,7 +30,7 @@ from shared.errors import UsageError
 
 log = logging.getLogger(__name__)
 
-VERSION = 3
+VERSION = 4
 CLASSES = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 FIRST_CATEGORY_ID = 11  # the ids of the scenes are 11 to 20, so that whoever forgets the class map notices
 CROP, SCENE = 32, 192
@@ -40,6 +41,7 @@ CROPS_PER_SHARD = 500
 POOLS = {"shards/train": 0.68, "shards/val": 0.10, "scenes/train": 0.08, "scenes/val": 0.14}
 TRAIN_COLUMNS = 0.6  # of each photograph, from the left
 
+GROUND = 1  # category and segment of what is no digit, in the panoptic files
 INK = 0.3  # coverage from which a pixel is of the digit
 TIPS = ("top", "right_tip", "bottom", "left_tip")  # keypoints of a digit: where its ink reaches farthest
 
@@ -273,15 +275,20 @@ def write_shards(folder: Path, split: str, sources: Sources) -> None:
 
 
 def write_scenes(folder: Path, split: str, sources: Sources) -> None:
-    """Scenes as JPEG files and COCO's `instances` JSON."""
-    (folder / split).mkdir(parents=True, exist_ok=True)
+    """Scenes as JPEG files with COCO's `instances` JSON, and its `panoptic` JSON with PNGs."""
+    for name in (split, f"panoptic_{split}"):
+        (folder / name).mkdir(parents=True, exist_ok=True)
     images: list[dict[str, Any]] = []
     annotations: list[dict[str, Any]] = []
+    maps: list[dict[str, Any]] = []
     for i in range(NUM_SCENES[split]):
         picture, digits = draw_scene(sources, np.random.default_rng(seed_of(f"scenes/{split}", i)))
         name = f"{i:04d}.jpg"
         (folder / split / name).write_bytes(jpeg(picture))
         images.append({"id": i + 1, "file_name": name, "width": SCENE, "height": SCENE})
+        whose = owners(digits)
+        (folder / f"panoptic_{split}" / f"{i:04d}.png").write_bytes(coloured(whose))
+        maps.append({"image_id": i + 1, "file_name": f"{i:04d}.png", "segments_info": segments(whose, digits)})
         for digit in digits:
             x0, y0, x1, y1 = digit.box
             annotations.append(
@@ -301,6 +308,39 @@ def write_scenes(folder: Path, split: str, sources: Sources) -> None:
     categories = [{"id": FIRST_CATEGORY_ID + i, "name": name, **points} for i, name in enumerate(CLASSES)]
     content = {"images": images, "annotations": annotations, "categories": categories}
     (folder / f"{split}.json").write_text(json.dumps(content))
+    kinds = [{"id": GROUND, "name": "ground", "isthing": 0}] + [
+        {"id": FIRST_CATEGORY_ID + i, "name": name, "isthing": 1} for i, name in enumerate(CLASSES)
+    ]
+    whole = {"images": images, "annotations": maps, "categories": kinds}
+    (folder / f"panoptic_{split}.json").write_text(json.dumps(whole))
+
+
+def owners(digits: list[Digit]) -> np.ndarray:
+    """(SCENE, SCENE) uint8: 1 for the ground, k + 2 where digit k was pasted last."""
+    whose = np.full((SCENE, SCENE), GROUND, dtype=np.uint8)
+    for k, digit in enumerate(digits):
+        x0, y0, x1, y1 = digit.box
+        whose[y0:y1, x0:x1][digit.ink > INK] = k + 2
+    return whose
+
+
+def segments(whose: np.ndarray, digits: list[Digit]) -> list[dict[str, Any]]:
+    """COCO's `segments_info` of a map."""
+    infos = []
+    for number in np.unique(whose).tolist():
+        down, across = np.nonzero(whose == number)
+        x, y = int(across.min()), int(down.min())
+        box = [x, y, int(across.max()) + 1 - x, int(down.max()) + 1 - y]
+        category = GROUND if number == GROUND else FIRST_CATEGORY_ID + digits[number - 2].label
+        infos.append({"id": number, "category_id": category, "area": len(down), "bbox": box, "iscrowd": 0})
+    return infos
+
+
+def coloured(whose: np.ndarray) -> bytes:
+    """A PNG as COCO wants it: an id is R + 256 G + 65536 B."""
+    buffer = io.BytesIO()
+    Image.fromarray(np.dstack((whose, np.zeros_like(whose), np.zeros_like(whose)))).save(buffer, "PNG")
+    return buffer.getvalue()
 
 
 def run_lengths(digit: Digit) -> dict[str, Any]:

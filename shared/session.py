@@ -58,6 +58,11 @@ class Session:
         self.started = time.time()
         self.run_dir: Path | None = None
 
+    def learnt(self, resolved: Resolved) -> Resolved:
+        """The recipe with what was found out on the way; it is this one that is kept."""
+        self.resolved, self.recipe = resolved, resolved.recipe
+        return resolved
+
     def open(self) -> Path:
         """The run's folder, made or taken up."""
         self.run_dir = open_run(self.runtime, self.stem, self.resolved)

@@ -36,6 +36,10 @@ class Task(nn.Module):
         """Named metrics on a validation loader, the headline first. Each process sees its share of the batches."""
         return {}
 
+    def detail(self, metric: str) -> bool:
+        """Is this metric for files and reports, and too much for a line on a screen?"""
+        return False
+
     def exports(self) -> dict[str, nn.Module]:
         """Modules worth keeping on their own, by name; pretraining exports its backbone."""
         return {}

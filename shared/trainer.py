@@ -221,7 +221,8 @@ class Trainer:
         headline = next(iter(self.metrics.values()), None)
         if self.metrics:
             self.log.metrics(self.step, epoch, self.metrics, kind="val")
-            self.log.note(f"epoch {epoch}: " + "  ".join(f"{k} {v:.4f}" for k, v in self.metrics.items()))
+            shown = {k: v for k, v in self.metrics.items() if not self.task.detail(k)}
+            self.log.note(f"epoch {epoch}: " + "  ".join(f"{k} {v:.4f}" for k, v in shown.items()))
         if headline is not None:
             self.best = max(self.best, headline)
         if last or (self.publish_every and epoch % self.publish_every == 0):

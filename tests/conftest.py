@@ -126,8 +126,12 @@ def write_coco() -> Callable[..., None]:
     def write(images: Path, annotations: Path, categories: dict[int, str], count: int = 2) -> None:
         for folder in (images, annotations.parent):
             folder.mkdir(parents=True, exist_ok=True)
-        listed, boxes = [], []
+        pngs = annotations.with_name(f"panoptic_{annotations.stem}")
+        pngs.mkdir(exist_ok=True)
+        listed, boxes, maps = [], [], []
         for i in range(1, count + 1):
+            owners = np.zeros((96, 128, 3), np.uint8)
+            owners[..., 0], infos = 1, [{"id": 1, "category_id": 1000, "area": 1, "bbox": [0, 0, 1, 1], "iscrowd": 0}]
             pixels = np.random.default_rng(i).integers(0, 100, (96, 128, 3), np.uint8)
             for k, category in enumerate(categories):
                 x, y, side = 8 + 36 * (k % 3), 6 + 4 * i % 40, 30
@@ -137,11 +141,19 @@ def write_coco() -> Callable[..., None]:
                 told["segmentation"] = [[x, y, far[0], y, *far, x, far[1]]]
                 told |= {"keypoints": [x + 2, y + 2, 2, x + 28, y + 2, 1, x + 15, y + 15, 2], "num_keypoints": 3}
                 boxes.append({"id": len(boxes) + 1, "iscrowd": 0, **told})
+                owners[y : y + side, x : x + side, 0] = k + 2
+                infos.append({"id": k + 2, "category_id": category, "area": 1, "bbox": told["bbox"], "iscrowd": 0})
+            infos = [info for info in infos if (owners[..., 0] == info["id"]).any()]
+            Image.fromarray(owners).save(pngs / f"{i}.png")
+            maps.append({"image_id": i, "file_name": f"{i}.png", "segments_info": infos})
             Image.fromarray(pixels).save(images / f"{i}.jpg")
             listed.append({"id": i, "file_name": f"{i}.jpg", "height": 96, "width": 128})
         points = {"keypoints": ["left_corner", "right_corner", "middle"], "skeleton": [[1, 2], [2, 3]]}
         named = [{"id": i, "name": name, **points} for i, name in categories.items()]
         annotations.write_text(json.dumps({"images": listed, "annotations": boxes, "categories": named}))
+        kinds = [{"id": i, "name": name, "isthing": 1} for i, name in categories.items()]
+        kinds.append({"id": 1000, "name": "ground", "isthing": 0})
+        pngs.with_suffix(".json").write_text(json.dumps({"images": listed, "annotations": maps, "categories": kinds}))
 
     return write
 

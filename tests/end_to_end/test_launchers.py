@@ -1,5 +1,7 @@
 """The same command under mpirun, under srun's variables, and on two hosts: the run of one process, bit for bit.
 
+Seed 002's `srun python -m torch.distributed.launch --use_env` is understood as well.
+
 The hosts are network namespaces joined by a virtual cable; where those cannot be made, that test is skipped by name.
 """
 
@@ -7,6 +9,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -70,6 +73,26 @@ def test_srun_of_two_tasks_is_one_run(shards: Path, run: Callable, left: Callabl
     step = {"SLURM_STEP_NUM_TASKS": "2", "SLURM_STEP_NODELIST": "127.0.0.1", "SLURM_JOB_ID": str(os.getpid())}
     ended([started(words, tmp_path, SLURM_PROCID=str(i), SLURM_LOCALID=str(i), **step) for i in range(2)])
     assert_equals_one_process(shards, run, left)
+
+
+@pytest.mark.slow
+def test_srun_of_the_old_launcher_trains_a_detector_in_two_processes(
+    coco: Path, tmp_path: Path, left: Callable
+) -> None:
+    """As seed 002 types it: one task of srun, in which `torch.distributed.launch --use_env` starts the processes."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    launch = ["-m", "torch.distributed.launch", "--nproc_per_node=2", "--use_env", f"--master_port={port}"]
+    seed = "--batch_size 4 --lr_drop 40 --num_queries 16 --epochs 1 --dynamic_scale type2 --query_mixture"
+    here = "--recipe smca_detr --scale tiny --device cpu --num-workers 0 --threads 1 --offline --name two"
+    step = {"SLURM_STEP_NUM_TASKS": "1", "SLURM_PROCID": "0", "SLURM_LOCALID": "0", "SLURM_NTASKS": "1"}
+    words = [sys.executable, *launch, "-m", "detection", "train", *here.split(), "--coco_path", str(coco)]
+    (said,) = ended([started([*words, *seed.split()], tmp_path, **step)])
+    assert said.count("exported smca_detr-test_resnet") == 1, said
+    assert left("two").result()["metrics"]["box_ap"] >= 0
+    steps = [row for row in left("two").rows() if row["kind"] == "train"]
+    assert steps and all(isinstance(row["loss"], float) for row in steps)
 
 
 def ip(*words: str) -> None:

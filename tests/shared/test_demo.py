@@ -41,7 +41,8 @@ def read_tar(path: Path) -> dict[str, bytes]:
 def test_made_twice_it_is_the_same_to_the_byte(tmp_path: Path) -> None:
     first, second = demo.demo_data(tmp_path / "one"), demo.demo_data(tmp_path / "two")
     assert digests(first.root) == digests(second.root)
-    assert len(digests(first.root)) == 3 + 1 + 1 + 2 + 6 + 4 + 1
+    shards, scenes = 3 + 1 + 1, 2 * (1 + 1) + 2 * (6 + 4)
+    assert len(digests(first.root)) == shards + scenes + 1
 
 
 def test_what_is_there_is_used_again(tmp_path: Path) -> None:
@@ -97,6 +98,16 @@ def test_masks_fill_their_boxes_and_keypoints_are_the_tips_of_the_ink(tmp_path: 
         points = np.array(a["keypoints"]).reshape(4, 3)
         assert all(inked[y, x] for x, y, _ in points)
         assert points[0, 1] == np.nonzero(inked)[0].min() and points[1, 0] == np.nonzero(inked)[1].max()
+
+
+def test_every_pixel_of_a_scene_is_some_digits_or_the_grounds(tmp_path: Path) -> None:
+    told = demo.demo_data(tmp_path / "demo").val_json.with_name("panoptic_val.json")
+    panoptic = json.loads(told.read_text())
+    assert {c["id"]: c["isthing"] for c in panoptic["categories"]} == {1: 0} | dict.fromkeys(range(11, 21), 1)
+    for annotation in panoptic["annotations"]:
+        pixels = np.asarray(Image.open(told.with_suffix("") / annotation["file_name"]))
+        areas = dict(zip(*np.unique(pixels[..., 0], return_counts=True), strict=True))
+        assert areas == {info["id"]: info["area"] for info in annotation["segments_info"]}
 
 
 def test_no_scan_is_in_two_pools_and_none_is_lost() -> None:
