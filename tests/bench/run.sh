@@ -14,9 +14,13 @@ echo "== deformable attention"; $python -W ignore tests/bench/bench_deform.py
 echo "== matching";       $python -W ignore tests/bench/bench_matching.py
 echo "== DETR";           $python -W ignore tests/bench/bench_detr_step.py
 echo "== detectors";      $python -W ignore tests/bench/bench_detector_steps.py
+echo "== SMCA";           $python -W ignore tests/bench/bench_smca_step.py
+echo "== R-CNNs";         $python -W ignore tests/bench/bench_rcnn_steps.py
 echo "== COCO AP";        $python -W ignore tests/bench/bench_coco_eval.py
+echo "== mask and keypoint AP"; $python -W ignore tests/bench/bench_mask_keypoint_eval.py
 if [ -n "${CHORDATE_REAL_DATA:-}" ]; then
   echo "== pretraining data"; $python -W ignore tests/bench/bench_pretrain_data.py --data "$CHORDATE_REAL_DATA"
+  echo "== mask and keypoint data"; $python -W ignore tests/bench/bench_mask_data.py --data "$CHORDATE_REAL_DATA"
   echo "== detection data";   $python -W ignore tests/bench/bench_detection_data.py --data "$CHORDATE_REAL_DATA"
 else
   echo "== data benchmarks left out: CHORDATE_REAL_DATA is not set"
