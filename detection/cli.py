@@ -10,7 +10,7 @@ from typing import Any
 
 from detection.dialects import understand
 from detection.recipe import DetectRecipe, run_stem, tiny, usual_for
-from shared.errors import UsageError, guarded
+from shared.errors import UsageError, WeightsError, guarded
 from shared.flags import Parser, Resolved, Under, dashed, from_args, layered, own_flags
 from shared.launcher import adopt
 from shared.registry import suggest
@@ -72,6 +72,9 @@ def evaluate_only(resolved: Resolved, weights: str) -> int:
     recipe, told = resolved.recipe, {name for name, origin in resolved.origins.items() if origin == "flag"}
     runtime, data = recipe.runtime, recipe.data
     opened = open_weights(weights, runtime.weights_dir, runtime.device)
+    network = opened.exported.card.args["network"]
+    if "network" in resolved.origins and recipe.model.network != network:
+        raise WeightsError(f"{weights} holds {network}, not {recipe.model.network}; say --network {network}")
     metrics = trained.evaluate(
         data if "max_size" in told else replace(data, max_size=None),
         opened,

@@ -131,6 +131,20 @@ def import_detector(told: Import, store: Store) -> Exported:
     return exported
 
 
+def imported(file: Path, store: Store) -> Exported:
+    """A file that was never told about: the network that its names tell, under its own name as a tag; once a file.
+
+    Raises:
+        WeightsError: it cannot be read, or is of no detector that is known here.
+    """
+    digest = file_digest(file)
+    for exported in store.all():
+        if exported.card.kind == "detector" and exported.card.source.get("sha256") == digest:
+            return exported
+    network = understand(read_checkpoint(file)).network
+    return import_detector(Import(file=file, network=network, tag=file.stem), store)
+
+
 def check_network(name: str) -> None:
     """Raise UsageError for a network that is neither ours nor a reference's."""
     if name not in REFERENCES and name not in detector.names():

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import torch
 
+from detection.datasets import open_data
 from detection.draw import draw_detections, sheet
 from detection.recipe import DetectRecipe
-from detection.train import open_data
 from detection.types import Detections
 from shared.errors import UsageError
 from shared.feed import Fetch

@@ -28,10 +28,11 @@ from shared.pixels import pixel_stats
 from shared.store import NotThere, Store, Transfer
 
 log = logging.getLogger(__name__)
+CHECKPOINTS = (".pth", ".pt", ".safetensors")  # of other programs
 
 
 def find_weights(reference: str, root: Path, epoch: int | None = None) -> Exported:
-    """An export folder, a run folder, or `network-backbone/tag[@digest]` or a tag in the store.
+    """An export folder, a run folder, `network-backbone/tag[@digest]` or a tag in the store, or another's checkpoint.
 
     Args:
         epoch: the export of that epoch of a tag; 0 and None mean its last.
@@ -39,7 +40,13 @@ def find_weights(reference: str, root: Path, epoch: int | None = None) -> Export
     Raises:
         WeightsError: it leads to nothing.
     """
+    if reference.startswith(("http://", "https://")):
+        raise WeightsError(f"{reference} is an address; fetch the file, and name it here")
     path = Path(reference).expanduser()
+    if path.suffix in CHECKPOINTS and path.is_file():
+        from detection.importing import imported
+
+        return imported(path, Store(root))
     if (path / "card.json").is_file():
         return Exported(path.resolve(), read_card(path.resolve()))
     if (path / "result.json").is_file():

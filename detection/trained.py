@@ -18,6 +18,7 @@ from detection.data.augment import build_augment
 from detection.data.classes import ClassMap
 from detection.data.coco import CocoDetection, read_table
 from detection.data.skeleton import Skeleton
+from detection.datasets import Place, images_of, input_size, kind_of, named_validation, places
 from detection.draw import draw_detections
 from detection.eval.coco import CocoEvaluator, ground_truth_as_results
 from detection.eval.panoptic import Evaluator, PanopticEvaluator, evaluator_of
@@ -28,7 +29,6 @@ from detection.parts.panoptic import SURE
 from detection.photographs import pictures_of, root_of
 from detection.recipe import DataConfig
 from detection.task import DetectTask
-from detection.train import Place, images_of, input_size, kind_of, named_validation, places
 from detection.types import Detections, Target
 from shared.card import Exported, expected_pixels
 from shared.device import to_device

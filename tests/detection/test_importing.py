@@ -13,6 +13,7 @@ from torchvision.ops import FrozenBatchNorm2d
 
 from detection import references
 from detection.importing import Import, import_detector, take_eps
+from detection.start import find_weights
 from detection.trained import Trained
 from shared.errors import DataError, Refusal, UsageError, WeightsError
 from shared.store import Store
@@ -136,3 +137,15 @@ def test_what_cannot_be_is_one_sentence_and_leaves_nothing(
 def test_a_file_that_is_no_detector_says_so(content: Any, sentence: str, tmp_path: Path, store: Store) -> None:
     with pytest.raises(WeightsError, match=sentence):
         bring_in(store, tmp_path / "x.pth", content, "faster_rcnn")
+
+
+def test_a_file_named_as_weights_is_brought_in_once_under_its_own_name(detr_file: Path, store: Store) -> None:
+    first = find_weights(str(detr_file), store.root)
+    assert (first.card.args["network"], first.card.tag) == ("detr", detr_file.stem)
+    assert find_weights(str(detr_file), store.root) == first
+    assert len(store.all()) == 1
+
+
+def test_an_address_is_no_file(store: Store) -> None:
+    with pytest.raises(WeightsError, match="is an address; fetch the file, and name it here"):
+        find_weights("https://example.org/detr-r50.pth", store.root)

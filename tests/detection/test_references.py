@@ -11,10 +11,10 @@ from torch import nn
 from torchvision.models import detection as theirs
 
 from backbones import backbone
+from detection.datasets import input_size
 from detection.nets import detector
 from detection.recipe import DetectRecipe
 from detection.references import REFERENCES, USUAL_EPS, nearest, of_file
-from detection.train import input_size
 from shared.recipe import load, make, recipe_names
 
 WEIGHTS = {

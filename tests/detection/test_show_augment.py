@@ -12,7 +12,7 @@ from PIL import Image
 
 from detection import show_augment
 from detection.cli import main, resolve
-from detection.train import open_data
+from detection.datasets import open_data
 from shared.feed import Feed
 
 
