@@ -22,13 +22,14 @@ from shared.recipe import recipe_names
 RENAMED = {
     "--rpn-score-thresh": "--rpn-min-score",
     "--weights": "--init-from",
-    "--frozen-weights": "--init-from",
+    "--frozen-weights": "--frozen-boxes --init-from",
+    "--mask-loss-coef": "--mask-weight",
+    "--dice-loss-coef": "--dice-weight",
     "--enc-layers": "--encoder-layers",
     "--dec-layers": "--decoder-layers",
     "--dim-feedforward": "--feedforward",
     "--hidden-dim": "--width",
     "--nheads": "--heads",
-    "--position-embedding": "--positions",
     "--set-cost-class": "--class-cost",
     "--set-cost-bbox": "--l1-cost",
     "--set-cost-giou": "--giou-cost",
@@ -40,6 +41,7 @@ LEFT_OUT = {  # flag: (words after it, why it says nothing here)
     "--use-v2": (0, "images are decoded and augmented one way"),
     "--world-size": (1, "the launcher says how many processes there are"),
     "--dist-url": (1, "the launcher says where the processes meet"),
+    "--local-rank": (1, "the environment says which process this is"),
     "--start-epoch": (1, "--resume knows where the run was"),
     "--remove-difficult": (0, "nothing reads it in the original either"),
 }
@@ -78,7 +80,12 @@ def understand(argv: Sequence[str]) -> Said:
         if weights is None or weights.startswith("--"):
             raise UsageError("--eval and --test-only evaluate weights; name them with --resume FILE or --weights NAME")
         words = without(words, {"--resume": 1, "--weights": 1})
-    return Said(named_recipe([RENAMED.get(word, word) for word in words]), weights, notes)
+    return Said(named_recipe(renamed(words)), weights, notes)
+
+
+def renamed(words: list[str]) -> list[str]:
+    """Flags of theirs as ours."""
+    return [ours for word in words for ours in (RENAMED[word].split() if word in RENAMED else [word])]
 
 
 def named_recipe(words: list[str]) -> list[str]:

@@ -113,7 +113,7 @@ def import_detector(told: Import, store: Store) -> Exported:
             "backbone_args": backbone_args,
         },
         pixels={"mean": list(stats.mean), "std": list(stats.std)},
-        classes={**classes.to_dict(), **skeleton_of(found)},
+        classes={**classes.to_dict(), **skeleton_of(found), **things_of(found, classes)},
         source={
             "file": told.file.name,
             "sha256": digest,
@@ -209,6 +209,11 @@ def skeleton_of(found: Foreign) -> dict[str, Any]:
         return {}
     person = Skeleton.from_words({"keypoints": list(PERSON), "skeleton": LIMBS}, "COCO's person")
     return {"skeleton": (person if count == len(person) else Skeleton.numbered(count)).to_dict()}
+
+
+def things_of(found: Foreign, classes: ClassMap) -> dict[str, Any]:
+    """Which classes are things, of a network that says whose each pixel is: COCO's ids up to 90."""
+    return {"isthing": [i <= COCO for i in classes.source_ids]} if found.network == "detr_panoptic" else {}
 
 
 def fitted(told: Import, built: Detector, found: Foreign, digest: str, eps: float | None) -> Transfer:

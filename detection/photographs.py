@@ -27,12 +27,18 @@ def root_of(sources: list[str]) -> Path:
     return Path(os.path.commonpath([path if path.is_dir() else path.parent for path in paths]))
 
 
-def pictures_of(sources: list[str], annotations: Path | None) -> Iterator[tuple[int, Path, Tensor]]:
-    """(image id, file, uint8 pixels) of everything asked for; a file that cannot be read is named and passed over."""
+def pictures_of(
+    sources: list[str], annotations: Path | None, images: type[CocoDetection] = CocoDetection
+) -> Iterator[tuple[int, Path, Tensor]]:
+    """(image id, file, uint8 pixels) of everything asked for; a file that cannot be read is named and passed over.
+
+    Args:
+        images: what reads the annotations.
+    """
     if annotations is not None:
         if len(sources) != 1:
             raise UsageError("with --coco-json-path name one folder, that of its images")
-        dataset = CocoDetection(Path(sources[0]), annotations)
+        dataset = images(Path(sources[0]), annotations)
         files = [(image_id, dataset.path(index)) for index, image_id in enumerate(dataset.image_ids)]
     else:
         files = list(enumerate(listed_files(sources), start=1))

@@ -17,10 +17,10 @@ from typing import Any
 from torch import Tensor
 
 from backbones import backbone
-from detection.build import Standing, asked_of
+from detection.build import Standing, asked_of, dilation_of
 from detection.data.classes import ClassMap
 from detection.data.coco import CocoDetection
-from detection.nets import Detector
+from detection.nets import Detector, detector
 from detection.recipe import DetectRecipe, ModelConfig
 from shared.card import Exported, check_pixels, expected_pixels, listed, read_card
 from shared.errors import UsageError, WeightsError
@@ -116,14 +116,15 @@ def stand_on(start: Exported, recipe: DetectRecipe) -> Standing:
         WeightsError: the recipe asks for another network or backbone, or for other pixels.
     """
     told, model = start.card.args, recipe.model
-    for what, wanted in (("network", model.network), ("backbone", model.backbone)):
+    grown = detector.facts(model.network).get("grows_from") == told["network"]  # it has all of that, and more
+    for what, wanted in (("network", None if grown else model.network), ("backbone", model.backbone)):
         if wanted is not None and wanted != told[what]:
             raise WeightsError(
                 f"{start} has the {what} {told[what]}, not {wanted}; leave --{what} out, or start from another"
             )
     if recipe.data.rgb_mode is not None:
         check_pixels(start, pixel_stats(recipe.data.rgb_mode))
-    args = told.get("backbone_args", {})
+    args = told.get("backbone_args", {}) | dilation_of(model)
     net = backbone.build(told["backbone"], **{**args, **asked_of(model)})
     return Standing(net, expected_pixels(start), start, None, args)
 
@@ -136,13 +137,14 @@ def fill_from(start: Exported, built: Detector, store: Store, model: ModelConfig
     """
     heads = {id(p) for part in built.class_head() for p in (*part.parameters(), *part.buffers())}
     anew = [name for name, value in built.state_dict(keep_vars=True).items() if id(value) in heads]
+    allowed = (*model.allow_missing, *(("masks.*",) if model.network != start.card.args["network"] else ()))
     if not model.reset_head:
-        return store.load(built, start, allow_missing=model.allow_missing)
+        return store.load(built, start, allow_missing=allowed)
 
     def without_heads(tensors: dict[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
         return {name: value for name, value in tensors.items() if name not in anew}, []
 
-    return store.load(built, start, allow_missing=(*model.allow_missing, *anew), fit=without_heads)
+    return store.load(built, start, allow_missing=(*allowed, *anew), fit=without_heads)
 
 
 def take_classes(data: CocoDetection, start: Exported) -> None:

@@ -17,6 +17,7 @@ from detection import labelling
 from detection.data.augment import build_augment
 from detection.data.classes import ClassMap
 from detection.data.coco import CocoDetection, read_table
+from detection.data.panoptic import PanopticDetection
 from detection.data.skeleton import Skeleton
 from detection.datasets import Place, images_of, input_size, kind_of, named_validation, places
 from detection.draw import draw_detections
@@ -125,6 +126,8 @@ def evaluate_results(told: DataConfig, results: str) -> dict[str, float]:
 
     Masks and keypoints are scored where both the results and the annotations hold them.
     """
+    if told.dataset == "coco_panoptic":
+        return evaluate_segments(told, results)
     found = None if results == "truth" else read_results(results)
     wanted = (
         FIELDS if found is None else {kind: field for kind, field in FIELDS.items() if any(field in e for e in found)}
@@ -140,6 +143,16 @@ def evaluate_results(told: DataConfig, results: str) -> dict[str, float]:
     take_sigmas(dataset, told)
     evaluator = CocoEvaluator(dataset, told.eval_backend, both)
     evaluator.merge([ground_truth_as_results(dataset) if found is None else found])
+    return evaluator.summary()
+
+
+def evaluate_segments(told: DataConfig, results: str) -> dict[str, float]:
+    """Panoptic quality of a panoptic JSON with its PNGs beside it, or of the truth itself, which scores 1."""
+    place = validation_place(told, ("masks",))
+    if place.annotations is None:
+        raise UsageError("panoptic annotations do not lie in shards; give the folder and the JSON")
+    evaluator = PanopticEvaluator(PanopticDetection(place.images, place.annotations, finds=("masks",)))
+    evaluator.merge([place.annotations if results == "truth" else Path(results)])
     return evaluator.summary()
 
 
@@ -233,7 +246,9 @@ def predict(
     if trained.isthing is not None and "masks" in trained.finds:
         folder = PanopticFolder(out, trained.classes, trained.isthing)
     source_ids = np.array(trained.classes.source_ids)
-    for image_id, path, picture in pictures_of(sources, annotations):
+    for image_id, path, picture in pictures_of(
+        sources, annotations, CocoDetection if trained.isthing is None else PanopticDetection
+    ):
         small, _ = resize(
             picture, Target(boxes=torch.zeros(0, 4), labels=torch.zeros(0, dtype=torch.int64)), rng_for(0, 0, 0)
         )

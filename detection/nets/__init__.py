@@ -1,8 +1,14 @@
 """Detectors: one page each. `detector.build("fcos", backbone, num_classes)` gives a `Detector`.
 
-Beside its name a page may say `size=(height, width)`, what it is trained at when nobody says, `tiny={...}`, the options
-that make it small enough to be seen running in a minute, and `finds=("masks",)` or `("keypoints",)`, what its targets
-and its detections hold besides boxes. A network that finds keypoints takes their number as its option `num_keypoints`.
+Beside its name a page may say
+
+    size=(height, width)   what it is trained at when nobody says
+    tiny={...}             options that make it small enough to be seen running in a minute
+    finds=("masks",)       or ("keypoints",): what its targets and its detections hold besides boxes
+    segments=True          its masks are of whole images, and say whose each pixel is
+    grows_from="detr"      whose weights it may start from; they lack only what is its own
+
+A network that finds keypoints takes their number as its option `num_keypoints`.
 """
 
 from __future__ import annotations

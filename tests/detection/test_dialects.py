@@ -63,5 +63,10 @@ def test_an_evaluation_of_nothing_is_refused(words: str) -> None:
         understand(words.split())
 
 
+def test_frozen_weights_are_a_detector_to_start_from_whose_boxes_hold_still() -> None:
+    words = ["--frozen_weights", "detr.pth", "--mask_loss_coef", "2"]
+    assert understand(words).argv == ["--frozen-boxes", "--init-from", "detr.pth", "--mask-weight", "2"]
+
+
 def test_weights_to_start_from_are_a_detector_to_start_from() -> None:
     assert understand(["--weights", "coco"]).argv == ["--init-from", "coco"]
