@@ -12,15 +12,13 @@ from typing import Any
 from backbones import backbone
 from backbones.base import Backbone
 from backbones.conversions import fit_sizes
-from backbones.foreign import Foreign, read_checkpoint, understand
+from backbones.foreign import COUNTERS, Foreign, read_checkpoint, understand
 from shared.card import Card, Exported, check_name, listed, versions
 from shared.errors import UsageError, WeightsError
 from shared.pixels import PixelStats, pixel_stats
 from shared.state import file_digest
 from shared.store import Store
 from shared.transfer import Transfer, fill
-
-COUNTERS = "*.num_batches_tracked"  # old files lack them, and nothing reads them
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from detection.data.outlines import compressed, run_lengths
+from detection.data.rle import compressed, run_lengths
 
 codec: Any = pycocotools.mask  # its annotations know lists only of one kind
 THRESHOLD = 0.5  # a pixel belongs to the object if the network is surer than this
