@@ -32,13 +32,19 @@ def builders(registry: Registry) -> list[str]:
     wide = max(map(len, names))
     for name in names:
         build = registry.builder(name)
-        words = (inspect.getmodule(build).__doc__ or "").strip().splitlines()[0]  # type: ignore[union-attr]
-        lines = [f"{name:<{wide}}  {words}"]
+        lines = [f"{name:<{wide}}  {first_words(build)}"]
         needs = getattr(build, "needs", None)
         options = " ".join(f"{n}={p.default}" for n, p in registry.options(name).items())
         lines += [f"{'':<{wide}}  {more}" for more in (f"needs: {needs}" if needs else "", options) if more]
         entries.append("\n  ".join(lines))
     return entries
+
+
+def first_words(build: Callable[..., object]) -> str:
+    """The first line of a builder's docstring; of its page's, where the builder's own starts with its arguments."""
+    own, page = build.__doc__ or "", getattr(inspect.getmodule(build), "__doc__", None) or ""
+    lines = [text.strip().partition("\n")[0] for text in (own, page)]
+    return next((line for line in lines if line not in ("", "Args:")), "")
 
 
 def recipes(folder: str) -> list[str]:

@@ -76,9 +76,14 @@ class Registry(Generic[T]):
         return self.known.get(name, {})
 
     def options(self, name: str) -> dict[str, inspect.Parameter]:
-        """What a builder can be told besides what it stands on: its keyword-only parameters."""
+        """What a builder can be told besides what it stands on: its keyword-only parameters.
+
+        One that is offered as `like` another takes that one's as well.
+        """
         parameters = inspect.signature(self.builder(name)).parameters
-        return {n: p for n, p in parameters.items() if p.kind == p.KEYWORD_ONLY}
+        own = {n: p for n, p in parameters.items() if p.kind == p.KEYWORD_ONLY}
+        like = self.facts(name).get("like")
+        return self.options(like) | own if like else own
 
     def check(self, name: str, options: dict[str, Any]) -> None:
         """Raise UsageError for an option the builder does not know, or a value that is not of its kind."""

@@ -105,7 +105,7 @@ def test_sources_import_no_tests_and_no_recipes() -> None:
 
 def test_inside_detection_nets_stand_on_parts_and_never_on_each_other() -> None:
     pages = {path.stem for path in (ROOT / "detection" / "nets").glob("*.py")} - {"__init__"}
-    assert {"fcos", "faster_rcnn"} <= pages
+    assert {"fcos", "rcnn"} <= pages
     wrong = [
         f"{name_of(path)} imports {name}"
         for folder in ("nets", "parts")

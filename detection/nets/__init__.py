@@ -6,6 +6,7 @@ Beside its name a page may say
     tiny={...}             options that make it small enough to be seen running in a minute
     finds=("masks",)       or ("keypoints",): what its targets and its detections hold besides boxes
     segments=True          its masks are of whole images, and say whose each pixel is
+    like="faster_rcnn"     takes that one's options as well as its own
     grows_from="detr"      whose weights it may start from; they lack only what is its own
 
 A network that finds keypoints takes their number as its option `num_keypoints`.

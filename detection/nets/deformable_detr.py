@@ -15,7 +15,6 @@ Shape letters: B images, Q queries, S places of all levels, C channels, K classe
 from __future__ import annotations
 
 import math
-from functools import wraps
 from typing import Any, NamedTuple
 
 import torch
@@ -212,9 +211,9 @@ class DeformableDETR(Detector):
         return torch.stack(logits), torch.stack(boxes)
 
 
-@detector("deformable_detr_boxref", tiny=TINY)
-@wraps(DeformableDETR, updated=())  # it has the same options
+@detector("deformable_detr_boxref", like="deformable_detr", tiny=TINY)
 def deformable_detr_boxref(backbone: Backbone, num_classes: int, **options: Any) -> Detector:
+    """Deformable DETR with box refinement: every layer betters the box of the layer before. Options are the same."""
     return DeformableDETR(backbone, num_classes, True, **options)
 
 

@@ -15,7 +15,6 @@ Shape letters: B images, Q queries, S places of the map, C channels, K classes, 
 
 from __future__ import annotations
 
-from functools import wraps
 from typing import Any, NamedTuple
 
 import torch
@@ -236,7 +235,7 @@ class DETR(Detector):
         return full
 
 
-@detector("detr_panoptic", finds=("masks",), segments=True, grows_from="detr", tiny=TINY)
-@wraps(DETR, updated=())  # it has the same options
+@detector("detr_panoptic", finds=("masks",), segments=True, like="detr", grows_from="detr", tiny=TINY)
 def detr_panoptic(backbone: Backbone, num_classes: int, **options: Any) -> Detector:
+    """DETR with masks: of things and stuff, learnt on top of its boxes. Options are the same."""
     return DETR(backbone, num_classes, True, **options)

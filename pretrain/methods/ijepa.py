@@ -37,7 +37,7 @@ from shared.pixels import Normalize
 
 @method("i-jepa")
 class IJEPA(Method):
-    """Two encoders of one kind: the backbone learns, and its average says what there is to learn.
+    """I-JEPA: two encoders of one kind. The backbone learns, and its average says what there is to learn.
 
     The average lives in `target`, without gradients. The backbone's stochastic depth, if it has any, acts in the
     backbone alone.

@@ -23,18 +23,23 @@ from torch import nn
 from torchvision.ops import box_area
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
-import bench_detector_steps as steps
+import bench_detector_steps as boxes_alone
+import bench_rcnn_steps as with_more
 
 from backbones.freeze import freeze_batch_norm, hold_still
 from detection.data.augment import build_augment
 from detection.data.batch import pad_batch
-from detection.data.coco import CocoDetection, coco_layout
+from detection.data.coco import CocoDetection
+from detection.datasets import places
 from detection.eval.coco import CocoEvaluator
-from detection.nets import detector, fcos
+from detection.nets import detector, fcos, finds
+from detection.recipe import DataConfig
 from detection.task import DetectTask
 from detection.types import Detections, Images
 from shared.feed import Feed, in_order
 from shared.pixels import Normalize, pixel_stats
+
+BOTH = {**dict.fromkeys(boxes_alone.AS_TORCHVISION, boxes_alone), **dict.fromkeys(with_more.CLASSES, with_more)}
 
 
 class Beside(nn.Module):
@@ -45,14 +50,19 @@ class Beside(nn.Module):
         self.net, self.first = net, first
 
     def forward(self, images: Images, targets: list[Any]) -> dict[str, torch.Tensor]:
-        known = [{"boxes": t["boxes"], "labels": t["labels"] + self.first} for t in targets]
+        known = [{**t, "labels": t["labels"] + self.first} for t in targets]
         return self.net(self.unpadded(images), known)
 
     def detect(self, images: Images) -> list[Detections]:
-        found = self.net(self.unpadded(images))
-        return [
-            Detections(boxes=one["boxes"], labels=one["labels"] - self.first, scores=one["scores"]) for one in found
-        ]
+        return [self.as_ours(one) for one in self.net(self.unpadded(images))]
+
+    def as_ours(self, one: dict[str, torch.Tensor]) -> Detections:
+        found = Detections(boxes=one["boxes"], labels=one["labels"] - self.first, scores=one["scores"])
+        if "masks" in one:
+            found["masks"] = one["masks"][:, 0]
+        if "keypoints" in one:
+            found["keypoints"] = torch.cat((one["keypoints"][..., :2], one["keypoints_scores"][..., None]), 2)
+        return found
 
     def unpadded(self, images: Images) -> list[torch.Tensor]:
         return [pixels[:, :h, :w] for pixels, (h, w) in zip(images.pixels, images.sizes, strict=True)]
@@ -81,10 +91,14 @@ def side_by_side(network: str, told: argparse.Namespace) -> dict[str, Any]:
     torch.manual_seed(0)
     height, width = told.size
     resize = build_augment("hflip", size=(height, width), train=False)
-    data = CocoDetection(*coco_layout(told.data, "train"), augment=build_augment("hflip", size=(height, width)))
-    val = CocoDetection(*coco_layout(told.data, "val"), data.classes, resize)
-    first = int(network == "faster_rcnn")  # its background is class 0
-    steps.CLASSES = len(data.classes)
+    training, validation = places(DataConfig(data_path=told.data, coco_json_path=told.json), finds(network))
+    data = CocoDetection(*training, augment=build_augment("hflip", size=(height, width)), finds=finds(network))
+    val = CocoDetection(*(validation or training), data.classes, resize, finds=finds(network))
+    first, steps = int("rcnn" in network), BOTH[network]  # its background is class 0
+    if steps is boxes_alone:
+        boxes_alone.CLASSES = len(data.classes)
+    else:
+        with_more.CLASSES[network] = len(data.classes)
     other: Any = steps.theirs(network, told.body)
     if told.frozen_bn:
         hold_batch_norm(other.backbone, data)
@@ -94,6 +108,7 @@ def side_by_side(network: str, told: argparse.Namespace) -> dict[str, Any]:
     transform = other.transform
     transform.image_mean, transform.image_std, transform._skip_resize = [0.0] * 3, [1.0] * 3, True
     transform.min_size = (min(height, width),)
+    transform.postprocess = lambda found, *_: found  # nothing was resized, and masks stay on their grids
     its = DetectTask(mine.detector, pixel_stats("imagenet"))
     its.detector = Beside(other, first)  # type: ignore[assignment]
     tasks: dict[str, Any] = {"ours": mine, "torchvision": its}
@@ -124,10 +139,10 @@ def side_by_side(network: str, told: argparse.Namespace) -> dict[str, Any]:
             print(f"{network:12} step {step + 1:4}  " + "  ".join(f"{n} {v:.4f}" for n, v in last.items()), flush=True)
     metrics = {}
     for name, task in tasks.items():
-        task.evaluator = lambda: CocoEvaluator(val, "auto")
+        task.evaluator = lambda: CocoEvaluator(val, "auto", finds(network))
         metrics[name] = task.eval().evaluate(in_order(val, 4, workers=0))
-        ap, ap50 = metrics[name]["box_ap"], metrics[name]["box_ap50"]
-        print(f"{network:12} {name:12} AP {ap:.4f}  AP50 {ap50:.4f}", flush=True)
+        scores = "  ".join(f"{key} {value:.4f}" for key, value in metrics[name].items() if key.endswith(("ap", "ap50")))
+        print(f"{network:12} {name:12} {scores}", flush=True)
     apart = [abs(a / b - 1) for a, b in zip(*curves.values(), strict=True)]
     ratio = spent["torchvision"] / spent["ours"]
     told_apart = f"{statistics.median(apart):.2%} in the median, {max(apart):.2%} at most"
@@ -137,13 +152,14 @@ def side_by_side(network: str, told: argparse.Namespace) -> dict[str, Any]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("data", type=Path, help="a COCO folder")
+    parser.add_argument("data", type=Path, help="a COCO folder, or its images")
+    parser.add_argument("--json", type=Path, help="annotations of these images, which are learnt and evaluated on")
     parser.add_argument("--body", default="resnet18", help="a ResNet of torchvision's")
     parser.add_argument("--size", type=int, nargs=2, default=(160, 192))
     parser.add_argument("--batch", type=int, default=4)
     parser.add_argument("--steps", type=int, default=100)
     parser.add_argument("--lr", type=float, default=0.01)
-    parser.add_argument("--networks", nargs="+", default=list(steps.AS_TORCHVISION), choices=list(steps.AS_TORCHVISION))
+    parser.add_argument("--networks", nargs="+", default=list(boxes_alone.AS_TORCHVISION), choices=list(BOTH))
     parser.add_argument("--frozen-bn", action="store_true", help="batch norm holds the statistics of eight batches")
     parser.add_argument("--double", action="store_true", help="compute in double precision")
     parser.add_argument("--save", type=Path, help="write the curves as JSON")

@@ -46,6 +46,18 @@ def test_options_are_the_keyword_only_parameters(shapes: Registry) -> None:
     assert list(shapes.options("square")) == []
 
 
+def test_what_is_like_another_takes_its_options_too(shapes: Registry) -> None:
+    @shapes("comet", like="star")
+    def comet(where: str, *, tail: int = 3, tilt: int = 9, **options: int) -> tuple:
+        """A comet: a star with a tail."""
+        return where, tail, tilt, options
+
+    assert {n: p.default for n, p in shapes.options("comet").items()} == {"points": 5, "tilt": 9, "tail": 3}
+    assert shapes.build("comet", "here", points=4, tail=1) == ("here", 1, 9, {"points": 4})
+    with pytest.raises(UsageError, match="did you mean 'points'"):
+        shapes.build("comet", "here", pointz=4)
+
+
 def test_unknown_name_is_answered_with_the_nearest(shapes: Registry) -> None:
     with pytest.raises(UsageError, match="no shape 'circl', did you mean 'circle'.; `list` shows all 3"):
         shapes.build("circl", "here")

@@ -11,7 +11,7 @@ from torchvision.models.detection import fasterrcnn_mobilenet_v3_large_320_fpn
 from torchvision.models.detection.image_list import ImageList
 
 from backbones.base import MapInfo
-from detection.nets.faster_rcnn import FasterRCNN
+from detection.nets.rcnn import RCNN
 from detection.parts.rcnn import box_losses, build_rpn
 
 MOBILE = [MapInfo(256, 32), MapInfo(256, 32), MapInfo(256, 64)]  # two maps of one stride, and the pooled one
@@ -36,7 +36,7 @@ def test_proposals_are_those_of_torchvisions_mobile_builder() -> None:
 
 def test_proposals_that_score_less_are_left_out(tiny_backbone: Callable[..., Any], scenes: Callable) -> None:
     """And where all do and no image has an object, the second stage loses nothing."""
-    net = FasterRCNN(tiny_backbone(), 3, width=32, hidden=48, rpn_min_score=0.999)
+    net = RCNN(tiny_backbone(), 3, width=32, hidden=48, rpn_min_score=0.999)
     images, targets = scenes([0, 0])
     losses = net(images, targets)
     assert losses["loss_classifier"] == losses["loss_box_reg"] == 0 and losses["loss_objectness"] > 0
@@ -47,7 +47,7 @@ def test_proposals_that_score_less_are_left_out(tiny_backbone: Callable[..., Any
 
 def test_options_of_the_first_stage_reach_their_place(tiny_backbone: Callable[..., Any]) -> None:
     told: dict[str, Any] = {"rpn_min_score": 0.05, "rpn_candidates": 300, "rpn_proposals": 150, "rpn_all_sizes": True}
-    rpn: Any = FasterRCNN(tiny_backbone(), 3, width=32, hidden=48, **told).rpn
+    rpn: Any = RCNN(tiny_backbone(), 3, width=32, hidden=48, **told).rpn
     assert rpn._pre_nms_top_n == {"training": 2000, "testing": 300}
     assert rpn._post_nms_top_n == {"training": 2000, "testing": 150}
     assert rpn.score_thresh == 0.05 and rpn.anchor_generator.sizes == ((32, 64, 128, 256, 512),) * 5
