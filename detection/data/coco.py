@@ -269,7 +269,7 @@ def revealed(target: Target) -> Target:
     if not isinstance(masks := target.get("masks"), Silhouettes):
         return target
     target = cast(Target, {**target, "masks": (pixels := masks.pixels())})
-    return kept(target, pixels.flatten(1).any(dim=1))
+    return kept(target, pixels.flatten(1).amax(dim=1) > 0)  # any() of bytes gives bytes, which are no mask
 
 
 def beyond_boxes(table: CocoTable, row: int) -> dict[str, Any]:
