@@ -65,8 +65,8 @@ class FCOS(Detector):
         max_detections: int = 100,
     ) -> None:
         super().__init__()
-        if width % 32:
-            raise UsageError(f"fcos: width is {width}; its towers normalise 32 groups, give a multiple of 32")
+        if width % 64:  # a group of one channel at one place has no deviation
+            raise UsageError(f"fcos: width is {width}; its towers normalise 32 groups, give a multiple of 64")
         self.backbone = backbone
         self.neck = build_pyramid(backbone, width, finest=8, coarser="convs")
         self.used_maps = self.neck.used

@@ -24,7 +24,7 @@ from shared.recipe import make
 from shared.store import Store
 
 ARCH = "test_resnet"
-SMALL = {"network": "fcos", "network_args": {"width": 32, "depth": 1}}
+SMALL = {"network": "fcos", "network_args": {"width": 64, "depth": 1}}
 
 
 def recipe(**told: Any) -> DetectRecipe:

@@ -445,7 +445,7 @@ def test_packing_and_scoring_by_command(
     assert scores[0] == scores[1]
 
 
-FLAGS = ["--network", "fcos", "--backbone", "test_resnet", "--width", "32", "--depth", "1", "--size", "64", "--dry-run"]
+FLAGS = ["--network", "fcos", "--backbone", "test_resnet", "--width", "64", "--depth", "1", "--size", "64", "--dry-run"]
 
 
 @pytest.mark.parametrize("layout", ["one folder each", "train and val in one"])

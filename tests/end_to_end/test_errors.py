@@ -75,7 +75,7 @@ def refused(run: Callable, shards: Path, coco: Path, tmp_path: Path) -> Callable
         (DETECT + "--backbone resnet_v1_5O", "did you mean 'resnet_v1_50'?"),
         (DETECT + "--freeze-backbone --freeze-body", "exclude one another"),
         (DETECT + "--freeze-backbone-stages 9", "this backbone has a stem and 4 stages"),
-        (DETECT.replace("--width 64", "--width 40"), "multiple of 32"),
+        (DETECT.replace("--width 64", "--width 40"), "multiple of 64"),
         (DETECT.replace("--width 64", "--width wide"), "width is 'wide'; give a whole number"),
         (DETECT + "--val-path {coco}/val", "--val-path and --coco-val-json-path go together"),
         ("detect train --coco-json-path x.json", "add --data-path"),

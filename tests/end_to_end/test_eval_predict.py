@@ -149,6 +149,6 @@ def test_labels_that_a_detector_makes_are_trained_on_as_any_others(
     assert ended.code == 0 and "annotations.json: " in ended.out and "labelled.json names the" in ended.out
     told = json.loads((tmp_path / "labelled/annotations.json").read_text())
     assert len(told["images"]) == 6 and told["annotations"], "an untrained detector is sure of one per cent"
-    train = "detect train --network fcos --backbone test_resnet --size 64 --width 32 --depth 1 --epochs 1 --device cpu "
+    train = "detect train --network fcos --backbone test_resnet --size 64 --width 64 --depth 1 --epochs 1 --device cpu "
     places = f"--data-path {coco}/val --coco-json-path labelled/annotations.json --num-workers 0 --name next"
     assert run(train + places).code == 0

@@ -13,7 +13,7 @@ pytestmark = pytest.mark.slow
 DETECT = (
     "detect train --size 64 --batch-size 4 --epochs 1 --device cpu --num-workers 0 --pictures 0 --data-path {coco} "
 )
-FCOS = "--network fcos --backbone test_resnet --width 32 --depth 1 "
+FCOS = "--network fcos --backbone test_resnet --width 64 --depth 1 "
 
 
 def tensors(run: Path) -> dict[str, Any]:

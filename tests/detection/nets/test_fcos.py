@@ -41,7 +41,7 @@ def of_torchvision(net: FCOS, **told: Any) -> reference.FCOS:
 @pytest.fixture
 def net(tiny_backbone: Callable[..., Any]) -> FCOS:
     """Small, and with last layers loud enough that every loss and score differs from place to place."""
-    net = FCOS(tiny_backbone(), CLASSES, width=32, depth=2)
+    net = FCOS(tiny_backbone(), CLASSES, width=64, depth=2)
     for head in (net.head.classification_head.cls_logits, net.head.regression_head.bbox_reg):
         nn.init.normal_(head.weight, std=0.1)
     nn.init.constant_(net.head.regression_head.bbox_reg.bias, 3.0)
@@ -99,7 +99,7 @@ sides = st.floats(2, 80)
 @given(boxes=st.lists(st.tuples(st.floats(0, 60), st.floats(0, 60), sides, sides), min_size=1, max_size=4))
 def test_a_place_answers_for_the_smallest_box_that_suits_it(boxes: list, tiny_backbone: Callable[..., Any]) -> None:
     """The paper's rule, one place and one box at a time."""
-    net = FCOS(tiny_backbone(), CLASSES, width=32, depth=1)
+    net = FCOS(tiny_backbone(), CLASSES, width=64, depth=1)
     places = net.places([torch.Size((n, n)) for n in (8, 4, 2, 1, 1)], torch.zeros(1, 3, 64, 64))
     corners = torch.tensor([(x, y, x + w, y + h) for x, y, w, h in boxes])
     areas = (corners[:, 2:] - corners[:, :2]).prod(1)
@@ -142,5 +142,5 @@ def test_sides_around_a_place_are_a_box() -> None:
 
 
 def test_width_that_its_towers_cannot_take_is_refused(tiny_backbone: Callable[..., Any]) -> None:
-    with pytest.raises(UsageError, match="width is 40; .*give a multiple of 32"):
+    with pytest.raises(UsageError, match="width is 40; .*give a multiple of 64"):
         FCOS(tiny_backbone(), CLASSES, width=40)
