@@ -59,6 +59,7 @@ def open_data(recipe: DetectRecipe, start: Exported | None = None) -> Data:
             max_size=told.max_size,
             multiscale=told.multiscale,
             smallest_side=told.smallest_side,
+            antialias=told.antialias,
             train=training,
         )
         return images_of(kind_of(told, learns))(

@@ -258,6 +258,7 @@ def recipe_of(told: Import, network: str, reference: Reference, network_args: di
         "tag": told.tag,
         "size": size,
         "max_size": longest,
+        "antialias": reference.antialias,
         "aug_type": "hflip",
     }
     return {name: plain(value) for name, value in flat(make(DetectRecipe, values)).items()}

@@ -97,6 +97,7 @@ class DataConfig:
     multiscale: bool = knob(
         False, "random short side from 480 to 800 per image, in proportion below --size 640; images keep their shape"
     )
+    antialias: bool = knob(True, "smooth images that are made smaller; torchvision's detectors were trained without")
     aug_type: Literal["birder", "default", "hflip", "multiscale", "detr", "ssd", "ssdlite", "lsj"] = knob(
         "birder", "augmentation", "--data-augmentation"
     )

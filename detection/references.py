@@ -25,6 +25,7 @@ class Reference(NamedTuple):
     backbone_args: the same of the backbone.
     size: height and width; with `longest`, the short side of an image that keeps its shape.
     longest: how long the long side may become.
+    antialias: whether images made smaller were smoothed.
     pixels: what they are normalised by.
     files: how the sha256 of each published file begins, and what its batch norm adds to variances.
     """
@@ -35,6 +36,7 @@ class Reference(NamedTuple):
     backbone_args: Mapping[str, Any] = {}
     size: tuple[int, int] = (800, 800)
     longest: int | None = 1333
+    antialias: bool = True
     pixels: PixelStats = pixel_stats("imagenet")
     files: Mapping[str, float] = {}
 
@@ -42,8 +44,7 @@ class Reference(NamedTuple):
 MOBILE = {"rpn_all_sizes": True, "rpn_min_score": 0.05}
 DC5 = {"dilation": True}
 # fmt: off
-REFERENCES = {
-    # torchvision
+TORCHVISION = {
     "fasterrcnn_resnet50_fpn": Reference("faster_rcnn", files={"258fb6c6": 0.0}),
     "fasterrcnn_mobilenet_v3_large_fpn": Reference(
         "faster_rcnn", "tv_mobilenet_v3_large_fpn", MOBILE, files={"fb6a3cc7": USUAL_EPS}
@@ -66,6 +67,9 @@ REFERENCES = {
     ),
     "maskrcnn_resnet50_fpn": Reference("mask_rcnn", files={"bf2d0c1e": 0.0}),
     "keypointrcnn_resnet50_fpn": Reference("keypoint_rcnn", files={"fc266e95": 0.0, "9f466800": USUAL_EPS}),
+}
+REFERENCES = {
+    **{name: reference._replace(antialias=False) for name, reference in TORCHVISION.items()},
     # facebookresearch/detr
     "detr_resnet50": Reference("detr", files={"e632da11": USUAL_EPS}),
     "detr_resnet50_dc5": Reference("detr", backbone_args=DC5, files={"f0fb7ef5": USUAL_EPS}),

@@ -72,14 +72,15 @@ class Trained:
     def resize(self, size: tuple[int, ...] | None = None, max_size: int | None = None) -> Callable:
         """The resize that training's own evaluation used, or another."""
         knobs = all_knobs_of_data()
-        own = {
-            name: coerce(self.told[name], *knobs[name], name) for name in ("size", "max_size", "multiscale", "aug_type")
-        }
+        wanted = ("size", "max_size", "multiscale", "antialias", "aug_type")
+        told = {name: knobs[name][1].default for name in wanted} | self.told  # an older card may know fewer
+        own = {name: coerce(told[name], *knobs[name], name) for name in wanted}
         return build_augment(
             own["aug_type"],
             size=input_size(size or own["size"], own["aug_type"], self.exported.card.args["network"]),
             max_size=max_size or own["max_size"],
             multiscale=own["multiscale"] and size is None,
+            antialias=own["antialias"],
             train=False,
         )
 

@@ -24,7 +24,7 @@ their labels, those narrower than a pixel. Random numbers come from the generato
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from torch import Tensor
@@ -53,12 +53,14 @@ class Output:
         long: longest side where the aspect is kept; None brings every image to exactly `size`.
         short: short sides to draw from; none leaves it at that of `size`.
         factor: by which the lengths of a paper are shrunk.
+        antialias: whether an image made smaller is smoothed.
     """
 
     size: Size
     long: int | None = None
     short: tuple[int, ...] = ()
     factor: float = 1.0
+    antialias: bool = True
 
     def of(self, size: Size, rng: np.random.Generator | None = None) -> Size:
         """What an image, or a part of one, of this size becomes."""
@@ -82,13 +84,13 @@ class Augmentation:
 
 def plain(image: Tensor, target: Target, told: Augmentation, _: np.random.Generator) -> Sample:
     """The resize alone: what evaluation sees."""
-    return resize(image, target, told.output.of(size_of(image)))
+    return resize(image, target, told.output.of(size_of(image)), antialias=told.output.antialias)
 
 
 def mirror(image: Tensor, target: Target, told: Augmentation, rng: np.random.Generator) -> Sample:
     """hflip and multiscale."""
     image, target = half_mirrored(image, target, rng)
-    return resize(image, target, told.output.of(size_of(image), rng))
+    return resize(image, target, told.output.of(size_of(image), rng), antialias=told.output.antialias)
 
 
 def birder(image: Tensor, target: Target, told: Augmentation, rng: np.random.Generator) -> Sample:
@@ -100,9 +102,10 @@ def birder(image: Tensor, target: Target, told: Augmentation, rng: np.random.Gen
         image, target = half_mirrored(image, target, rng)
     size = told.output.of(size_of(image), rng)
     if told.level >= 1 and not told.output.short:
-        image, target = through(image, target, windows.jittered(size_of(image), draw_scale(told.level, rng), rng), size)
+        window = windows.jittered(size_of(image), draw_scale(told.level, rng), rng)
+        image, target = through(image, target, window, size, antialias=told.output.antialias)
     else:
-        image, target = resize(image, target, size)
+        image, target = resize(image, target, size, antialias=told.output.antialias)
     return recolour(image, told.level, rng), target
 
 
@@ -111,7 +114,7 @@ def detr(image: Tensor, target: Target, told: Augmentation, rng: np.random.Gener
     image, target = half_mirrored(image, target, rng)
     if rng.random() < 0.5:
         image, target = crop(image, target, windows.cropped(size_of(image), told.output.factor, rng))
-    return resize(image, target, told.output.of(size_of(image), rng))
+    return resize(image, target, told.output.of(size_of(image), rng), antialias=told.output.antialias)
 
 
 def ssd(image: Tensor, target: Target, told: Augmentation, rng: np.random.Generator) -> Sample:
@@ -131,13 +134,15 @@ def overlapping_part(
 ) -> Sample:
     window, inside = windows.overlapping(target["boxes"], window, rng)
     size = told.output.of((window.height, window.width), rng)
-    return half_mirrored(*through(image, kept(target, inside), window, size), rng)
+    seen = through(image, kept(target, inside), window, size, antialias=told.output.antialias)
+    return half_mirrored(*seen, rng)
 
 
 def lsj(image: Tensor, target: Target, told: Augmentation, rng: np.random.Generator) -> Sample:
     """Large scale jitter."""
     image, target = half_mirrored(image, target, rng)
-    return through(image, target, windows.scaled(size_of(image), told.output.size, rng), told.output.size)
+    window = windows.scaled(size_of(image), told.output.size, rng)
+    return through(image, target, window, told.output.size, antialias=told.output.antialias)
 
 
 def half_mirrored(image: Tensor, target: Target, rng: np.random.Generator) -> Sample:
@@ -171,6 +176,7 @@ def build_augment(
     max_size: int | None = None,
     multiscale: bool = False,
     smallest_side: int = SHORT_SIDES[0],
+    antialias: bool = True,
     train: bool = True,
 ) -> Augment:
     """(uint8 (3, H, W), target, random numbers) -> the same, augmented and resized.
@@ -182,6 +188,7 @@ def build_augment(
         max_size: longest side; given, the aspect is kept.
         multiscale: train at short sides from `smallest_side` to 800, aspect kept.
         smallest_side: that multiscale and detr draw, in steps of 32 up to 800.
+        antialias: smooth what is made smaller; torchvision's detectors were made without.
         train: False for the resize alone, as evaluation wants it.
     """
     if name not in AUGMENTATIONS:
@@ -193,7 +200,7 @@ def build_augment(
         raise UsageError(f"size {size[0]}x{size[1]} with longest side {max_size} leaves no pixel; sizes start at 1")
     if multiscale and name == "lsj":
         raise UsageError("lsj draws scales of its own, in a canvas of --size; leave --multiscale out")
-    output = output_of(name, size, max_size, multiscale, smallest_side)
+    output = replace(output_of(name, size, max_size, multiscale, smallest_side), antialias=antialias)
     return Augmentation(AUGMENTATIONS[name] if train else plain, output, level)
 
 

@@ -121,12 +121,12 @@ def hflip(image: Tensor, target: Target) -> Sample:
     return image, target
 
 
-def resize(image: Tensor, target: Target, size: Size) -> Sample:
-    """To exactly (height, width): bilinear and antialiased, masks by their nearest pixel."""
+def resize(image: Tensor, target: Target, size: Size, *, antialias: bool = True) -> Sample:
+    """To exactly (height, width): bilinear, by default antialiased; masks by their nearest pixel."""
     old = size_of(image)
 
     def photograph(pixels: Tensor) -> Tensor:
-        return pixels if size == old else F.resize(pixels, list(size), antialias=True)
+        return pixels if size == old else F.resize(pixels, list(size), antialias=antialias)
 
     rows, columns = (nearest(before, after) for before, after in zip(old, size, strict=True))
     return moved(image, target, Move(photograph, rows, columns, factor=(size[0] / old[0], size[1] / old[1])))
@@ -164,7 +164,7 @@ def paste(image: Tensor, target: Target, corner: Size, size: Size) -> Sample:
     return moved(image, target, Move(photograph, rows, columns, shift=corner))
 
 
-def through(image: Tensor, target: Target, window: Part, size: Size) -> Sample:
+def through(image: Tensor, target: Target, window: Part, size: Size, *, antialias: bool = True) -> Sample:
     """What is seen through a window, brought to `size`; where the window reaches outside the image, mean colour.
 
     Cut first, resized once and pasted last, so no pixel is touched that is not seen.
@@ -178,7 +178,7 @@ def through(image: Tensor, target: Target, window: Part, size: Size) -> Sample:
     end = round((bottom - window.down) * down), round((right - window.across) * across)
     small = max(1, end[0] - corner[0]), max(1, end[1] - corner[1])
     seen = crop(image, target, Part(top, left, bottom - top, right - left))
-    return paste(*resize(*seen, small), corner, size)
+    return paste(*resize(*seen, small, antialias=antialias), corner, size)
 
 
 # -- sizes ----------------------------------------------------------------------------------------

@@ -5,16 +5,20 @@ from __future__ import annotations
 import re
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 from torchvision.models import detection as theirs
 
 from backbones import backbone
+from detection.data.augment import build_augment
 from detection.datasets import input_size
 from detection.nets import detector
 from detection.recipe import DetectRecipe
 from detection.references import REFERENCES, USUAL_EPS, nearest, of_file
+from detection.types import Target
+from shared.pixels import Normalize
 from shared.recipe import load, make, recipe_names
 
 WEIGHTS = {
@@ -28,6 +32,7 @@ WEIGHTS = {
     "maskrcnn_resnet50_fpn": theirs.MaskRCNN_ResNet50_FPN_Weights,
     "keypointrcnn_resnet50_fpn": theirs.KeypointRCNN_ResNet50_FPN_Weights,
 }
+NOTHING = Target(boxes=torch.zeros(0, 4), labels=torch.zeros(0, dtype=torch.long))
 # the recipe that trains what the published file is
 RECIPES = {"ssdlite320_mobilenet_v3_large": "ssdlite320_mobilenet_v3_large_reduced_tail"}
 
@@ -87,3 +92,33 @@ def test_recipe_of_the_name_is_set_as_what_was_published(name: str) -> None:
     assert model.network_args.items() >= dict(known.args).items()
     size = input_size(data.size, data.aug_type, model.network)
     assert (min(size), data.max_size) == (min(known.size), known.longest)
+    assert data.antialias == known.antialias
+
+
+@pytest.mark.parametrize("shape", [(480, 640), (1000, 700), (90, 201)])
+@pytest.mark.parametrize("name", WEIGHTS)
+def test_images_come_to_a_network_as_torchvisions_transform_brings_them(name: str, shape: tuple[int, int]) -> None:
+    """Sizes, resizing and normalisation; one level of 255 is lost by keeping bytes."""
+    known = REFERENCES[name]
+    with torch.device("meta"):
+        transform = getattr(theirs, name)(weights=None, weights_backbone=None).eval().transform
+    image = torch.randint(256, (3, *shape), dtype=torch.uint8)
+    told = {"size": known.size, "max_size": known.longest, "antialias": known.antialias}
+    small, _ = build_augment("hflip", **told, train=False)(image, NOTHING, np.random.default_rng(0))
+    ours = Normalize(known.pixels)(small[None].float())[0]
+    batch, _ = transform([image / 255])
+    height, width = batch.image_sizes[0]
+    assert ours.shape[1:] == (height, width)
+    away = (ours - batch.tensors[0, :, :height, :width]).abs().amax((1, 2))
+    level = 1 / (255 * torch.tensor(known.pixels.std))
+    assert (away <= 1.01 * level).all()
+
+
+def test_images_made_smaller_are_smoothed_unless_told() -> None:
+    """Or the test above would say nothing of it."""
+    stripes = (torch.arange(600) % 2 * 255).to(torch.uint8).expand(3, 600, 600)
+    spread = {}
+    for antialias in (True, False):
+        augment = build_augment("hflip", size=(200, 200), antialias=antialias, train=False)
+        spread[antialias] = augment(stripes, NOTHING, np.random.default_rng(0))[0].float().std().item()
+    assert spread[True] < 60 < 100 < spread[False]
