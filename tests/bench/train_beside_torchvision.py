@@ -145,7 +145,7 @@ def side_by_side(network: str, told: argparse.Namespace) -> dict[str, Any]:
         print(f"{network:12} {name:12} {scores}", flush=True)
     apart = [abs(a / b - 1) for a, b in zip(*curves.values(), strict=True)]
     ratio = spent["torchvision"] / spent["ours"]
-    told_apart = f"{statistics.median(apart):.2%} in the median, {max(apart):.2%} at most"
+    told_apart = f"{statistics.median(apart):.1e} in the median, {max(apart):.1e} at most"
     print(f"{network:12} losses differ by {told_apart}; {ratio:.2f} x as fast as torchvision")
     return {"curves": curves, "metrics": metrics, "seconds": spent}
 
