@@ -272,6 +272,7 @@ def report(exported: Exported, transfer: Transfer, stats: PixelStats, published:
     print(f"filled {transfer}")
     print(f"network: {card.args['network']} on {card.args['backbone']}, {card.args['network_args'] or 'usual options'}")
     print(f"classes: {len(classes)}, ids {card.classes['source_ids'][0]} to {card.classes['source_ids'][-1]}")
-    print(f"images: size {recipe['size']}{longest}; mean {stats.mean}, std {stats.std}")
+    smoothed = "" if recipe["antialias"] else ", made smaller without smoothing"
+    print(f"images: size {recipe['size']}{longest}{smoothed}; mean {stats.mean}, std {stats.std}")
     print(f"licence: {card.licence or 'not told; say it with --licence'}")
     print(f"exported {exported} to {exported.path}")
