@@ -107,10 +107,16 @@ def test_class_files_name_each_class_once(path: Path) -> None:
     assert len(names) > 1 and len(names) == len(set(names))
 
 
+def explained(registry: Any, name: str) -> str:
+    """What a builder says of its options, and what those it is like say of theirs."""
+    like = registry.facts(name).get("like")
+    return (inspect.getdoc(registry.builder(name)) or "") + "\n" + (explained(registry, like) if like else "")
+
+
 @pytest.mark.parametrize("registry", [detector, method], ids=["networks", "methods"])
 def test_every_option_has_a_default_and_a_line_that_explains_it(registry: Any) -> None:
     for name in registry.names():
-        text = inspect.getdoc(registry.builder(name)) or ""
+        text = explained(registry, name)
         for option, parameter in registry.options(name).items():
             assert parameter.default is not inspect.Parameter.empty, f"{name}: {option} has no default"
             assert re.search(rf"^\s*{option}[,:]", text, re.M), f"{name}: {option} is explained nowhere"
