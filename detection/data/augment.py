@@ -81,16 +81,23 @@ class Augmentation:
     def __call__(self, image: Tensor, target: Target, rng: np.random.Generator) -> Sample:
         return self.run(image, target, self, rng)
 
+    def resized(self, image: Tensor, target: Target, size: Size) -> Sample:
+        return resize(image, target, size, antialias=self.output.antialias)
+
+    def seen(self, image: Tensor, target: Target, window: Part, size: Size) -> Sample:
+        """Through a window."""
+        return through(image, target, window, size, antialias=self.output.antialias)
+
 
 def plain(image: Tensor, target: Target, told: Augmentation, _: np.random.Generator) -> Sample:
     """The resize alone: what evaluation sees."""
-    return resize(image, target, told.output.of(size_of(image)), antialias=told.output.antialias)
+    return told.resized(image, target, told.output.of(size_of(image)))
 
 
 def mirror(image: Tensor, target: Target, told: Augmentation, rng: np.random.Generator) -> Sample:
     """hflip and multiscale."""
     image, target = half_mirrored(image, target, rng)
-    return resize(image, target, told.output.of(size_of(image), rng), antialias=told.output.antialias)
+    return told.resized(image, target, told.output.of(size_of(image), rng))
 
 
 def birder(image: Tensor, target: Target, told: Augmentation, rng: np.random.Generator) -> Sample:
@@ -103,9 +110,9 @@ def birder(image: Tensor, target: Target, told: Augmentation, rng: np.random.Gen
     size = told.output.of(size_of(image), rng)
     if told.level >= 1 and not told.output.short:
         window = windows.jittered(size_of(image), draw_scale(told.level, rng), rng)
-        image, target = through(image, target, window, size, antialias=told.output.antialias)
+        image, target = told.seen(image, target, window, size)
     else:
-        image, target = resize(image, target, size, antialias=told.output.antialias)
+        image, target = told.resized(image, target, size)
     return recolour(image, told.level, rng), target
 
 
@@ -114,7 +121,7 @@ def detr(image: Tensor, target: Target, told: Augmentation, rng: np.random.Gener
     image, target = half_mirrored(image, target, rng)
     if rng.random() < 0.5:
         image, target = crop(image, target, windows.cropped(size_of(image), told.output.factor, rng))
-    return resize(image, target, told.output.of(size_of(image), rng), antialias=told.output.antialias)
+    return told.resized(image, target, told.output.of(size_of(image), rng))
 
 
 def ssd(image: Tensor, target: Target, told: Augmentation, rng: np.random.Generator) -> Sample:
@@ -134,15 +141,14 @@ def overlapping_part(
 ) -> Sample:
     window, inside = windows.overlapping(target["boxes"], window, rng)
     size = told.output.of((window.height, window.width), rng)
-    seen = through(image, kept(target, inside), window, size, antialias=told.output.antialias)
-    return half_mirrored(*seen, rng)
+    return half_mirrored(*told.seen(image, kept(target, inside), window, size), rng)
 
 
 def lsj(image: Tensor, target: Target, told: Augmentation, rng: np.random.Generator) -> Sample:
     """Large scale jitter."""
     image, target = half_mirrored(image, target, rng)
     window = windows.scaled(size_of(image), told.output.size, rng)
-    return through(image, target, window, told.output.size, antialias=told.output.antialias)
+    return told.seen(image, target, window, told.output.size)
 
 
 def half_mirrored(image: Tensor, target: Target, rng: np.random.Generator) -> Sample:
