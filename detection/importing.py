@@ -213,7 +213,7 @@ def skeleton_of(found: Foreign) -> dict[str, Any]:
 
 def things_of(found: Foreign, classes: ClassMap) -> dict[str, Any]:
     """Which classes are things, of a network that says whose each pixel is: COCO's ids up to 90."""
-    return {"isthing": [i <= COCO for i in classes.source_ids]} if found.network == "detr_panoptic" else {}
+    return {"isthing": [i <= COCO for i in classes.source_ids]} if detector.facts(found.network).get("segments") else {}
 
 
 def fitted(told: Import, built: Detector, found: Foreign, digest: str, eps: float | None) -> Transfer:

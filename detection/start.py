@@ -20,7 +20,7 @@ from backbones import backbone
 from detection.build import Standing, asked_of, dilation_of
 from detection.data.classes import ClassMap
 from detection.data.coco import CocoDetection
-from detection.nets import Detector, detector
+from detection.nets import Detector, grown_from
 from detection.recipe import DetectRecipe, ModelConfig
 from shared.card import Exported, check_pixels, expected_pixels, listed, read_card
 from shared.errors import UsageError, WeightsError
@@ -116,7 +116,7 @@ def stand_on(start: Exported, recipe: DetectRecipe) -> Standing:
         WeightsError: the recipe asks for another network or backbone, or for other pixels.
     """
     told, model = start.card.args, recipe.model
-    grown = detector.facts(model.network).get("grows_from") == told["network"]  # it has all of that, and more
+    grown = grown_from(model.network, told["network"])  # it has all of that, and more
     for what, wanted in (("network", None if grown else model.network), ("backbone", model.backbone)):
         if wanted is not None and wanted != told[what]:
             raise WeightsError(
@@ -137,7 +137,7 @@ def fill_from(start: Exported, built: Detector, store: Store, model: ModelConfig
     """
     heads = {id(p) for part in built.class_head() for p in (*part.parameters(), *part.buffers())}
     anew = [name for name, value in built.state_dict(keep_vars=True).items() if id(value) in heads]
-    allowed = (*model.allow_missing, *(("masks.*",) if model.network != start.card.args["network"] else ()))
+    allowed = (*model.allow_missing, *grown_from(model.network, start.card.args["network"]))
     if not model.reset_head:
         return store.load(built, start, allow_missing=allowed)
 

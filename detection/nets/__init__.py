@@ -7,7 +7,7 @@ Beside its name a page may say
     finds=("masks",)       or ("keypoints",): what its targets and its detections hold besides boxes
     segments=True          its masks are of whole images, and say whose each pixel is
     like="faster_rcnn"     takes that one's options as well as its own
-    grows_from="detr"      whose weights it may start from; they lack only what is its own
+    grows_from={"detr": "masks.*"}   whose weights it may start from, and what of its own these lack
 
 A network that finds keypoints takes their number as its option `num_keypoints`.
 """
@@ -56,6 +56,12 @@ SIZE = (640, 640)
 def usual_size(network: str) -> tuple[int, int]:
     """(height, width) a detector is trained at when nobody says."""
     return detector.facts(network).get("size", SIZE)
+
+
+def grown_from(network: str, other: str) -> tuple[str, ...]:
+    """What a detector lacks when it starts from the weights of another, as patterns; nothing when it cannot."""
+    lacking = detector.facts(network).get("grows_from", {}).get(other)
+    return () if lacking is None else (lacking,)
 
 
 def finds(network: str) -> tuple[str, ...]:
