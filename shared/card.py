@@ -124,7 +124,8 @@ def read_tensors(exported: Exported) -> dict[str, Tensor]:
         raise WeightsError(f"{path} is {'missing' if size < 0 else 'empty'}; export {exported.card.tag} again")
     with path.open("rb") as file:
         head = file.read(16)
-    if head[:1] == b"\x80" or head[:4] == b"PK\x03\x04":
+    # a header whose length ends in 0x80 begins as pickles do, and what follows the length is then a brace
+    if head[:4] == b"PK\x03\x04" or (head[:1] == b"\x80" and head[8:9] != b"{"):
         raise WeightsError(
             f"{path} is a pickle and not a safetensors file; it was not opened, export the weights again"
         )

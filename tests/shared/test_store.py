@@ -24,7 +24,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 import shared.store
-from shared.card import SHORT, Card, Exported, check_pixels, expected_pixels
+from shared.card import SHORT, Card, Exported, check_pixels, expected_pixels, read_tensors
 from shared.errors import UsageError, WeightsError
 from shared.pixels import PIXEL_STATS, PixelStats
 from shared.store import Store
@@ -292,6 +292,16 @@ def test_mutated_weights_under_a_card_that_fits_are_refused(store: Store, export
     refused(lambda: as_the_detector_does(store, net), sentence)
     assert equal(values(net), before), "a refused load leaves the module as it was"
     assert not (store.root.parent / "executed").exists(), "nothing in a file of weights may run"
+
+
+def test_weights_load_whatever_the_length_of_their_header(store: Store, card: Callable[..., Card]) -> None:
+    """It comes first in the file, in whole eights, and one in thirty-two begins with the byte that pickles begin with."""
+    begins = set()
+    for more in range(0, 256, 8):
+        exported = store.put(nn.ParameterDict({"w" * (1 + more): torch.ones(1)}), card(arch="named"))
+        begins.add(weights_of(exported.path).read_bytes()[0])
+        assert len(read_tensors(exported)) == 1
+    assert begins == set(range(0, 256, 8))
 
 
 def test_the_bomb_of_these_tests_does_go_off_when_opened(tmp_path: Path) -> None:
