@@ -46,6 +46,7 @@ DC5 = {"dilation": True}
 # fmt: off
 TORCHVISION = {
     "fasterrcnn_resnet50_fpn": Reference("faster_rcnn", files={"258fb6c6": 0.0}),
+    "fasterrcnn_resnet50_fpn_v2": Reference("faster_rcnn_v2", files={"dd69338a": USUAL_EPS}),
     "fasterrcnn_mobilenet_v3_large_fpn": Reference(
         "faster_rcnn", "tv_mobilenet_v3_large_fpn", MOBILE, files={"fb6a3cc7": USUAL_EPS}
     ),
@@ -57,6 +58,7 @@ TORCHVISION = {
     "retinanet_resnet50_fpn": Reference(
         "retinanet", args={"norm": "none", "box_loss": "l1"}, files={"eeacb38b": 0.0}
     ),
+    "retinanet_resnet50_fpn_v2": Reference("retinanet", args={"p6_from": "c5"}, files={"5905b1c5": USUAL_EPS}),
     "ssd300_vgg16": Reference(
         "ssd", "tv_vgg16", {"ssd300": True}, size=(300, 300), longest=None, pixels=VGG_PIXELS,
         files={"b556d3b4": USUAL_EPS},
@@ -66,6 +68,7 @@ TORCHVISION = {
         pixels=pixel_stats("centered"), files={"a79551df": PATIENT_EPS},
     ),
     "maskrcnn_resnet50_fpn": Reference("mask_rcnn", files={"bf2d0c1e": 0.0}),
+    "maskrcnn_resnet50_fpn_v2": Reference("mask_rcnn_v2", files={"73cbd019": USUAL_EPS}),
     "keypointrcnn_resnet50_fpn": Reference("keypoint_rcnn", files={"fc266e95": 0.0, "9f466800": USUAL_EPS}),
 }
 REFERENCES = {

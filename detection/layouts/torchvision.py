@@ -67,10 +67,27 @@ def of_r_cnn(tensors: Tensors) -> Options:
     return of_pyramid(tensors) | {"hidden": len(tensors["roi_heads.box_head.fc6.weight"])}
 
 
+def of_second_r_cnn(tensors: Tensors) -> Options:
+    """Convolutions, what flattens, and a layer look at each box."""
+    depth = count_of(tensors, r"roi_heads\.box_head\.(\d+)\.0\.")
+    return of_pyramid(tensors) | {"hidden": len(tensors[f"roi_heads.box_head.{depth + 1}.weight"]), "depth": depth}
+
+
 def of_masks(tensors: Tensors) -> Options:
-    return of_r_cnn(tensors) | {
+    return {
         "mask_width": tensors["roi_heads.mask_predictor.conv5_mask.weight"].shape[1],
         "mask_depth": count_of(tensors, r"roi_heads\.mask_head\.(?:mask_fcn)?(\d+)\."),
+    }
+
+
+def of_retinanet(tensors: Tensors) -> Options:
+    """Its second version is the one with norms, and was trained with GIoU."""
+    options, p6 = of_pyramid(tensors), tensors["backbone.fpn.extra_blocks.p6.weight"]
+    second = "head.classification_head.conv.0.1.weight" in tensors
+    return options | {
+        "norm": "group" if second else "none",
+        "box_loss": "giou" if second else "l1",
+        "p6_from": "p5" if p6.shape[0] == p6.shape[1] else "c5",
     }
 
 
@@ -82,7 +99,18 @@ def of_keypoints(tensors: Tensors) -> Options:
 
 LAYOUTS = [
     Layout("torchvision keypoint r-cnn", r"roi_heads\.keypoint_", "keypoint_rcnn", R_CNN, BOXES, True, of_keypoints),
-    Layout("torchvision mask r-cnn", r"roi_heads\.mask_", "mask_rcnn", R_CNN, BOXES, True, of_masks),
+    Layout(
+        "torchvision mask r-cnn v2", r"roi_heads\.mask_head\.0\.1\.", "mask_rcnn_v2", R_CNN, BOXES, True,
+        lambda tensors: of_second_r_cnn(tensors) | of_masks(tensors),
+    ),
+    Layout(
+        "torchvision mask r-cnn", r"roi_heads\.mask_", "mask_rcnn", R_CNN, BOXES, True,
+        lambda tensors: of_r_cnn(tensors) | of_masks(tensors),
+    ),
+    Layout(
+        "torchvision faster r-cnn v2", r"roi_heads\.box_head\.0\.1\.", "faster_rcnn_v2", R_CNN, BOXES, True,
+        of_second_r_cnn,
+    ),
     Layout("torchvision faster r-cnn", r"roi_heads\.box_", "faster_rcnn", R_CNN, BOXES, True, of_r_cnn),
     Layout(
         "torchvision fcos", r"head\.regression_head\.bbox_ctrness\.", "fcos", PYRAMID, (LOGITS, 1, 1), True,
@@ -90,7 +118,7 @@ LAYOUTS = [
     ),
     Layout(
         "torchvision retinanet", r"head\.regression_head\.bbox_reg\.", "retinanet", RETINANET, (LOGITS, 9, 1), True,
-        of_pyramid, without_background(9),
+        of_retinanet, without_background(9),
     ),
     Layout("torchvision ssd300", r"backbone\.scale_weight$", "ssd", SSD300, (f"{FINEST}.weight", 4, 1), True),
     Layout(

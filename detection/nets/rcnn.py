@@ -8,9 +8,12 @@ Li, Mao, Girshick, He, "Exploring Plain Vision Transformer Backbones for Object 
     mask_rcnn                           -> boxes -> RoIAlign -> four convolutions, twice up       -> mask of the class
     keypoint_rcnn                       -> boxes -> RoIAlign -> eight convolutions, four times up -> keypoints
     vitdet, vitdet_mask          two convolutions propose; four, normalised over channels, and a layer look at a box
+    faster_rcnn_v2, mask_rcnn_v2 the same with batch norm, in the pyramid too: torchvision's second versions
 
 The stages are torchvision's; this page decides what they stand on and how they are set. A plain ViT's one map is made a
 pyramid at the very end: x4, x2, x1, /2. Its windows and positions are the backbone's affair (`vit_det_m16_rms`).
+The second versions are those of Li, Xie, Chen, Dollar, He, Girshick, "Benchmarking Detection Transfer Learning with
+Vision Transformers", 2021.
 """
 
 from __future__ import annotations
@@ -39,9 +42,9 @@ def two_layers(width: int, hidden: int) -> nn.Module:
     return TwoMLPHead(width * SEEN**2, hidden)
 
 
-def convolutions_and_a_layer(width: int, hidden: int, *, depth: int) -> nn.Module:
+def convolutions_and_a_layer(width: int, hidden: int, *, depth: int, norm: Callable[..., nn.Module]) -> nn.Module:
     """Boxes (R, width, 7, 7) -> (R, hidden)"""
-    return FastRCNNConvFCHead((width, SEEN, SEEN), [width] * depth, [hidden], norm_layer=channel_norm)
+    return FastRCNNConvFCHead((width, SEEN, SEEN), [width] * depth, [hidden], norm_layer=norm)
 
 
 @detector("faster_rcnn", tiny=TINY)
@@ -53,6 +56,7 @@ class RCNN(Detector):
         num_classes: without background.
         box_head: makes what looks at each box, of the two widths below.
         rpn_convs: convolutions before the scores of proposals.
+        pyramid_norm: makes the norm after each convolution of a pyramid over several maps.
         width: channels of the pyramid.
         hidden: width of the layers that look at each box.
         min_score: detections that score no more are left out.
@@ -70,6 +74,7 @@ class RCNN(Detector):
         num_classes: int,
         box_head: Callable[[int, int], nn.Module] = two_layers,
         rpn_convs: int = 1,
+        pyramid_norm: Callable[..., nn.Module] | None = None,
         *,
         width: int = 256,
         hidden: int = 1024,
@@ -83,7 +88,7 @@ class RCNN(Detector):
     ) -> None:
         super().__init__()
         self.backbone = backbone
-        self.neck = build_pyramid(backbone, width, finest=4, coarser="pool")
+        self.neck = build_pyramid(backbone, width, finest=4, coarser="pool", norm=pyramid_norm)
         self.used_maps = self.neck.used
         self.rpn = build_rpn(
             self.neck.maps,
@@ -187,7 +192,7 @@ def vitdet(backbone: Backbone, num_classes: int, *, depth: int = 4, **options: A
         depth: how many convolutions look at each box.
         options: of `faster_rcnn`.
     """
-    return RCNN(backbone, num_classes, partial(convolutions_and_a_layer, depth=depth), 2, **options)
+    return RCNN(backbone, num_classes, partial(convolutions_and_a_layer, depth=depth, norm=channel_norm), 2, **options)
 
 
 @detector("vitdet_mask", like="vitdet", finds=("masks",), tiny={**TINY, "depth": 1})
@@ -201,4 +206,36 @@ def vitdet_mask(backbone: Backbone, num_classes: int, *, depth: int = 4, **optio
     net = vitdet(backbone, num_classes, depth=depth, **options)
     width = net.neck.maps[0].channels
     add_mask_head(net.roi_heads, net.neck.maps, num_classes, width=width, depth=depth, norm=channel_norm)
+    return net
+
+
+@detector("faster_rcnn_v2", like="faster_rcnn", tiny={**TINY, "depth": 1})
+def faster_rcnn_v2(backbone: Backbone, num_classes: int, *, depth: int = 4, **options: Any) -> RCNN:
+    """Faster R-CNN, second version: heads as deep as ViTDet's, with batch norm there and in the pyramid.
+
+    Batch norm wants many images: --sync-bn where a process has two, or a published file to start from.
+
+    Args:
+        depth: how many convolutions look at each box.
+        options: of `faster_rcnn`.
+    """
+    box_head = partial(convolutions_and_a_layer, depth=depth, norm=nn.BatchNorm2d)
+    return RCNN(backbone, num_classes, box_head, 2, nn.BatchNorm2d, **options)
+
+
+@detector("mask_rcnn_v2", like="faster_rcnn_v2", finds=("masks",), tiny={**TINY, "depth": 1, "mask_width": 32})
+def mask_rcnn_v2(
+    backbone: Backbone, num_classes: int, *, mask_width: int = 256, mask_depth: int = 4, depth: int = 4, **options: Any
+) -> RCNN:
+    """Mask R-CNN, second version: Faster R-CNN's second, and convolutions with batch norm make the masks.
+
+    Args:
+        mask_width: channels of the convolutions that make masks.
+        mask_depth: how many of these there are.
+        depth: how many convolutions look at each box.
+        options: of `faster_rcnn`.
+    """
+    net = faster_rcnn_v2(backbone, num_classes, depth=depth, **options)
+    width, norm = mask_width, nn.BatchNorm2d
+    add_mask_head(net.roi_heads, net.neck.maps, num_classes, width=width, depth=mask_depth, norm=norm)
     return net

@@ -48,6 +48,8 @@ class RetinaNet(Detector):
         width: channels of the pyramid and the towers.
         norm: what follows each convolution of the towers: group, or none as in the first paper.
         box_loss: giou of the boxes, or l1 of the offsets as in torchvision's first version.
+        p6_from: where the two coarsest levels begin: at the pyramid's p5, or at the backbone's c5 as in the first paper
+            and torchvision's second version.
         min_score: detections that score no more are left out.
         nms_iou: overlap at which the lesser of two boxes of a class goes.
         max_detections: kept per image.
@@ -61,6 +63,7 @@ class RetinaNet(Detector):
         width: int = 256,
         norm: str = "group",
         box_loss: str = "giou",
+        p6_from: str = "p5",
         min_score: float = 0.05,
         nms_iou: float = 0.5,
         max_detections: int = 300,
@@ -70,10 +73,13 @@ class RetinaNet(Detector):
             raise UsageError(f"retinanet: norm is '{norm}'; give group or none")
         if box_loss not in ("giou", "l1"):
             raise UsageError(f"retinanet: box_loss is '{box_loss}'; give giou or l1")
+        if p6_from not in ("p5", "c5"):
+            raise UsageError(f"retinanet: p6_from is '{p6_from}'; give p5 or c5")
         if norm == "group" and width % 64:  # a group of one channel at one place has no deviation
             raise UsageError(f"retinanet: width is {width}; its towers normalise 32 groups, give a multiple of 64")
         self.backbone = backbone
-        self.neck = build_pyramid(backbone, width, finest=8, coarser="convs")
+        coarser = "convs of c5" if p6_from == "c5" else "convs"
+        self.neck = build_pyramid(backbone, width, finest=8, coarser=coarser)
         self.used_maps = self.neck.used
         octave = [1, 2 ** (1 / 3), 2 ** (2 / 3)]
         self.anchors = Anchors([[int(info.stride * 4 * part) for part in octave] for info in self.neck.maps])

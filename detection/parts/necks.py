@@ -9,6 +9,7 @@ A neck is built from what the backbone says about itself, so no recipe ever stat
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Callable
 from typing import Literal
 
 from torch import Tensor, nn
@@ -18,21 +19,26 @@ from torchvision.ops.feature_pyramid_network import LastLevelMaxPool, LastLevelP
 from backbones.base import Backbone, MapInfo
 from shared.errors import UsageError
 
-Coarser = Literal[
-    "pool", "convs"
-]  # one max-pooled level, as R-CNNs have, or two of strided convolutions, as dense heads have
+# what lies above stride 32: one max-pooled level, as R-CNNs have, or two of strided convolutions, as dense heads have,
+# which begin at the level below them (P5) or at the backbone's last map (C5)
+Coarser = Literal["pool", "convs", "convs of c5"]
+Norm = Callable[..., nn.Module]
 
 
 class FPN(nn.Module):
     """torchvision's feature pyramid over the maps from `finest` to 32, and coarser levels above."""
 
-    def __init__(self, backbone: Backbone, width: int, finest: int, coarser: Coarser) -> None:
+    def __init__(self, backbone: Backbone, width: int, finest: int, coarser: Coarser, norm: Norm | None = None) -> None:
         super().__init__()
         self.used = [i for i, info in enumerate(backbone.maps) if finest <= info.stride <= 32]
-        strides = [backbone.maps[i].stride for i in self.used]
-        extra = LastLevelMaxPool() if coarser == "pool" else LastLevelP6P7(width, width)
-        self.fpn = FeaturePyramidNetwork([backbone.maps[i].channels for i in self.used], width, extra)
-        self.maps = levels(width, strides, coarser)
+        channels, strides = zip(*(backbone.maps[i] for i in self.used), strict=True)
+        if coarser == "pool":
+            extra = LastLevelMaxPool()
+        else:
+            extra = LastLevelP6P7(channels[-1] if coarser == "convs of c5" else width, width)
+            extra.use_P5 = coarser == "convs"  # which it would guess by the channels
+        self.fpn = FeaturePyramidNetwork(list(channels), width, extra, norm_layer=norm)
+        self.maps = levels(width, list(strides), coarser)
 
     def forward(self, maps: list[Tensor]) -> list[Tensor]:
         """Backbone maps -> one (B, width, H/s, W/s) per entry of `maps`, finest first."""
@@ -66,25 +72,30 @@ class SimpleFPN(nn.Module):
         return self.extra(xs, xs, [str(i) for i in range(len(xs))])[0]
 
 
-def build_pyramid(backbone: Backbone, width: int = 256, *, finest: int, coarser: Coarser) -> FPN | SimpleFPN:
+def build_pyramid(
+    backbone: Backbone, width: int = 256, *, finest: int, coarser: Coarser, norm: Norm | None = None
+) -> FPN | SimpleFPN:
     """The neck that suits a backbone.
 
     Args:
         width: channels of every level.
         finest: stride of the finest level.
         coarser: what lies above stride 32.
+        norm: makes the norm after each convolution of an FPN; that of a plain ViT's pyramid is its own.
 
     Raises:
         UsageError: the backbone's maps allow no pyramid.
     """
     strides = [info.stride for info in backbone.maps]
     if len(strides) == 1 and strides[0] % 4 == 0:
+        if coarser == "convs of c5":
+            raise UsageError("a plain ViT has no C5 for the coarser levels to begin at; take --p6-from p5")
         return SimpleFPN(backbone, width, finest, coarser)
     if sum(finest <= s <= 32 for s in strides) < 2:
         raise UsageError(
             f"a pyramid needs maps of stride {finest} to 32; this backbone has strides {strides}, take another"
         )
-    return FPN(backbone, width, finest, coarser)
+    return FPN(backbone, width, finest, coarser, norm)
 
 
 def levels(width: int, strides: list[int], coarser: Coarser) -> tuple[MapInfo, ...]:

@@ -295,7 +295,7 @@ def test_mutated_weights_under_a_card_that_fits_are_refused(store: Store, export
 
 
 def test_weights_load_whatever_the_length_of_their_header(store: Store, card: Callable[..., Card]) -> None:
-    """It comes first in the file, in whole eights, and one in thirty-two begins with the byte that pickles begin with."""
+    """It comes first in the file, in whole eights; one in thirty-two begins with the byte that pickles begin with."""
     begins = set()
     for more in range(0, 256, 8):
         exported = store.put(nn.ParameterDict({"w" * (1 + more): torch.ones(1)}), card(arch="named"))

@@ -11,10 +11,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torchvision.models import detection as theirs
+from torchvision.models import resnet18
 from torchvision.models.detection._utils import overwrite_eps
 from torchvision.models.detection.anchor_utils import AnchorGenerator
-from torchvision.models.detection.backbone_utils import resnet_fpn_backbone
-from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHead
+from torchvision.models.detection.backbone_utils import _resnet_fpn_extractor, resnet_fpn_backbone
+from torchvision.models.detection.faster_rcnn import FastRCNNConvFCHead, FastRCNNPredictor, RPNHead, TwoMLPHead
 from torchvision.models.detection.keypoint_rcnn import KeypointRCNNHeads, KeypointRCNNPredictor
 from torchvision.models.detection.mask_rcnn import MaskRCNNHeads, MaskRCNNPredictor
 from torchvision.ops import FrozenBatchNorm2d
@@ -64,21 +65,40 @@ def keypoint_rcnn() -> nn.Module:
     return r_cnn(theirs.KeypointRCNN, **heads)
 
 
+def second_r_cnn(kind: Any, **told: Any) -> nn.Module:
+    return kind(
+        _resnet_fpn_extractor(resnet18(), 5, norm_layer=nn.BatchNorm2d),
+        None,
+        rpn_head=RPNHead(256, 3, conv_depth=2),
+        box_head=FastRCNNConvFCHead((256, 7, 7), [256, 256], [32], norm_layer=nn.BatchNorm2d),
+        box_predictor=FastRCNNPredictor(32, CLASSES),
+        **PLAIN,
+        **told,
+    )
+
+
 def as_published(name: str, classes: int = CLASSES) -> nn.Module:
     """torchvision's own builder, with the sizes of this file where its model has no size of its own."""
     told = {} if name.startswith("ssd") else PLAIN
     return getattr(theirs, name)(weights=None, weights_backbone=None, num_classes=classes, **told)
 
 
+def second_mask_rcnn() -> nn.Module:
+    heads = {"mask_head": MaskRCNNHeads(256, (16, 16), 1, nn.BatchNorm2d)}
+    return second_r_cnn(theirs.MaskRCNN, **heads, mask_predictor=MaskRCNNPredictor(16, 16, CLASSES))
+
+
 SMALL: dict[str, Callable[[], nn.Module]] = {
     "faster_rcnn": lambda: r_cnn(theirs.FasterRCNN),
     "mask_rcnn": mask_rcnn,
+    "faster_rcnn_v2": lambda: second_r_cnn(theirs.FasterRCNN),
+    "mask_rcnn_v2": second_mask_rcnn,
     "keypoint_rcnn": keypoint_rcnn,
     "fcos": fcos,
     "retinanet": retinanet,
     "ssdlite": lambda: as_published("ssdlite320_mobilenet_v3_large"),
 }
-NINE = [name for name, r in references.REFERENCES.items() if hasattr(theirs, name)]
+OFFERED = [name for name, r in references.REFERENCES.items() if hasattr(theirs, name)]
 
 
 def made_loud(model: Any) -> Any:
@@ -145,8 +165,10 @@ def insist_on_equal_detections(model: Any, ours: Trained) -> None:
     "network",
     [
         "mask_rcnn",
+        "mask_rcnn_v2",
         "retinanet",
         "ssdlite",
+        pytest.param("faster_rcnn_v2", marks=pytest.mark.slow),
         pytest.param("faster_rcnn", marks=pytest.mark.slow),
         pytest.param("keypoint_rcnn", marks=pytest.mark.slow),
         pytest.param("fcos", marks=pytest.mark.slow),
@@ -163,8 +185,8 @@ def test_what_torchvision_finds_is_found_here(network: str, tmp_path: Path, stor
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", NINE)
-def test_all_nine_find_what_torchvisions_do(name: str, tmp_path: Path, store: Store) -> None:
+@pytest.mark.parametrize("name", OFFERED)
+def test_all_of_torchvisions_models_find_what_they_do_there(name: str, tmp_path: Path, store: Store) -> None:
     torch.manual_seed(0)
     model = made_loud(as_published(name))
     ours = bring_in(store, tmp_path / "model.pth", model.state_dict(), name)

@@ -30,7 +30,7 @@ def with_our_weights(other: Any, net: Any) -> Any:
     other.rpn.load_state_dict(net.rpn.state_dict())
     other.roi_heads.load_state_dict(net.roi_heads.state_dict())
     other.transform.postprocess = lambda found, *_: found  # masks stay on their grids
-    return other
+    return with_still_norms(other)
 
 
 def loud(net: Any) -> Any:
@@ -38,6 +38,10 @@ def loud(net: Any) -> Any:
     heads = net.roi_heads
     for layer in (net.rpn.head.cls_logits, net.rpn.head.bbox_pred, heads.box_predictor.cls_score):
         nn.init.normal_(layer.weight, std=0.2)
+    return with_still_norms(net)
+
+
+def with_still_norms(net: Any) -> Any:
     for layer in net.modules():
         if isinstance(layer, nn.BatchNorm2d):
             layer.eval()

@@ -12,8 +12,10 @@ from torchvision.models.detection import (
     FasterRCNN,
     KeypointRCNN,
     MaskRCNN,
+    fasterrcnn_resnet50_fpn_v2,
     keypointrcnn_resnet50_fpn,
     maskrcnn_resnet50_fpn,
+    maskrcnn_resnet50_fpn_v2,
 )
 from torchvision.models.detection.faster_rcnn import FastRCNNConvFCHead, FastRCNNPredictor, RPNHead, TwoMLPHead
 from torchvision.models.detection.keypoint_rcnn import KeypointRCNNHeads, KeypointRCNNPredictor
@@ -38,18 +40,21 @@ CLASSES, WIDTH, HIDDEN, MASK, DEEP, POINTS = 3, 32, 64, 24, 48, 5
 SMALL: dict[str, Any] = {"width": WIDTH, "hidden": HIDDEN}
 OWN: dict[str, dict[str, Any]] = {
     "mask_rcnn": {"mask_width": MASK},
+    "mask_rcnn_v2": {"mask_width": MASK},
     "keypoint_rcnn": {"num_keypoints": POINTS, "keypoint_width": DEEP, "keypoint_depth": 3},
 }
-FAMILY = ["faster_rcnn", "mask_rcnn", "keypoint_rcnn", "vitdet", "vitdet_mask"]
+FAMILY = ["faster_rcnn", "mask_rcnn", "keypoint_rcnn", "vitdet", "vitdet_mask", "faster_rcnn_v2", "mask_rcnn_v2"]
 
 
 def heads(network: str) -> dict[str, Any]:
     """torchvision's heads, at our sizes."""
     box_predictor = {"box_predictor": FastRCNNPredictor(HIDDEN, CLASSES + 1)}
     two_layers = {"box_head": TwoMLPHead(WIDTH * 49, HIDDEN), **box_predictor}
-    of_the_paper = {
+    deep = {
         "rpn_head": RPNHead(WIDTH, 3, conv_depth=2),
-        "box_head": FastRCNNConvFCHead((WIDTH, 7, 7), [WIDTH] * 4, [HIDDEN], norm_layer=channel_norm),
+        "box_head": FastRCNNConvFCHead(
+            (WIDTH, 7, 7), [WIDTH] * 4, [HIDDEN], norm_layer=nn.BatchNorm2d if "v2" in network else channel_norm
+        ),
         **box_predictor,
     }
     return {
@@ -64,8 +69,14 @@ def heads(network: str) -> dict[str, Any]:
             "keypoint_head": KeypointRCNNHeads(WIDTH, [DEEP] * 3),
             "keypoint_predictor": KeypointRCNNPredictor(DEEP, POINTS),
         },
-        "vitdet": of_the_paper,
-        "vitdet_mask": of_the_paper
+        "vitdet": deep,
+        "faster_rcnn_v2": deep,
+        "mask_rcnn_v2": deep
+        | {
+            "mask_head": MaskRCNNHeads(WIDTH, [MASK] * 4, 1, nn.BatchNorm2d),
+            "mask_predictor": MaskRCNNPredictor(MASK, MASK, CLASSES + 1),
+        },
+        "vitdet_mask": deep
         | {
             "mask_head": MaskRCNNHeads(WIDTH, [WIDTH] * 4, 1, channel_norm),
             "mask_predictor": MaskRCNNPredictor(WIDTH, WIDTH, CLASSES + 1),
@@ -162,7 +173,12 @@ def test_objects_without_a_visible_keypoint_teach_boxes_alone(small: Callable, k
 
 @pytest.mark.parametrize(
     ("network", "classes", "published"),
-    [("mask_rcnn", 90, maskrcnn_resnet50_fpn), ("keypoint_rcnn", 1, keypointrcnn_resnet50_fpn)],
+    [
+        ("mask_rcnn", 90, maskrcnn_resnet50_fpn),
+        ("keypoint_rcnn", 1, keypointrcnn_resnet50_fpn),
+        ("faster_rcnn_v2", 90, fasterrcnn_resnet50_fpn_v2),
+        ("mask_rcnn_v2", 90, maskrcnn_resnet50_fpn_v2),
+    ],
 )
 def test_the_published_model_has_the_same_weights_by_the_same_names(
     network: str, classes: int, published: Callable[..., Any]
@@ -171,8 +187,12 @@ def test_the_published_model_has_the_same_weights_by_the_same_names(
     with torch.device("meta"):
         ours: Any = detector.build(network, backbone.build("resnet50"), classes)
         theirs = published(weights=None, weights_backbone=None)
-    for part in ("rpn", "roi_heads"):
-        own, other = (getattr(net, part).state_dict() for net in (ours, theirs))
+    for mine, part in (
+        (ours.rpn, theirs.rpn),
+        (ours.roi_heads, theirs.roi_heads),
+        (ours.neck.fpn, theirs.backbone.fpn),
+    ):
+        own, other = mine.state_dict(), part.state_dict()
         assert {k: v.shape for k, v in own.items()} == {k: v.shape for k, v in other.items()}
     assert sum(p.numel() for p in ours.parameters()) == sum(p.numel() for p in theirs.parameters())
 
@@ -245,7 +265,20 @@ def test_own_options_reach_their_place(tiny_backbone: Callable[..., Any]) -> Non
     points = heads("keypoint_rcnn", num_keypoints=3, keypoint_width=16, keypoint_depth=2)
     assert len(points.keypoint_head) == 4, "two convolutions, each with its rectifier"
     assert points.keypoint_predictor.kps_score_lowres.weight.shape[:2] == (16, 3)
-    for network in ("vitdet", "vitdet_mask"):
+    for network in ("vitdet", "vitdet_mask", "faster_rcnn_v2", "mask_rcnn_v2"):
         box_head = heads(network, depth=2).box_head
         assert sum(isinstance(m, nn.Conv2d) for m in box_head.modules()) == 2
     assert len(heads("vitdet_mask", depth=2).mask_head) == 2
+    assert len(heads("mask_rcnn_v2", mask_depth=3).mask_head) == 3
+
+
+@pytest.mark.parametrize("network", ["faster_rcnn_v2", "mask_rcnn_v2"])
+def test_images_without_objects_leave_statistics_of_batch_norm_finite(
+    network: str, tiny_backbone: Callable[..., Any], known: Callable
+) -> None:
+    """The mask head then has nothing to look at."""
+    net: Any = detector.build(network, tiny_backbone(), CLASSES, **SMALL, **OWN.get(network, {})).train()
+    images, targets = known([0, 0])
+    torch.stack(list(net(images, targets).values())).sum().backward()
+    assert all(x.isfinite().all() for x in net.state_dict().values())
+    assert all(p.grad is None or p.grad.isfinite().all() for p in net.parameters())

@@ -19,7 +19,7 @@ from detection.types import Images, Target
 from shared.errors import UsageError
 
 CLASSES = 3
-VERSIONS = {"v1": {"norm": "none", "box_loss": "l1"}, "v2": {"norm": "group", "box_loss": "giou"}}
+VERSIONS = {"v1": {"norm": "none", "box_loss": "l1"}, "v2": {"norm": "group", "box_loss": "giou", "p6_from": "c5"}}
 
 
 class Pyramid(nn.Module):

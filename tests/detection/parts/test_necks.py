@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from backbones.base import MapInfo
 from detection.parts.necks import FPN, SimpleFPN, build_pyramid
@@ -67,6 +67,30 @@ def test_every_parameter_of_a_neck_learns(backbone: Any, finest: int, coarser: A
     neck = build_pyramid(backbone, 24, finest=finest, coarser=coarser)
     torch.stack([x.square().mean() for x in neck(features(backbone, 128, 128))]).sum().backward()
     assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in neck.parameters())
+
+
+def test_coarser_levels_begin_at_p5_or_at_c5() -> None:
+    """Even where both are equally wide, by which torchvision tells them apart."""
+    maps = features(PYRAMID, 128, 128)
+    for coarser, begins in (("convs", "p5"), ("convs of c5", "c5")):
+        neck: Any = build_pyramid(PYRAMID, PYRAMID.maps[-1].channels, finest=8, coarser=coarser)
+        *_, p5, p6, _ = neck(maps)
+        expected = neck.fpn.extra_blocks.p6({"p5": p5, "c5": maps[-1]}[begins])
+        torch.testing.assert_close(p6, expected)
+        wider: Any = build_pyramid(PYRAMID, 24, finest=8, coarser=coarser)
+        assert wider.fpn.extra_blocks.p6.in_channels == {"p5": 24, "c5": 20}[begins]
+
+
+def test_a_plain_vit_has_no_c5() -> None:
+    with pytest.raises(UsageError, match="no C5"):
+        build_pyramid(VIT, 24, finest=8, coarser="convs of c5")
+
+
+def test_norms_of_a_pyramid_take_the_place_of_biases() -> None:
+    neck: Any = build_pyramid(PYRAMID, 24, finest=4, coarser="pool", norm=nn.BatchNorm2d)
+    convs = [layer for layer in neck.modules() if isinstance(layer, nn.Conv2d)]
+    norms = [layer for layer in neck.modules() if isinstance(layer, nn.BatchNorm2d)]
+    assert len(convs) == len(norms) == 8 and all(conv.bias is None for conv in convs)
 
 
 def test_maps_that_are_not_used_may_be_anything() -> None:
