@@ -15,7 +15,7 @@ from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from shared.errors import UsageError
-from shared.recipe import all_knobs, load, make, sections
+from shared.recipe import all_knobs, load, make, over, sections
 from shared.registry import suggest
 
 Under = Sequence[tuple[str, dict[str, Any]]]  # (origin, values) of layers below a recipe, lowest first
@@ -122,11 +122,11 @@ def from_args(
     values: dict[str, Any] = {}
     origins: dict[str, str] = {}
     for origin, below in under:
-        values |= below
+        values = over(values, below)
         origins |= dict.fromkeys(below, origin)
     if name:
         from_file, where = load(name, folder)
-        values |= from_file
+        values = over(values, from_file)
         origins |= where
     own_tiny = values.pop("tiny", None) or {}
     make(recipe_cls, values, source=f"recipe {name}" if name else "recipe")

@@ -9,6 +9,7 @@ The three vocabularies are one: `lr_step_gamma` in Python, `lr_step_gamma: 0.1` 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import Field, dataclass, field, fields, is_dataclass
 from functools import cache
 from pathlib import Path
@@ -319,10 +320,20 @@ def load(name_or_path: str, folder: str) -> tuple[dict[str, Any], dict[str, str]
     origins: dict[str, str] = {}
     for base in [bases] if isinstance(bases, str) else bases:
         under, _ = load(str(base), "base")
-        merged |= under
+        merged = over(merged, under)
         origins |= dict.fromkeys(under, f"base {base}")
     kind = "base" if folder == "base" else "recipe"
-    return merged | values, origins | dict.fromkeys(values, f"{kind} {path.stem}")
+    return over(merged, values), origins | dict.fromkeys(values, f"{kind} {path.stem}")
+
+
+def over(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    """Values with others laid over them; options of a network or method go one by one, as flags do."""
+    joined = {
+        name: {**below[name], **value}
+        for name, value in above.items()
+        if isinstance(value, dict) and isinstance(below.get(name), dict)
+    }
+    return {**below, **above, **joined}
 
 
 def recipe_names(folder: str) -> list[str]:

@@ -90,6 +90,14 @@ def test_options_of_the_network_are_merged_word_by_word(folder: Path) -> None:
     assert resolve("--recipe", "mine", "--width", "32").recipe.model.network_args == {"width": 32}
 
 
+def test_options_of_a_network_go_over_its_bases_one_by_one(folder: Path) -> None:
+    (folder / "detect" / "wide.yaml").write_text("base: family\nnetwork_args: {depth: 3}\n")
+    values, origins = load("wide", "detect")
+    assert values["network_args"] == {"width": 64, "depth": 3} and origins["network_args"] == "recipe wide"
+    (folder / "detect" / "wide.yaml").write_text("base: family\nnetwork_args: {width: 32}\n")
+    assert load("wide", "detect")[0]["network_args"] == {"width": 32}
+
+
 def test_base_of_a_base_is_refused(folder: Path) -> None:
     (folder / "base" / "family.yaml").write_text("base: data\n")
     with pytest.raises(UsageError, match="is a base and names a base of its own; one level is all there is"):
