@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from detection import cli
+from tests.end_to_end.test_ranks import assert_same_run
 
 SMALL = "--backbone test_resnet --width 32 --heads 4 --encoder-layers 1 --decoder-layers 1 --feedforward 32 --size 96 "
 SMALL += "--num-queries 8 --epochs 1 --batch-size 2 --device cpu --threads 1 --num-workers 0 --aug-level 0"
@@ -59,3 +60,16 @@ def test_ids_of_a_png_that_the_json_does_not_know_are_refused(coco: Path, capsys
     assert cli.main(train.split()) == 3
     said = capsys.readouterr().err
     assert "2.png" in said and said.count("\n") == 1
+
+
+@pytest.mark.slow
+def test_two_processes_learn_the_masks_that_one_learns(
+    coco: Path, run: Callable, ranks: Callable, left: Callable
+) -> None:
+    """Every image has as many objects, so a mean over processes is a mean over micro batches."""
+    words = f"detect train --network detr_panoptic --dataset coco_panoptic --data-path coco {SMALL} --batch-size 1 "
+    words += "--freeze-backbone-bn --dropout 0 --aug-type hflip --epochs 2 --name "
+    assert run(words + "one --grad-accum-steps 2").code == 0
+    main, other = ranks(words + "two", 2)
+    assert (main.code, other.code) == (0, 0), main.err + other.err
+    assert_same_run(left("two"), left("one"))
