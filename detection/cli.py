@@ -1,4 +1,4 @@
-"""`detect train | eval | predict | show-augment | pack | report | list`. Imports no torch: --help answers at once."""
+"""The commands of `detect`, as its usage lists them. Imports no torch: --help answers at once."""
 
 from __future__ import annotations
 
@@ -25,6 +25,7 @@ USAGE = """usage: detect COMMAND [flags]
   import   a published detector's checkpoint (torchvision, DETR, Deformable DETR, SMCA) under a tag
   convert  a person's own annotations into COCO files
   pack     a COCO file and its images into shards, which the others read as well
+  replay   where a step whose loss was not finite broke: in which module, on which image
   show-augment  one picture of training samples as the network would see them
 
 `detect COMMAND --help` shows the flags of each."""
@@ -42,6 +43,7 @@ def main(argv: list[str]) -> int:
         "import": bring_in,
         "convert": convert,
         "pack": pack,
+        "replay": replay,
         "show-augment": show_augment,
     }
     if not argv or argv[0] in ("-h", "--help"):
@@ -292,6 +294,20 @@ def pack(argv: list[str]) -> int:
         progress=lambda done, total: print(f"packed {done} of {total} images", flush=True),
     )
     print("\n".join(packed.lines(told.out)))
+    return 0
+
+
+def replay(argv: list[str]) -> int:
+    parser = Parser(
+        prog="detect replay",
+        description="Run a step whose loss was not finite again, on the processor: its losses, the first module that "
+        "says something not finite, and each image on its own. The file is all it needs.",
+    )
+    parser.add_argument("file", type=Path, help="replay-step-*.pt of a run's folder")
+    told = parser.parse_exactly(argv)
+    from detection.replay import replay as run
+
+    print("\n".join(run(told.file)))
     return 0
 
 

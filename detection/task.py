@@ -54,6 +54,9 @@ class DetectTask(Task):
         """The images' ids in their file."""
         return [str(target["image_id"]) for target in batch[1] if "image_id" in target]  # type: ignore[typeddict-item]
 
+    def alone(self, batch: tuple[list[Tensor], list[Target]], i: int) -> tuple[list[Tensor], list[Target]]:
+        return batch[0][i : i + 1], batch[1][i : i + 1]
+
     def detail(self, metric: str) -> bool:
         """Recall, and which part of panoptic quality is due to what."""
         return "_ar" in metric or metric.startswith(("sq", "rq"))

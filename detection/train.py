@@ -51,6 +51,11 @@ def train(resolved: Resolved) -> int:
             standing = standing._replace(transfer=fill_from(start, built, store, recipe.model))
         val, backend = data.val, recipe.data.eval_backend
         task = DetectTask(built, standing.stats, None if val is None else lambda: evaluator_of(val, backend))
+        task.facts = {
+            **built_from(recipe, standing),
+            "num_classes": len(data.train.classes),
+            "pixels": [[*values] for values in standing.stats],
+        }
         if session.joins_batch_norms():
             task = join_batch_norms(task)
         if recipe.runtime.dry_run:
@@ -109,12 +114,7 @@ def card(session: Session, data: Data, standing: Standing, tag: str, epoch: int,
         kind="detector",
         finished=last,
         method="detection",
-        args={
-            "network": recipe.model.network,
-            "network_args": recipe.model.network_args,
-            "backbone": backbone_of(recipe, standing),
-            "backbone_args": standing.args,
-        },
+        args=built_from(recipe, standing),
         pixels={"mean": list(standing.stats.mean), "std": list(standing.stats.std)},
         classes=spoken_classes(data.train),
         parents=[standing.parent.reference] if standing.parent else [],
@@ -131,6 +131,16 @@ def spoken_classes(data: CocoDetection) -> dict[str, Any]:
     if data.skeleton is not None:
         told["skeleton"] = data.skeleton.to_dict()
     return told | ({"isthing": data.isthing} if isinstance(data, PanopticDetection) else {})
+
+
+def built_from(recipe: DetectRecipe, standing: Standing) -> dict[str, Any]:
+    """What a network of the same shape is built from."""
+    return {
+        "network": recipe.model.network,
+        "network_args": recipe.model.network_args,
+        "backbone": backbone_of(recipe, standing),
+        "backbone_args": standing.args,
+    }
 
 
 def backbone_of(recipe: DetectRecipe, standing: Standing) -> str:

@@ -16,6 +16,7 @@ class Task(nn.Module):
     A pretraining method is a task; a detector on a dataset is a task. Only `forward` is required.
     """
 
+    facts: dict[str, Any] = {}  # plain values that it can be built from again, kept with a step that broke
     backbone: Any  # the part that --backbone-lr and --layer-decay speak of, if there is one; has `blocks()`
 
     def forward(self, batch: Any) -> dict[str, Tensor]:
@@ -25,6 +26,10 @@ class Task(nn.Module):
     def names(self, batch: Any) -> list[str]:
         """What the samples of a batch are called, so that a person can find one that broke a loss."""
         return []
+
+    def alone(self, batch: Any, i: int) -> Any:
+        """The batch that one named sample makes on its own."""
+        raise NotImplementedError
 
     def before_step(self, step: int) -> None:
         """Hear the number of the step that comes: what all processes share in a step is a function of it."""

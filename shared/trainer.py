@@ -98,6 +98,7 @@ class Trainer:
         self.cadence = Cadence(runtime.save_every)
         self.losses = Losses()
         self.seen: list[Any] = []  # this process's micro batches of the last step
+        self.seeds: list[int] = []  # of the draws in each
         self.asked_to_stop = False
         self.step = 0
         self.best = -math.inf
@@ -159,16 +160,17 @@ class Trainer:
         self.model.train()
         self.task.before_step(self.step)
         first = self.step * self.feed.micro_batches + dist.rank() * len(micro_batches)
-        for i, batch in enumerate(micro_batches):
-            # dropout and sampling belong to the position, too
-            torch.manual_seed(((self.runtime.seed << 40) + first + i) % 2**63)
+        # dropout and sampling belong to the position, too
+        seeds = [((self.runtime.seed << 40) + first + i) % 2**63 for i in range(len(micro_batches))]
+        for i, (batch, seed) in enumerate(zip(micro_batches, seeds, strict=True)):
+            torch.manual_seed(seed)
             with self.syncing(last=i + 1 == len(micro_batches)):
                 with torch.autocast(self.device.type, self.amp_dtype, enabled=self.amp_dtype is not None):
                     losses = self.model(to_device(batch, self.device))
                 loss = torch.stack([value.float() for value in losses.values()]).sum() / len(micro_batches)
                 self.scaler.scale(loss).backward()
             self.losses.add(losses, 1 / len(micro_batches))
-        self.seen = micro_batches
+        self.seen, self.seeds = micro_batches, seeds
         if self.device.type == "cpu":  # on a GPU this would make it wait; there `account` looks every log_every steps
             self.insist_on_finite_losses()
         if self.optim.clip_grad_norm is not None:
@@ -196,7 +198,8 @@ class Trainer:
         losses = self.losses.so_far()
         if not all(math.isfinite(value) for value in losses.values()):
             told = ", ".join(f"{name} {value:.4g}" for name, value in losses.items())
-            path = None if self.sharded else keep_replay(self.run_dir, self.step, losses, self.task, self.seen)
+            step = (self.task, self.seen, self.seeds, self.amp_dtype)
+            path = None if self.sharded else keep_replay(self.run_dir, self.step, losses, *step)
             raise Refusal(
                 f"a loss is not finite at step {self.step}, epoch {self.step / self.feed.steps_per_epoch:.2f}: {told}"
                 f"{samples_of(self.task, self.seen)}{f' (kept in {path})' if path else ''}; "

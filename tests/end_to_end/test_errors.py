@@ -263,7 +263,9 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_names_it(refused: Callable,
     assert "classification" in told
 
 
-def test_what_a_broken_step_of_a_detector_saw_is_named_and_kept(refused: Callable, coco: Path, tmp_path: Path) -> None:
+def test_what_a_broken_step_of_a_detector_saw_is_named_kept_and_run_again(
+    refused: Callable, run: Callable, coco: Path, tmp_path: Path
+) -> None:
     import torch
 
     told = refused(DETECT + "--lr 1e30 --opt sgd --epochs 3 --name broken", 1)
@@ -274,6 +276,11 @@ def test_what_a_broken_step_of_a_detector_saw_is_named_and_kept(refused: Callabl
     assert said[1] == ", ".join(str(target["image_id"]) for target in targets) and len(pictures) == 4
     assert not all(math.isfinite(value) for value in kept["losses"].values())
     assert "detector.head.classification_head.cls_logits.weight" in kept["task"]
+    (tmp_path / said[2]).rename(tmp_path / "sent.pt")  # the file is all it needs
+    again = run("detect replay sent.pt")
+    assert again.code == 0 and again.out.startswith(f"step {kept['step']} of images {said[1]}\n")
+    assert "first not finite: detector." in again.out and len(re.findall("^  image", again.out, re.MULTILINE)) == 4
+    assert "name a replay-step-*.pt of a run" in refused("detect replay nothing.pt", 4)
 
 
 def test_weights_that_are_not_finite_are_not_saved(refused: Callable, tmp_path: Path) -> None:
