@@ -11,7 +11,7 @@ from typing import Any
 from detection.dialects import understand
 from detection.recipe import DetectRecipe, run_stem, tiny, usual_for
 from shared.errors import UsageError, WeightsError, guarded
-from shared.flags import Parser, Resolved, Under, dashed, from_args, layered, own_flags
+from shared.flags import Parser, Resolved, Under, dashed, from_args, layered, own_flags, replay_file
 from shared.launcher import adopt
 from shared.registry import suggest
 
@@ -298,16 +298,9 @@ def pack(argv: list[str]) -> int:
 
 
 def replay(argv: list[str]) -> int:
-    parser = Parser(
-        prog="detect replay",
-        description="Run a step whose loss was not finite again, on the processor: its losses, the first module that "
-        "says something not finite, and each image on its own. The file is all it needs.",
-    )
-    parser.add_argument("file", type=Path, help="replay-step-*.pt of a run's folder")
-    told = parser.parse_exactly(argv)
     from detection.replay import replay as run
 
-    print("\n".join(run(told.file)))
+    print("\n".join(run(replay_file(argv, "detect replay"))))
     return 0
 
 

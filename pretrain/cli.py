@@ -1,4 +1,4 @@
-"""`pretrain train | eval | pack | import | convert | launch | list`. Imports no torch: --help answers at once."""
+"""The commands of `pretrain`, as its usage lists them. Imports no torch: --help answers at once."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pretrain.pack_flags import pack
 from pretrain.recipe import PretrainRecipe, run_stem, tiny
 from pretrain.weights_flags import convert, import_weights
 from shared.errors import UsageError, guarded
-from shared.flags import Parser, Resolved, Under, from_args, layered, recipe_parser
+from shared.flags import Parser, Resolved, Under, from_args, layered, recipe_parser, replay_file
 from shared.launcher import adopt
 from shared.registry import suggest
 
@@ -22,6 +22,7 @@ USAGE = """usage: pretrain COMMAND [flags]
   pack     turn images of folders, lists or TFRecords into shards with an index
   import   bring in a checkpoint of timm, torchvision, DINO, MAE and others under a tag
   convert  make a tag of one backbone serve another, or another image size
+  replay   where a step whose loss was not finite broke
   launch   describe a training job for SageMaker
   list     what there is: methods, backbones, recipes, weights
 
@@ -37,6 +38,7 @@ def main(argv: list[str]) -> int:
         "pack": pack,
         "import": import_weights,
         "convert": convert,
+        "replay": replay,
         "launch": launch,
         "list": show,
     }
@@ -81,6 +83,13 @@ def evaluate(argv: list[str]) -> int:
     from pretrain.evaluate import evaluate as run
 
     return run(resolved)
+
+
+def replay(argv: list[str]) -> int:
+    from pretrain.replay import replay as run
+
+    print("\n".join(run(replay_file(argv, "pretrain replay"))))
+    return 0
 
 
 def launch(argv: list[str]) -> int:

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from backbones import backbone
 from backbones.base import Backbone
-from backbones.inherit import fill, rebuild
+from backbones.inherit import fill, kept_args, rebuild
 from backbones.sync import join_batch_norms
 from pretrain.labelled import choose, open_labelled, same_classes, seen_as
 from pretrain.methods import Facts, Method, method
@@ -56,6 +56,15 @@ def train(resolved: Resolved) -> int:
         net.check_size(pair(recipe.data.size))
         facts = Facts(pair(recipe.data.size), data.num_classes, stats)
         task = method.build(recipe.model.method, net, facts, **recipe.model.method_args)
+        task.facts = {
+            "method": recipe.model.method,
+            "method_args": recipe.model.method_args,
+            "backbone": recipe.model.model,
+            "backbone_args": options if parent is None else {**kept_args(parent.card), **options},
+            "size": [*facts.size],
+            "num_classes": data.num_classes,
+            "pixels": [[*values] for values in stats],
+        }
         if session.joins_batch_norms():
             task = join_batch_norms(task)
         probe = open_probe(session, data, stats)

@@ -11,6 +11,7 @@ import argparse
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import MISSING, dataclass, fields
+from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
@@ -180,6 +181,17 @@ def recipe_parser(recipe_cls: type, prog: str, *, scales: bool = False) -> Parse
     parser.add_argument("--debug", action="store_true", default=argparse.SUPPRESS, help="show tracebacks")
     add_flags(parser, recipe_cls)
     return parser
+
+
+def replay_file(argv: list[str], prog: str) -> Path:
+    """What `replay` is told, in both programs."""
+    parser = Parser(
+        prog=prog,
+        description="Run a step whose loss was not finite again, on the processor: its losses, the first module that "
+        "says something not finite, and each image that has a name on its own. The file is all it needs.",
+    )
+    parser.add_argument("file", type=Path, help="replay-step-*.pt of a run's folder")
+    return parser.parse_exactly(argv).file
 
 
 def passed_on(rest: list[str], recipe_cls: type, prog: str) -> dict[str, Any]:

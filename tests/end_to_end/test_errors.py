@@ -257,10 +257,14 @@ def test_a_run_of_that_name_is_not_overwritten(tmp_path: Path, refused: Callable
     assert [path.name for path in (tmp_path / "runs" / "mine").iterdir()] == ["recipe.yaml"]
 
 
-def test_a_loss_that_is_not_finite_stops_the_run_and_names_it(refused: Callable, tmp_path: Path) -> None:
+def test_a_loss_that_is_not_finite_stops_the_run_names_it_and_is_run_again(refused: Callable, run: Callable) -> None:
     told = refused(PRETRAIN + "--lr 1e30 --opt sgd --epochs 3 --warmup-epochs 0", 1)
     assert "is not finite at step" in told
     assert "classification" in told
+    file = re.search(r"kept in (\S+)\)", told)[1]  # type: ignore[index]
+    again = run(f"pretrain replay {file}")
+    assert again.code == 0 and "first not finite: backbone." in again.out
+    assert "is no step of a detector" in refused(f"detect replay {file}", 4)
 
 
 def test_what_a_broken_step_of_a_detector_saw_is_named_kept_and_run_again(
