@@ -25,6 +25,8 @@ from shared import dist
 from shared.errors import WeightsError
 from shared.task import Task
 
+PRECISIONS = {None: None, "float16": torch.float16, "bfloat16": torch.bfloat16}  # of autocast
+
 
 class Kept(NamedTuple):
     """A step as it was kept."""
@@ -33,7 +35,7 @@ class Kept(NamedTuple):
     losses: dict[str, float]
     batches: list[Any]  # this process's micro batches
     seeds: list[int]  # of the draws in each
-    precision: str | None  # of autocast, such as float16
+    precision: str | None  # of autocast
     task: dict[str, Tensor]  # its weights
     still: list[str]  # modules that were in eval mode
     facts: dict[str, Any]  # what the task can be built from again
@@ -105,7 +107,7 @@ def read_replay(path: Path) -> Kept:
         raise WeightsError(f"{path} cannot be read ({error.strerror}); name a replay-step-*.pt of a run") from None
     except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError):
         told = None
-    if not isinstance(told, dict) or told.keys() != set(Kept._fields):
+    if not isinstance(told, dict) or told.keys() != set(Kept._fields) or told["precision"] not in PRECISIONS:
         raise WeightsError(f"{path} is no step that this version kept; name a replay-step-*.pt of a run")
     return Kept(**told)
 
@@ -119,16 +121,16 @@ def replay(kept: Kept, task: Task) -> list[str]:
     Raises:
         WeightsError: the weights are not of this task.
     """
+    task.train()
     try:
         task.load_state_dict(kept.task)
-    except RuntimeError:
+        for name in kept.still:
+            task.get_submodule(name).eval()
+    except (RuntimeError, AttributeError):
         raise WeightsError("the kept weights are not of the task that they say they are; keep a step anew") from None
-    task.train()
-    for name in kept.still:
-        task.get_submodule(name).eval()
     told = [f"step {kept.step}{samples_of(task, kept.batches)}", f"  kept               {spoken(kept.losses)}"]
     told.append(f"  weights            {of_weights(task)}")
-    precision = getattr(torch, kept.precision) if kept.precision else None
+    precision = PRECISIONS[kept.precision]
     looks = {kept.precision or "single precision": look_at(kept, task, precision)}
     if precision is not None:
         looks["single precision"] = look_at(kept, task, None)

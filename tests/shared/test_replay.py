@@ -113,13 +113,14 @@ def test_the_file_says_what_the_task_is_built_from_and_holds_nothing_that_could_
     assert read_replay(path).facts == {"answer": 42}
 
 
-@pytest.mark.parametrize("content", [b"", b"no step", None])
-def test_what_is_no_step_is_refused(tmp_path: Path, content: bytes | None) -> None:
-    path = tmp_path / "replay-step-1.pt"
-    if content is None:
-        torch.save({"step": 1}, path)
-    else:
+@pytest.mark.parametrize("content", [b"", b"no step", {"step": 1}, {"precision": "load"}])
+def test_what_is_no_step_is_refused(tmp_path: Path, content: bytes | dict[str, Any]) -> None:
+    path = kept(tmp_path, Inverting(), 1)
+    if isinstance(content, bytes):
         path.write_bytes(content)
+    else:
+        whole = torch.load(path, weights_only=True) if "precision" in content else {}
+        torch.save(whole | content, path)
     with pytest.raises(WeightsError, match="is no step that this version kept"):
         read_replay(path)
     with pytest.raises(WeightsError, match="cannot be read"):
@@ -130,3 +131,5 @@ def test_weights_of_another_task_are_refused(tmp_path: Path) -> None:
     read = read_replay(kept(tmp_path, Inverting(), 1))
     with pytest.raises(WeightsError, match="not of the task"):
         replay(read._replace(task={}), Inverting())
+    with pytest.raises(WeightsError, match="not of the task"):
+        replay(read._replace(still=["elsewhere"]), Inverting())
