@@ -107,7 +107,7 @@ def read_replay(path: Path) -> Kept:
         raise WeightsError(f"{path} cannot be read ({error.strerror}); name a replay-step-*.pt of a run") from None
     except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError):
         told = None
-    if not isinstance(told, dict) or told.keys() != set(Kept._fields) or told["precision"] not in PRECISIONS:
+    if not isinstance(told, dict) or told.keys() != set(Kept._fields) or told["precision"] not in [*PRECISIONS]:
         raise WeightsError(f"{path} is no step that this version kept; name a replay-step-*.pt of a run")
     return Kept(**told)
 
