@@ -77,9 +77,9 @@ def second_r_cnn(kind: Any, **told: Any) -> nn.Module:
     )
 
 
-def as_published(name: str, classes: int = CLASSES) -> nn.Module:
+def as_published(name: str, classes: int = CLASSES, **told: Any) -> nn.Module:
     """torchvision's own builder, with the sizes of this file where its model has no size of its own."""
-    told = {} if name.startswith("ssd") else PLAIN
+    told |= {} if name.startswith("ssd") else PLAIN
     return getattr(theirs, name)(weights=None, weights_backbone=None, num_classes=classes, **told)
 
 
@@ -188,8 +188,12 @@ def test_what_torchvision_finds_is_found_here(network: str, tmp_path: Path, stor
 @pytest.mark.parametrize("name", OFFERED)
 def test_all_of_torchvisions_models_find_what_they_do_there(name: str, tmp_path: Path, store: Store) -> None:
     torch.manual_seed(0)
-    model = made_loud(as_published(name))
-    ours = bring_in(store, tmp_path / "model.pth", model.state_dict(), name)
+    theirs_told, told = {}, {}
+    if "rcnn" in name:  # of a thousand proposals each would be looked into, for a minute
+        theirs_told = {"rpn_post_nms_top_n_test": 120, "box_detections_per_img": 40}
+        told = {"network_args": {"rpn_proposals": 120, "max_detections": 40}}
+    model = made_loud(as_published(name, **theirs_told))
+    ours = bring_in(store, tmp_path / "model.pth", model.state_dict(), name, **told)
     insist_on_equal_detections(model, ours)
     if ours.skeleton is not None:
         assert ours.skeleton.is_person and len(ours.skeleton.edges) == 19
