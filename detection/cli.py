@@ -298,9 +298,11 @@ def pack(argv: list[str]) -> int:
 
 
 def replay(argv: list[str]) -> int:
-    from detection.replay import replay as run
+    file = replay_file(argv, "detect replay")
+    from detection.replay import task_of
+    from shared.replay import replay_with
 
-    print("\n".join(run(replay_file(argv, "detect replay"))))
+    print("\n".join(replay_with(task_of, file, "detect train")))
     return 0
 
 

@@ -86,9 +86,11 @@ def evaluate(argv: list[str]) -> int:
 
 
 def replay(argv: list[str]) -> int:
-    from pretrain.replay import replay as run
+    file = replay_file(argv, "pretrain replay")
+    from pretrain.replay import task_of
+    from shared.replay import replay_with
 
-    print("\n".join(run(replay_file(argv, "pretrain replay"))))
+    print("\n".join(replay_with(task_of, file, "pretrain train")))
     return 0
 
 

@@ -135,17 +135,13 @@ def from_args(
     if scale and tiny:
         asked = {word: value for word, value in flags.items() if word != own}
         small = tiny(make(recipe_cls, values | own_tiny | asked, source="flags")) | own_tiny
-        if own in small:
-            small[own] = {**values.get(own, {}), **small[own]}
-        values |= small
+        values = over(values, small)
         origins |= dict.fromkeys(small, f"scale {scale}")
-    if rest:
+    if rest or own in flags:
         flags[own] = {**dict(flags.get(own, {})), **passed_on(rest, recipe_cls, prog)}
-    if own in flags:
-        flags[own] = {**values.get(own, {}), **dict(flags[own])}
     make(recipe_cls, flags, source="flags")
     origins |= dict.fromkeys(flags, "flag")
-    return Resolved(make(recipe_cls, values | flags), origins)
+    return Resolved(make(recipe_cls, over(values, flags)), origins)
 
 
 def layered(read: Callable[[Under], Resolved], *, stem: Callable[[Any], str], demo: str) -> Resolved:

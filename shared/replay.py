@@ -112,6 +112,24 @@ def read_replay(path: Path) -> Kept:
     return Kept(**told)
 
 
+def replay_with(build: Callable[[dict[str, Any]], Task], path: Path, command: str) -> list[str]:
+    """What comes of the kept step of a file, in lines for a person.
+
+    Args:
+        build: the task from its facts.
+        command: whose steps `build` knows.
+
+    Raises:
+        WeightsError: the file is no kept step, or one of another command.
+    """
+    kept = read_replay(path)
+    try:
+        task = build(kept.facts)
+    except (KeyError, TypeError, ValueError):
+        raise WeightsError(f"{path} is no step of `{command}`; name one that it kept") from None
+    return replay(kept, task)
+
+
 def replay(kept: Kept, task: Task) -> list[str]:
     """What comes of a kept step when it is run again, in lines for a person.
 
@@ -131,14 +149,15 @@ def replay(kept: Kept, task: Task) -> list[str]:
     told = [f"step {kept.step}{samples_of(task, kept.batches)}", f"  kept               {spoken(kept.losses)}"]
     told.append(f"  weights            {of_weights(task)}")
     precision = PRECISIONS[kept.precision]
-    looks = {kept.precision or "single precision": look_at(kept, task, precision)}
+    step = (kept.batches, kept.seeds, kept.step)
+    looks = {kept.precision or "single precision": look(task, *step, precision)}
     if precision is not None:
-        looks["single precision"] = look_at(kept, task, None)
-    for name, look in looks.items():
-        told.append(f"  {name:<18} {spoken(look.losses)}")
-        if look.broke:
-            told.append(f"  {'':<18} first not finite: {look.broke}")
-    if any(not look.finite for look in looks.values()):
+        looks["single precision"] = look(task, *step, None)
+    for name, came in looks.items():
+        told.append(f"  {name:<18} {spoken(came.losses)}")
+        if came.broke:
+            told.append(f"  {'':<18} first not finite: {came.broke}")
+    if any(not came.finite for came in looks.values()):
         worst = None if not looks["single precision"].finite else precision
         told += [f"  image {name:<12} {said}" for name, said in on_their_own(kept, task, worst)]
     else:
@@ -157,13 +176,9 @@ def of_weights(task: nn.Module) -> str:
     return f"finite, the largest {sizes[largest]:.3g} in {largest}"
 
 
-def look_at(kept: Kept, task: Task, precision: torch.dtype | None) -> Look:
-    """Run the micro batches of a step again, with their own draws."""
-    return look(task, kept.batches, kept.seeds, kept.step, precision)
-
-
 @torch.no_grad()
 def look(task: Task, batches: list[Any], seeds: list[int], step: int, precision: torch.dtype | None) -> Look:
+    """Run micro batches again, each with its own draws."""
     total: dict[str, float] = {}
     task.before_step(step)
     with watching(task) as broke:

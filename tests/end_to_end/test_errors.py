@@ -264,7 +264,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_names_it_and_is_run_again(refus
     file = re.search(r"kept in (\S+)\)", told)[1]  # type: ignore[index]
     again = run(f"pretrain replay {file}")
     assert again.code == 0 and "first not finite: backbone." in again.out
-    assert "is no step of a detector" in refused(f"detect replay {file}", 4)
+    assert "is no step of `detect train`" in refused(f"detect replay {file}", 4)
 
 
 def test_what_a_broken_step_of_a_detector_saw_is_named_kept_and_run_again(
