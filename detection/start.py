@@ -25,6 +25,7 @@ from detection.recipe import DetectRecipe, ModelConfig
 from shared.card import Exported, check_pixels, expected_pixels, listed, read_card
 from shared.errors import UsageError, WeightsError
 from shared.pixels import pixel_stats
+from shared.registry import suggest
 from shared.store import NotThere, Store, Transfer
 
 log = logging.getLogger(__name__)
@@ -57,6 +58,12 @@ def find_weights(reference: str, root: Path, epoch: int | None = None) -> Export
     if (path / "recipe.yaml").is_file():
         raise WeightsError(f"{path} has not finished; let it finish with --resume {path}")
     arch, _, tag = reference.rpartition("/")
+    if "/" in arch or (arch and not (root / arch).is_dir()):
+        beside = [run.name for run in path.parent.iterdir()] if path.parent.is_dir() else []
+        raise WeightsError(
+            f"{reference} is no folder of a run or an export{suggest(path.name, beside)}, nor has {root} weights of "
+            f"{arch}; `detect list weights` shows what there is"
+        )
     return Store(root).find(arch or None, tag, epoch)
 
 

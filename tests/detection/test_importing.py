@@ -149,3 +149,11 @@ def test_a_file_named_as_weights_is_brought_in_once_under_its_own_name(detr_file
 def test_an_address_is_no_file(store: Store) -> None:
     with pytest.raises(WeightsError, match="is an address; fetch the file, and name it here"):
         find_weights("https://example.org/detr-r50.pth", store.root)
+
+
+def test_a_folder_that_is_not_there_is_answered_with_the_run_that_may_be_meant(tmp_path: Path, store: Store) -> None:
+    (tmp_path / "runs" / "fcos-mine-tiny").mkdir(parents=True)
+    with pytest.raises(WeightsError, match="no folder of a run or an export, did you mean 'fcos-mine-tiny'"):
+        find_weights(str(tmp_path / "runs" / "fcos-mine"), store.root)
+    with pytest.raises(WeightsError, match="nor has .* weights of fcos-resnet18"):
+        find_weights("fcos-resnet18/mine", store.root)
