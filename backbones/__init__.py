@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from backbones.base import Backbone, MapInfo
-from shared.registry import Registry
+from shared.recipes.registry import Registry
 
 backbone: Registry[Backbone] = Registry("backbone", "backbones")
 

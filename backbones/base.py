@@ -9,7 +9,7 @@ from typing import NamedTuple
 from torch import Tensor, nn
 
 from shared.errors import UsageError
-from shared.pixels import PixelStats
+from shared.feeding.pixels import PixelStats
 
 
 class MapInfo(NamedTuple):

@@ -7,7 +7,8 @@
     resize              position and window tables to another size
 
 A conversion is a function {tensors of the parent} -> {tensors of the child}; what it cannot place it leaves in, and
-`shared.transfer.fill` refuses. Layer scales without a place in the child go into the projection before them, exactly.
+`shared.weights.transfer.fill` refuses. Layer scales without a place in the child go into the projection before
+them, exactly.
 """
 
 from __future__ import annotations

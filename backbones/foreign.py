@@ -12,7 +12,8 @@
     birder             its own names; by order, for the networks of its that stand in our table
 
 Nothing in a file is run: safetensors hold no code, and torch's reader is told to take tensors and plain values alone.
-Names are all that is settled here. Whether everything is there, and of the right shape, is for `shared.transfer.fill`.
+Names are all that is settled here. Whether everything is there, and of the right shape, is for
+`shared.weights.transfer.fill`.
 """
 
 from __future__ import annotations
@@ -30,9 +31,9 @@ from torch import Tensor
 
 from backbones.base import Backbone
 from backbones.timm_zoo import ZOO
-from shared.card import listed
 from shared.errors import WeightsError
-from shared.pixels import PixelStats
+from shared.feeding.pixels import PixelStats
+from shared.weights.card import listed
 
 Tensors = dict[str, Tensor]
 COUNTERS = "*.num_batches_tracked"  # old files lack them, and nothing reads them

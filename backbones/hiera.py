@@ -25,7 +25,7 @@ from backbones import backbone
 from backbones.base import Backbone, MapInfo
 from backbones.timm_zoo import Row, create
 from shared.errors import UsageError, WeightsError
-from shared.pixels import PixelStats
+from shared.feeding.pixels import PixelStats
 
 UNIT = 32  # pixels along a mask unit
 LEVELS = 3  # times that its 8 tokens a side can be halved

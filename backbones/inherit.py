@@ -13,9 +13,9 @@ from typing import Any, NamedTuple
 from backbones import backbone
 from backbones.base import Backbone
 from backbones.conversions import CONVERSIONS, RESIZE, Conversion, Tensors, conversion_for, fit_sizes
-from shared.card import Card, Exported, listed, read_shapes, versions
 from shared.errors import WeightsError
-from shared.store import NotThere, Store, Transfer
+from shared.weights.card import Card, Exported, listed, read_shapes, versions
+from shared.weights.store import NotThere, Store, Transfer
 
 BUILT_WITH = ("img_size", "aws_compat")  # what of a card's args belongs to its weights; stochastic depth does not
 

@@ -15,9 +15,9 @@ from torch import Tensor
 
 from backbones.base import Backbone
 from shared.errors import UsageError, WeightsError
-from shared.pixels import PixelStats
-from shared.registry import suggest
-from shared.transfer import Transfer, fill
+from shared.feeding.pixels import PixelStats
+from shared.recipes.registry import suggest
+from shared.weights.transfer import Transfer, fill
 
 BACKBONES = {
     "ResNet18_Weights": "resnet18",
@@ -126,7 +126,7 @@ def fill_published(net: Backbone, name: str, *, offline: bool = False) -> Filled
         WeightsError: they cannot be had, or are another backbone's.
     """
     from backbones.foreign import COUNTERS, understand
-    from shared.state import file_digest
+    from shared.files import file_digest
 
     found = published(name, offline=offline)
     inside = understand(found.tensors, f"the backbone of {name}, {found.backbone}", net)

@@ -18,7 +18,7 @@ from backbones import backbone
 from backbones.base import Backbone, MapInfo
 from backbones.reach import map_reach, only_size
 from shared.errors import UsageError, WeightsError
-from shared.pixels import PixelStats
+from shared.feeding.pixels import PixelStats
 
 
 class Row(NamedTuple):

@@ -8,12 +8,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from detection.dialects import understand
+from detection.published.dialects import understand
 from detection.recipe import DetectRecipe, run_stem, tiny, usual_for
+from shared.devices.launcher import adopt
 from shared.errors import UsageError, WeightsError, guarded
-from shared.flags import Parser, Resolved, Under, dashed, from_args, layered, own_flags, replay_file
-from shared.launcher import adopt
-from shared.registry import suggest
+from shared.recipes.flags import Parser, Under, dashed, from_args, own_flags, replay_file
+from shared.recipes.recipe import Resolved
+from shared.recipes.registry import suggest
+from shared.runs.resume import layered
 
 USAGE = """usage: detect COMMAND [flags]
 
@@ -62,14 +64,14 @@ def train(argv: list[str]) -> int:
     if said.only_evaluate is not None:
         return evaluate_only(resolve(said.argv), said.only_evaluate)
     resolved = resolve(said.argv)
-    from detection.train import train as run
+    from detection.training.train import train as run
 
     return run(resolved)
 
 
 def evaluate_only(resolved: Resolved, weights: str) -> int:
     """`detect train --eval --resume FILE` as DETR's program types it: the run's data, the weights' own settings."""
-    from detection import trained
+    from detection.inference import trained
 
     recipe, told = resolved.recipe, {name for name, origin in resolved.origins.items() if origin == "flag"}
     runtime, data = recipe.runtime, recipe.data
@@ -107,7 +109,7 @@ def resolve(argv: list[str]) -> Resolved:
         resolved = told(under)
         if resolved.recipe.model.init_from is None:
             return resolved
-        from detection.start import as_recipe, find_start
+        from detection.training.start import as_recipe, find_start
 
         start = find_start(resolved.recipe.model, resolved.recipe.runtime.weights_dir)
         assert start is not None
@@ -151,7 +153,7 @@ def evaluate(argv: list[str]) -> int:
     told = parser.parse_exactly(argv)
     if (told.weights is None) == (told.results is None):
         raise UsageError("detect eval scores either --weights or --results; give one of them")
-    from detection import trained
+    from detection.inference import trained
     from detection.recipe import DataConfig
 
     names = ("data_path", "val_path", "coco_json_path", "coco_val_json_path", "eval_backend", "max_size")
@@ -174,10 +176,10 @@ def evaluate(argv: list[str]) -> int:
 
 def open_weights(reference: str, weights_dir: Path, device: str) -> Any:
     """The detector that --weights names, on its device."""
-    from detection import trained
-    from detection.start import find_weights
-    from shared.device import pick_device
-    from shared.log import setup_logging
+    from detection.inference import trained
+    from detection.training.start import find_weights
+    from shared.devices.device import pick_device
+    from shared.logs.console import setup_logging
 
     setup_logging()
     return trained.Trained(find_weights(reference, weights_dir), pick_device(device))
@@ -203,7 +205,7 @@ def predict(argv: list[str]) -> int:
         help="coco: annotations.json besides, which `detect train` accepts, and labelled.json about it",
     )
     told = parser.parse_exactly(argv)
-    from detection import trained
+    from detection.inference import trained
 
     lines = trained.predict(
         open_weights(told.weights, told.weights_dir, told.device),
@@ -242,8 +244,8 @@ def bring_in(argv: list[str]) -> int:
     parser.add_argument("--allow-missing", nargs="+", default=[], metavar="GLOB", help="tensors the file may lack")
     parser.add_argument("--weights-dir", type=Path, default=Path("weights"), help="folder of the exported weights")
     known, rest = parser.parse_known_args([dashed(word) for word in argv])
-    from detection.importing import Import, import_detector
-    from shared.store import Store
+    from detection.published.importing import Import, import_detector
+    from shared.weights.store import Store
 
     told: dict[str, Any] = {**vars(known), "network_args": own_flags(rest, "detect import")}
     store = Store(told.pop("weights_dir"))
@@ -262,8 +264,8 @@ def convert(argv: list[str]) -> int:
         "--keypoints-file", type=Path, help="YAML of the keypoints: names, skeleton, flip_pairs, sigmas"
     )
     told = parser.parse_exactly(argv)
-    from detection.convert import convert_custom
-    from detection.data.skeleton import Skeleton
+    from detection.data.annotations.skeleton import Skeleton
+    from detection.data.convert import convert_custom
 
     skeleton = Skeleton.from_yaml(told.keypoints_file) if told.keypoints_file else None
     print("\n".join(convert_custom(told.source, told.out, skeleton).lines(told.out)))
@@ -281,8 +283,8 @@ def pack(argv: list[str]) -> int:
     parser.add_argument("--shard-size", type=int, default=1000, help="images per shard (default: 1000)")
     parser.add_argument("--allow-missing-images", type=int, default=0, help="how many images may be absent")
     told = parser.parse_exactly(argv)
-    from detection.pack import pack as run
-    from shared.log import setup_logging
+    from detection.data.pack import pack as run
+    from shared.logs.console import setup_logging
 
     setup_logging()
     packed = run(
@@ -299,8 +301,8 @@ def pack(argv: list[str]) -> int:
 
 def replay(argv: list[str]) -> int:
     file = replay_file(argv, "detect replay")
-    from detection.replay import task_of
-    from shared.replay import replay_with
+    from detection.training.replay import task_of
+    from shared.loop.replay import replay_with
 
     print("\n".join(replay_with(task_of, file, "detect train")))
     return 0
@@ -318,7 +320,7 @@ def show_augment(argv: list[str]) -> int:
     parser.add_argument("--count", type=int, default=12, help="samples on it (default: 12)")
     told, flags = parser.parse_known_args(argv)
     recipe = resolve(flags).recipe
-    from detection.show_augment import show as run
+    from detection.training.show_augment import show as run
 
     print("\n".join(run(recipe, told.output, told.count)))
     return 0
@@ -331,7 +333,7 @@ def report(argv: list[str]) -> int:
     )
     parser.add_argument("--output", "-o", type=Path, required=True, help="the HTML file to write")
     told = parser.parse_exactly(argv)
-    from shared.report import read_runs, verdict, write_report
+    from shared.runs.report import read_runs, verdict, write_report
 
     page = write_report(told.runs, told.output)
     print(verdict(read_runs(told.runs)))
@@ -346,7 +348,7 @@ def show(argv: list[str]) -> int:
     told = parser.parse_exactly(argv)
     from backbones import backbone
     from detection.nets import detector
-    from shared import catalogue
+    from shared.runs import catalogue
 
     return catalogue.show(
         told.what,

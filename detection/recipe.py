@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from shared import scale
-from shared.recipe import OptimConfig, RuntimeConfig, ScheduleConfig, knob
+from shared.recipes import scale
+from shared.recipes.recipe import OptimConfig, RuntimeConfig, ScheduleConfig, knob
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,14 +6,16 @@ import os
 import sys
 from pathlib import Path
 
-from pretrain import eval_recipe
-from pretrain.pack_flags import pack
+from pretrain.packing.commands import pack
+from pretrain.probing import recipe as eval_recipe
 from pretrain.recipe import PretrainRecipe, run_stem, tiny
-from pretrain.weights_flags import convert, import_weights
+from pretrain.weights.commands import convert, import_weights
+from shared.devices.launcher import adopt
 from shared.errors import UsageError, guarded
-from shared.flags import Parser, Resolved, Under, from_args, layered, recipe_parser, replay_file
-from shared.launcher import adopt
-from shared.registry import suggest
+from shared.recipes.flags import Parser, Under, from_args, recipe_parser, replay_file
+from shared.recipes.recipe import Resolved
+from shared.recipes.registry import suggest
+from shared.runs.resume import layered
 
 USAGE = """usage: pretrain COMMAND [flags]
 
@@ -53,7 +55,7 @@ def main(argv: list[str]) -> int:
 def train(argv: list[str]) -> int:
     adopt(os.environ)
     resolved = resolve(argv)
-    from pretrain.train import train as run
+    from pretrain.training.train import train as run
 
     return run(resolved)
 
@@ -80,15 +82,15 @@ def evaluate(argv: list[str]) -> int:
         return from_args(recipe, argv, prog="pretrain eval", folder="eval", own="", under=under, tiny=tiny)
 
     resolved = layered(read, stem=eval_recipe.eval_stem, demo="demo_eval")
-    from pretrain.evaluate import evaluate as run
+    from pretrain.probing.evaluate import evaluate as run
 
     return run(resolved)
 
 
 def replay(argv: list[str]) -> int:
     file = replay_file(argv, "pretrain replay")
-    from pretrain.replay import task_of
-    from shared.replay import replay_with
+    from pretrain.training.replay import task_of
+    from shared.loop.replay import replay_with
 
     print("\n".join(replay_with(task_of, file, "pretrain train")))
     return 0
@@ -120,7 +122,7 @@ def launch(argv: list[str]) -> int:
     if not told.pop("dry_run"):
         raise UsageError("jobs are described here and sent by the AWS command line; add --dry-run")
     from_args(PretrainRecipe, train_flags, prog="pretrain train", folder="pretrain", own="method_args", tiny=tiny)
-    from pretrain.launch import Job, sagemaker_job, write_job
+    from pretrain.training.launch import Job, sagemaker_job, write_job
 
     out = told.pop("out")
     told.pop("where")
@@ -136,7 +138,7 @@ def show(argv: list[str]) -> int:
     told = parser.parse_exactly(argv)
     from backbones import backbone
     from pretrain.methods import method
-    from shared import catalogue
+    from shared.runs import catalogue
 
     return catalogue.show(
         told.what,

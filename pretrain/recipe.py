@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from shared import scale
-from shared.recipe import OptimConfig, RuntimeConfig, ScheduleConfig, knob, tag_of
+from shared.recipes import scale
+from shared.recipes.files import tag_of
+from shared.recipes.recipe import OptimConfig, RuntimeConfig, ScheduleConfig, knob
 
 
 @dataclass(frozen=True, kw_only=True)

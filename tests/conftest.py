@@ -21,8 +21,8 @@ from torch import Tensor, nn
 
 from backbones.base import Backbone, MapInfo
 from detection.types import Images, Target
-from shared.card import Card
-from shared.store import Store
+from shared.weights.card import Card
+from shared.weights.store import Store
 
 settings.register_profile(
     "chordate",

@@ -20,11 +20,11 @@ MAY_IMPORT = {
 }
 HEAVY = {"torch", "torchvision", "timm", "webdataset", "lightly", "pycocotools", "numpy", "PIL", "matplotlib", "yaml"}
 LIGHT = [
-    "shared/flags.py",
-    "shared/recipe.py",
-    "shared/registry.py",
+    "shared/recipes/flags.py",
+    "shared/recipes/recipe.py",
+    "shared/recipes/registry.py",
     "shared/errors.py",
-    "shared/catalogue.py",
+    "shared/runs/catalogue.py",
     "pretrain/recipe.py",
     "pretrain/cli.py",
     "detection/recipe.py",
@@ -109,7 +109,7 @@ def test_inside_detection_nets_stand_on_parts_and_never_on_each_other() -> None:
     wrong = [
         f"{name_of(path)} imports {name}"
         for folder in ("nets", "parts")
-        for path in (ROOT / "detection" / folder).glob("*.py")
+        for path in (ROOT / "detection" / folder).rglob("*.py")
         for name in modules(path)
         if (name.startswith("detection.nets.") and name.split(".")[2] in pages)
         or (folder == "parts" and name.startswith("detection.nets"))
@@ -140,7 +140,7 @@ def test_light_pages_import_nothing_heavy_directly_or_through_each_other(light: 
 
 
 def test_the_walk_over_imports_finds_torch_where_it_is() -> None:
-    tops = {module for path in reached(ROOT / "detection" / "build.py") for module in at_the_top(path)}
+    tops = {module for path in reached(ROOT / "detection" / "training" / "build.py") for module in at_the_top(path)}
     assert "torch" in tops and "detection.nets" in tops
 
 

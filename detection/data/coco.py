@@ -19,23 +19,23 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from detection.data.annotations import CocoTable, read_coco
-from detection.data.augment import Augment, Augmentation, lsj
+from detection.data.annotations.classes import ClassMap
+from detection.data.annotations.coco_json import CocoTable, read_coco
+from detection.data.annotations.custom import read_custom
+from detection.data.annotations.files import coco_layout, find_photographs
+from detection.data.annotations.skeleton import Skeleton
+from detection.data.annotations.targets import find_targets, labelled_points, note, usual_min_keypoints
+from detection.data.augment.copy_paste import copy_paste
+from detection.data.augment.geometry import kept
+from detection.data.augment.presets import Augment, Augmentation, lsj
 from detection.data.batch import collate
-from detection.data.classes import ClassMap
-from detection.data.columns import exact
-from detection.data.copy_paste import copy_paste
-from detection.data.custom import read_custom
-from detection.data.files import coco_layout, find_photographs
-from detection.data.geometry import kept
-from detection.data.masks import Silhouettes
+from detection.data.masks.silhouettes import Silhouettes
 from detection.data.shards import read_shards, shards_of
-from detection.data.skeleton import Skeleton
-from detection.data.targets import find_targets, labelled_points, note, usual_min_keypoints
 from detection.types import Target
 from shared.errors import BadSample, DataError, UsageError
-from shared.image import BadImage, decode_image
-from shared.tar import OpenFiles
+from shared.feeding.columns import exact
+from shared.feeding.image import BadImage, decode_image
+from shared.feeding.tar import OpenFiles
 
 __all__ = ["ClassMap", "CocoDetection", "coco_layout"]
 
@@ -47,7 +47,7 @@ class CocoTarget(Target):
 
 
 class CocoDetection:
-    """Photographs with boxes, by position. A `Samples` of `shared.feed`.
+    """Photographs with boxes, by position. A `Samples` of `shared.feeding.feed`.
 
     Args:
         images: the folder that the file names start from, or a folder of shards.

@@ -22,12 +22,20 @@ import torch
 from scipy.ndimage import find_objects
 from torch import Tensor
 
-from detection.data.annotations import CocoTable
-from detection.data.augment import Augment
-from detection.data.classes import ClassMap
+from detection.data.annotations.classes import ClassMap
+from detection.data.annotations.coco_json import CocoTable
+from detection.data.annotations.panoptic_json import (
+    IDS,
+    NOBODY,
+    Segment,
+    check_ids,
+    check_pngs,
+    read_ids,
+    read_panoptic,
+)
+from detection.data.augment.presets import Augment
 from detection.data.coco import CocoDetection, CocoTarget
-from detection.data.masks import Silhouettes
-from detection.data.segments import IDS, NOBODY, Segment, check_ids, check_pngs, read_ids, read_panoptic
+from detection.data.masks.silhouettes import Silhouettes
 from shared.errors import DataError
 
 

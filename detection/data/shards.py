@@ -25,14 +25,21 @@ from typing import Any
 
 import numpy as np
 
-from detection.data.annotations import OF_ANNOTATIONS, CocoTable, Rows, image_columns, read_categories, repeated
-from detection.data.annotations import OF_IMAGES as OF_COCO_IMAGES
-from detection.data.columns import together
-from detection.data.keypoints import insist, read_skeletons, stacked
-from detection.data.outlines import FIELDS, Outlines
-from detection.data.skeleton import Skeleton
+from detection.data.annotations.coco_json import (
+    OF_ANNOTATIONS,
+    CocoTable,
+    Rows,
+    image_columns,
+    read_categories,
+    repeated,
+)
+from detection.data.annotations.coco_json import OF_IMAGES as OF_COCO_IMAGES
+from detection.data.annotations.keypoints import insist, read_skeletons, stacked
+from detection.data.annotations.skeleton import Skeleton
+from detection.data.masks.outlines import FIELDS, Outlines
 from shared.errors import DataError
-from shared.tar import OpenFile, damaged, index_places, members, sha256_of, split_name, write_first
+from shared.feeding.columns import together
+from shared.feeding.tar import OpenFile, damaged, index_places, members, sha256_of, split_name, write_first
 
 log = logging.getLogger(__name__)
 

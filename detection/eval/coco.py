@@ -17,8 +17,8 @@ from typing import Any
 import numpy as np
 
 from detection.data.coco import CocoDetection
+from detection.data.masks.paste import merged
 from detection.eval.official import Numbers, Rows, evaluate_kinds
-from detection.eval.paste import merged
 from detection.eval.results import Found, entries, read_detections, read_entries
 from detection.types import Detections
 from shared.errors import DataError, UsageError

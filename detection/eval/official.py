@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from detection.eval.paste import codec
+from detection.data.masks.paste import codec
 
 IOU_TYPE: dict[str, Any] = {"boxes": "bbox", "masks": "segm", "keypoints": "keypoints"}
 

@@ -18,14 +18,14 @@ from typing import Any, NamedTuple, cast
 
 import numpy as np
 
+from detection.data.annotations.panoptic_json import Segment, check_ids, read_annotations, read_ids, read_json
 from detection.data.coco import CocoDetection
 from detection.data.panoptic import PanopticDetection
-from detection.data.segments import Segment, check_ids, read_annotations, read_ids, read_json
 from detection.eval.coco import CocoEvaluator
+from detection.eval.panoptic_output import spoken
 from detection.eval.results import Found
-from detection.panoptic import spoken
-from detection.parts.mask_queries import Segmented
-from detection.parts.panoptic import SURE, whose_pixels
+from detection.parts.query.mask_queries import Segmented
+from detection.parts.query.panoptic import SURE, whose_pixels
 from detection.types import Detections
 from shared.errors import DataError, Refusal
 

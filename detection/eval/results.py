@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from detection.eval.paste import codec, encode, paste, read_run_lengths
+from detection.data.masks.paste import codec, encode, paste, read_run_lengths
 from detection.types import Detections
 from shared.errors import DataError, Refusal
 

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from backbones.base import Backbone
 from detection.types import Detections, Images, Target
-from shared.registry import Registry
+from shared.recipes.registry import Registry
 
 
 class Detector(nn.Module, ABC):

@@ -23,12 +23,12 @@ from torch import Tensor, nn
 
 from backbones.base import Backbone
 from detection.nets import Detector, detector
-from detection.parts.deform import DeformableAttention
-from detection.parts.necks import build_pyramid
-from detection.parts.position import Extent, extent, padding, sine_positions, sines
-from detection.parts.queries import best_pairs, detections
-from detection.parts.set_loss import SetLoss
-from detection.parts.transformer import MLP, Around, Attention, FeedForward, check_width, xavier
+from detection.parts.dense.necks import build_pyramid
+from detection.parts.query.deform import DeformableAttention
+from detection.parts.query.position import Extent, extent, padding, sine_positions, sines
+from detection.parts.query.queries import best_pairs, detections
+from detection.parts.query.set_loss import SetLoss
+from detection.parts.query.transformer import MLP, Around, Attention, FeedForward, check_width, xavier
 from detection.types import Detections, Images, Target
 from shared.errors import UsageError
 

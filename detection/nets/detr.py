@@ -22,12 +22,12 @@ from torch import Tensor, nn
 
 from backbones.base import Backbone
 from detection.nets import Detector, detector
-from detection.parts.hungarian import match
-from detection.parts.mask_queries import AT_ONCE, MaskHead, Sight, mask_losses, padded_masks, segmented
-from detection.parts.position import extent, padding, positions_called
-from detection.parts.queries import best_queries, detections
-from detection.parts.set_loss import SetLoss, boxes_per_process, set_targets
-from detection.parts.transformer import MLP, DecoderLayer, Encoder, hide
+from detection.parts.query.hungarian import match
+from detection.parts.query.mask_queries import AT_ONCE, MaskHead, Sight, mask_losses, padded_masks, segmented
+from detection.parts.query.position import extent, padding, positions_called
+from detection.parts.query.queries import best_queries, detections
+from detection.parts.query.set_loss import SetLoss, boxes_per_process, set_targets
+from detection.parts.query.transformer import MLP, DecoderLayer, Encoder, hide
 from detection.types import Detections, Images, Target
 from shared.errors import UsageError
 

@@ -20,11 +20,11 @@ from torch import Tensor, nn
 
 from backbones.base import Backbone
 from detection.nets import Detector, detector
-from detection.parts.anchors import around_places, as_offsets, from_offsets
-from detection.parts.assign import overlaps
-from detection.parts.bifpn import LEVELS, BiFPN, norm, separable
-from detection.parts.focal import IGNORED, NOTHING, focal_loss
-from detection.parts.post import best_boxes
+from detection.parts.dense.anchors import around_places, as_offsets, from_offsets
+from detection.parts.dense.assign import overlaps
+from detection.parts.dense.bifpn import LEVELS, BiFPN, norm, separable
+from detection.parts.dense.focal import IGNORED, NOTHING, focal_loss
+from detection.parts.dense.post import best_boxes
 from detection.types import Detections, Images, Target
 from shared.errors import UsageError
 

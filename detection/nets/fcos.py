@@ -21,9 +21,9 @@ from torchvision.ops import box_area, generalized_box_iou_loss
 
 from backbones.base import Backbone
 from detection.nets import Detector, detector
-from detection.parts.focal import NOTHING, focal_loss
-from detection.parts.necks import build_pyramid
-from detection.parts.post import best_boxes
+from detection.parts.dense.focal import NOTHING, focal_loss
+from detection.parts.dense.necks import build_pyramid
+from detection.parts.dense.post import best_boxes
 from detection.types import Detections, Images, Target
 from shared.errors import UsageError
 

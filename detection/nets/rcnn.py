@@ -28,10 +28,10 @@ from torchvision.models.detection.faster_rcnn import FastRCNNConvFCHead, TwoMLPH
 
 from backbones.base import Backbone
 from detection.nets import Detector, detector
-from detection.parts.keypoint_head import add_keypoint_head, keypoint_loss, with_keypoints
-from detection.parts.mask_head import add_mask_head, mask_loss, with_masks
-from detection.parts.necks import build_pyramid, channel_norm
-from detection.parts.rcnn import SEEN, build_roi_heads, build_rpn, find, learn
+from detection.parts.dense.necks import build_pyramid, channel_norm
+from detection.parts.roi.keypoint_head import add_keypoint_head, keypoint_loss, with_keypoints
+from detection.parts.roi.mask_head import add_mask_head, mask_loss, with_masks
+from detection.parts.roi.rcnn import SEEN, build_roi_heads, build_rpn, find, learn
 from detection.types import Detections, Images, Target
 
 TINY = {"width": 32, "hidden": 64}

@@ -23,11 +23,11 @@ from torchvision.ops import generalized_box_iou_loss
 
 from backbones.base import Backbone
 from detection.nets import Detector, detector
-from detection.parts.anchors import Anchors, as_offsets, from_offsets
-from detection.parts.assign import by_overlap
-from detection.parts.focal import focal_loss
-from detection.parts.necks import build_pyramid
-from detection.parts.post import best_boxes
+from detection.parts.dense.anchors import Anchors, as_offsets, from_offsets
+from detection.parts.dense.assign import by_overlap
+from detection.parts.dense.focal import focal_loss
+from detection.parts.dense.necks import build_pyramid
+from detection.parts.dense.post import best_boxes
 from detection.types import Detections, Images, Target
 from shared.errors import UsageError
 

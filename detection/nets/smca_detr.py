@@ -26,11 +26,11 @@ from torch import Tensor, nn
 
 from backbones.base import Backbone
 from detection.nets import Detector, detector
-from detection.parts.gaussian import Gaussian
-from detection.parts.position import extent, padding, positions_called
-from detection.parts.queries import best_pairs, detections
-from detection.parts.set_loss import SetLoss
-from detection.parts.transformer import MLP, DecoderLayer, Encoder, hide, xavier
+from detection.parts.query.gaussian import Gaussian
+from detection.parts.query.position import extent, padding, positions_called
+from detection.parts.query.queries import best_pairs, detections
+from detection.parts.query.set_loss import SetLoss
+from detection.parts.query.transformer import MLP, DecoderLayer, Encoder, hide, xavier
 from detection.types import Detections, Images, Target
 from shared.errors import UsageError
 

@@ -29,9 +29,9 @@ from torchvision.ops.misc import Conv2dNormActivation
 
 from backbones.base import Backbone
 from detection.nets import Detector, detector
-from detection.parts.anchors import DefaultBoxes, as_offsets, from_offsets
-from detection.parts.assign import with_best_of
-from detection.parts.post import best_boxes
+from detection.parts.dense.anchors import DefaultBoxes, as_offsets, from_offsets
+from detection.parts.dense.assign import with_best_of
+from detection.parts.dense.post import best_boxes
 from detection.types import Detections, Images, Target
 from shared.errors import UsageError
 

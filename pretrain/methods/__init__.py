@@ -13,9 +13,9 @@ import numpy as np
 from torch import Tensor, nn
 
 from backbones.base import Backbone
-from shared.pixels import PixelStats
-from shared.registry import Registry
-from shared.task import Task
+from shared.feeding.pixels import PixelStats
+from shared.loop.task import Task
+from shared.recipes.registry import Registry
 
 View = Callable[[Tensor, np.random.Generator], Any]
 

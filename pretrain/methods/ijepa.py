@@ -28,11 +28,11 @@ from backbones.tokens import (
     token_grid,
     vit_of,
 )
-from pretrain.block_masks import BlockMasks, Masks
+from pretrain.masked.block_masks import BlockMasks, Masks
 from pretrain.methods import Facts, Method, View, method
-from pretrain.views import RandomResizedCrop, ResizeCenterCrop
+from pretrain.views.crops import RandomResizedCrop, ResizeCenterCrop
 from shared.errors import UsageError
-from shared.pixels import Normalize
+from shared.feeding.pixels import Normalize
 
 
 @method("i-jepa")

@@ -21,10 +21,10 @@ from pretrain.masked.hiera import MaskedHiera
 from pretrain.masked.mae import MAE
 from pretrain.masked.simmim import SimMIM
 from pretrain.methods import Facts, Method, View, method
-from pretrain.views import Compose, HorizontalFlip, RandomResizedCrop, ResizeCenterCrop
+from pretrain.views.crops import Compose, HorizontalFlip, RandomResizedCrop, ResizeCenterCrop
 from shared.errors import UsageError
-from shared.pixels import Normalize
-from shared.registry import suggest
+from shared.feeding.pixels import Normalize
+from shared.recipes.registry import suggest
 
 
 class Variant(NamedTuple):

@@ -18,10 +18,10 @@ from torch.distributions import Beta
 
 from backbones.base import Backbone
 from pretrain.methods import Facts, Method, View, method
-from pretrain.views import Compose, HorizontalFlip, RandomResizedCrop, ResizeCenterCrop
-from shared import dist
+from pretrain.views.crops import Compose, HorizontalFlip, RandomResizedCrop, ResizeCenterCrop
+from shared.devices import dist
 from shared.errors import DataError, UsageError
-from shared.pixels import Normalize
+from shared.feeding.pixels import Normalize
 
 
 @method("supervised")

@@ -21,12 +21,12 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from backbones.base import Backbone
-from pretrain.colour import Colour
 from pretrain.methods import Facts, Method, View, method
-from pretrain.views import Compose, HorizontalFlip, RandomResizedCrop, ResizeCenterCrop, Several
-from shared import dist
+from pretrain.views.color import Colour
+from pretrain.views.crops import Compose, HorizontalFlip, RandomResizedCrop, ResizeCenterCrop, Several
+from shared.devices import dist
 from shared.errors import UsageError
-from shared.pixels import Normalize
+from shared.feeding.pixels import Normalize
 
 EPSILON = 1e-4  # keeps the slope of the deviation finite where nothing varies
 SIDE = 224  # the blur is told in pixels of such an image

@@ -14,10 +14,10 @@ from backbones import Backbone, backbone
 from backbones.conversions import CONVERSIONS, RESIZE, conversion_for, fit_sizes
 from backbones.inherit import find_parent, inherit, is_stale, keep, kept_args, rebuild
 from backbones.timm_zoo import Row, TimmBackbone
-from shared.card import Card
 from shared.errors import WeightsError
-from shared.store import Store
-from shared.transfer import fill
+from shared.weights.card import Card
+from shared.weights.store import Store
+from shared.weights.transfer import fill
 
 SMALL = {"embed_dim": 32, "depth": 3, "num_heads": 2}
 PLAIN = {"patch_size": 16, "class_token": False, "global_pool": "avg", "fc_norm": False}

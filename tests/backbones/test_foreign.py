@@ -19,8 +19,8 @@ from backbones.conversions import fit_sizes
 from backbones.foreign import Foreign, read_checkpoint, understand
 from backbones.timm_zoo import Row, TimmBackbone
 from shared.errors import WeightsError
-from shared.pixels import PixelStats
-from shared.transfer import fill
+from shared.feeding.pixels import PixelStats
+from shared.weights.transfer import fill
 
 TINY = {"embed_dim": 32, "depth": 2, "num_heads": 2}
 

@@ -12,7 +12,7 @@ from torchvision import models
 from backbones import backbone
 from backbones.published import BACKBONES, fill_published, published
 from shared.errors import UsageError, WeightsError
-from shared.pixels import pixel_stats
+from shared.feeding.pixels import pixel_stats
 
 MOBILE = "MobileNet_V3_Large_Weights.IMAGENET1K_V1"
 

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
-from detection.parts.deform import deformable_attention
+from detection.parts.query.deform import deformable_attention
 
 SHAPES = [(100, 134), (50, 67), (25, 34), (13, 17)]
 PLACES = sum(height * width for height, width in SHAPES)

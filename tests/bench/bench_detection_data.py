@@ -27,13 +27,13 @@ from torchvision import tv_tensors
 from torchvision.models.detection.transform import GeneralizedRCNNTransform
 from torchvision.transforms import v2
 
-from detection.data.annotations import read_coco
-from detection.data.augment import build_augment
+from detection.data.annotations.coco_json import read_coco
+from detection.data.augment.presets import build_augment
 from detection.data.batch import pad_batch
 from detection.data.coco import CocoDetection, coco_layout
 from detection.eval.coco import CocoEvaluator
 from detection.types import Target
-from shared.pixels import PIXEL_STATS, Normalize
+from shared.feeding.pixels import PIXEL_STATS, Normalize
 
 BATCH = 4
 

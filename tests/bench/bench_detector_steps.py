@@ -25,9 +25,9 @@ from torchvision.ops.feature_pyramid_network import LastLevelP6P7
 sys.path.insert(0, str(Path(__file__).parents[2]))
 from backbones import backbone
 from detection.nets import detector
-from detection.task import DetectTask
+from detection.training.task import DetectTask
 from detection.types import Target
-from shared.pixels import pixel_stats
+from shared.feeding.pixels import pixel_stats
 
 GOAL = 1.0
 CLASSES, HEIGHT, WIDTH = 80, 320, 416

@@ -22,10 +22,10 @@ from torch import Tensor, nn
 sys.path.insert(0, str(Path(__file__).parents[2]))
 from backbones.timm_zoo import Row, TimmBackbone
 from backbones.tokens import vit_of
-from pretrain.block_masks import Masks
+from pretrain.masked.block_masks import Masks
 from pretrain.methods import Facts
 from pretrain.methods.ijepa import IJEPA
-from shared.pixels import PIXEL_STATS
+from shared.feeding.pixels import PIXEL_STATS
 
 
 class WithLightly(nn.Module):
@@ -162,7 +162,7 @@ def steps(options: argparse.Namespace) -> None:
 def masks(options: argparse.Namespace) -> None:
     from lightly.data import IJEPAMaskCollator
 
-    from pretrain.block_masks import BlockMasks
+    from pretrain.masked.block_masks import BlockMasks
 
     ours, images = BlockMasks((14, 14)), [torch.zeros(1)] * options.mask_batch
     theirs = IJEPAMaskCollator(input_size=(224, 224), patch_size=16, nenc=1, npred=4)

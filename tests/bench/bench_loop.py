@@ -20,11 +20,11 @@ import torch
 
 from backbones import backbone
 from pretrain.methods import Facts, method
-from shared.device import has_native_bfloat16
-from shared.feed import Feed
-from shared.pixels import pixel_stats
-from shared.recipe import OptimConfig, RuntimeConfig, ScheduleConfig
-from shared.trainer import Trainer
+from shared.devices.device import has_native_bfloat16
+from shared.feeding.feed import Feed
+from shared.feeding.pixels import pixel_stats
+from shared.loop.trainer import Trainer
+from shared.recipes.recipe import OptimConfig, RuntimeConfig, ScheduleConfig
 
 
 class Noise:

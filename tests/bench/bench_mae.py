@@ -23,7 +23,7 @@ from backbones import backbone
 from backbones.tokens import vit_of
 from pretrain.masked.mae import MAE
 from pretrain.masked.places import split_places
-from shared.pixels import Normalize, pixel_stats
+from shared.feeding.pixels import Normalize, pixel_stats
 
 GOAL = 1.0
 

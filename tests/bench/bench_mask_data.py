@@ -30,10 +30,10 @@ from torchvision.models.detection.transform import GeneralizedRCNNTransform
 sys.path.insert(0, str(Path(__file__).parents[2]))
 from bench_detection_data import BATCH, compare, loaded
 
-from detection.data.augment import build_augment
+from detection.data.augment.presets import build_augment
 from detection.data.batch import pad_batch
 from detection.data.coco import CocoDetection, coco_layout
-from shared.pixels import PIXEL_STATS, Normalize
+from shared.feeding.pixels import PIXEL_STATS, Normalize
 
 MIRRORED = [0, 2, 1, 4, 3, 6, 5, 8, 7, 10, 9, 12, 11, 14, 13, 16, 15]
 

@@ -35,8 +35,8 @@ from torchvision.models.detection.roi_heads import paste_masks_in_image
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 from detection.data.coco import CocoDetection
+from detection.data.masks.paste import encode, paste
 from detection.eval.coco import CocoEvaluator
-from detection.eval.paste import encode, paste
 from detection.eval.results import Found
 
 codec: Any = pycocotools.mask

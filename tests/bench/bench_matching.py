@@ -21,7 +21,7 @@ from torch import Tensor
 from torchvision.ops import box_convert, generalized_box_iou
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
-from detection.parts.hungarian import CostKind, SetTarget, match
+from detection.parts.query.hungarian import CostKind, SetTarget, match
 
 LAYERS, QUERIES, CLASSES = 6, 300, 91
 COSTS = {"class_cost": 2.0, "l1_cost": 5.0, "giou_cost": 2.0}

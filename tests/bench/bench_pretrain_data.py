@@ -25,13 +25,13 @@ from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as TF
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
-from pretrain.restart import decoded_view, marked
-from pretrain.shards import ShardSet
-from pretrain.tfrecord import crc32c
-from pretrain.views import Compose, HorizontalFlip, RandomResizedCrop, crop_resize
-from shared.feed import Feed
-from shared.image import decode_image
-from shared.plan import rng_for
+from pretrain.data.restart_markers import decoded_view, marked
+from pretrain.data.shards import ShardSet
+from pretrain.data.tfrecord import crc32c
+from pretrain.views.crops import Compose, HorizontalFlip, RandomResizedCrop, crop_resize
+from shared.feeding.feed import Feed
+from shared.feeding.image import decode_image
+from shared.feeding.plan import rng_for
 
 SIDE = 224
 Box = tuple[int, int, int, int]

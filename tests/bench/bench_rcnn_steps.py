@@ -31,9 +31,9 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 from backbones import backbone
 from detection.data.coco import CocoDetection
 from detection.nets import detector, finds
-from detection.task import DetectTask
+from detection.training.task import DetectTask
 from detection.types import Target
-from shared.pixels import pixel_stats
+from shared.feeding.pixels import pixel_stats
 
 GOAL = 1.0
 HEIGHT, WIDTH = 256, 320

@@ -29,9 +29,9 @@ from torch import Tensor
 sys.path.insert(0, str(Path(__file__).parents[2]))
 from backbones import backbone
 from detection.nets.smca_detr import SMCADETR
-from detection.parts import gaussian, transformer
-from detection.parts.gaussian import Gaussian
-from detection.parts.transformer import DecoderLayer
+from detection.parts.query import gaussian, transformer
+from detection.parts.query.gaussian import Gaussian
+from detection.parts.query.transformer import DecoderLayer
 from tests.bench.bench_deform import peak
 from tests.bench.bench_detr_step import a_batch
 

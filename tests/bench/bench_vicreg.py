@@ -20,12 +20,12 @@ import torch
 from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
-from pretrain.colour import Colour
 from pretrain.methods.vicreg import spread
-from pretrain.views import Compose, HorizontalFlip, RandomResizedCrop, Several
-from shared.image import decode_image
-from shared.pixels import PIXEL_STATS, Normalize
-from shared.plan import rng_for
+from pretrain.views.color import Colour
+from pretrain.views.crops import Compose, HorizontalFlip, RandomResizedCrop, Several
+from shared.feeding.image import decode_image
+from shared.feeding.pixels import PIXEL_STATS, Normalize
+from shared.feeding.plan import rng_for
 
 WIDTH = 8192
 

@@ -27,17 +27,17 @@ import bench_detector_steps as boxes_alone
 import bench_rcnn_steps as with_more
 
 from backbones.freeze import freeze_batch_norm, hold_still
-from detection.data.augment import build_augment
+from detection.data.augment.presets import build_augment
 from detection.data.batch import pad_batch
 from detection.data.coco import CocoDetection
-from detection.datasets import places
 from detection.eval.coco import CocoEvaluator
 from detection.nets import detector, fcos, finds
 from detection.recipe import DataConfig
-from detection.task import DetectTask
+from detection.training.datasets import places
+from detection.training.task import DetectTask
 from detection.types import Detections, Images
-from shared.feed import Feed, in_order
-from shared.pixels import Normalize, pixel_stats
+from shared.feeding.feed import Feed, in_order
+from shared.feeding.pixels import Normalize, pixel_stats
 
 BOTH = {**dict.fromkeys(boxes_alone.AS_TORCHVISION, boxes_alone), **dict.fromkeys(with_more.CLASSES, with_more)}
 

@@ -13,13 +13,13 @@ import torch
 from torch import Tensor
 
 from backbones import backbone
+from pretrain.data.shards import stacked
 from pretrain.methods import Facts, Method, method
-from pretrain.shards import stacked
-from shared.card import Card
 from shared.errors import UsageError
-from shared.pixels import PIXEL_STATS
-from shared.plan import rng_for
-from shared.store import Store
+from shared.feeding.pixels import PIXEL_STATS
+from shared.feeding.plan import rng_for
+from shared.weights.card import Card
+from shared.weights.store import Store
 
 FACTS = Facts(size=(96, 128), num_classes=4, pixels=PIXEL_STATS["imagenet"])
 BACKBONES = ["test_resnet", "test_vit"]

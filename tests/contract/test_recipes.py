@@ -18,10 +18,11 @@ from detection.recipe import DetectRecipe
 from pretrain.methods import method
 from pretrain.recipe import PretrainRecipe, export_tag
 from shared.errors import WeightsError
-from shared.flags import from_args
-from shared.pixels import pixel_stats
-from shared.recipe import all_knobs, load, make, recipe_folder, recipe_headline, recipe_names, recipes_for
-from shared.store import Store
+from shared.feeding.pixels import pixel_stats
+from shared.recipes.files import load, recipe_folder, recipe_headline, recipe_names, recipes_for
+from shared.recipes.flags import from_args
+from shared.recipes.recipe import all_knobs, make
+from shared.weights.store import Store
 
 HALVES = {
     "detect": (DetectRecipe, "network_args", detector, "network"),
@@ -170,7 +171,7 @@ def test_header_says_hardware_what_to_expect_what_was_measured_and_the_pitfalls(
 
 
 def test_recipe_of_seed_004_has_its_rate_of_two_fifths_at_1024_images() -> None:
-    from shared.optim import for_batch
+    from shared.loop.optim import for_batch
 
     recipe = resolve("pretrain", "--recipe", "hrnet_w32c")
     assert for_batch(recipe.optim, 8 * recipe.runtime.batch_size).lr == pytest.approx(0.4)

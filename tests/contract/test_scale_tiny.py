@@ -15,8 +15,8 @@ import torch
 
 import detection.cli
 from pretrain import cli
-from shared.recipe import load, recipe_names
-from shared.store import Store
+from shared.recipes.files import load, recipe_names
+from shared.weights.store import Store
 
 IMAGES, CLASSES = 24, 3
 
@@ -43,7 +43,7 @@ def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_every_pretraining_recipe_has_a_small_form_that_runs_to_its_end(
     name: str, shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("shared.demo.demo_data", lambda _: SimpleNamespace(shards=shards))
+    monkeypatch.setattr("shared.feeding.demo.demo_data", lambda _: SimpleNamespace(shards=shards))
     places = ["--output-dir", str(tmp_path / "runs"), "--weights-dir", str(tmp_path / "weights")]
     told = ["--recipe", name, "--scale", "tiny", "--device", "cpu", "--offline", "--threads", "1", *places]
     assert cli.main(["train", *told]) == 0
@@ -88,7 +88,7 @@ def few_scenes(tmp_path_factory: pytest.TempPathFactory, write_coco: Callable) -
 def test_every_detection_recipe_has_a_small_form_that_runs_to_its_end(
     name: str, photographs: bool, few_scenes: SimpleNamespace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("shared.demo.demo_data", lambda _: few_scenes)
+    monkeypatch.setattr("shared.feeding.demo.demo_data", lambda _: few_scenes)
     places = ["--output-dir", str(tmp_path / "runs"), "--weights-dir", str(tmp_path / "weights")]
     places += photographs_for(name) if photographs else []
     told = ["--recipe", name, "--scale", "tiny", "--device", "cpu", "--offline", "--threads", "1", *places]

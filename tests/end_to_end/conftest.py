@@ -220,7 +220,7 @@ class Trial:
 
 
 def without_curves() -> None:
-    from shared import report
+    from shared.runs import report
 
     report.draw_curves = lambda *_: []
 
@@ -249,11 +249,11 @@ def warm() -> None:
     import torch.utils.tensorboard.writer
 
     import backbones
+    import detection.inference.trained
     import detection.nets
-    import detection.train
-    import detection.trained
+    import detection.training.train
     import pretrain.methods
-    import pretrain.train
+    import pretrain.training.train
 
     if torch.cuda.is_available():
         pytest.skip("a process that shows a GPU cannot be forked safely; set CUDA_VISIBLE_DEVICES= for these tests")
@@ -318,7 +318,7 @@ class Left:
 
     def state(self) -> dict[str, str]:
         """sha256 of each part of the training state."""
-        from shared.state import load_state
+        from shared.loop.state import load_state
 
         state = load_state(self.folder / "last")
         assert state is not None, f"no state in {self.folder}"

@@ -230,7 +230,7 @@ def test_pretraining_starts_from_a_tag_which_becomes_its_parent(shards: Path, ru
 def test_the_average_is_what_is_exported(shards: Path, run: Callable, left: Callable, tmp_path: Path) -> None:
     import torch
 
-    from shared.state import load_state
+    from shared.loop.state import load_state
 
     assert run(PRETRAIN + f"--data-path {shards} --model-ema --name ema").code == 0
     state = load_state(left("ema").folder / "last")
@@ -269,7 +269,7 @@ def test_what_is_frozen_by_a_flag_holds_still_to_the_bit(
 @pytest.mark.slow
 def test_without_data_flags_both_halves_take_the_demo_data_and_say_so(shards: Path, coco: Path, run: Callable) -> None:
     def small_demo() -> None:  # the real one takes its time and has tests of its own
-        from shared import demo
+        from shared.feeding import demo
 
         annotations = {f"{split}_json": coco / "annotations" / f"instances_{split}.json" for split in ("train", "val")}
         images = {f"{split}_images": coco / split for split in ("train", "val")}

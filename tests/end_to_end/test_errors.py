@@ -291,7 +291,7 @@ def test_weights_that_are_not_finite_are_not_saved(refused: Callable, tmp_path: 
     def break_one() -> None:
         import torch
 
-        from shared.trainer import Trainer
+        from shared.loop.trainer import Trainer
 
         after = Trainer.account
 

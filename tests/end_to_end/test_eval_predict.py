@@ -59,7 +59,7 @@ def one_known_box() -> None:
     """A detector that finds one thing: label 1 in the left upper quarter of what it sees, and a faint label 0."""
     import torch
 
-    from detection.task import DetectTask
+    from detection.training.task import DetectTask
 
     def detect(self: Any, pictures: list) -> list:
         height, width = pictures[0].shape[-2:]

@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 import torch
 
+from shared.devices.sharding import check_sharding, layers
 from shared.errors import UsageError
-from shared.recipe import RuntimeConfig
-from shared.sharding import check_sharding, layers
-from shared.state import load_state
+from shared.loop.state import load_state
+from shared.recipes.recipe import RuntimeConfig
 
 WORDS = (
     "pretrain train --model test_vit --drop-path 0.2 --size 32 --mixup 0.4 --epochs 2 --batch-size 4 --opt adamw "
@@ -23,7 +23,7 @@ WORDS = (
 
 
 def slice_every_block() -> None:
-    from shared import sharding
+    from shared.devices import sharding
 
     sharding.WORTHWHILE = 1
 
@@ -56,7 +56,7 @@ def test_a_sliced_run_is_finished_by_any_number_of_processes(
     words = WORDS + f"--data-path {shards} --fsdp --name "
 
     def stopped_at_step_3() -> None:
-        from shared.trainer import Trainer
+        from shared.loop.trainer import Trainer
 
         slice_every_block()
         account = Trainer.account

@@ -33,7 +33,7 @@ def test_a_stopped_run_goes_on_as_if_it_had_not_stopped(shards: Path, run: Calla
     words = WORDS + f"--data-path {shards} --name "
 
     def stop_at_step_five() -> None:
-        from shared.trainer import Trainer
+        from shared.loop.trainer import Trainer
 
         step = Trainer.train_step
 
@@ -55,10 +55,10 @@ def test_a_stopped_run_goes_on_as_if_it_had_not_stopped(shards: Path, run: Calla
 def test_an_average_in_slices_follows_as_a_whole_one_does(shards: Path, ranks: Callable, left: Callable) -> None:
     import torch
 
-    from shared.state import load_state
+    from shared.loop.state import load_state
 
     def slice_every_block() -> None:
-        from shared import sharding
+        from shared.devices import sharding
 
         sharding.WORTHWHILE = 1
 
@@ -76,7 +76,7 @@ def test_the_tag_holds_the_average_and_loads_into_the_backbone(shards: Path, run
     import torch
     from safetensors.torch import load_file
 
-    from shared.state import load_state
+    from shared.loop.state import load_state
 
     assert run(WORDS + f"--data-path {shards} --name run").code == 0
     card, state = left("run").card(), load_state(left("run").folder / "last")

@@ -60,7 +60,7 @@ def test_a_method_without_labels_is_probed_on_the_labels_there_are_and_resumes_e
     words = MASKED + f"--data-path {shards} --probe --name "
 
     def stop_at_step_nine() -> None:
-        from shared.trainer import Trainer
+        from shared.loop.trainer import Trainer
 
         step = Trainer.train_step
 
@@ -168,7 +168,7 @@ def test_a_collapse_is_told_once_at_every_probe_on_the_console_and_in_the_log(
 @pytest.fixture(scope="session")
 def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A cache that holds the demo data."""
-    from shared.demo import demo_data
+    from shared.feeding.demo import demo_data
 
     cache = tmp_path_factory.mktemp("cache")
     demo_data(cache / "demo")
@@ -243,7 +243,7 @@ def test_the_linear_probe_is_a_run_of_its_own_that_stops_and_goes_on(
     words = EVAL + f"--tag supervised --data-path {trained} --protocol linear --epochs 6 --save-every 2 --name "
 
     def stop_at_step_five() -> None:
-        from shared.trainer import Trainer
+        from shared.loop.trainer import Trainer
 
         step = Trainer.train_step
 

@@ -83,7 +83,7 @@ def test_both_numbers_of_processes_see_the_same_samples_in_the_same_steps(
     shards: Path, run: Callable, ranks: Callable, tmp_path: Path
 ) -> None:
     def telling() -> None:
-        from pretrain.shards import ShardSet
+        from pretrain.data.shards import ShardSet
 
         load = ShardSet.load
 
@@ -115,7 +115,7 @@ def test_a_run_of_two_processes_is_finished_by_one(
     words = PRETRAIN + f"--data-path {shards} --name "
 
     def stopped_at_step_3() -> None:
-        from shared.trainer import Trainer
+        from shared.loop.trainer import Trainer
 
         account = Trainer.account
 

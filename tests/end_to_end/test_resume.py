@@ -34,7 +34,7 @@ RESUMED_TO_THE_BIT = ("step", "task", "average", "optimizer", "scaler", "best", 
 
 def with_bfloat16() -> None:
     """Let --amp mean bfloat16 even where the processor has to emulate it."""
-    from shared import device
+    from shared.devices import device
 
     device.has_native_bfloat16 = lambda: True
 
@@ -43,7 +43,7 @@ def killed_after(micro_batches: int) -> Callable[[], None]:
     """A fault: SIGKILL after so many micro batches, be that in the middle of a step or at its end."""
 
     def prepare() -> None:
-        from shared.pace import Losses
+        from shared.loop.pace import Losses
 
         add, left = Losses.add, itertools.count(micro_batches - 1, -1)
 
@@ -157,7 +157,7 @@ def dies_at(point: str, time: int) -> Callable[[], None]:
     """A fault: SIGKILL at this point of saving, the n-th time it is passed."""
 
     def prepare() -> None:
-        from shared import state
+        from shared.loop import state
 
         passed = [0]
 
@@ -213,7 +213,7 @@ def test_a_run_killed_inside_its_saves_shows_no_broken_state_and_ends_the_same(
     shards: Path, run: Callable, left: Callable, reference: Callable
 ) -> None:
     words = PRETRAIN + COMMON + f"--data-path {shards} --num-workers 0"
-    from shared.state import load_state
+    from shared.loop.state import load_state
 
     for number, (point, time) in enumerate(POINTS):
         ended = run(words + (" --resume" if number else ""), prepare=dies_at(point, time))
@@ -228,9 +228,9 @@ def test_a_run_killed_inside_its_saves_shows_no_broken_state_and_ends_the_same(
 @pytest.mark.slow
 def test_a_run_killed_after_its_last_save_still_gets_its_result(shards: Path, run: Callable, left: Callable) -> None:
     def dies_at_the_report() -> None:
-        import pretrain.train
+        import pretrain.training.train
 
-        pretrain.train.Session.write = lambda *_: os.kill(os.getpid(), signal.SIGKILL)  # type: ignore[method-assign]
+        pretrain.training.train.Session.write = lambda *_: os.kill(os.getpid(), signal.SIGKILL)  # type: ignore[method-assign]
 
     words = f"pretrain train --model test_resnet --size 32 --epochs 1 --batch-size 8 --data-path {shards} --name run"
     assert run(words, prepare=dies_at_the_report).code == -signal.SIGKILL
@@ -267,7 +267,7 @@ def test_a_resumed_run_keeps_a_recipe_that_repeats_it(shards: Path, run: Callabl
 
 
 def killed_between_epochs() -> None:
-    from shared import trainer
+    from shared.loop import trainer
 
     save = trainer.Trainer.save
 

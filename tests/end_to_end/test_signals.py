@@ -19,7 +19,7 @@ RUN = (
 
 def slowly() -> None:
     """Steps long enough for somebody outside to meddle with."""
-    from shared.trainer import Trainer
+    from shared.loop.trainer import Trainer
 
     account = Trainer.account
 

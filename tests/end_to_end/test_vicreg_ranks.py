@@ -16,9 +16,9 @@ from torch import Tensor, nn
 
 from pretrain.methods import Facts
 from pretrain.methods.vicreg import VICReg
-from shared import dist
-from shared.pixels import PIXEL_STATS
-from shared.state import load_state
+from shared.devices import dist
+from shared.feeding.pixels import PIXEL_STATS
+from shared.loop.state import load_state
 
 TRAIN = (
     "pretrain train --method vicreg --model test_vit --drop-path 0 --size 32 --epochs 1 --expander-width 16 "
@@ -66,7 +66,7 @@ def test_a_run_stopped_halfway_goes_on_to_the_same_bits(shards: Path, run: Calla
     assert run(words + "straight").code == 0
 
     def stopped_at_step_3() -> None:
-        from shared.trainer import Trainer
+        from shared.loop.trainer import Trainer
 
         account = Trainer.account
 

@@ -16,8 +16,9 @@ from typing import Any
 import pytest
 
 from detection.recipe import DetectRecipe
-from shared.flags import from_args
-from shared.recipe import flat, recipe_folder
+from shared.recipes.files import recipe_folder
+from shared.recipes.flags import from_args
+from shared.recipes.recipe import flat
 
 LINES = (Path(__file__).parent / "seed_000.txt").read_text().splitlines()
 RECIPES = [
@@ -121,7 +122,7 @@ def dry(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pyt
     from types import SimpleNamespace
 
     both = {"train_images": demo[0], "train_json": demo[1], "val_images": demo[0], "val_json": demo[1]}
-    monkeypatch.setattr("shared.demo.demo_data", lambda _: SimpleNamespace(**both))
+    monkeypatch.setattr("shared.feeding.demo.demo_data", lambda _: SimpleNamespace(**both))
 
     def run(words: list[str]) -> tuple[int, str, str]:
         places = ["--weights-dir", str(tmp_path / "weights"), "--output-dir", str(tmp_path / "runs")]

@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 
-from detection.dialects import understand
+from detection.published.dialects import understand
 from detection.recipe import DetectRecipe
-from shared.flags import from_args
-from shared.recipe import flat
+from shared.recipes.flags import from_args
+from shared.recipes.recipe import flat
 
 LINES = (Path(__file__).parent / "seed_001.txt").read_text().splitlines()
 NAMES = [line.split("--model ")[1].split()[0] for line in LINES]

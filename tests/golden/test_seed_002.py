@@ -12,10 +12,10 @@ from typing import Any
 
 import pytest
 
-from detection.dialects import understand
+from detection.published.dialects import understand
 from detection.recipe import DetectRecipe
-from shared.flags import from_args
-from shared.recipe import flat
+from shared.recipes.flags import from_args
+from shared.recipes.recipe import flat
 
 LINES = (Path(__file__).parent / "seed_002.txt").read_text().splitlines()
 RECIPES = [

@@ -20,14 +20,14 @@ from torch import Tensor
 
 from backbones import backbone
 from detection.nets import detector
-from detection.task import DetectTask
+from detection.training.task import DetectTask
 from detection.types import Target
 from pretrain.methods import Facts, method
-from shared.optim import build_optimizer
-from shared.pixels import pixel_stats
-from shared.recipe import OptimConfig, ScheduleConfig
-from shared.schedule import lr_scale
-from shared.task import Task
+from shared.feeding.pixels import pixel_stats
+from shared.loop.optim import build_optimizer
+from shared.loop.schedule import lr_scale
+from shared.loop.task import Task
+from shared.recipes.recipe import OptimConfig, ScheduleConfig
 
 STEPS = 20
 TOLERANCE = 2e-3

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from detection.data.rle import coco_mask as mask
+from detection.data.masks.rle import coco_mask as mask
 
 POINTS = ["nose", "left_hand", "right_hand"]
 HEIGHT, WIDTH = 40, 60

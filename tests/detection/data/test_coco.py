@@ -15,13 +15,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from detection.data.annotations import exact_duplicates, read_coco
-from detection.data.augment import AUGMENTATIONS, build_augment
+from detection.data.annotations.coco_json import exact_duplicates, read_coco
+from detection.data.augment.presets import AUGMENTATIONS, build_augment
 from detection.data.coco import ClassMap, CocoDetection, coco_layout
 from detection.eval.coco import CocoEvaluator
 from detection.types import Detections
 from shared.errors import BadSample, DataError
-from shared.feed import Feed
+from shared.feeding.feed import Feed
 
 REAL = Path(os.environ.get("CHORDATE_REAL_DATA", "no-such-folder"))
 needs_real_data = pytest.mark.skipif(not REAL.is_dir(), reason="CHORDATE_REAL_DATA names no folder")

@@ -13,11 +13,11 @@ import pytest
 import torch
 from PIL import Image
 
-from detection.data.annotations import CocoTable
-from detection.data.augment import build_augment
-from detection.data.classes import ClassMap
+from detection.data.annotations.classes import ClassMap
+from detection.data.annotations.coco_json import CocoTable
+from detection.data.annotations.panoptic_json import read_ids, write_ids
+from detection.data.augment.presets import build_augment
 from detection.data.panoptic import PanopticDetection, Tiles, panoptic_layout
-from detection.data.segments import read_ids, write_ids
 from shared.errors import BadSample, DataError
 
 REAL = Path(os.environ.get("CHORDATE_REAL_DATA", "nowhere")) / "panoptic-sample"

@@ -13,11 +13,11 @@ import pytest
 import torch
 from PIL import Image
 
-from detection.data.classes import ClassMap
+from detection.data.annotations.classes import ClassMap
+from detection.data.annotations.panoptic_json import Segment, write_ids
 from detection.data.panoptic import PanopticDetection, panoptic_layout
-from detection.data.segments import Segment, write_ids
 from detection.eval.panoptic import METRICS, Counts, PanopticEvaluator, compared, means, quality
-from detection.panoptic import PanopticFolder
+from detection.eval.panoptic_output import PanopticFolder
 from shared.errors import DataError, Refusal
 
 THINGS = {1: True, 2: True, 7: False, 9: False}

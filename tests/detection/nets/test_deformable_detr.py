@@ -14,10 +14,10 @@ from backbones import backbone
 from backbones.base import MapInfo
 from detection.nets import detector
 from detection.nets.deformable_detr import DeformableDETR, Levels, Proposed
-from detection.parts.position import extent
+from detection.parts.query.position import extent
 from detection.types import Images, Target
 from shared.errors import UsageError
-from shared.optim import parameter_scales
+from shared.loop.optim import parameter_scales
 from tests.detection.nets.of_transformers import (
     as_theirs,
     as_they_want,

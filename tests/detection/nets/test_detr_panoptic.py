@@ -17,7 +17,7 @@ from backbones.base import MapInfo
 from backbones.freeze import hold_still
 from detection.nets import detector
 from detection.nets.detr import DETR
-from detection.parts.mask_queries import top_left
+from detection.parts.query.mask_queries import top_left
 from detection.types import Images, Target
 from shared.errors import UsageError
 from tests.detection.nets.of_transformers import OurBackbone, as_theirs, as_they_want, common, stages

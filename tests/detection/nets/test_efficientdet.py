@@ -16,7 +16,7 @@ from torchvision.ops import box_iou
 from backbones import backbone
 from detection.nets import detector
 from detection.nets.efficientdet import COMPOUND, EfficientDet
-from detection.parts.focal import IGNORED, NOTHING
+from detection.parts.dense.focal import IGNORED, NOTHING
 from detection.types import Images, Target
 from shared.errors import UsageError
 

@@ -25,7 +25,7 @@ from backbones import backbone
 from backbones.freeze import freeze_unreached
 from detection.nets import detector
 from detection.nets.rcnn import RCNN
-from detection.parts.necks import FPN, SimpleFPN, channel_norm
+from detection.parts.dense.necks import FPN, SimpleFPN, channel_norm
 from detection.types import Images, Target
 from tests.detection.nets.of_torchvision import (
     PLAIN,

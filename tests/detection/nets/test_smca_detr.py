@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from detection.nets.detr import DETR
 from detection.nets.smca_detr import SMCADETR
-from detection.parts.position import extent, padding, sine_positions
-from detection.parts.transformer import hide
+from detection.parts.query.position import extent, padding, sine_positions
+from detection.parts.query.transformer import hide
 from detection.types import Images
 from shared.errors import UsageError
 from tests.detection.nets.test_detr import Apart, of_different_sizes

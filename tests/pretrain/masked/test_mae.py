@@ -14,7 +14,7 @@ from backbones.base import Backbone
 from pretrain.masked.mae import MAE
 from pretrain.masked.places import patches_of, split_places
 from shared.errors import UsageError
-from shared.pixels import pixel_stats
+from shared.feeding.pixels import pixel_stats
 
 SMALL: dict[str, Any] = {"width": 16, "depth": 2, "heads": 2}
 COLOURS_LAST = torch.arange(3 * 64).view(3, 8, 8).permute(1, 2, 0).flatten()  # the others' order of a patch's pixels

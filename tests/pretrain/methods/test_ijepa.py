@@ -19,11 +19,11 @@ from backbones.timm_zoo import Row, TimmBackbone
 from backbones.tokens import forward_tokens, sincos_positions, vit_of
 from pretrain.methods import Facts
 from pretrain.methods.ijepa import IJEPA, Predictor, last_tokens
-from pretrain.views import RandomResizedCrop
+from pretrain.views.crops import RandomResizedCrop
 from shared.errors import UsageError
-from shared.optim import parameter_groups
-from shared.pixels import PIXEL_STATS
-from shared.recipe import OptimConfig
+from shared.feeding.pixels import PIXEL_STATS
+from shared.loop.optim import parameter_groups
+from shared.recipes.recipe import OptimConfig
 
 # the encoder of the paper, smaller: no class token, norm before the pooling; 8x8 patches of 4 pixels
 VIT = {

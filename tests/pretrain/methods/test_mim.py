@@ -20,8 +20,8 @@ from pretrain.masked.simmim import SimMIM
 from pretrain.methods import Facts, Method, method
 from pretrain.methods.mim import VARIANTS
 from shared.errors import UsageError
-from shared.image import decode_image
-from shared.pixels import PIXEL_STATS
+from shared.feeding.image import decode_image
+from shared.feeding.pixels import PIXEL_STATS
 
 FACTS = Facts(size=(64, 96), num_classes=None, pixels=PIXEL_STATS["imagenet"])
 DECODER = {"decoder_width": 32, "decoder_depth": 1, "decoder_heads": 4}

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from pretrain.methods import Facts
 from pretrain.methods.supervised import Supervised, draw_shares, erased, mixed, rectangles
 from shared.errors import DataError, UsageError
-from shared.pixels import PIXEL_STATS
+from shared.feeding.pixels import PIXEL_STATS
 
 FACTS = Facts(size=(16, 16), num_classes=4, pixels=PIXEL_STATS["imagenet"])
 alphas = st.sampled_from([0.0, 0.2, 0.8, 1.0])

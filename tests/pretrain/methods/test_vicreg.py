@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from pretrain.methods import Facts, method
 from pretrain.methods.vicreg import VICReg, spread
 from shared.errors import UsageError
-from shared.pixels import PIXEL_STATS
-from shared.plan import rng_for
+from shared.feeding.pixels import PIXEL_STATS
+from shared.feeding.plan import rng_for
 
 FACTS = Facts(size=(32, 32), num_classes=None, pixels=PIXEL_STATS["imagenet"])
 SMALL = {"expander_width": 16}

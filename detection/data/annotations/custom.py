@@ -1,0 +1,233 @@
+"""A person's own photographs, one JSON for each: `bboxes` and `keypoints`, read straight into a `CocoTable`.
+
+    images/a.jpg  annotations/a.json     {"bboxes": [[x1, y1, x2, y2], ...], "keypoints": [[[x, y, v], ...], ...]}
+
+    bboxes     N boxes by their corners, in pixels
+    keypoints  N x K x 3, or K x N x 3 where the lengths tell which; v is 0 absent, 1 hidden, 2 seen
+
+Everything is of one class, "object". Images are numbered from 1 in the order of their names; their sizes come from the
+files' headers. An area is that of the box. A file without keypoints is fine for a network that learns boxes alone.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from detection.data.annotations.coco_json import CocoTable
+from shared.errors import DataError, UsageError
+from shared.feeding.columns import compact
+from shared.feeding.image import BadImage, image_size
+
+ENDINGS = {".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif", ".ppm"}
+HEADER = 1 << 16  # bytes in which a file mostly says its size
+CATEGORY = "object"
+
+
+class Told(NamedTuple):
+    """What one file says: boxes (N, 4) as corners; keypoints (P, Q, 3) in either order, None without any."""
+
+    file: Path
+    boxes: np.ndarray
+    points: np.ndarray | None
+
+    def orders(self) -> set[str]:
+        """How its keypoints may be nested: by object, or by point."""
+        assert self.points is not None
+        outer, inner, count = *self.points.shape[:2], len(self.boxes)
+        return {name for name, length in (("objects", outer), ("points", inner)) if length == count}
+
+
+def read_custom(annotations: Path, images: Path | None = None, finds: Sequence[str] | None = ()) -> CocoTable:
+    """All files of a folder, checked, as one table.
+
+    Args:
+        annotations: a folder of JSON files.
+        images: the folder of photographs of the same names; None for `images` beside `annotations`.
+        finds: as `read_coco` takes it.
+
+    Raises:
+        DataError: a file is wrong, or has no photograph, or the reverse.
+        UsageError: masks are asked for.
+    """
+    if finds is not None and "masks" in finds:
+        raise UsageError(f"{annotations} holds boxes and keypoints, no masks; take a network without, or COCO files")
+    images = annotations.parent / "images" if images is None else images
+    photographs = pair_up(annotations, images)
+    told = [read_file(annotations / f"{photo.stem}.json") for photo in photographs]
+    wanted = finds is not None and "keypoints" in finds
+    for each in told:
+        if each.points is None and len(each.boxes) and wanted:
+            raise DataError(f"{each.file} has no keypoints; add a list 'keypoints', or learn boxes alone")
+    counts = [len(each.boxes) for each in told]
+    if not sum(counts):
+        raise DataError(f"{annotations} has no boxes at all; give annotations of objects")
+    corners = np.concatenate([each.boxes for each in told])
+    boxes = np.hstack((corners[:, :2], corners[:, 2:] - corners[:, :2]))
+    some = wanted or (finds is None and any(each.points is not None for each in told))
+    return CocoTable(
+        annotations,
+        fingerprint([each.file for each in told]),
+        categories={1: CATEGORY},
+        image_ids=np.arange(1, len(told) + 1),
+        sizes=np.array([photograph_size(photo) for photo in photographs], np.int32),
+        file_names=np.array([photo.name.encode() for photo in photographs]),
+        image_of=np.repeat(np.arange(len(told), dtype=np.int32), counts),
+        boxes=boxes,
+        category_ids=np.ones(len(boxes), np.int32),
+        areas=boxes[:, 2:].clip(0).prod(axis=1),
+        crowd=np.zeros(len(boxes), dtype=bool),
+        keypoints=in_one_order(told) if some else None,
+    )
+
+
+def pair_up(annotations: Path, images: Path) -> list[Path]:
+    """The photographs, by name. Raises DataError unless each has its JSON, and each JSON its photograph."""
+    if not annotations.is_dir() or not images.is_dir():
+        missing = images if annotations.is_dir() else annotations
+        raise DataError(f"{missing} is no folder; photographs lie in images/, and a JSON for each in annotations/")
+    found: dict[str, Path] = {}
+    for photo in sorted(images.iterdir()):
+        if photo.suffix.lower() in ENDINGS:
+            if photo.stem in found:
+                twin = found[photo.stem].name
+                raise DataError(
+                    f"{images} holds {twin} and {photo.name}, whose JSON would be the same; rename one of them"
+                )
+            found[photo.stem] = photo
+    files = {file.stem for file in annotations.glob("*.json")}
+    if lonely := sorted(files - found.keys()):
+        raise DataError(f"{annotations / lonely[0]}.json has no photograph {lonely[0]}.* in {images}; {_more(lonely)}")
+    if lonely := sorted(found.keys() - files):
+        raise DataError(f"{found[lonely[0]]} has no annotation {lonely[0]}.json in {annotations}; {_more(lonely)}")
+    if not found:
+        raise DataError(f"{images} holds no photographs; put them there, and a JSON for each into {annotations}")
+    return [found[name] for name in sorted(found)]
+
+
+def _more(lonely: list[str]) -> str:
+    others = f" ({len(lonely) - 1} more are alone)" if len(lonely) > 1 else ""
+    return f"add it, or take the other away{others}"
+
+
+def read_file(file: Path) -> Told:
+    """One annotation. Raises DataError that names the file."""
+    try:
+        told = json.loads(file.read_text("utf-8-sig"))
+    except json.JSONDecodeError as error:
+        raise DataError(f"{file} {_damage(error)}") from None
+    except (OSError, ValueError, RecursionError) as error:
+        raise DataError(f"cannot read {file} ({error}); write it again as JSON") from None
+    if not isinstance(told, dict) or not isinstance(told.get("bboxes"), list):
+        raise DataError(f"{file} has no list 'bboxes'; write {{'bboxes': [[x1, y1, x2, y2], ...], 'keypoints': ...}}")
+    boxes = _numbers(told["bboxes"], (4,), f"{file}: bboxes", "list of boxes [x1, y1, x2, y2]")
+    if told.get("keypoints") is None:
+        return Told(file, boxes, None)
+    points = _numbers(told["keypoints"], (0, 3), f"{file}: keypoints", "list, object by object, of points [x, y, v]")
+    seen = points[:, :, 2]
+    wrong = ~((seen == 0) | (seen == 1) | (seen == 2))
+    if wrong.any():
+        raise DataError(f"{file} has the visibility {seen[wrong][0]:g}; it is 0 absent, 1 hidden or 2 seen")
+    each = Told(file, boxes, points)
+    if len(boxes) == 0 and points.size == 0:
+        return Told(file, boxes, None)
+    if not each.orders():
+        outer, inner = points.shape[:2]
+        few = (
+            "more boxes than rows of keypoints"
+            if len(boxes) > max(outer, inner)
+            else "boxes and keypoints that do not go together"
+        )
+        raise DataError(
+            f"{file} has {few}: {len(boxes)} boxes, and keypoints of {outer} x {inner} points; "
+            "give each box its list of points, [0, 0, 0] for one that is absent"
+        )
+    return each
+
+
+def _damage(error: json.JSONDecodeError) -> str:
+    place = f"line {error.lineno}, column {error.colno}"
+    if error.msg.startswith("Expecting ',' delimiter") and error.doc[error.pos : error.pos + 1] == '"':
+        word = error.doc[error.pos : error.pos + 20].split('"')[1]
+        return f"lacks a comma before '{word}' at {place}; put one after the list that stands before it"
+    return f"is not readable JSON ({error.msg} at {place}); it may be damaged or cut short"
+
+
+def _numbers(told: Any, tail: tuple[int, ...], where: str, what: str) -> np.ndarray:
+    """Nested lists of finite numbers -> (N, *tail), 0 in it for any length."""
+    try:
+        values = np.array(told, dtype=np.float64) if told else np.zeros((0, *tail))
+    except (TypeError, ValueError, OverflowError):
+        values = np.zeros(())
+    if len(tail) == 2 and not values.size:
+        return np.zeros((0, *tail))
+    fits = values.ndim == len(tail) + 1 and all(b in (0, a) for a, b in zip(values.shape[1:], tail, strict=True))
+    if not fits or _has_words(told) or not np.isfinite(values).all():
+        raise DataError(f"{where} is no {what}, all finite and of the same length; correct it")
+    return values
+
+
+def _has_words(told: Any) -> bool:
+    """numpy takes "5" and True for numbers."""
+    return any(map(_has_words, told)) if isinstance(told, list) else type(told) not in (int, float)
+
+
+def in_one_order(told: list[Told]) -> np.ndarray:
+    """(A, K, 3) keypoints of all objects, whichever way each file nests them.
+
+    Raises:
+        DataError: the files differ in K, or no length tells which way a file is nested.
+    """
+    some = [each for each in told if each.points is not None]
+    clear = {order for each in some if len(each.orders()) == 1 for order in each.orders()}
+    parts: list[np.ndarray] = []
+    for each in some:
+        points, orders = each.points, each.orders()
+        assert points is not None
+        if len(orders) == 2 and len(each.boxes) > 1:
+            if len(clear) != 1:
+                raise DataError(
+                    f"{each.file} has as many boxes as points, {len(each.boxes)}, and no other file tells whether "
+                    "keypoints are listed object by object or point by point; add one with another number of objects"
+                )
+            orders = clear
+        parts.append(points if "objects" in orders else points.swapaxes(0, 1))
+    count = Counter(part.shape[1] for part in parts).most_common(1)[0][0] if parts else 0
+    for each, part in zip(some, parts, strict=True):
+        if part.shape[1] != count:
+            raise DataError(
+                f"{each.file} has {part.shape[1]} keypoints an object where other files have {count}; "
+                "give each object all of them, [0, 0, 0] for one that is absent"
+            )
+    own = {each.file: part for each, part in zip(some, parts, strict=True)}
+    everything = np.concatenate([own.get(each.file, np.zeros((len(each.boxes), count, 3))) for each in told])
+    return compact(everything.reshape(-1)).reshape(everything.shape)
+
+
+def photograph_size(photo: Path) -> tuple[int, int]:
+    """Stored (height, width), from the header alone."""
+    try:
+        with photo.open("rb") as file:
+            head = file.read(HEADER)
+            try:
+                return image_size(head)
+            except BadImage:
+                return image_size(head + file.read())  # a long note stands before it
+    except (OSError, BadImage) as error:
+        raise DataError(
+            f"{photo} is no usable photograph ({error}); replace it, or take it and its JSON away"
+        ) from None
+
+
+def fingerprint(files: list[Path]) -> str:
+    """sha256 over names and contents."""
+    told = hashlib.sha256()
+    for file in files:
+        told.update(f"{file.name} ".encode() + hashlib.sha256(file.read_bytes()).digest())
+    return told.hexdigest()

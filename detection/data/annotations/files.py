@@ -1,0 +1,128 @@
+"""Where the photographs of a COCO file are: the layout of a COCO folder, and where else a file name may lie.
+
+    coco     ROOT/train2017, or train     ROOT/annotations/instances_train2017.json
+    coco_kp  the same                     ROOT/annotations/person_keypoints_train2017.json
+    custom   ROOT/train/images            ROOT/train/annotations/*.json, one for each image; test instead of val
+
+    images/v1/patch3/b.jpg -> ROOT/images/v1/patch3/b.jpg, else ROOT/patch3/b.jpg, else ROOT/b.jpg
+
+Objects365 is unpacked to any of the three. One listing per folder is asked for, since a file system may be far away.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from detection.data.annotations.coco_json import CocoTable
+from shared.errors import DataError, UsageError
+from shared.recipes.registry import suggest
+
+STEMS = {"coco": "instances", "coco_kp": "person_keypoints"}
+NAMED = 10  # missing images that a refusal names
+
+
+def coco_layout(root: Path, split: str, dataset: str = "coco") -> tuple[Path, Path]:
+    """Where a folder keeps a split ('train' or 'val'): its images and its annotations.
+
+    Args:
+        dataset: coco, coco_kp or custom.
+
+    Raises:
+        UsageError: there is no such kind of data set.
+        DataError: the folder is not of this kind.
+    """
+    root = Path(root)
+    if dataset == "custom":
+        return custom_layout(root, split)
+    if dataset not in STEMS:
+        raise UsageError(
+            f"no data set '{dataset}'{suggest(dataset, [*STEMS, 'custom'])}; there is {', '.join(STEMS)}, custom"
+        )
+    stem = STEMS[dataset]
+    for name in (f"{split}2017", split):
+        images, annotations = root / name, root / "annotations" / f"{stem}_{name}.json"
+        if images.is_dir() and annotations.is_file():
+            return images, annotations
+    raise DataError(
+        f"{root} is no COCO folder: it has neither {split}2017/ with annotations/{stem}_{split}2017.json "
+        f"nor {split}/ with annotations/{stem}_{split}.json; give the images and the JSON by their own flags"
+    )
+
+
+def custom_layout(root: Path, split: str) -> tuple[Path, Path]:
+    """ROOT/train and ROOT/test, or val, each with images/ and annotations/ of one JSON for each image."""
+    names = ("train",) if split == "train" else ("test", split)
+    for name in names:
+        images, annotations = root / name / "images", root / name / "annotations"
+        if images.is_dir() and annotations.is_dir():
+            return images, annotations
+    raise DataError(
+        f"{root} has no {' nor '.join(f'{name}/images with {name}/annotations' for name in names)}; "
+        "put the photographs and one JSON of the same name for each there"
+    )
+
+
+def find_photographs(table: CocoTable, root: Path, allow_missing: int) -> tuple[CocoTable, list[str]]:
+    """The table of the images that are there, with the names they have there, and what there is to tell of it.
+
+    Raises:
+        DataError: more than `allow_missing` are not there, or a name leads out of the folder.
+    """
+    names = [name.decode() for name in table.file_names]
+    places = _places(table, names, root)
+    moved = [index for index, place in enumerate(places) if place and place != names[index]]
+    taken = Counter(places) if moved else Counter()
+    for index in moved:  # two images of one base name cannot both be the file that lies there
+        if taken[places[index]] > 1:
+            places[index] = None
+    present = np.array([place is not None for place in places])
+    missing = [name for name, place in zip(names, places, strict=True) if place is None]
+    if len(missing) > allow_missing:
+        raise DataError(
+            f"{len(missing)} of the {len(names)} images of {table.path} are not in {root}, such as "
+            f"{', '.join(missing[:NAMED])}; check the image folder, or say --allow-missing-images {len(missing)}"
+        )
+    notes = []
+    if count := sum(places[index] is not None for index in moved):
+        notes.append(f"{count} image{'s lie' if count > 1 else ' lies'} in another folder than the annotations say")
+    if missing:
+        notes.append(f"{len(missing)} image{'s are' if len(missing) > 1 else ' is'} missing on disk and left out")
+    if moved:
+        table = replace(table, file_names=np.array([(place or "").encode() for place in places]))
+    return table.select(present), notes
+
+
+def _places(table: CocoTable, names: list[str], root: Path) -> list[str | None]:
+    """Each image's path inside the folder, None where it is nowhere."""
+    listings: dict[str, set[str]] = {}
+    places: list[str | None] = []
+    for image_id, name in zip(table.image_ids.tolist(), names, strict=True):
+        if os.path.isabs(name) or os.path.normpath(name).split(os.sep)[0] == "..":
+            raise DataError(f"{table.path}: image {image_id} has the file_name '{name}'; it must stay in {root}")
+        places.append(next((place for place in _candidates(name) if _is_there(place, root, listings)), None))
+    return places
+
+
+def _candidates(name: str) -> Iterator[str]:
+    """A file name as it stands, then in its patch folder alone, then in no folder."""
+    yield name
+    *folders, base = name.split("/")
+    patches = [folder for folder in folders if re.fullmatch(r"patch\d+", folder)]
+    if patches:
+        yield f"{patches[-1]}/{base}"
+    yield base
+
+
+def _is_there(place: str, root: Path, listings: dict[str, set[str]]) -> bool:
+    folder, base = os.path.split(os.path.normpath(place))
+    if folder not in listings:
+        path = root / folder
+        listings[folder] = set(os.listdir(path)) if path.is_dir() else set()
+    return base in listings[folder]

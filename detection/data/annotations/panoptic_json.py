@@ -1,0 +1,204 @@
+"""COCO's panoptic format: a JSON of the segments of each image, and a PNG of whose each pixel is.
+
+    {"annotations": [{"image_id", "file_name", "segments_info": [{"id", "category_id", "area", "bbox", "iscrowd"}]}],
+     "categories": [{"id", "name", "isthing"}], "images": ...}      colour of a pixel: id = R + 256 G + 65536 B, or 0
+
+Everything is checked at the door; whatever is wrong is a DataError that names the file and the segment. PNGs are looked
+into one by one, when their image is loaded.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from PIL import Image
+
+from detection.data.annotations.coco_json import CocoTable, image_columns, read_categories
+from shared.errors import DataError
+
+NOBODY = 0  # the id of pixels that are of no segment
+IDS = 1 << 24  # as many as there are colours
+CATEGORIES = "panoptic_coco_categories.json"  # where to look for what the annotations do not say of their categories
+
+
+class Segment(NamedTuple):
+    """Some pixels of an image that belong together."""
+
+    id: int
+    category: int  # source id
+    crowd: bool = False
+
+
+class Panoptic(NamedTuple):
+    """A panoptic JSON."""
+
+    table: CocoTable  # a row for each segment
+    things: dict[int, bool]  # by category id: can be counted; what cannot is stuff
+    pngs: dict[int, str]  # by image id
+    segments: dict[int, tuple[Segment, ...]]  # by image id, in the order of the table's rows
+
+
+def read_panoptic(path: Path, categories: Path | None = None) -> Panoptic:
+    """Read and check a panoptic JSON.
+
+    Args:
+        categories: JSON list of the categories, where the annotations do not say which are things.
+
+    Raises:
+        DataError: it is none, or says what cannot be.
+    """
+    top, raw = read_json(path)
+    for key in ("images", "annotations", "categories"):
+        if not isinstance(top, dict) or not isinstance(top.get(key), list) or not top[key]:
+            raise DataError(f"{path} is no panoptic JSON: it has no list '{key}'; see cocodataset.org, 'Data format'")
+    told = top["categories"]
+    if not all(isinstance(entry, dict) and "isthing" in entry for entry in told):
+        told = listed_categories(path, categories)
+    names, things = read_categories(told, path), {entry["id"]: bool(entry["isthing"]) for entry in told}
+    image_ids, sizes, file_names = image_columns(top["images"], path)
+    pngs, infos = read_annotations(top["annotations"], path)
+    for known, others, what in ((pngs, image_ids.tolist(), "listed"), (set(image_ids.tolist()), pngs, "annotated")):
+        strange = [image for image in others if image not in known]
+        if strange:
+            other = "no annotation" if what == "listed" else "no entry under 'images'"
+            raise DataError(f"{path}: image {strange[0]} is {what} and has {other}; correct or remove it")
+    rows = [(row, info) for row, image in enumerate(image_ids.tolist()) for info in infos[image]]
+    segments = {image: tuple(segment_of(info, image, names, path) for info in infos[image]) for image in pngs}
+    for image, own in segments.items():
+        if len({segment.id for segment in own}) < len(own):
+            raise DataError(f"{path}: image {image} has two segments of one id; give each its own")
+    table = CocoTable(
+        path,
+        hashlib.sha256(raw).hexdigest(),
+        names,
+        image_ids,
+        sizes,
+        file_names,
+        image_of=np.array([row for row, _ in rows], np.int32),
+        boxes=np.array([info["bbox"] for _, info in rows], np.float64).reshape(-1, 4),
+        category_ids=np.array([info["category_id"] for _, info in rows], np.int32),
+        areas=np.array([info["area"] for _, info in rows], np.float64),
+        crowd=np.array([bool(info.get("iscrowd")) for _, info in rows], dtype=bool),
+    )
+    return Panoptic(table, things, pngs, segments)
+
+
+def read_json(path: Path) -> tuple[Any, bytes]:
+    try:
+        raw = Path(path).read_bytes()
+    except OSError as error:
+        raise DataError(f"cannot read {path} ({error}); give the path of a panoptic JSON") from None
+    try:
+        return json.loads(raw), raw
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{path} is not readable JSON ({error}); it may be damaged or cut short") from None
+
+
+def listed_categories(path: Path, categories: Path | None) -> list[dict[str, Any]]:
+    """The categories with `isthing`, from a file of their own."""
+    beside = Path(path).parent / CATEGORIES if categories is None else Path(categories)
+    if categories is None and not beside.is_file():
+        raise DataError(
+            f"{path} does not say which of its categories are things (isthing); put {CATEGORIES} of COCO beside it"
+        )
+    told, _ = read_json(beside)
+    if not isinstance(told, list) or not all(isinstance(entry, dict) and "isthing" in entry for entry in told):
+        raise DataError(f"{beside} is no list of categories with id, name and isthing; give COCO's {CATEGORIES}")
+    return told
+
+
+def read_annotations(annotations: list[Any], path: Path) -> tuple[dict[int, str], dict[int, list[dict[str, Any]]]]:
+    """PNG and segments_info by image id."""
+    pngs: dict[int, str] = {}
+    infos: dict[int, list[dict[str, Any]]] = {}
+    for number, entry in enumerate(annotations):
+        image = entry.get("image_id") if isinstance(entry, dict) else None
+        if type(image) is not int or not isinstance(entry.get("segments_info"), list):
+            raise DataError(
+                f"{path}: annotation number {number + 1} has no image_id and segments_info; give a panoptic JSON, or "
+                "say --dataset coco for one of boxes"
+            )
+        if not isinstance(entry.get("file_name"), str) or Path(entry["file_name"]).name != entry["file_name"]:
+            raise DataError(f"{path}: the annotation of image {image} has no file_name of a PNG; correct or remove it")
+        if image in pngs:
+            raise DataError(f"{path}: image {image} has two annotations; merge them")
+        pngs[image], infos[image] = entry["file_name"], entry["segments_info"]
+    return pngs, infos
+
+
+def segment_of(info: Any, image: int, names: dict[int, str], path: Path) -> Segment:
+    """One entry of segments_info, checked."""
+    where = f"{path}: image {image}, segment {info.get('id') if isinstance(info, dict) else info}"
+    if not isinstance(info, dict) or type(info.get("id")) is not int or not 0 < info["id"] < IDS:
+        raise DataError(f"{where} has no id from 1 to {IDS - 1}; correct or remove it")
+    if info.get("category_id") not in names:
+        raise DataError(
+            f"{where} has the category {info.get('category_id')}, which is not listed; correct or remove it"
+        )
+    box = info.get("bbox")
+    numbers = [*(box if isinstance(box, list) else ()), info.get("area")]
+    if len(numbers) != 5 or not all(isinstance(x, int | float) and np.isfinite(x) for x in numbers):
+        raise DataError(f"{where} has no bbox of four finite numbers and no area; correct or remove it")
+    return Segment(info["id"], info["category_id"], bool(info.get("iscrowd")))
+
+
+# -- the PNGs -------------------------------------------------------------------------------------
+
+
+def check_pngs(book: Panoptic, folder: Path) -> None:
+    """Raises DataError unless each annotation's PNG lies in the folder."""
+    there = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
+    missing = [name for name in book.pngs.values() if name not in there]
+    if missing:
+        raise DataError(
+            f"{len(missing)} of the {len(book.pngs)} PNGs of {book.table.path} are not in {folder}, such as "
+            f"{', '.join(missing[:3])}; put them there, in a folder of the JSON's name beside it"
+        )
+
+
+def read_ids(path: Path, size: tuple[int, int] | None = None) -> np.ndarray:
+    """(H, W) int32 from a PNG.
+
+    Raises:
+        DataError: it is damaged, of fewer colours, or not of (height, width) `size`.
+    """
+    try:
+        with Image.open(path, formats=("PNG",)) as image:
+            if image.mode not in ("RGB", "RGBA"):
+                raise DataError(f"{path} has the colours '{image.mode}' and not RGB, which ids are; write it again")
+            pixels = np.asarray(image.convert("RGB"), dtype=np.int32)
+    except (OSError, SyntaxError, ValueError) as error:
+        raise DataError(f"{path} cannot be read as a PNG ({error}); fetch or write it again") from None
+    if size is not None and pixels.shape[:2] != size:
+        found, wanted = (f"{shape[1]}x{shape[0]}" for shape in (pixels.shape, size))
+        raise DataError(f"{path} is {found}, but its image is {wanted}; give the PNG of that image")
+    return pixels[..., 0] + 256 * pixels[..., 1] + 65536 * pixels[..., 2]
+
+
+def write_ids(ids: np.ndarray) -> bytes:
+    """(H, W) ids -> a PNG."""
+    colours = np.stack([ids >> shift & 255 for shift in (0, 8, 16)], axis=-1).astype(np.uint8)
+    buffer = io.BytesIO()
+    Image.fromarray(colours).save(buffer, format="PNG")
+    return buffer.getvalue()
+
+
+def check_ids(ids: np.ndarray, segments: Sequence[Segment], png: Path, told_by: Path) -> None:
+    """Raises DataError unless the map has the segments, all of them, and nobody else."""
+    there, listed = set(np.unique(ids).tolist()) - {NOBODY}, {segment.id for segment in segments}
+    if strange := sorted(there - listed):
+        raise DataError(
+            f"{png} has pixels of segment {strange[0]}, which {told_by} does not list; give PNG and JSON "
+            "that were written together"
+        )
+    if absent := sorted(listed - there):
+        raise DataError(
+            f"{png} has no pixel of segment {absent[0]}, which {told_by} lists; give PNG and JSON that were "
+            "written together"
+        )

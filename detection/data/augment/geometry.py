@@ -1,0 +1,197 @@
+"""Photographs and what is in them, moved together: mirror, resize, crop, paste, and a window that is all three.
+
+    image, target -> Move: a change of the pixel grid, and where its points go
+                  -> MOVERS: every field of a target follows in its own way -> image, target
+
+A change of geometry clips boxes to the image and drops, with all their fields, the objects whose box is less than a
+pixel wide or high; what is left is moved. Fields that are in no mover's care belong to the image, and stay.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, NamedTuple, TypeVar, cast
+
+import torch
+from torch import Tensor
+from torchvision.transforms.v2 import functional as F
+
+from detection.data.masks.silhouettes import Silhouettes
+from detection.parts.dense import boxes as box
+from detection.types import Target
+
+Sample = tuple[Tensor, Target]
+Masks = TypeVar("Masks", Tensor, Silhouettes)
+Size = tuple[int, int]  # height, width
+ROUNDING = 1e-6  # 480 * (800 / 480) is 800, and floats may say a little less
+FILL = (124, 116, 104)  # ImageNet's mean colour: what shows where an image does not reach
+
+
+class Part(NamedTuple):
+    """A rectangle of an image: its first row and column, its size."""
+
+    down: int
+    across: int
+    height: int
+    width: int
+
+
+@dataclass(frozen=True)
+class Move:
+    """One change of geometry.
+
+    Args:
+        photograph: pixels (3, H, W) -> (3, *size).
+        rows, columns: of masks, which one each row and column of the image afterwards is; -1 where there was no image.
+        factor, shift: (down, across), what positions are multiplied by, and then moved by.
+        mirrored: left to right, before that.
+    """
+
+    photograph: Callable[[Tensor], Tensor]
+    rows: Tensor
+    columns: Tensor
+    factor: tuple[float, float] = (1, 1)
+    shift: tuple[float, float] = (0, 0)
+    mirrored: bool = False
+
+    @property
+    def size(self) -> Size:
+        """Of the image afterwards."""
+        return len(self.rows), len(self.columns)
+
+
+def moved_boxes(boxes: Tensor, move: Move) -> Tensor:
+    """(N, 4) -> (N, 4), clipped to the image."""
+    if move.mirrored:
+        boxes = box.mirrored(boxes, move.size[1])
+    return box.clip(box.shifted(box.scaled(boxes, move.factor), move.shift), move.size)
+
+
+def moved_masks(masks: Masks, move: Move) -> Masks:
+    """(N, H, W) -> (N, *size); beyond the image there is no object."""
+    if isinstance(masks, Silhouettes):
+        return masks.seen(move.rows, move.columns)
+    there = (move.rows >= 0)[:, None] & (move.columns >= 0)
+    return masks[:, move.rows.clamp(min=0)][:, :, move.columns.clamp(min=0)] * there
+
+
+def moved_keypoints(keypoints: Tensor, move: Move) -> Tensor:
+    """(N, K, 3) as x y visibility -> the same; what is not labelled, or leaves the image, becomes 0 0 0."""
+    x, y, seen = keypoints.unbind(-1)
+    (height, width), (down, across), (lower, further) = move.size, move.factor, move.shift
+    x = (width - x if move.mirrored else x) * across + further
+    y = y * down + lower
+    inside = (seen > 0) & (x >= 0) & (x <= width) & (y >= 0) & (y <= height)
+    return torch.stack((x, y, seen), dim=-1) * inside[..., None]
+
+
+MOVERS: dict[str, Callable[[Any, Move], Any]] = {"masks": moved_masks, "keypoints": moved_keypoints}
+
+
+def moved(image: Tensor, target: Target, move: Move) -> Sample:
+    """uint8 (3, H, W) and what is in it, after one change of geometry."""
+    boxes = moved_boxes(target["boxes"], move)
+    fields: dict[str, Any] = {**kept(cast(Target, {**target, "boxes": boxes}), box.usable(boxes))}
+    for name in MOVERS.keys() & fields.keys():
+        fields[name] = MOVERS[name](fields[name], move)
+    return move.photograph(image), cast(Target, fields)
+
+
+def kept(target: Target, keep: Tensor) -> Target:
+    """The target of these objects alone, (N,) bool; what is neither tensor nor masks belongs to the image and stays."""
+    if keep.all():
+        return target
+    fields = {name: v[keep] if isinstance(v, Tensor | Silhouettes) else v for name, v in target.items()}
+    return cast(Target, fields)
+
+
+# -- moves ----------------------------------------------------------------------------------------
+
+
+def hflip(image: Tensor, target: Target) -> Sample:
+    """Mirror left to right. Keypoints change sides as `target["mirrored"]` says: a left elbow seems a right one."""
+    height, width = size_of(image)
+    columns = torch.arange(width - 1, -1, -1)
+    image, target = moved(
+        image, target, Move(lambda pixels: pixels.flip(-1), torch.arange(height), columns, mirrored=True)
+    )
+    if "keypoints" in target and "mirrored" in target:
+        target["keypoints"] = target["keypoints"][:, list(target["mirrored"])]
+    return image, target
+
+
+def resize(image: Tensor, target: Target, size: Size, *, antialias: bool = True) -> Sample:
+    """To exactly (height, width): bilinear, by default antialiased; masks by their nearest pixel."""
+    old = size_of(image)
+
+    def photograph(pixels: Tensor) -> Tensor:
+        return pixels if size == old else F.resize(pixels, list(size), antialias=antialias)
+
+    rows, columns = (nearest(before, after) for before, after in zip(old, size, strict=True))
+    return moved(image, target, Move(photograph, rows, columns, factor=(size[0] / old[0], size[1] / old[1])))
+
+
+def nearest(before: int, after: int) -> Tensor:
+    """Which of the pixels before lies under the centre of each pixel after."""
+    return (torch.arange(after) * 2 + 1) * before // (2 * after)
+
+
+def crop(image: Tensor, target: Target, part: Part) -> Sample:
+    """This part of the image; boxes cut by its edge are clipped."""
+    down, across, height, width = part
+
+    def photograph(pixels: Tensor) -> Tensor:
+        return pixels[..., down : down + height, across : across + width]
+
+    rows, columns = torch.arange(down, down + height), torch.arange(across, across + width)
+    return moved(image, target, Move(photograph, rows, columns, shift=(-down, -across)))
+
+
+def paste(image: Tensor, target: Target, corner: Size, size: Size) -> Sample:
+    """Onto a canvas of (height, width), top left at (down, across)."""
+    (down, across), (height, width) = corner, size_of(image)
+    if (height, width) == size:
+        return image, target
+
+    def photograph(pixels: Tensor) -> Tensor:
+        canvas = pixels.new_zeros((3, *size)) + pixels.new_tensor(FILL)[:, None, None]
+        canvas[..., down : down + height, across : across + width] = pixels
+        return canvas
+
+    rows, columns = (torch.full((side,), -1) for side in size)
+    rows[down : down + height], columns[across : across + width] = torch.arange(height), torch.arange(width)
+    return moved(image, target, Move(photograph, rows, columns, shift=corner))
+
+
+def through(image: Tensor, target: Target, window: Part, size: Size, *, antialias: bool = True) -> Sample:
+    """What is seen through a window, brought to `size`; where the window reaches outside the image, mean colour.
+
+    Cut first, resized once and pasted last, so no pixel is touched that is not seen.
+    """
+    height, width = size_of(image)
+    top, left = max(0, window.down), max(0, window.across)
+    bottom, right = min(height, window.down + window.height), min(width, window.across + window.width)
+    down, across = size[0] / window.height, size[1] / window.width
+    corner = round((top - window.down) * down), round((left - window.across) * across)
+    corner = min(corner[0], size[0] - 1), min(corner[1], size[1] - 1)
+    end = round((bottom - window.down) * down), round((right - window.across) * across)
+    small = max(1, end[0] - corner[0]), max(1, end[1] - corner[1])
+    seen = crop(image, target, Part(top, left, bottom - top, right - left))
+    return paste(*resize(*seen, small, antialias=antialias), corner, size)
+
+
+# -- sizes ----------------------------------------------------------------------------------------
+
+
+def size_of(image: Tensor) -> Size:
+    return image.shape[-2], image.shape[-1]
+
+
+def fitted(size: Size, short: int, long: int) -> Size:
+    """The size with its short side brought to `short`, or its long side to `long` where that is smaller.
+
+    What is left of a pixel is dropped, as torchvision and DETR do.
+    """
+    scale = min(short / min(size), long / max(size))
+    return max(1, int(size[0] * scale + ROUNDING)), max(1, int(size[1] * scale + ROUNDING))

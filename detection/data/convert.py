@@ -1,0 +1,110 @@
+"""A person's own annotations -> COCO files, which every other tool reads as well: `detect convert custom coco SRC OUT`.
+
+    SRC/train/{images,annotations}    ->  OUT/train -> SRC/train/images    OUT/annotations/instances_train.json
+    SRC/test/{images,annotations}     ->  OUT/val   -> SRC/test/images     OUT/annotations/instances_val.json
+
+Where there are keypoints, person_keypoints_*.json holds the same, so that OUT is a folder of `--dataset coco` and of
+`coco_kp`. Photographs stay where they are; OUT links to their folders. OUT is whole or absent, and never overwritten.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from detection.data.annotations.coco_json import CocoTable
+from detection.data.annotations.custom import read_custom
+from detection.data.annotations.files import STEMS, custom_layout
+from detection.data.annotations.skeleton import Skeleton
+from detection.data.coco import beyond_boxes
+from shared.errors import DataError
+
+
+class Converted(NamedTuple):
+    """What was written, split by split."""
+
+    images: dict[str, int]
+    objects: dict[str, int]
+    keypoints: int
+
+    def lines(self, out: Path) -> list[str]:
+        """What a person is told of it."""
+        points = f" of {self.keypoints} keypoints" if self.keypoints else ""
+        told = [
+            f"{split}: {self.images[split]:,} images, {self.objects[split]:,} objects{points}" for split in self.images
+        ]
+        kind = " --dataset coco_kp" if self.keypoints else ""
+        return [*told, f"COCO files in {out}; detect train{kind} --data-path {out}"]
+
+
+def convert_custom(source: Path, out: Path, skeleton: Skeleton | None = None) -> Converted:
+    """Write COCO files of a custom folder.
+
+    Args:
+        source: a folder with train, test or both.
+        out: a folder that is not there yet.
+        skeleton: what the keypoints are called, and more; None numbers them.
+
+    Raises:
+        DataError: the source is wrong, `out` is there, or cannot be written.
+    """
+    if os.path.lexists(out):
+        raise DataError(f"{out} is there already; name another folder or remove it first")
+    present = [
+        split for split, name in (("train", "train"), ("val", "test"), ("val", "val")) if (source / name).is_dir()
+    ]
+    places = {split: custom_layout(source, split) for split in present or ["train"]}
+    tables = {split: read_custom(annotations, images, None) for split, (images, annotations) in places.items()}
+    counts = {table.keypoints.shape[1] for table in tables.values() if table.keypoints is not None}
+    if len(counts | ({len(skeleton)} if skeleton and counts else set())) > 1:
+        told = [*sorted(counts), *([f"{len(skeleton)} in the skeleton"] if skeleton else [])]
+        raise DataError(f"{source} has {' and '.join(map(str, told))} keypoints an object; give all the same number")
+    aside = out.with_name(f".{out.name}.partial")
+    try:
+        shutil.rmtree(aside, ignore_errors=True)
+        (aside / "annotations").mkdir(parents=True)
+        for split, table in tables.items():
+            target = places[split][0].resolve()
+            (aside / split).symlink_to(
+                os.path.relpath(target, out.resolve().parent / out.name), target_is_directory=True
+            )
+            content = json.dumps(coco_file(table, skeleton))
+            for stem in STEMS.values() if table.keypoints is not None else [STEMS["coco"]]:
+                (aside / "annotations" / f"{stem}_{split}.json").write_text(content, encoding="utf-8")
+        aside.rename(out)
+    except OSError as error:
+        shutil.rmtree(aside, ignore_errors=True)
+        raise DataError(f"cannot write {out} ({error}); name a folder that can be written") from None
+    images = {split: len(table.image_ids) for split, table in tables.items()}
+    return Converted(images, {split: len(table.boxes) for split, table in tables.items()}, max(counts, default=0))
+
+
+def coco_file(table: CocoTable, skeleton: Skeleton | None) -> dict[str, Any]:
+    """The table in COCO's words."""
+    skeleton = None if table.keypoints is None else skeleton or table.skeleton
+    words = {} if skeleton is None else skeleton.to_words()
+    columns = (table.image_ids[table.image_of], table.category_ids, table.boxes, table.areas)
+    return {
+        "images": [
+            {"id": image_id, "file_name": name.decode(), "height": height, "width": width}
+            for image_id, name, (height, width) in zip(
+                table.image_ids.tolist(), table.file_names.tolist(), table.sizes.tolist(), strict=True
+            )
+        ],
+        "categories": [{"id": category, "name": name, **words} for category, name in table.categories.items()],
+        "annotations": [
+            {
+                "id": row + 1,
+                "image_id": image_id,
+                "category_id": category,
+                "bbox": box,
+                "area": area,
+                "iscrowd": 0,
+                **beyond_boxes(table, row),
+            }
+            for row, (image_id, category, box, area) in enumerate(zip(*(c.tolist() for c in columns), strict=True))
+        ],
+    }

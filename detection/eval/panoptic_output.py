@@ -1,0 +1,129 @@
+"""Segments for a person and for a program: pictures, and COCO's panoptic JSON with its PNGs.
+
+    detections -> whose_pixels -> spoken: ids (H, W), segments_info -> PanopticFolder: panoptic.json, panoptic/*.png
+                                                                    -> painted: the photograph with its segments
+
+An id is the colour that its pixels have in the PNG, so that the PNGs show something: that of the class, each segment's
+a little off.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+from scipy.ndimage import find_objects
+from torch import Tensor
+
+from detection.data.annotations.classes import ClassMap
+from detection.data.annotations.panoptic_json import IDS, NOBODY, write_ids
+from detection.drawing.draw import class_colour
+from detection.parts.query.mask_queries import Segmented
+from detection.parts.query.panoptic import SURE, PanopticMap, whose_pixels
+from detection.types import Detections
+from shared.files import write_json
+
+OFF = 0x0D0713  # how far the colours of two segments of a class are apart
+VEIL = 0.55  # how much of a picture is the colours of its segments
+
+
+def spoken(found: PanopticMap, source_ids: Sequence[int], isthing: Sequence[bool]) -> tuple[np.ndarray, list[dict]]:
+    """A map -> (H, W) int32 ids, and its segments in COCO's words.
+
+    Args:
+        source_ids: the category id of each label.
+        isthing: by label.
+    """
+    numbers = found.numbers.cpu().numpy()
+    ids = np.zeros(len(found.segments) + 1, np.int32)
+    areas = np.bincount(numbers.ravel(), minlength=len(ids)).tolist()
+    infos = []
+    for segment, where in zip(found.segments, find_objects(numbers, max_label=len(ids) - 1), strict=True):
+        red, green, blue = class_colour(segment.label)
+        own = red + 256 * green + 65536 * blue
+        while own in ids or own == NOBODY:
+            own = (own + OFF) % IDS
+        ids[segment.number] = own
+        rows, columns = where
+        infos.append(
+            {
+                "id": own,
+                "category_id": source_ids[segment.label],
+                "isthing": int(isthing[segment.label]),
+                "score": segment.score,
+                "area": areas[segment.number],
+                "bbox": [columns.start, rows.start, columns.stop - columns.start, rows.stop - rows.start],
+                "iscrowd": 0,
+            }
+        )
+    return ids[numbers], infos
+
+
+class PanopticFolder:
+    """FOLDER/panoptic.json, and FOLDER/panoptic/ with a PNG for each image.
+
+    Args:
+        folder: which; it is there.
+        classes: of the labels.
+        isthing: by label.
+    """
+
+    def __init__(self, folder: Path, classes: ClassMap, isthing: Sequence[bool]) -> None:
+        self.folder, self.classes, self.isthing = Path(folder), classes, isthing
+        self.pngs = self.folder / "panoptic"
+        self.pngs.mkdir()
+        self.images: list[dict[str, Any]] = []
+        self.annotations: list[dict[str, Any]] = []
+
+    def add(
+        self, image_id: int, name: str, picture: Tensor, detections: Detections, min_score: float = SURE
+    ) -> Image.Image:
+        """Write the PNG of one photograph, uint8 (3, H, W), and show its segments.
+
+        Args:
+            name: of its file.
+            detections: of it, with `segments`.
+        """
+        size = (picture.shape[-2], picture.shape[-1])
+        found = whose_pixels(cast(Segmented, detections), self.isthing, size, min_score=min_score)
+        ids, infos = spoken(found, self.classes.source_ids, self.isthing)
+        png = f"{image_id:012d}.png"
+        (self.pngs / png).write_bytes(write_ids(ids))
+        self.images.append({"id": image_id, "file_name": name, "height": size[0], "width": size[1]})
+        self.annotations.append({"image_id": image_id, "file_name": png, "segments_info": infos})
+        named = dict(zip(self.classes.source_ids, self.classes.names, strict=True))
+        return painted(picture, ids, infos, named)
+
+    def close(self) -> Path:
+        """Write the JSON; its path."""
+        told = zip(self.classes.source_ids, self.classes.names, self.isthing, strict=True)
+        categories = [{"id": i, "name": name, "isthing": int(thing)} for i, name, thing in told]
+        path = self.folder / "panoptic.json"
+        write_json(path, {"images": self.images, "annotations": self.annotations, "categories": categories})
+        return path
+
+
+def painted(picture: Tensor, ids: np.ndarray, infos: Sequence[dict[str, Any]], names: dict[int, str]) -> Image.Image:
+    """uint8 (3, H, W), whose each of its pixels is, and who there is -> a picture, its larger segments named."""
+    pixels = picture.permute(1, 2, 0).cpu().numpy().astype(np.float32)
+    colours = np.stack([ids >> shift & 255 for shift in (0, 8, 16)], axis=-1)
+    mixed = np.where((ids == NOBODY)[..., None], pixels, (1 - VEIL) * pixels + VEIL * colours)
+    edge = np.zeros(ids.shape, dtype=bool)
+    edge[1:] |= ids[1:] != ids[:-1]
+    edge[:, 1:] |= ids[:, 1:] != ids[:, :-1]
+    mixed[edge] = 255
+    image = Image.fromarray(mixed.astype(np.uint8))
+    pen, font = ImageDraw.Draw(image), ImageFont.load_default(max(11.0, max(image.size) / 55))
+    for info in sorted(infos, key=lambda info: info["area"]):
+        if info["area"] * 400 < ids.size:
+            continue
+        rows, columns = np.nonzero(ids == info["id"])
+        middle = len(rows) // 2  # rows ascend, so this is a pixel of the segment near its middle row
+        row = rows[middle]
+        column = int(np.median(columns[rows == row]))
+        text = names.get(info["category_id"], str(info["category_id"]))
+        pen.text((column, int(row)), text, fill="white", font=font, anchor="mm", stroke_width=2, stroke_fill="black")
+    return image

@@ -1,0 +1,85 @@
+"""Which anchor answers for which box, by how much they overlap.
+
+    by_overlap     enough, and whatever a box overlaps most     RetinaNet: Lin et al., 2017
+    with_best_of   enough, and one anchor for every box         SSD: Liu et al., 2016
+
+Shape letters: N boxes of one image, P anchors.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from detection.parts.dense.focal import IGNORED, NOTHING
+
+PAIRS = 2**22  # of boxes and anchors looked at together, so that a thousand boxes need no more memory than twenty
+
+
+class Overlaps(NamedTuple):
+    """What is kept of the (N, P) overlaps between boxes and anchors."""
+
+    most: Tensor  # (P,) IoU of each anchor with the box it overlaps most
+    which: Tensor  # (P,) that box, the first of equals
+    best_of: Tensor  # (N,) the anchor that overlaps each box most, the first of equals
+    is_best: Tensor  # (P,) bool: no anchor overlaps some box more than this one
+
+
+def by_overlap(boxes: Tensor, anchors: Tensor, *, high: float, low: float) -> Tensor:
+    """Boxes (N, 4), anchors (P, 4) -> (P,): the box each anchor answers for, or NOTHING, or IGNORED.
+
+    An anchor answers for the box it overlaps most, if by `high` at least or if no anchor does better by some box.
+    One that overlaps nothing by `low` is background; those between are left out.
+    """
+    if len(boxes) == 0:
+        return torch.full((len(anchors),), NOTHING, device=anchors.device)
+    seen = overlaps(boxes, anchors)
+    otherwise = torch.where(seen.most < low, NOTHING, IGNORED)
+    return torch.where((seen.most >= high) | seen.is_best, seen.which, otherwise)
+
+
+def with_best_of(boxes: Tensor, anchors: Tensor, *, high: float) -> Tensor:
+    """Boxes (N, 4), anchors (P, 4) -> (P,): the box each anchor answers for, or NOTHING.
+
+    An anchor answers for the box it overlaps most, if by `high` at least; and the best anchor of each box for that
+    box, whatever else it overlaps. Where two boxes have one best anchor, the later box gets it.
+    """
+    if len(boxes) == 0:
+        return torch.full((len(anchors),), NOTHING, device=anchors.device)
+    seen = overlaps(boxes, anchors)
+    enough = torch.where(seen.most >= high, seen.which, NOTHING)
+    numbers = torch.arange(len(boxes), device=boxes.device)
+    forced = torch.full_like(enough, NOTHING).scatter_reduce(0, seen.best_of, numbers, "amax")
+    return torch.where(forced >= 0, forced, enough)
+
+
+def overlaps(boxes: Tensor, anchors: Tensor) -> Overlaps:
+    """Boxes (N, 4), N > 0, anchors (P, 4) -> what is best for whom, a few boxes at a time."""
+    most = anchors.new_full((len(anchors),), -1.0)
+    which = torch.zeros(len(anchors), dtype=torch.int64, device=anchors.device)
+    is_best = torch.zeros(len(anchors), dtype=torch.bool, device=anchors.device)
+    best_of = []
+    chunk = max(1, PAIRS // len(anchors))
+    for start in range(0, len(boxes), chunk):
+        iou_NP = overlap(boxes[start : start + chunk], anchors)
+        of_box, first = iou_NP.max(1)
+        best_of.append(first)
+        is_best |= (iou_NP == of_box[:, None]).any(0)
+        of_anchor, box = iou_NP.max(0)
+        better = of_anchor > most
+        most, which = torch.where(better, of_anchor, most), torch.where(better, box + start, which)
+    return Overlaps(most, which, torch.cat(best_of), is_best)
+
+
+def overlap(boxes: Tensor, anchors: Tensor) -> Tensor:
+    """(N, 4), (P, 4) -> (N, P) IoU. torchvision's lays x beside y and needs three times the memory and time."""
+    left, top, right, bottom = boxes[:, :, None].unbind(1)
+    anchor_left, anchor_top, anchor_right, anchor_bottom = anchors.unbind(1)
+    across = (torch.minimum(right, anchor_right) - torch.maximum(left, anchor_left)).clamp_(min=0)
+    down = (torch.minimum(bottom, anchor_bottom) - torch.maximum(top, anchor_top)).clamp_(min=0)
+    shared = across.mul_(down)
+    area = (right - left) * (bottom - top)
+    anchor_area = (anchor_right - anchor_left) * (anchor_bottom - anchor_top)
+    return shared / (area + anchor_area - shared)

@@ -1,0 +1,104 @@
+"""Where a query looks: a bias of its attention that is nothing at a centre and falls with the squared distance from it.
+
+Gao, Zheng, Wang, Dai, Li, "Fast Convergence of DETR with Spatially Modulated Co-Attention", 2021.
+
+    query -> norm -> moves  + reference      -> a centre for each head
+                  -> scales squared / smooth -> what a squared step costs
+
+    dynamic_scale   cost D of a place dx columns and dy rows away     learnt for each head
+    type1           dx2 + dy2                                         nothing
+    type2           s (dx2 + dy2)                                     1
+    type3           sx dx2 + sy dy2                                   2
+    type4           sx dx2 + sy dy2 + sxy dx2 dy2                     3
+
+Written as D = 1 (sx dx2) + dy2 (sy + sxy dx2) it is, for each query, one product of a matrix of rows and two and one of
+two and columns: no other tensor of its size is made, nor is it kept for the way back.
+
+Shape letters: B images, Q queries, H heads, C channels, S places of a map, in Y rows and X columns.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from detection.parts.query.transformer import xavier
+from shared.errors import UsageError
+
+LEARNT = {"type1": 0, "type2": 1, "type3": 2, "type4": 3}  # scales of each head
+
+
+class Gaussian(nn.Module):
+    """The bias of one decoder layer's attention to the memory; its scales begin at 1.
+
+    Args:
+        dynamic_scale: type1 to type4, as above.
+
+    Raises:
+        UsageError: there is no such type.
+    """
+
+    def __init__(self, width: int, heads: int, dynamic_scale: str) -> None:
+        super().__init__()
+        if dynamic_scale not in LEARNT:
+            raise UsageError(f"dynamic_scale is {dynamic_scale!r}; it can be {', '.join(LEARNT)}")
+        self.heads, learnt = heads, LEARNT[dynamic_scale]
+        self.norm = nn.LayerNorm(width)
+        self.move = nn.Linear(width, heads * 2)
+        self.scale = nn.Linear(width, heads * learnt) if learnt else None
+        xavier(self)
+        if self.scale is not None:
+            nn.init.zeros_(self.scale.weight)
+            nn.init.ones_(self.scale.bias)
+
+    def forward(
+        self, queries: Tensor, references: Tensor, strength: Tensor, shape: tuple[int, int], hidden: Tensor | None
+    ) -> Tensor:
+        """
+        Args:
+            queries: (B, Q, C) what they hold and where they are.
+            references: (B, Q, 2) x and y that the centres lie around, in columns and rows; 0 is the first.
+            strength: (H, Q, 1) what D is multiplied by: 1 / smooth, and 0 where there shall be no Gaussian.
+            shape: rows and columns of the map.
+            hidden: (B, 1, 1, S) minus infinity at padding, or None.
+
+        Returns:
+            (B, H, Q, S), to be added to the logits.
+        """
+        z = self.norm(queries)
+        centers = references[:, :, None] + self.by_head(self.move(z))
+        bias = costs(centers.transpose(1, 2), -strength * self.scales(z).transpose(-3, -2), shape)
+        if hidden is not None:
+            bias += hidden.unflatten(-1, shape)
+        return bias.flatten(3)
+
+    def scales(self, z: Tensor) -> Tensor:
+        """(B, Q, C) -> (B, Q, H, 3), or what broadcasts to it: of x, of y, of both together."""
+        if self.scale is None:
+            return z.new_tensor((1.0, 1.0, 0.0)).expand(1, 1, 3)
+        learnt = self.by_head(self.scale(z)).square()
+        if learnt.shape[-1] == 1:
+            learnt = learnt.expand(-1, -1, -1, 2)
+        return F.pad(learnt, (0, 3 - learnt.shape[-1]))
+
+    def by_head(self, x: Tensor) -> Tensor:
+        """(B, Q, H * N) -> (B, Q, H, N), whatever precision it was computed in"""
+        return x.float().unflatten(-1, (self.heads, -1))
+
+
+def costs(centers: Tensor, scales: Tensor, shape: tuple[int, int]) -> Tensor:
+    """D of every place.
+
+    Args:
+        centers: (B, H, Q, 2) x and y in columns and rows.
+        scales: (B, H, Q, 3), or what broadcasts to it: of x, of y, of both together.
+        shape: Y rows and X columns.
+
+    Returns:
+        (B, H, Q, Y, X), in the precision of matrix products.
+    """
+    rows, columns = (torch.arange(side, device=centers.device) for side in shape)
+    dx2, dy2 = (centers[..., :1] - columns).square(), (centers[..., 1:] - rows).square()
+    of_x, of_y, of_both = scales.split(1, -1)
+    return torch.stack((torch.ones_like(dy2), dy2), -1) @ torch.stack((of_x * dx2, of_y + of_both * dx2), -2)

@@ -1,0 +1,144 @@
+"""The loss of a set: every object is one query's to find, and every other query's duty is to say that there is nothing.
+
+    logits, boxes of all layers + objects -> match -> classification of all queries, boxes and giou of the matched
+
+    softmax   cross-entropy over the classes and a background of small weight   Carion et al., "DETR", 2020
+    focal     each class a yes or no, all of them no for most queries           Zhu et al., "Deformable DETR", 2021
+
+Shape letters: L layers, B images, Q queries, K classes, N objects of an image, M matches of a layer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torchvision.ops import box_convert
+
+from detection.parts.dense.focal import NOTHING, focal_loss
+from detection.parts.query.hungarian import CostKind, Matches, SetTarget, giou, match
+from detection.types import Target
+from shared.devices import dist
+
+
+def set_targets(targets: Sequence[Target], sizes: Sequence[tuple[int, int]]) -> list[SetTarget]:
+    """Objects in pixels of unpadded images of (height, width) -> in shares of these images."""
+    return [
+        SetTarget(
+            target["labels"],
+            box_convert(target["boxes"], "xyxy", "cxcywh") / target["boxes"].new_tensor((width, height, width, height)),
+        )
+        for target, (height, width) in zip(targets, sizes, strict=True)
+    ]
+
+
+class SetLoss(nn.Module):
+    """Weighted losses of all decoder layers, each with an assignment of its own.
+
+    Args:
+        kind: "softmax" if logits have one column more than classes, the background, and "focal" if they have not.
+        class_cost, l1_cost, giou_cost: what the assignment makes of each kind of error.
+        class_weight, l1_weight, giou_weight: what the loss makes of it.
+        eos_coef: weight of the background among the classes; softmax only.
+    """
+
+    def __init__(
+        self,
+        num_classes: int,
+        kind: CostKind,
+        *,
+        class_cost: float,
+        l1_cost: float,
+        giou_cost: float,
+        class_weight: float,
+        l1_weight: float,
+        giou_weight: float,
+        eos_coef: float = 0.1,
+    ) -> None:
+        super().__init__()
+        self.num_classes, self.eos_coef = num_classes, eos_coef
+        self.kind: CostKind = kind
+        self.costs = {"class_cost": class_cost, "l1_cost": l1_cost, "giou_cost": giou_cost}
+        self.weights = {"classification": class_weight, "boxes": l1_weight, "giou": giou_weight}
+
+    @torch.compiler.disable  # scipy matches on the host; what is around it compiles
+    def forward(
+        self,
+        logits: Tensor,
+        boxes: Tensor,
+        targets: Sequence[Target],
+        sizes: Sequence[tuple[int, int]],
+        prefix: str = "",
+        *,
+        class_agnostic: bool = False,
+        matches: Matches | None = None,
+    ) -> dict[str, Tensor]:
+        """Named losses: `classification`, `boxes`, `giou` of the last layer, and with `_0`, `_1`, ... of those before.
+
+        Args:
+            logits: (L, B, Q, K), one column more for softmax.
+            boxes: (L, B, Q, 4) as centre x, centre y, width, height in shares of the unpadded images.
+            targets: objects in pixels.
+            sizes: (height, width) of each unpadded image.
+            prefix: put before every name.
+            class_agnostic: take every object for one of the first class, as proposals are judged.
+            matches: an assignment from before, instead of a new one.
+        """
+        logits, boxes = logits.float(), boxes.float()
+        objects = set_targets(targets, sizes)
+        if class_agnostic:
+            objects = [SetTarget(torch.zeros_like(labels), where) for labels, where in objects]
+        if matches is None:
+            matches = match(self.kind, logits, boxes, objects, **self.costs)
+        place, object_of = flat_places(matches, [len(one.labels) for one in objects], logits.device)
+        num_boxes = boxes_per_process(sum(len(one.labels) for one in objects), logits.device)
+        labels = torch.cat([one.labels for one in objects])[object_of]
+        found, wanted = boxes[place], torch.cat([one.boxes.float() for one in objects])[object_of]
+        layers = len(logits)
+        classify = self.cross_entropy if self.kind == "softmax" else self.focal
+        by_name = {
+            "classification": classify(logits, place, labels, num_boxes),
+            "boxes": (found - wanted).abs().view(layers, -1).sum(1) / num_boxes,
+            "giou": (1 - giou(found.unbind(-1), wanted.unbind(-1))).view(layers, -1).sum(1) / num_boxes,
+        }
+        return {
+            f"{prefix}{name}{'' if layer == layers - 1 else f'_{layer}'}": loss * self.weights[name]
+            for name, losses in by_name.items()
+            for layer, loss in enumerate(losses.unbind())
+        }
+
+    def cross_entropy(self, logits: Tensor, place: tuple[Tensor, ...], labels: Tensor, _: Tensor) -> Tensor:
+        """(L, B, Q, K + 1) -> (L,): the mean over queries, in which a background counts `eos_coef`."""
+        classes = labels.new_full(logits.shape[:3], self.num_classes)
+        classes[place] = labels
+        weight = logits.new_ones(self.num_classes + 1)
+        weight[-1] = self.eos_coef
+        losses = F.cross_entropy(logits.flatten(0, 2), classes.flatten(), weight, reduction="none")
+        return losses.view(len(logits), -1).sum(1) / weight[classes].flatten(1).sum(1)
+
+    def focal(self, logits: Tensor, place: tuple[Tensor, ...], labels: Tensor, num_boxes: Tensor) -> Tensor:
+        """(L, B, Q, K) -> (L,): the sum over queries and classes, for each object."""
+        classes = labels.new_full(logits.shape[:3], NOTHING)
+        classes[place] = labels
+        losses = [focal_loss(x.flatten(0, 1), c.flatten()) for x, c in zip(logits, classes, strict=True)]
+        return torch.stack(losses) / num_boxes
+
+
+def flat_places(
+    matches: Matches, counts: Sequence[int], device: torch.device
+) -> tuple[tuple[Tensor, Tensor, Tensor], Tensor]:
+    """((layer, image, query), object): four index tensors (L * M,), layer by layer; objects count through the batch."""
+    first = np.cumsum([0, *counts[:-1]])
+    known = [(n, i, first[i], len(pair[0])) for n, layer in enumerate(matches) for i, pair in enumerate(layer)]
+    layer, image, offset, length = np.array(known).T
+    told = torch.from_numpy(np.stack([np.repeat(row, length) for row in (layer, image, offset)])).to(device)
+    query, target = (torch.cat([pair[side] for layer in matches for pair in layer]) for side in (0, 1))
+    return (told[0], told[1], query), target + told[2]
+
+
+def boxes_per_process(count: int, device: torch.device) -> Tensor:
+    """(): the mean over processes, at least 1; it stays on the device, where nobody has to wait for it."""
+    return dist.gather_rows(torch.tensor([float(count)], device=device)).mean().clamp(min=1)

@@ -1,0 +1,116 @@
+"""The keypoints of each box: what Mask R-CNN's second use adds to two stages.
+
+He, Gkioxari, Dollar, Girshick, "Mask R-CNN", 2017, section 5.
+
+    boxes that hold an object -> RoIAlign, 14 x 14 -> convolutions -> twice up -> a heatmap per keypoint, 56 x 56
+
+A keypoint is one cell of its heatmap, so it is learnt as one class out of 56 x 56 is. Where it is found, the heatmap is
+made as large as its box and its highest place taken. Names and weights are those of torchvision's keypoint_head and
+keypoint_predictor. Shape letters: R boxes, K keypoints, G cells along a side of a heatmap.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torchvision.models.detection.keypoint_rcnn import KeypointRCNNHeads, KeypointRCNNPredictor
+from torchvision.models.detection.roi_heads import RoIHeads
+
+from backbones.base import MapInfo
+from detection.parts.roi.rcnn import Matched, by_name
+from detection.parts.roi.roi_align import PyramidRoIAlign
+from detection.types import Detections, Images, Target
+
+CUT = 14  # side of what RoIAlign cuts out for each box
+CELLS = 4 * CUT
+
+
+def add_keypoint_head(
+    roi_heads: RoIHeads, maps: Sequence[MapInfo], num_keypoints: int, *, width: int, depth: int
+) -> None:
+    """Give the second stage what keypoints need; boxes are cut from all levels but the pooled one.
+
+    Args:
+        width: channels of the convolutions.
+        depth: how many there are.
+    """
+    roi_heads.keypoint_roi_pool = PyramidRoIAlign(maps[:-1], CUT)
+    roi_heads.keypoint_head = KeypointRCNNHeads(maps[0].channels, [width] * depth)
+    roi_heads.keypoint_predictor = Heatmaps(width, num_keypoints)
+
+
+def keypoint_loss(
+    roi_heads: Any, maps: list[Tensor], images: Images, matched: Matched, targets: list[Target]
+) -> Tensor:
+    """Cross-entropy over the cells of each heatmap whose keypoint is visible and inside the box."""
+    of_image = [target["keypoints"] for target in targets]  # type: ignore[typeddict-item]
+    known = torch.cat([points[which] for points, which in zip(of_image, matched.objects, strict=True)])
+    cells, inside = cells_of(known, torch.cat(matched.boxes), CELLS)
+    x = look_closer(roi_heads, maps, images, matched.boxes)
+    heatmaps = roi_heads.keypoint_predictor(x, inside).float().flatten(1)
+    return F.cross_entropy(heatmaps, cells[inside], reduction="sum") / max(1, len(heatmaps))
+
+
+def with_keypoints(roi_heads: Any, maps: list[Tensor], images: Images, found: list[Detections]) -> list[Detections]:
+    """Detections, each with its keypoints."""
+    boxes = [one["boxes"] for one in found]
+    heatmaps = roi_heads.keypoint_predictor(look_closer(roi_heads, maps, images, boxes)).float()
+    parts = highest(heatmaps, torch.cat(boxes)).split([len(b) for b in boxes])
+    return [{**one, "keypoints": part} for one, part in zip(found, parts, strict=True)]
+
+
+def look_closer(roi_heads: Any, maps: list[Tensor], images: Images, boxes: list[Tensor]) -> Tensor:
+    """Boxes (R_i, 4) of each image -> (R, width, 14, 14)"""
+    return roi_heads.keypoint_head(roi_heads.keypoint_roi_pool(by_name(maps), boxes, images.sizes))
+
+
+class Heatmaps(KeypointRCNNPredictor):
+    """torchvision's KeypointRCNNPredictor, which may be asked for some heatmaps only."""
+
+    def forward(self, x: Tensor, wanted: Tensor | None = None) -> Tensor:
+        """(R, C, 14, 14) -> (R, K, 56, 56); or those wanted (R, K) bool -> (V, 56, 56)"""
+        coarse = self.kps_score_lowres(x)
+        if wanted is not None:
+            coarse = coarse[wanted][:, None]
+        fine = F.interpolate(coarse, scale_factor=2.0, mode="bilinear", align_corners=False)
+        return fine if wanted is None else fine[:, 0]
+
+
+def cells_of(keypoints: Tensor, boxes: Tensor, side: int) -> tuple[Tensor, Tensor]:
+    """Keypoints (R, K, 3) of the objects in boxes (R, 4) -> the cell of each (R, K), row by row of a grid over its box;
+    whether it is visible and inside.
+
+    A keypoint on the right or lower edge of its box is in the last cell.
+    """
+    first, last = boxes[:, None].split(2, 2)
+    at = keypoints[..., :2]
+    cell = ((at - first) * (side / (last - first))).floor().long()
+    cell = torch.where(at == last, side - 1, cell)
+    inside = ((cell >= 0) & (cell < side)).all(2) & (keypoints[..., 2] > 0)
+    return cell[..., 1] * side + cell[..., 0], inside
+
+
+def highest(heatmaps: Tensor, boxes: Tensor) -> Tensor:
+    """(R, K, G, G), boxes (R, 4) -> (R, K, 3) as x y in pixels and the height there, which may be any number.
+
+    A heatmap is made as large as its box in pixels, rounded up, by cubic interpolation: columns, then lines.
+    """
+    sides = (boxes[:, 2:] - boxes[:, :2]).clamp(min=1)
+    pixels = sides.ceil()
+    found = heatmaps.new_zeros(*heatmaps.shape[:2], 3)
+    for one, heatmap, (width, height) in zip(found, heatmaps, pixels.long().tolist(), strict=True):
+        wide = heatmap @ cubic(heatmap.shape[-1], width, heatmap).T
+        one[:, 2], place = (cubic(heatmap.shape[-1], height, heatmap) @ wide).flatten(1).max(1)
+        one[:, 0], one[:, 1] = place % width, place // width
+    found[..., :2] = (found[..., :2] + 0.5) * (sides / pixels)[:, None] + boxes[:, None, :2]
+    return found
+
+
+def cubic(cells: int, pixels: int, like: Tensor) -> Tensor:
+    """(pixels, cells): what each cell counts for at each pixel of a line as long as all cells."""
+    cell = torch.eye(cells, dtype=like.dtype, device=like.device)
+    return F.interpolate(cell[None, None], size=(pixels, cells), mode="bicubic", align_corners=False)[0, 0]

@@ -1,0 +1,120 @@
+"""A mask for each box: what Mask R-CNN adds to two stages.
+
+He, Gkioxari, Dollar, Girshick, "Mask R-CNN", 2017.
+
+    boxes that hold an object -> RoIAlign, 14 x 14 -> convolutions -> each place becomes four -> logits, 28 x 28
+
+There is a layer of logits for each class, and only that of the class at hand is computed: the true one in training,
+the one that was found afterwards. Names and weights are those of torchvision's mask_head and mask_predictor.
+Shape letters: R boxes, C channels, G cells along a side of a mask, N objects of an image.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torchvision.models.detection.mask_rcnn import MaskRCNNHeads, MaskRCNNPredictor
+from torchvision.models.detection.roi_heads import RoIHeads
+from torchvision.ops import roi_align
+
+from backbones.base import MapInfo
+from detection.parts.roi.rcnn import Matched, by_name
+from detection.parts.roi.roi_align import PyramidRoIAlign
+from detection.types import Detections, Images, Target
+
+CUT = 14  # side of what RoIAlign cuts out for each box
+
+
+def add_mask_head(
+    roi_heads: RoIHeads,
+    maps: Sequence[MapInfo],
+    num_classes: int,
+    *,
+    width: int,
+    depth: int,
+    norm: Callable[..., nn.Module] | None = None,
+) -> None:
+    """Give the second stage what masks need; boxes are cut from all levels but the pooled one.
+
+    Args:
+        num_classes: without background.
+        width: C of the convolutions.
+        depth: how many there are.
+        norm: makes the norm after each.
+    """
+    roi_heads.mask_roi_pool = PyramidRoIAlign(maps[:-1], CUT)
+    roi_heads.mask_head = MaskRCNNHeads(maps[0].channels, [width] * depth, 1, norm)
+    roi_heads.mask_predictor = MaskOfClass(width, width, num_classes + 1)
+
+
+def mask_loss(roi_heads: Any, maps: list[Tensor], images: Images, matched: Matched, targets: list[Target]) -> Tensor:
+    """Cross-entropy of each cell of each box, with its object's mask there."""
+    logits = mask_logits(roi_heads, maps, images, matched.boxes, torch.cat(matched.labels))
+    side = logits.shape[-1]
+    goals = [
+        masks_in_boxes(target["masks"], boxes, objects, side)  # type: ignore[typeddict-item]
+        for target, boxes, objects in zip(targets, matched.boxes, matched.objects, strict=True)
+    ]
+    return F.binary_cross_entropy_with_logits(logits, torch.cat(goals), reduction="sum") / max(1, logits.numel())
+
+
+def with_masks(roi_heads: Any, maps: list[Tensor], images: Images, found: list[Detections]) -> list[Detections]:
+    """Detections, each with the mask of its class in its box."""
+    boxes, labels = [one["boxes"] for one in found], torch.cat([one["labels"] for one in found])
+    masks = mask_logits(roi_heads, maps, images, boxes, labels + 1).sigmoid()
+    parts = masks.split([len(b) for b in boxes])
+    return [{**one, "masks": part} for one, part in zip(found, parts, strict=True)]
+
+
+def mask_logits(roi_heads: Any, maps: list[Tensor], images: Images, boxes: list[Tensor], labels: Tensor) -> Tensor:
+    """Boxes (R_i, 4) of each image and their classes from 1 (R,) -> (R, G, G)"""
+    cut = roi_heads.mask_roi_pool(by_name(maps), boxes, images.sizes)
+    return roi_heads.mask_predictor(roi_heads.mask_head(cut), labels).float()
+
+
+class MaskOfClass(MaskRCNNPredictor):
+    """torchvision's MaskRCNNPredictor, for one class of each box: matrix products over channels."""
+
+    def forward(self, x: Tensor, labels: Tensor) -> Tensor:  # type: ignore[override]
+        """(R, C, 14, 14), classes (R,) -> (R, 28, 28)"""
+        up: Any = self.conv5_mask
+        last: Any = self.mask_fcn_logits
+        boxes, into, height, width = x.shape
+        places = x.permute(0, 2, 3, 1).reshape(-1, into)
+        to_four = up.weight.permute(0, 2, 3, 1).reshape(into, -1)
+        fine = torch.addmm(up.bias.repeat(4), places, to_four).relu()
+        fine = fine.view(boxes, height * width * 4, up.out_channels)
+        logits = torch.bmm(fine, last.weight[labels].flatten(2)) + last.bias[labels, None, None]
+        four = logits.view(boxes, height, width, 2, 2)
+        return four.transpose(2, 3).reshape(boxes, 2 * height, 2 * width)
+
+
+def masks_in_boxes(masks: Tensor, boxes: Tensor, objects: Tensor, side: int) -> Tensor:
+    """Masks of an image's objects (N, H, W) uint8, boxes (R, 4), the object of each (R,) -> (R, side, side) from 0 to 1
+
+    Each box has the part of its object's mask that it covers, as RoIAlign cuts it out of the whole.
+
+    Of each mask only a window around the boxes becomes numbers. Boxes lie inside the image.
+    """
+    if len(boxes) == 0:
+        return boxes.new_zeros(0, side, side)
+    order = objects.argsort(stable=True)
+    counts = objects.bincount(minlength=len(masks)).tolist()
+    cuts = []
+    for mask, some in zip(masks, boxes[order].split(counts), strict=True):
+        if len(some):
+            left, top, right, bottom = window(some)
+            part = mask[top:bottom, left:right].to(some.dtype)
+            cuts.append(roi_align(part[None, None], [some - some.new_tensor((left, top, left, top))], side)[:, 0])
+    return torch.cat(cuts)[order.argsort()]
+
+
+def window(boxes: Tensor) -> list[int]:
+    """(R, 4) -> left, top, right, bottom of the pixels that RoIAlign reads for them; a box is a pixel long at least."""
+    first, last = boxes.split(2, 1)
+    first, last = first.amin(0).floor(), last.maximum(first + 1).amax(0).ceil() + 1
+    return torch.cat((first, last)).long().tolist()

@@ -1,0 +1,142 @@
+"""Two stages on a pyramid: what Faster R-CNN shares with those that grew from it.
+
+    maps -> RPN -> proposals -> RoIAlign -> a head that looks at each -> class, box
+
+The stages are torchvision's, set as its own Faster R-CNN is; it keeps class 0 for background, which stays in here.
+Shape letters: R boxes that are looked into, N objects of an image, K classes.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torchvision.models.detection.anchor_utils import AnchorGenerator
+from torchvision.models.detection.faster_rcnn import FastRCNNPredictor
+from torchvision.models.detection.image_list import ImageList
+from torchvision.models.detection.roi_heads import RoIHeads
+from torchvision.models.detection.rpn import RegionProposalNetwork, RPNHead
+
+from backbones.base import MapInfo
+from detection.parts.roi.roi_align import PyramidRoIAlign
+from detection.types import Detections, Images, Target
+
+SEEN = 7  # side of what RoIAlign cuts out for each box
+SIZES = (32, 64, 128, 256, 512)  # pixels
+RATIOS = (0.5, 1.0, 2.0)  # height over width
+
+
+class Matched(NamedTuple):
+    """Proposals that hold an object, and what they hold; one entry for each image."""
+
+    boxes: list[Tensor]  # (R, 4)
+    labels: list[Tensor]  # (R,) from 1, as a head has them
+    objects: list[Tensor]  # (R,) which of the image's N objects it is
+
+
+def build_rpn(
+    maps: Sequence[MapInfo],
+    *,
+    convs: int = 1,
+    all_sizes: bool = False,
+    min_score: float = 0.0,
+    candidates: int = 1000,
+    proposals: int = 1000,
+) -> RegionProposalNetwork:
+    """Proposals from every level: squares eight strides wide, and two more shapes.
+
+    Args:
+        convs: 3x3 convolutions before the scores.
+        all_sizes: every level has squares of five sizes, 32 to 512 pixels wide, instead of one that goes with it.
+        min_score: proposals that score less are left out.
+        candidates: boxes of each level that suppression looks at when detecting; in training they are 2000.
+        proposals: how many of them are left after it when detecting; in training they are 2000.
+    """
+    sizes = tuple(SIZES if all_sizes else (info.stride * 8,) for info in maps)
+    anchors = AnchorGenerator(sizes, (RATIOS,) * len(sizes))
+    return RegionProposalNetwork(
+        anchors,
+        RPNHead(maps[0].channels, len(sizes[0]) * len(RATIOS), convs),
+        *(0.7, 0.3, 256, 0.5),
+        {"training": 2000, "testing": candidates},
+        {"training": 2000, "testing": proposals},
+        0.7,
+        min_score,
+    )
+
+
+def build_roi_heads(
+    maps: Sequence[MapInfo],
+    head: nn.Module,
+    hidden: int,
+    num_classes: int,
+    *,
+    min_score: float,
+    nms_iou: float,
+    max_detections: int,
+) -> RoIHeads:
+    """The second stage. Boxes are cut from all levels but the pooled one.
+
+    Args:
+        head: (boxes, width, 7, 7) -> (boxes, hidden).
+        num_classes: without background.
+    """
+    return RoIHeads(
+        PyramidRoIAlign(maps[:-1], SEEN),
+        head,
+        FastRCNNPredictor(hidden, num_classes + 1),
+        *(0.5, 0.5, 512, 0.25, None),
+        *(min_score, nms_iou, max_detections),
+    )
+
+
+def learn(
+    rpn: RegionProposalNetwork, roi_heads: RoIHeads, maps: list[Tensor], images: Images, targets: list[Target]
+) -> tuple[dict[str, Tensor], Matched]:
+    """The losses of both stages in training mode, and the proposals for whoever looks closer at objects."""
+    known = [{**target, "labels": target["labels"] + 1} for target in targets]
+    features = by_name(maps)
+    proposals, losses = rpn(ImageList(images.pixels, images.sizes), features, known)
+    boxes, objects, labels, offsets = roi_heads.select_training_samples(proposals, known)
+    scores, moved = look(roi_heads, features, boxes, images)
+    losses.update(box_losses(scores, moved, torch.cat(labels), torch.cat(offsets)))
+    held = [label > 0 for label in labels]
+    return losses, Matched(*([x[h] for x, h in zip(xs, held, strict=True)] for xs in (boxes, labels, objects)))
+
+
+def find(rpn: RegionProposalNetwork, roi_heads: RoIHeads, maps: list[Tensor], images: Images) -> list[Detections]:
+    """What both stages find in each image."""
+    features = by_name(maps)
+    proposals, _ = rpn(ImageList(images.pixels, images.sizes), features)
+    scores, moved = look(roi_heads, features, proposals, images)
+    found = roi_heads.postprocess_detections(scores, moved, proposals, images.sizes)
+    return [Detections(boxes=b, labels=label - 1, scores=s) for b, s, label in zip(*found, strict=True)]
+
+
+def look(
+    roi_heads: RoIHeads, features: dict[str, Tensor], boxes: list[Tensor], images: Images
+) -> tuple[Tensor, Tensor]:
+    """-> logits (R, K + 1), and how far the box of each class is off (R, 4 K + 4)."""
+    cut: Tensor = roi_heads.box_roi_pool(features, boxes, images.sizes)
+    scores, moved = roi_heads.box_predictor(roi_heads.box_head(cut))
+    return scores.float(), moved.float()
+
+
+def box_losses(scores: Tensor, moved: Tensor, labels: Tensor, offsets: Tensor) -> dict[str, Tensor]:
+    """Cross-entropy of the class; distance of the box from its object's, as the layer of the true class says it."""
+    count = max(1, len(labels))
+    held = (labels > 0).nonzero()[:, 0]
+    of_class = moved.unflatten(1, (-1, 4))[held, labels[held]]
+    return {
+        "loss_classifier": F.cross_entropy(scores, labels, reduction="sum") / count,
+        "loss_box_reg": F.smooth_l1_loss(of_class, offsets[held], reduction="sum", beta=1 / 9) / count,
+    }
+
+
+def by_name(maps: list[Tensor]) -> dict[str, Tensor]:
+    """As torchvision's stages want them."""
+    return OrderedDict((str(level), x) for level, x in enumerate(maps))

@@ -1,0 +1,170 @@
+"""DETR and those that grew from it: names as their authors' programs save them.
+
+Labels are COCO's category ids, from 0, which nothing is; rows stay as they are, so that sums over classes stay what
+they were. DETR's last row is no object. SMCA has such a row and never learns it; our page has none.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+
+import torch
+
+from backbones.foreign import Tensors
+from detection.published.layout import Layout, Options, Rules, count_of
+from shared.errors import WeightsError
+
+
+def mlp(theirs: str, ours: str) -> Rules:
+    """Linear layers with nothing between them there, and ReLUs here."""
+    return tuple((rf"^{theirs}\.layers\.{i}\.", rf"{ours}.{2 * i}.") for i in range(3))
+
+
+def layers(side: str, renamed: Mapping[str, str]) -> Rules:
+    """What is inside each layer of the encoder or decoder; by now it is called `encoder.0.` and so on."""
+    both = {**renamed, "linear1": "feed.0", "linear2": "feed.3"}
+    return tuple((rf"^({side}\.\d+)\.{theirs}\.", rf"\1.{ours}.") for theirs, ours in both.items())
+
+
+COMMON: Rules = (
+    (r"^backbone\.0\.body\.", "backbone.net."),
+    (r"^transformer\.(en|de)coder\.layers\.", r"\1coder."),
+    *layers("encoder", {"self_attn": "attention", "norm1": "around_attention.norm", "norm2": "around_feed.norm"}),
+)
+NORMS = {"norm1": "around_self.norm", "norm2": "around_cross.norm", "norm3": "around_feed.norm"}
+DETR: Rules = (
+    *COMMON,
+    *layers("decoder", {"self_attn": "self_attention", "multihead_attn": "cross_attention", **NORMS}),
+    (r"^transformer\.(en|de)coder\.norm\.", r"\1coder_norm."),
+    (r"^backbone\.1\.row_embed\.weight$", "positions.rows"),
+    (r"^backbone\.1\.col_embed\.weight$", "positions.columns"),
+    (r"^input_proj\.", "narrow."),
+    (r"^query_embed\.", "queries."),
+    (r"^class_embed\.", "classify."),
+    *mlp("bbox_embed", "locate"),
+)
+MASKS: Rules = (
+    *DETR,
+    (r"^bbox_attention\.q_linear\.", "masks.query."),
+    (r"^bbox_attention\.k_linear\.", "masks.key."),
+    *(
+        (rf"^mask_head\.{theirs}{i + 1}\.", f"masks.{part}.{ours}.")
+        for theirs, ours in (("lay", "conv"), ("gn", "norm"))
+        for i, part in enumerate(("first", "second", "up.0", "up.1", "up.2"))
+    ),
+    *((rf"^mask_head\.adapter{i + 1}\.", f"masks.lateral.{i}.") for i in range(3)),
+    (r"^mask_head\.out_lay\.", "masks.mask."),
+)
+SMCA: Rules = (
+    *((rf"^transformer\.decoder\.layers\.0\.point1\.layers\.{i}\.", f"refer.{2 * i}.") for i in range(3)),
+    *(
+        (rf"^transformer\.decoder\.layers\.(\d+)\.{theirs}\.", rf"gaussians.\1.{ours}.")
+        for theirs, ours in (("norm4", "norm"), ("point2", "move"), ("point3", "scale"))
+    ),
+    *DETR,
+)
+DEFORMABLE: Rules = (
+    *COMMON,
+    *layers(
+        "decoder",
+        {
+            "self_attn": "self_attention",
+            "cross_attn": "cross_attention",
+            "norm1": "around_cross.norm",
+            "norm2": "around_self.norm",
+            "norm3": "around_feed.norm",
+        },
+    ),
+    (r"^transformer\.level_embed$", "level_of"),
+    (r"^transformer\.reference_points\.", "start.references."),
+    (r"^transformer\.enc_output\.", "start.look.0."),
+    (r"^transformer\.enc_output_norm\.", "start.look.1."),
+    (r"^transformer\.pos_trans\.", "start.tell.0."),
+    (r"^transformer\.pos_trans_norm\.", "start.tell.1."),
+    (r"^input_proj\.", "levels.levels."),
+    (r"^class_embed\.", "classify."),
+    *mlp(r"bbox_embed\.(\d+)", r"locate.\1"),
+    (r"^transformer\.decoder\.(class|bbox)_embed\.", r"again.\1_embed."),
+    *mlp(r"again\.bbox_embed\.(\d+)", r"again.locate.\1"),
+    (r"^again\.class_embed\.", "again.classify."),
+)
+
+
+def of_transformer(tensors: Tensors) -> Options:
+    """What every transformer's shapes say; how many heads share the width is not among it."""
+    first = tensors["transformer.encoder.layers.0.linear1.weight"]
+    return {
+        "width": first.shape[1],
+        "feedforward": first.shape[0],
+        "encoder_layers": count_of(tensors, r"transformer\.encoder\.layers\.(\d+)\."),
+        "decoder_layers": count_of(tensors, r"transformer\.decoder\.layers\.(\d+)\."),
+    }
+
+
+def of_detr(tensors: Tensors) -> Options:
+    told = of_transformer(tensors) | {"num_queries": len(tensors["query_embed.weight"])}
+    if "transformer.encoder.norm.weight" in tensors:
+        told["pre_norm"] = True
+    if "backbone.1.row_embed.weight" in tensors:
+        told["position_embedding"] = "learned"
+    return told
+
+
+def of_smca(tensors: Tensors) -> Options:
+    heads = len(tensors["transformer.decoder.layers.0.point2.weight"]) // 2
+    scales = tensors.get("transformer.decoder.layers.0.point3.weight")
+    kind = 1 if scales is None else 1 + len(scales) // heads
+    return of_detr(tensors) | {"heads": heads, "dynamic_scale": f"type{kind}"}
+
+
+def of_deformable(tensors: Tensors) -> Options:
+    told = of_transformer(tensors) | {"num_levels": len(tensors["transformer.level_embed"])}
+    if "query_embed.weight" in tensors:
+        told["num_queries"] = len(tensors["query_embed.weight"])
+    if "transformer.decoder.bbox_embed.0.layers.0.weight" in tensors:
+        told["network"] = "deformable_detr_boxref"
+    if "transformer.enc_output.weight" in tensors:
+        told["two_stage"] = True
+    return told
+
+
+def without_no_object(tensors: Tensors) -> Tensors:
+    return tensors | {name: tensors[name][:-1] for name in ("classify.weight", "classify.bias")}
+
+
+def once(tensors: Tensors) -> Tensors:
+    """Deformable DETR lists its heads again for the decoder, and one head six times where layers share it.
+
+    Raises:
+        WeightsError: what should be one head is several.
+    """
+    made = {name: value for name, value in tensors.items() if not name.startswith("again.")}
+    for name in tensors.keys() - made.keys():
+        insist_equal(made, name.removeprefix("again."), tensors[name])
+    if not any(name.startswith("again.locate.") for name in tensors):
+        for name in [name for name in made if re.match(r"(classify|locate)\.[1-9]", name)]:
+            insist_equal(made, re.sub(r"^(\w+)\.\d+", r"\1.0", name), made.pop(name))
+    if "query_embed.weight" in made:
+        made["start.positions.weight"], made["start.states.weight"] = made.pop("query_embed.weight").chunk(2, 1)
+    return made
+
+
+def insist_equal(tensors: Tensors, name: str, value: torch.Tensor) -> None:
+    if name not in tensors or not torch.equal(tensors[name], value):
+        raise WeightsError(f"the file holds {name} twice, and differently; save the network's state_dict() again")
+
+
+CLASSES = "class_embed.weight"
+LAYOUTS = [
+    Layout(
+        "deformable detr", r"transformer\.level_embed$", "deformable_detr", DEFORMABLE, ("class_embed.0.weight", 1, 0),
+        False, of_deformable, once,
+    ),
+    Layout(
+        "smca", r"transformer\.decoder\.layers\.0\.point2\.", "smca_detr", SMCA, (CLASSES, 1, 1), False, of_smca,
+        without_no_object,
+    ),
+    Layout("detr with masks", r"bbox_attention\.", "detr_panoptic", MASKS, (CLASSES, 1, 1), False, of_detr),
+    Layout("detr", r"transformer\.decoder\.layers\.0\.", "detr", DETR, (CLASSES, 1, 1), False, of_detr),
+]  # fmt: skip

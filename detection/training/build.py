@@ -1,0 +1,204 @@
+"""From a recipe to a detector that stands on the right weights: build, load or refuse, freeze."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+from backbones import backbone
+from backbones.base import Backbone
+from backbones.freeze import freeze, freeze_batch_norm, freeze_stages, freeze_unreached
+from backbones.inherit import fill, find_parent, inherit, is_stale, keep, kept_args, rebuild
+from backbones.published import BACKBONES, fill_published, published_pixels
+from backbones.torchvision_zoo import train_last
+from detection.nets import Detector, detector
+from detection.recipe import DetectRecipe, FreezeConfig, ModelConfig
+from shared.devices import dist
+from shared.errors import UsageError, WeightsError
+from shared.feeding.pixels import PixelStats, pixel_stats
+from shared.weights.card import Exported, check_pixels, expected_pixels, listed
+from shared.weights.store import NotThere, Store, Transfer
+
+log = logging.getLogger(__name__)
+
+
+class Standing(NamedTuple):
+    """A backbone, its pixel statistics, where its weights came from, and what it was built with besides its name."""
+
+    net: Backbone
+    stats: PixelStats
+    parent: Exported | None
+    transfer: Transfer | None
+    args: dict[str, Any] = {}
+
+
+def backbone_name(model: ModelConfig, store: Store) -> str:
+    """The backbone that is asked for, or the only one that has the tag, or the one that published weights are of.
+
+    Raises:
+        UsageError: the backbone does not come in the width that is asked for.
+        WeightsError: the tag is nobody's, or several backbones'.
+    """
+    if model.backbone is None:
+        if model.backbone_tag is None:
+            return usual_backbone(model)
+        return store.find(None, model.backbone_tag, model.backbone_epoch).card.arch
+    name = model.backbone
+    if model.backbone_param in (None, "1", "1.0"):  # `--backbone mobilenet_v2 --backbone-param 1`
+        return name
+    raise UsageError(f"{name} comes in width 1 only; leave --backbone-param out, or name a timm network of that width")
+
+
+def usual_backbone(model: ModelConfig) -> str:
+    """What it stands on without a tag: what is named, or what the published weights are of, or a ResNet-50."""
+    return model.backbone or BACKBONES.get((model.weights_backbone or "").partition(".")[0], "resnet_v1_50")
+
+
+def stand(recipe: DetectRecipe, store: Store, *, load: bool = True) -> Standing:
+    """Build the backbone and give it its weights.
+
+    Args:
+        load: False leaves weights of a tag out, for who fills the whole detector afterwards.
+
+    Raises:
+        WeightsError: the tag or the published weights are asked for and cannot be had, or do not fit.
+    """
+    model = recipe.model
+    name = backbone_name(model, store)
+    if model.backbone_tag is None and model.backbone_epoch is not None:
+        model = replace(model, backbone_tag=only_tag(store, name))
+        recipe = replace(recipe, model=model)
+    options = asked_of(model)
+    if model.weights_backbone is not None:
+        return stand_on_published(recipe, name, model.weights_backbone, load=load)
+    if model.backbone_tag is None:
+        net = backbone.build(name, pretrained=model.backbone_pretrained and load, **options)
+        told = pixel_stats(recipe.data.rgb_mode) if recipe.data.rgb_mode else None
+        if told and net.pixels and told != net.pixels:
+            raise WeightsError(f"timm's {name} expects other pixels than {recipe.data.rgb_mode}; leave --rgb-mode out")
+        return Standing(net, told or net.pixels or pixel_stats("imagenet"), None, None, dilation_of(model))
+    parent, nothing = None, None
+    try:
+        parent = store.find(name, model.backbone_tag, model.backbone_epoch)
+    except NotThere as refusal:
+        nothing = refusal
+    if parent is None or ("@" not in model.backbone_tag and is_stale(store, parent)):
+        heir = inherited(recipe, store, name, kept_args(parent.card) if parent else {}, load=load)
+        if heir is not None:
+            return heir
+    if parent is None:
+        raise nothing or AssertionError("an export is found or refused")
+    stats = pixels_of(parent, recipe)
+    net = rebuild(parent.card, **options)
+    transfer = fill(store, net, parent, model.allow_missing) if load else None
+    return Standing(net, stats, parent, transfer, kept_args(parent.card) | dilation_of(model))
+
+
+def stand_on_published(recipe: DetectRecipe, name: str, weights: str, *, load: bool) -> Standing:
+    """The backbone on weights that torchvision publishes.
+
+    Raises:
+        UsageError: there are none of that name, or a tag is asked for, too.
+        WeightsError: they cannot be had, or are another backbone's.
+    """
+    if recipe.model.backbone_tag is not None or recipe.model.backbone_pretrained:
+        raise UsageError(
+            "--weights-backbone names the backbone's weights; leave --backbone-tag and --backbone-pretrained out"
+        )
+    net = backbone.build(name, **asked_of(recipe.model))
+    stats, transfer = published_pixels(weights), None
+    if load:
+        transfer, stats = fill_published(net, weights, offline=recipe.runtime.offline)
+    told = pixel_stats(recipe.data.rgb_mode) if recipe.data.rgb_mode else stats
+    if told != stats:
+        log.warning("%s expects other pixels than --rgb-mode %s, which it gets", weights, recipe.data.rgb_mode)
+    return Standing(net, told, None, transfer, dilation_of(recipe.model))
+
+
+def only_tag(store: Store, name: str) -> str:
+    """The tag that --backbone-epoch means when none is named: the only one this backbone has.
+
+    Raises:
+        WeightsError: it has none, or several.
+    """
+    tags = sorted({e.card.tag for e in store.all() if e.card.arch == name})
+    if len(tags) == 1:
+        return tags[0]
+    if tags:
+        raise WeightsError(f"--backbone-epoch: {name} has the tags {listed(tags)}; say which with --backbone-tag")
+    raise WeightsError(
+        f"--backbone-epoch: {store.root} has no weights of {name}; make some with `pretrain train --model {name}`"
+    )
+
+
+def inherited(recipe: DetectRecipe, store: Store, name: str, args: dict[str, Any], *, load: bool) -> Standing | None:
+    """The backbone on what another one's tag becomes by a conversion, kept in the store; None when none leads here.
+
+    Args:
+        args: what the backbone is built with besides its name.
+    """
+    model = recipe.model
+    assert model.backbone_tag is not None
+    net = backbone.build(name, **{**args, **asked_of(model)})
+    parent = find_parent(store, name, net, model.backbone_tag, model.backbone_epoch)
+    if parent is None:
+        return None
+    stats = pixels_of(parent, recipe)
+    if not load:
+        return Standing(net, stats, parent, None, args | dilation_of(model))
+    heir = inherit(store, parent, name, net, model.allow_missing)
+    if dist.is_main() and not recipe.runtime.dry_run:
+        parent = keep(store, heir, name, args=args)
+    return Standing(net, stats, parent, heir.transfer, args | dilation_of(model))
+
+
+def asked_of(model: ModelConfig) -> dict[str, Any]:
+    """Options of the backbone that the recipe names."""
+    told = {} if model.drop_path is None else {"drop_path": model.drop_path}
+    return told | dilation_of(model)
+
+
+def dilation_of(model: ModelConfig) -> dict[str, Any]:
+    """What of them is part of the network, and so of its card."""
+    return {"dilation": True} if model.dilation else {}
+
+
+def pixels_of(parent: Exported, recipe: DetectRecipe) -> PixelStats:
+    """The statistics a backbone's weights expect, which the recipe may confirm and cannot change."""
+    if parent.card.kind != "backbone":
+        raise WeightsError(f"{parent} is a {parent.card.kind} and no backbone; name a tag that `pretrain` exported")
+    if recipe.data.rgb_mode is not None:
+        check_pixels(parent, pixel_stats(recipe.data.rgb_mode))
+    return expected_pixels(parent)
+
+
+def build_detector(recipe: DetectRecipe, net: Backbone, num_classes: int) -> Detector:
+    """The network of the recipe on a backbone, frozen as told; what no loss can reach is frozen besides."""
+    built = detector.build(recipe.model.network, net, num_classes, **recipe.model.network_args)
+    freezes, model = recipe.freeze, recipe.model
+    trained = model.weights_backbone or model.backbone_tag or model.backbone_pretrained or model.init_from
+    if freezes.trainable_backbone_layers is not None and not (trained or model.resume_epoch is not None):
+        log.warning("--trainable-backbone-layers is left out: random weights hold nothing to keep, so all are trained")
+        freezes = replace(freezes, trainable_backbone_layers=None)
+    apply_freezes(built, freezes)
+    freeze_unreached(net, built.used_maps)
+    return built
+
+
+def apply_freezes(built: Detector, told: FreezeConfig) -> None:
+    asked = [told.freeze_body, told.freeze_backbone, told.freeze_backbone_stages is not None]
+    if sum(asked) > 1:
+        raise UsageError("--freeze-body, --freeze-backbone and --freeze-backbone-stages exclude one another; keep one")
+    if told.freeze_body:
+        built.requires_grad_(False)
+        for part in built.class_head():
+            part.requires_grad_(True)
+    if told.freeze_backbone:
+        freeze(built.backbone)
+    if told.freeze_backbone_stages is not None:
+        freeze_stages(built.backbone, told.freeze_backbone_stages)
+    if told.trainable_backbone_layers is not None:
+        train_last(built.backbone, told.trainable_backbone_layers)
+    if told.freeze_backbone_bn:
+        freeze_batch_norm(built.backbone)

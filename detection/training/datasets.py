@@ -1,0 +1,179 @@
+"""Where training and validation data lie, and the data sets opened there.
+
+a folder, or images and annotations one by one -> places -> which kind -> CocoDetection or PanopticDetection
+nothing                                        -> the built-in demo data
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from detection.data.annotations.classes import ClassMap
+from detection.data.annotations.skeleton import Skeleton
+from detection.data.augment.presets import MADE_FOR, build_augment
+from detection.data.coco import CocoDetection, aspect_ratios, coco_layout
+from detection.data.panoptic import PanopticDetection, panoptic_layout
+from detection.data.shards import holds_shards
+from detection.nets import finds, usual_size
+from detection.recipe import DataConfig, DetectRecipe
+from detection.training.start import take_classes
+from shared.errors import UsageError
+from shared.recipes.files import recipe_folder
+from shared.runs.session import cache_dir, pair
+from shared.weights.card import Exported
+
+
+class Data(NamedTuple):
+    """Training and validation images; `val` may be None."""
+
+    train: CocoDetection
+    val: CocoDetection | None
+
+
+class Place(NamedTuple):
+    """A folder of images and the annotations of them; None for shards, which hold their own."""
+
+    images: Path
+    annotations: Path | None
+
+
+def open_data(recipe: DetectRecipe, start: Exported | None = None) -> Data:
+    """Training and validation images as the recipe names them; the demo data when it names none.
+
+    Args:
+        start: a trained detector whose classes the images are labelled with.
+    """
+    told, learns = recipe.data, finds(recipe.model.network)
+    training, validation = places(told, learns)
+    size = input_size(told.size, told.aug_type, recipe.model.network)
+
+    def opened(place: Place, classes: ClassMap | None, skeleton: Skeleton | None, *, training: bool) -> CocoDetection:
+        augment = build_augment(
+            told.aug_type,
+            level=told.aug_level,
+            size=size,
+            max_size=told.max_size,
+            multiscale=told.multiscale,
+            smallest_side=told.smallest_side,
+            antialias=told.antialias,
+            train=training,
+        )
+        return images_of(kind_of(told, learns))(
+            place.images,
+            place.annotations,
+            classes,
+            augment,
+            ignore_file=shipped(told.ignore_file) if training else None,
+            drop_empty=told.drop_empty and training,
+            allow_missing=told.allow_missing_images,
+            limit=told.limit,
+            finds=learns,
+            skeleton=skeleton,
+            min_keypoints=None if training else 0,
+            copy_paste=told.use_copypaste and training,
+        )
+
+    named = shipped(told.class_file)
+    wanted = ClassMap.binary() if told.binary_mode else ClassMap.from_file(named) if named else None
+    skeleton = Skeleton.from_yaml(told.keypoints_file) if told.keypoints_file else None
+    train_set = opened(training, wanted, skeleton, training=True)
+    if start is not None:
+        take_classes(train_set, start)
+    if told.oks_sigmas and train_set.skeleton is not None:
+        train_set.skeleton = train_set.skeleton.with_sigmas(told.oks_sigmas)
+    val_set = opened(validation, train_set.classes, train_set.skeleton, training=False) if validation else None
+    return Data(train_set, val_set)
+
+
+def shapes_of(data: CocoDetection, told: DataConfig) -> np.ndarray | None:
+    """(N,) for each image a number of its shape, from as high as twice its width to as wide; None to mix them all."""
+    factor = told.aspect_ratio_group_factor
+    if factor < 0:
+        return None
+    if data.shards:
+        raise UsageError(
+            "--aspect-ratio-group-factor cannot order what lies in shards; leave it out, or give the folder"
+        )
+    edges = 2 ** np.linspace(-1, 1, 2 * factor + 1) if factor else [1.0]
+    return np.searchsorted(edges, aspect_ratios(data), side="right")
+
+
+def images_of(kind: str) -> Any:
+    """The class that reads this kind of data set."""
+    return PanopticDetection if kind == "coco_panoptic" else CocoDetection
+
+
+def shipped(path: Path | None) -> Path | None:
+    """A list by its path, or by its name one that comes with the recipes: `objects365_ignore.txt`."""
+    known = recipe_folder() / "classes" / path if path is not None and path.parent == Path() else None
+    return known if known is not None and known.is_file() and path is not None and not path.is_file() else path
+
+
+def input_size(told: tuple[int, ...] | None, aug_type: str, network: str) -> tuple[int, int]:
+    """(height, width) as told, or what the augmentation was made for, or the network's usual size."""
+    return pair(told) if told else MADE_FOR.get(aug_type) or usual_size(network)
+
+
+def places(told: DataConfig, learns: Sequence[str] = ()) -> tuple[Place, Place | None]:
+    """Where training and validation data lie.
+
+    Args:
+        learns: what is wanted besides boxes.
+
+    Raises:
+        UsageError: images are named without annotations, or annotations that lack what is wanted.
+        DataError: a COCO folder is named that is none.
+    """
+    if told.dataset == "coco" and "keypoints" in learns:
+        raise UsageError("--dataset coco has no keypoints, which this network learns; say --dataset coco_kp, or custom")
+    if told.data_path is None:
+        if told.coco_json_path is not None:
+            raise UsageError("--coco-json-path needs the folder of its images; add --data-path")
+        from shared.feeding.demo import demo_data
+
+        demo = demo_data(cache_dir() / "demo")
+        named = [demo.train_json, demo.val_json]
+        if told.dataset == "coco_panoptic":
+            named = [path.with_name(f"panoptic_{path.name}") for path in named]
+        return Place(demo.train_images, named[0]), Place(demo.val_images, named[1])
+    kind = kind_of(told, learns)
+    training = place_of(told.data_path, told.coco_json_path, "train", kind)
+    if told.val_path is not None or told.coco_val_json_path is not None:
+        return training, named_validation(told)
+    if told.coco_json_path is not None or training.images == told.data_path:
+        return training, None
+    if training.annotations is None and not holds_shards(told.data_path / "val"):
+        return training, None
+    if kind == "custom" and not any((told.data_path / name).is_dir() for name in ("test", "val")):
+        return training, None
+    return training, place_of(told.data_path, None, "val", kind)
+
+
+def kind_of(told: DataConfig, learns: Sequence[str]) -> str:
+    """Which annotations of a folder are meant: as told, or what the folder looks like and the network learns."""
+    if told.dataset != "auto":
+        return told.dataset
+    if told.data_path is not None and (told.data_path / "train" / "annotations").is_dir():
+        return "custom"
+    return "coco_kp" if "keypoints" in learns else "coco"
+
+
+def place_of(images: Path, annotations: Path | None, split: str, kind: str = "coco") -> Place:
+    """What one path means: the images of a COCO file, a folder of shards, or that of a split in a folder of either."""
+    if annotations is not None:
+        return Place(images, annotations)
+    shards = next((folder for folder in (images, images / split) if holds_shards(folder)), None)
+    if shards is not None:
+        return Place(shards, None)
+    return Place(*(panoptic_layout(images, split) if kind == "coco_panoptic" else coco_layout(images, split, kind)))
+
+
+def named_validation(told: DataConfig) -> Place:
+    """What --val-path and --coco-val-json-path say. Raises UsageError unless they go together, or name shards."""
+    if told.val_path is None or (told.coco_val_json_path is None and not holds_shards(told.val_path)):
+        raise UsageError("--val-path and --coco-val-json-path go together; give both, neither, or a folder of shards")
+    return Place(told.val_path, told.coco_val_json_path)

@@ -1,0 +1,49 @@
+"""Training samples on one sheet, as the network would see them: `detect show-augment`.
+
+recipe -> the data and the feed of `detect train` -> the first samples of epoch 0 -> drawn -> one picture
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from detection.drawing.draw import draw_detections, sheet
+from detection.recipe import DetectRecipe
+from detection.training.datasets import open_data
+from detection.types import Detections
+from shared.errors import UsageError
+from shared.feeding.feed import Fetch
+from shared.feeding.plan import Plan
+
+COLUMNS = 4
+
+
+def show(recipe: DetectRecipe, output: Path, count: int) -> list[str]:
+    """Write the sheet; what a person is told: one line a sample, and what could not be read.
+
+    Raises:
+        UsageError: no samples are asked for, or the picture cannot be written.
+        DataError: the data cannot be used.
+    """
+    if count < 1:
+        raise UsageError(f"--count {count} shows nothing; ask for at least one sample")
+    train, seed = open_data(recipe).train, recipe.runtime.seed
+    plan = Plan(train.sizes, seed)
+    fetch, nothing = (
+        Fetch(train, plan, seed),
+        Detections(boxes=torch.zeros(0, 4), labels=torch.zeros(0), scores=torch.zeros(0)),
+    )
+    pictures, lines, bad = [], [], []
+    for place in range(min(count, len(train))):
+        image, target = fetch.sample(0, place, bad)
+        pictures.append(draw_detections(image, nothing, train.classes.names, truth=target, skeleton=train.skeleton))
+        height, width = image.shape[-2:]
+        lines.append(f"image {target['image_id']}: {width}x{height}, {len(target['boxes'])} boxes")
+    output.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        sheet(pictures, COLUMNS).convert("RGB").save(output)
+    except (OSError, ValueError) as error:
+        raise UsageError(f"cannot write {output} ({error}); give --output a name that ends in .jpg or .png") from None
+    return [*lines, *(f"stepped over {sentence}" for sentence in bad), f"{len(lines)} samples in {output}"]

@@ -1,0 +1,88 @@
+"""A detector on a data set, as the loop sees it: pixels to losses, detections to average precision."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from backbones.freeze import hold_still
+from detection.data.batch import pad_batch
+from detection.eval.panoptic import Evaluator
+from detection.nets import Detector
+from detection.types import Detections, Images, Target
+from shared.devices import dist
+from shared.feeding.pixels import Normalize, PixelStats
+from shared.loop.task import Task
+
+
+class DetectTask(Task):
+    """
+    Args:
+        detector: what is trained; frozen parts of it hold still in eval mode.
+        stats: what its backbone wants its pixels to be.
+        evaluator: makes a fresh evaluator of the validation data; None for no evaluation.
+    """
+
+    def __init__(self, detector: Detector, stats: PixelStats, evaluator: Callable[[], Evaluator] | None = None) -> None:
+        super().__init__()
+        self.detector, self.normalize, self.evaluator = detector, Normalize(stats), evaluator
+        self.multiple = math.lcm(detector.multiple, detector.backbone.maps[-1].stride)
+
+    @property
+    def backbone(self) -> Any:  # type: ignore[override]
+        return self.detector.backbone
+
+    def train(self, mode: bool = True) -> DetectTask:
+        super().train(mode)
+        if mode:
+            hold_still(self.detector)
+        return self
+
+    def images(self, pictures: list[Tensor]) -> Images:
+        """uint8 images of any sizes, on the device -> a normalised, padded batch."""
+        return pad_batch(pictures, self.normalize, self.multiple)
+
+    def forward(self, batch: tuple[list[Tensor], list[Target]]) -> dict[str, Tensor]:
+        pictures, targets = batch
+        return self.detector(self.images(pictures), targets)
+
+    def names(self, batch: tuple[list[Tensor], list[Target]]) -> list[str]:
+        """The images' ids in their file."""
+        return [str(target["image_id"]) for target in batch[1] if "image_id" in target]  # type: ignore[typeddict-item]
+
+    def alone(self, batch: tuple[list[Tensor], list[Target]], i: int) -> tuple[list[Tensor], list[Target]]:
+        return batch[0][i : i + 1], batch[1][i : i + 1]
+
+    def detail(self, metric: str) -> bool:
+        """Recall, and which part of panoptic quality is due to what."""
+        return "_ar" in metric or metric.startswith(("sq", "rq"))
+
+    @torch.no_grad()
+    def detect(self, pictures: list[Tensor]) -> list[Detections]:
+        return self.detector.detect(self.images(pictures))
+
+    @torch.no_grad()
+    def evaluate(self, loader: Iterable[Any]) -> dict[str, float]:
+        """Official COCO AP of the validation images; every process gets the same numbers."""
+        if self.evaluator is None:
+            return {}
+        evaluator = self.evaluated(loader)
+        return dist.from_main(evaluator.summary() if dist.is_main() else {})
+
+    def evaluated(self, loader: Iterable[Any]) -> Evaluator:
+        """The evaluator filled with what was found; complete on the main process."""
+        assert self.evaluator is not None
+        evaluator = self.evaluator()
+        for pictures, targets in loader:
+            for picture, target, found in zip(pictures, targets, self.detect(pictures), strict=True):
+                seen = picture.shape[-2:]
+                height, width = evaluator.original_size(target["image_id"])  # type: ignore[typeddict-item]
+                evaluator.add(target["image_id"], found, (height / seen[0], width / seen[1]))  # type: ignore[typeddict-item]
+        if dist.world() > 1:
+            for part in dist.gather(evaluator.found)[1:]:
+                evaluator.take(part)
+        return evaluator

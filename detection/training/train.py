@@ -1,0 +1,215 @@
+"""`detect train`: recipe -> data, backbone by tag, detector -> the loop -> weights, report."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from backbones.sync import join_batch_norms
+from detection.data.annotations.classes import ClassMap
+from detection.data.coco import CocoDetection
+from detection.data.panoptic import PanopticDetection
+from detection.drawing.draw import draw_detections
+from detection.eval.panoptic import evaluator_of
+from detection.recipe import DetectRecipe, ModelConfig, run_stem
+from detection.training.build import Standing, build_detector, stand, usual_backbone
+from detection.training.datasets import Data, open_data, shapes_of
+from detection.training.start import fill_from, find_start, stand_on, unconsumed_warmups
+from detection.training.task import DetectTask
+from shared.devices import dist
+from shared.feeding.feed import choose_workers, in_order
+from shared.feeding.plan import rng_for
+from shared.loop.optim import for_batch
+from shared.recipes.recipe import Resolved
+from shared.runs.dry import announce_plan, describe_groups, describe_parameters, describe_schedule
+from shared.runs.report import write_report
+from shared.runs.session import Session
+from shared.weights.card import Card, check_name, versions
+from shared.weights.store import Store
+
+log = logging.getLogger(__name__)
+
+
+def train(resolved: Resolved) -> int:
+    """Train a detector and export it; the exit code."""
+    recipe: DetectRecipe = resolved.recipe
+    store = Store(recipe.runtime.weights_dir)
+    session = Session(resolved, stem=run_stem(recipe))
+    try:
+        start = find_start(recipe.model, store.root)
+        data = open_data(recipe, None if recipe.model.reset_head else start)
+        resolved = session.learnt(resolved_for(resolved, data.train))
+        recipe = resolved.recipe
+        standing = stand(recipe, store) if start is None else stand_on(start, recipe)
+        built = build_detector(recipe, standing.net, len(data.train.classes))
+        if start is not None:
+            standing = standing._replace(transfer=fill_from(start, built, store, recipe.model))
+        val, backend = data.val, recipe.data.eval_backend
+        task = DetectTask(built, standing.stats, None if val is None else lambda: evaluator_of(val, backend))
+        task.facts = {
+            **built_from(recipe, standing),
+            "num_classes": len(data.train.classes),
+            "pixels": [[*values] for values in standing.stats],
+        }
+        if session.joins_batch_norms():
+            task = join_batch_norms(task)
+        if recipe.runtime.dry_run:
+            return dry_run(session, resolved, task, data, standing)
+        run_dir = session.open()
+        tag = recipe.model.tag or run_dir.name
+        check_name(tag)
+        describe(recipe, data, standing)
+        if start is None:
+            for warmup in unconsumed_warmups(store, arch_of(recipe, standing), tag):
+                log.info("%s is a warm-up that nothing went on from; --init-from %s would", warmup, warmup.path)
+        if standing.transfer is not None:
+            session.write("transfer.json", report_of(standing, recipe.model))
+        feed, exported, kept = session.feed(data.train, shapes_of(data.train, recipe.data)), [], []
+
+        def publish(trained: Any, epoch: int, metrics: dict[str, float], last: bool) -> None:
+            kept[:] = [trained]  # the average, where there is one
+            exported.append(store.put(trained.detector, card(session, data, standing, tag, epoch, metrics, last)))
+            log.info("exported %s to %s", exported[-1], exported[-1].path)
+
+        metrics = session.fit(task, feed, val_loader(session, data.val), publish, recipe.model.keep_epochs)
+        if dist.is_main():
+            if exported:  # not when a finished run is resumed: its result stands
+                session.finish(exported[-1], metrics, store)
+                if data.val is not None:
+                    save_pictures(kept[0], data.val, run_dir / "pictures", recipe.data.pictures, session.device)
+            log.info("report %s", write_report([run_dir], run_dir / "report.html"))
+    finally:
+        dist.stop()
+    return 0
+
+
+def resolved_for(resolved: Resolved, data: CocoDetection) -> Resolved:
+    """The recipe with what only the data can say: how many keypoints an object has."""
+    recipe: DetectRecipe = resolved.recipe
+    if data.skeleton is None:
+        return resolved
+    args = {**recipe.model.network_args, "num_keypoints": len(data.skeleton)}
+    return replace(resolved, recipe=replace(recipe, model=replace(recipe.model, network_args=args)))
+
+
+def val_loader(session: Session, val: CocoDetection | None) -> Any:
+    if val is None:
+        return None
+    workers = choose_workers(session.runtime.num_workers, dist.world())
+    return in_order(val, session.runtime.batch_size, rank=dist.rank(), world=dist.world(), workers=workers)
+
+
+def card(session: Session, data: Data, standing: Standing, tag: str, epoch: int, metrics: dict, last: bool) -> Card:
+    """What a detector's weights say about themselves."""
+    recipe: DetectRecipe = session.recipe
+    return Card(
+        arch=arch_of(recipe, standing),
+        tag=tag,
+        epoch=epoch,
+        kind="detector",
+        finished=last,
+        method="detection",
+        args=built_from(recipe, standing),
+        pixels={"mean": list(standing.stats.mean), "std": list(standing.stats.std)},
+        classes=spoken_classes(data.train),
+        parents=[standing.parent.reference] if standing.parent else [],
+        data={"fingerprint": data.train.fingerprint, "samples": len(data.train), "path": str(recipe.data.data_path)},
+        metrics=metrics,
+        recipe=session.told(),
+        versions=versions(),
+    )
+
+
+def spoken_classes(data: CocoDetection) -> dict[str, Any]:
+    """Names and ids of the classes, the keypoints that their objects have, and which of them are things."""
+    told = data.classes.to_dict()
+    if data.skeleton is not None:
+        told["skeleton"] = data.skeleton.to_dict()
+    return told | ({"isthing": data.isthing} if isinstance(data, PanopticDetection) else {})
+
+
+def built_from(recipe: DetectRecipe, standing: Standing) -> dict[str, Any]:
+    """What a network of the same shape is built from."""
+    return {
+        "network": recipe.model.network,
+        "network_args": recipe.model.network_args,
+        "backbone": backbone_of(recipe, standing),
+        "backbone_args": standing.args,
+    }
+
+
+def backbone_of(recipe: DetectRecipe, standing: Standing) -> str:
+    if standing.parent is not None and standing.parent.card.kind == "detector":
+        return standing.parent.card.args["backbone"]
+    return recipe.model.backbone or (standing.parent.card.arch if standing.parent else usual_backbone(recipe.model))
+
+
+def arch_of(recipe: DetectRecipe, standing: Standing) -> str:
+    """Under which name the detector's weights are kept."""
+    return f"{recipe.model.network}-{backbone_of(recipe, standing)}"
+
+
+def describe(recipe: DetectRecipe, data: Data, standing: Standing) -> None:
+    classes = data.train.classes
+    log.info(
+        "%s on %d images, %d classes: %s", recipe.model.network, len(data.train), len(classes), listed_classes(classes)
+    )
+    for name, images in (("training", data.train), ("validation", data.val)):
+        for note in images.notes if images else []:
+            log.info("%s data: %s", name, note)
+    if standing.transfer is not None:
+        log.info("loaded %s", standing.transfer)
+    elif recipe.model.backbone_pretrained:
+        log.info("the backbone has timm's published weights")
+    else:
+        log.info("the backbone starts from random weights; --backbone-tag or --backbone-pretrained would load some")
+    if data.val is None:
+        log.info("no validation data: no average precision is measured along the way")
+
+
+def listed_classes(classes: ClassMap, most: int = 6) -> str:
+    more = f" and {len(classes) - most} more" if len(classes) > most else ""
+    return ", ".join(classes.names[:most]) + more
+
+
+def report_of(standing: Standing, model: ModelConfig) -> dict[str, Any]:
+    """transfer.json: the transfer report as the run's report shows it."""
+    assert standing.transfer is not None
+    told = asdict(standing.transfer)
+    if standing.parent is None:
+        pixels = f"mean {list(standing.stats.mean)}, std {list(standing.stats.std)}"
+        return {**told, "tag": model.weights_backbone, "arch": usual_backbone(model), "path": "", "pixel_note": pixels}
+    card = standing.parent.card
+    pixels = f"mean {card.pixels['mean']}, std {card.pixels['std']}, as the weights expect"
+    return {**told, "tag": card.tag, "arch": card.arch, "path": str(standing.parent.path), "pixel_note": pixels}
+
+
+def save_pictures(task: DetectTask, val: CocoDetection, folder: Path, count: int, device: torch.device) -> None:
+    """The first validation images with predicted and true boxes."""
+    folder.mkdir(exist_ok=True)
+    task.eval()
+    for index in range(min(count, len(val))):
+        picture, target = val.load(index, rng_for(0, 0, index))
+        found = task.detect([picture.to(device)])[0]
+        found = {name: value.cpu() for name, value in found.items()}  # type: ignore[attr-defined]
+        image = draw_detections(picture, found, val.classes.names, truth=target, skeleton=val.skeleton)  # type: ignore[arg-type]
+        image.convert("RGB").save(folder / f"{index:03d}.jpg", quality=85)
+
+
+def dry_run(session: Session, resolved: Resolved, task: DetectTask, data: Data, standing: Standing) -> int:
+    recipe = resolved.recipe
+    feed = session.feed(data.train, shapes_of(data.train, recipe.data))
+    lines = describe_parameters(task, task.backbone.stages())
+    lines += describe_groups(task, for_batch(recipe.optim, feed.step_size))
+    lr = for_batch(recipe.optim, feed.step_size).lr
+    lines += describe_schedule(feed.steps_per_epoch, feed.step_size, recipe.schedule, lr)
+    lines.append(f"data\n  {len(data.train)} training images, {len(data.val) if data.val else 0} validation images")
+    published = "published by timm" if recipe.model.backbone_pretrained else "random"
+    lines.append(f"weights\n  {standing.transfer or published}")
+    if dist.is_main():
+        announce_plan(resolved, lines)
+    return 0

@@ -1,0 +1,80 @@
+"""Labelled images in class folders, read where they lie: a `Samples` for the feed, as shards are.
+
+    FOLDER/<class>/...               one set
+    FOLDER/train|val/<class>/...     two, with the classes of train      (validation or test serve as val)
+
+The rules of what is an image, a class and a split are those of `pretrain pack`, so a folder and the shards packed from
+it have the same classes in the same order. For training at length pack it: a shard is read many times faster.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pretrain.data.layout import Item, files_of, layout
+from pretrain.data.restart_markers import decoded_view
+from pretrain.data.shards import stacked
+from shared.errors import BadSample
+from shared.feeding.image import BadImage
+
+View = Callable[[Tensor, np.random.Generator], Any]
+
+
+class ImageFolder:
+    """The images of one split, by number.
+
+    Args:
+        folder: where the items lie.
+        items: paths inside it, with their classes.
+        classes: names, in the order of their numbers.
+        view: (3, H, W) uint8 pixels and random numbers -> a tensor, or a tuple of them.
+    """
+
+    def __init__(self, folder: Path, items: list[Item], classes: list[str], view: View) -> None:
+        self.folder, self.classes, self.view = folder, classes, view
+        self.paths = [str(item.path) for item in items]
+        self.labels = np.array([item.label for item in items], dtype=np.int64)
+        self.sizes, self.num_classes = [len(items)], len(classes)
+        told = (f"{path} {label} {(folder / path).stat().st_size}\n" for path, label in self)
+        self.fingerprint = hashlib.sha256("".join(told).encode("utf-8", "surrogateescape")).hexdigest()
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __iter__(self) -> Any:
+        return zip(self.paths, self.labels.tolist(), strict=True)
+
+    def name(self, index: int) -> str:
+        return str(self.folder / self.paths[index])
+
+    def load(self, index: int, rng: np.random.Generator) -> tuple[Any, int]:
+        """One sample: what the view makes of it, and its class. Raises BadSample."""
+        try:
+            data = bytearray((self.folder / self.paths[index]).read_bytes())
+            return decoded_view(data, self.view, rng), int(self.labels[index])
+        except BadImage as error:
+            raise BadSample(self.name(index), str(error)) from None
+        except OSError as error:
+            raise BadSample(self.name(index), error.strerror or str(error)) from None
+
+    def collate(self, samples: list[tuple[Any, int]]) -> tuple[Any, Tensor]:
+        """Samples -> (views stacked to (B, 3, H, W) uint8, tuples staying tuples; labels (B,) int64)."""
+        return stacked([view for view, _ in samples]), torch.tensor([label for _, label in samples])
+
+
+def image_folders(folder: Path, view: View) -> tuple[ImageFolder, ImageFolder | None]:
+    """The images to learn from, and those to validate on if the folder sets some aside.
+
+    Raises:
+        DataError: no images, an image outside any class folder, or a class of val that train lacks.
+    """
+    found = layout(files_of(folder), str(folder))
+    train, val = (ImageFolder(folder, found.splits[split], found.classes, view) for split in ("train", "val"))
+    return train, val if len(val) else None

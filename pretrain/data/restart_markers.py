@@ -1,0 +1,197 @@
+"""JPEGs with restart markers: a crop decodes its own rows of blocks and no others, to the same bits.
+
+A restart marker (RST) after every row of blocks cuts the compressed pixels into pieces that do not depend on each
+other. From such a file
+
+    header | row 0 | RST0 | row 1 | RST1 | row 2 | ... | end
+
+the rows of a crop make a smaller file that is a JPEG in its own right, once its header names the smaller height and its
+markers count from 0 again. Where colour is stored at half height its smoothing looks one pixel row across the border,
+so a crop that ends at a border takes the row of blocks beyond along.
+
+    marked(data)                  -> the same pixels with markers, by the program jpegtran
+    decoded_view(data, view, rng) -> what a view makes of an image, decoded as far as the view looks
+"""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pretrain.views.crops import Framed
+from shared.errors import UsageError
+from shared.feeding.image import MAX_PIXELS, MAX_SIDE, BadImage, decode_image, is_jpeg
+
+SOF0, SOF1, DHT, RST0, EOI, SOS, DQT, DRI, APP1, COM = 0xC0, 0xC1, 0xC4, 0xD0, 0xD9, 0xDA, 0xDB, 0xDD, 0xE1, 0xFE
+STEPPED_OVER = {DHT, DQT, COM, *range(0xE0, 0xF0)}  # segments that say nothing of where the rows lie
+ORIENTATION = 0x0112  # the EXIF tag
+NO_JPEGTRAN = (
+    "restart markers are written by the program jpegtran, which is not installed; install it (Debian and Ubuntu: "
+    "libjpeg-turbo-progs, Fedora: libjpeg-turbo-utils, Homebrew: jpeg-turbo) or leave --restart-markers out, at the "
+    "price of decoding whole images in training"
+)
+
+
+class Rows(NamedTuple):
+    """How the pixels of a marked JPEG lie.
+
+    height, width: of the image. tall: pixel rows between two markers. context: pixel rows beyond a crop that its colour
+    depends on. height_at, begin: bytes at which the header says the height, and at which the first row begins.
+    """
+
+    height: int
+    width: int
+    tall: int
+    context: int
+    height_at: int
+    begin: int
+
+
+def rows_of(data: bytes | bytearray) -> Rows | None:
+    """Bytes of a file -> how its rows lie, or None if they cannot be taken apart.
+
+    Those of sequential, Huffman-coded JPEGs of 8 bits can, with all colours in one scan and no turn to be made.
+    """
+    at, frame, interval = 2, 0, 0
+    while is_jpeg(data) and data[at : at + 1] == b"\xff" and at + 4 <= len(data):
+        marker, end = data[at + 1], at + 2 + int.from_bytes(data[at + 2 : at + 4])
+        if marker in (SOF0, SOF1):
+            frame = at
+        elif marker == DRI:
+            interval = int.from_bytes(data[at + 4 : at + 6])
+        elif marker == SOS:
+            return _rows(data, frame, at, end, interval) if frame and interval else None
+        elif marker not in STEPPED_OVER or (marker == APP1 and _turns(data[at + 4 : end])):
+            return None
+        at = end
+    return None
+
+
+def _rows(data: bytes | bytearray, frame: int, scan: int, begin: int, interval: int) -> Rows | None:
+    if begin >= len(data) or scan - frame < 13 or scan - frame < 10 + 3 * data[frame + 9]:
+        return None  # cut short
+    height, width = int.from_bytes(data[frame + 5 : frame + 7]), int.from_bytes(data[frame + 7 : frame + 9])
+    colours = data[frame + 9]
+    if data[frame + 4] != 8 or colours not in (1, 3):
+        return None
+    if not 0 < height * width <= MAX_PIXELS or max(height, width) > MAX_SIDE:
+        return None  # to be refused
+    if data[scan + 4 : scan + 5] != data[frame + 9 : frame + 10]:  # one colour after another
+        return None
+    factors = [divmod(data[frame + 11 + 3 * n], 16) for n in range(colours)]
+    # a scan of a single colour has blocks of 8 by 8 whatever its factors say
+    across, down = (max(f[k] for f in factors) for k in (0, 1)) if colours > 1 else (1, 1)
+    blocks = -(-width // (8 * max(across, 1)))
+    if interval % blocks or not down:
+        return None
+    context = int(colours > 1 and any(f[1] != down for f in factors))
+    return Rows(height, width, 8 * down * (interval // blocks), context, frame + 5, begin)
+
+
+def _turns(segment: bytes | bytearray) -> bool:
+    """An APP1 segment -> whether its EXIF orientation turns the image."""
+    if segment[:6] != b"Exif\0\0":
+        return False
+    tiff = segment[6:]
+    order: Literal["little", "big"] = "little" if tiff[:2] == b"II" else "big"
+    first = int.from_bytes(tiff[4:8], order)
+    count = int.from_bytes(tiff[first : first + 2], order)
+    for at in range(first + 2, min(first + 2 + 12 * count, len(tiff)), 12):
+        if int.from_bytes(tiff[at : at + 2], order) == ORIENTATION:
+            return int.from_bytes(tiff[at + 8 : at + 10], order) != 1
+    return False
+
+
+def cut(data: bytes | bytearray, rows: Rows, top: int, bottom: int) -> tuple[bytearray, int] | None:
+    """Pixel rows `top` to before `bottom` -> (a JPEG that holds them to the bit, the number of its first pixel row).
+
+    None where that would be the whole image, or its markers do not stand as the header says.
+    """
+    count = -(-rows.height // rows.tall)
+    first, last = max(top - rows.context, 0) // rows.tall, min(-(-(bottom + rows.context) // rows.tall), count)
+    if last - first >= count:
+        return None
+    marks = restarts(data, rows.begin)
+    if len(marks) != count - 1:
+        return None
+    begin = int(marks[first - 1]) + 2 if first else rows.begin
+    end = int(marks[last - 1]) if last < count else len(data)
+    piece = bytearray(rows.begin + end - begin)
+    piece[: rows.begin], piece[rows.begin :] = data[: rows.begin], data[begin:end]
+    height = min(last * rows.tall, rows.height) - first * rows.tall
+    piece[rows.height_at : rows.height_at + 2] = height.to_bytes(2)
+    inner = marks[first : last - 1]
+    np.frombuffer(piece, np.uint8)[inner + (rows.begin - begin + 1)] = RST0 + np.arange(len(inner)) % 8
+    if last < count:
+        piece += bytes((0xFF, EOI))
+    return piece, first * rows.tall
+
+
+def restarts(data: bytes | bytearray, begin: int) -> np.ndarray:
+    """Where the restart markers stand from byte `begin` on -> (N,) int64, in order."""
+    rest = np.frombuffer(data, np.uint8, offset=begin)
+    found = np.flatnonzero(rest[:-1] == 0xFF)  # in compressed pixels, 0xFF is followed by 0 or is a marker
+    return found[rest[found + 1] & 0xF8 == RST0] + begin
+
+
+def decoded_rows(data: bytes | bytearray, rows: Rows, top: int, bottom: int) -> tuple[Tensor, int]:
+    """Pixel rows `top` to before `bottom` -> (3, h, W) uint8 that hold them, and the number of the first.
+
+    Raises:
+        BadImage: damaged where it was looked at.
+    """
+    found = cut(data, rows, top, bottom)
+    if found is not None:
+        with suppress(BadImage):  # then the whole image decides, as it would without markers
+            return decode_image(found[0], upright=True), found[1]
+    return decode_image(data, upright=True), 0
+
+
+def decoded_view(data: bytes | bytearray, view: Callable[[Tensor, np.random.Generator], Any], rng: np.random.Generator):
+    """Bytes of an image file -> what the view makes of it: `view(decode_image(data), rng)`, at less work where it can.
+
+    Raises:
+        BadImage: not an image, damaged or too large.
+    """
+    if not isinstance(view, Framed) or (rows := rows_of(data)) is None:
+        return view(decode_image(data, upright=True), rng)
+    box = view.box(rows.height, rows.width, rng)
+    if box is None:
+        return view(decode_image(data, upright=True), rng)
+    top, left, height, width = box
+    image, first = decoded_rows(data, rows, top, top + height)
+    return view.inside(image, (top - first, left, height, width), rng)
+
+
+def jpegtran() -> str:
+    """The path of the program that writes markers. Raises UsageError with where to get it."""
+    program = shutil.which("jpegtran")
+    if program is None:
+        raise UsageError(NO_JPEGTRAN)
+    return program
+
+
+def marked(data: bytes, program: str) -> bytes:
+    """Bytes of an image file -> a JPEG of the same pixels with a marker after every row of blocks.
+
+    Metadata are kept, and the codes are made anew for the size. The same bytes come back where there is nothing to
+    gain: other formats, images to be turned, damaged ones, one row of blocks only.
+    """
+    if not is_jpeg(data) or rows_of(data) is not None:
+        return data
+    options = ["-copy", "all", "-optimize", "-restart", "1"]
+    done = subprocess.run([program, *options], input=data, capture_output=True, check=False)
+    rows = rows_of(done.stdout)
+    if done.returncode != 0 or rows is None or rows.height <= rows.tall:
+        return data
+    with suppress(BadImage):
+        if torch.equal(decode_image(data, upright=True), decode_image(done.stdout, upright=True)):
+            return done.stdout
+    return data

@@ -1,0 +1,138 @@
+"""Where every image of a shard lies: an index beside the tar, made by walking the tar from its first byte to its last.
+
+    open_index(shard) -> the index beside it, or in the cache; without one the shard is walked, and the index kept
+
+A shard is a plain tar of `key.jpg|jpeg|png|webp` and `key.cls` (a number from 0), the WebDataset convention; other
+members are ignored. A shard that is cut, damaged or odd is refused with its name and the byte where it goes wrong.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from pretrain.data.layout import IMAGES
+from shared.errors import DataError
+from shared.feeding.tar import damaged, index_places, members, sha256_of, split_name, write_first
+
+log = logging.getLogger(__name__)
+
+VERSION = 1  # of the index
+HEAD = 4096  # bytes at a shard's start, by which a shard written anew at the same size is noticed
+
+
+class ShardIndex(NamedTuple):
+    """Where the N images of one shard are: keys (N,) as bytes; offsets, sizes and, if it has any, labels (N,) int64."""
+
+    sha256: str
+    keys: np.ndarray
+    offsets: np.ndarray
+    sizes: np.ndarray
+    labels: np.ndarray | None
+
+
+def open_index(shard: Path, *, verify: bool = False) -> ShardIndex:
+    """The index of a shard: read from beside it or from the cache, else made by walking the shard.
+
+    Raises:
+        DataError: the shard is missing, damaged or odd, or is not the one its index was made for.
+    """
+    if not shard.is_file() or not os.access(shard, os.R_OK):
+        raise DataError(f"there is no readable shard {shard}; look at --data-path")
+    place = next((place for place in index_places(shard) if place.is_file()), None)
+    if place is None:
+        log.info("reading shard %s for its index", shard)
+        document = build_index(shard)
+        text = json.dumps(document, separators=(",", ":"))
+        write_first(index_places(shard), lambda aside: aside.write_text(text, encoding="utf-8"))
+        return _from_document(document)
+    document, index = _read_index(place)
+    anew = f"if the shard is right, delete {place} to have it indexed anew"
+    if document["bytes"] != shard.stat().st_size:
+        raise damaged(shard, shard.stat().st_size, f"it ends there, its index says {document['bytes']}; {anew}")
+    if document["head"] != sha256_of(shard, HEAD):
+        raise DataError(f"shard {shard} is another one than its index was made for; {anew}")
+    if verify and document["sha256"] != sha256_of(shard):
+        raise DataError(f"shard {shard} does not have the sha256 of its index, so it was changed or damaged; {anew}")
+    return index
+
+
+def build_index(shard: Path) -> dict[str, Any]:
+    """Walk a shard from its first byte to its last -> its index as it is written to disk."""
+    images: dict[str, tuple[str, int, int]] = {}
+    classes: dict[str, int] = {}
+    dotted: dict[str, str] = {}
+    with shard.open("rb") as file:
+        for member in members(shard):
+            key, extension = split_name(member.name)
+            if extension.rpartition(".")[2] in IMAGES and "." in extension:
+                dotted[key] = member.name
+            if member.isdir() or extension not in (*IMAGES, "cls"):
+                continue
+            if not member.isreg() or member.issparse():
+                raise DataError(f"'{member.name}' in shard {shard} is a link or sparse; write it as a plain file")
+            if key in (classes if extension == "cls" else images):
+                raise DataError(f"shard {shard} has two members for key '{key}' at byte {member.offset}; keep one")
+            if extension == "cls":
+                text = os.pread(file.fileno(), min(member.size, 64), member.offset_data)
+                classes[key] = parse_class(text, f"{shard}:{key}")
+            else:
+                images[key] = (extension, member.offset_data, member.size)
+    _check_keys(shard, images, classes, dotted)
+    return {
+        "version": VERSION,
+        "bytes": shard.stat().st_size,
+        "head": sha256_of(shard, HEAD),
+        "sha256": sha256_of(shard),
+        "key": list(images),
+        "ext": [extension for extension, _, _ in images.values()],
+        "offset": [offset for _, offset, _ in images.values()],
+        "size": [size for _, _, size in images.values()],
+        "class": [classes[key] for key in images] if classes else None,
+    }
+
+
+def _check_keys(shard: Path, images: dict, classes: dict[str, int], dotted: dict[str, str]) -> None:
+    """Every image has a class or none has, every class an image, and no image hides behind a dot in its name."""
+    if hidden := next((name for key, name in dotted.items() if key not in images), None):
+        raise DataError(f"'{hidden}' in shard {shard} would be lost, a key ends at the first dot; rename it")
+    if alone := next((key for key in classes if key not in images), None):
+        raise DataError(f"'{alone}' in shard {shard} has a class but no {', '.join(IMAGES)}; add one or drop it")
+    if classes and (bare := next((key for key in images if key not in classes), None)):
+        raise DataError(f"'{bare}' in shard {shard} has no class; add '{bare}.cls' or take all .cls members out")
+    if not images:
+        raise DataError(f"shard {shard} holds no {', '.join(IMAGES)}; take it away or look at --data-path")
+
+
+def parse_class(text: bytes, name: str) -> int:
+    words = text.decode("utf-8-sig", errors="replace").strip()
+    if not (words.isascii() and words.isdigit() and len(words) < 10):
+        raise DataError(f"the class of {name} is '{words[:20]}', not a number from 0; mend its .cls member")
+    return int(words)
+
+
+def _read_index(place: Path) -> tuple[dict[str, Any], ShardIndex]:
+    try:
+        document = json.loads(place.read_bytes())
+        if (document["version"], *map(type, (document["head"], document["sha256"]))) != (VERSION, str, str):
+            raise ValueError("another version")
+        return document, _from_document(document)
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError, OSError) as error:
+        raise DataError(f"{place} is no usable shard index ({error}); delete it to have the shard read anew") from None
+
+
+def _from_document(document: dict[str, Any]) -> ShardIndex:
+    keys = np.array([os.fsencode(key) for key in document["key"]], dtype=np.bytes_)
+    offsets, sizes = np.array(document["offset"], dtype=np.int64), np.array(document["size"], dtype=np.int64)
+    labels = None if document["class"] is None else np.array(document["class"], dtype=np.int64)
+    columns = [keys, offsets, sizes, *([] if labels is None else [labels])]
+    if len(keys) != len(document["ext"]) or any(column.shape != keys.shape for column in columns):
+        raise ValueError("its columns differ in length")
+    if min(column.min() for column in columns[1:]) < 0 or (offsets + sizes).max() > document["bytes"]:
+        raise ValueError("it points outside its shard")
+    return ShardIndex(document["sha256"], keys, offsets, sizes, labels)

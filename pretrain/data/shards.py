@@ -1,0 +1,189 @@
+"""Tar shards read by offset: any sample of any shard, in any order, at the price of one read.
+
+    find_shards(path, split) -> tar files -> an index beside each, written on first open -> ShardSet
+    ShardSet.load(index, rng) -> one read at the stored offset -> decode what the view looks at -> (view, label)
+
+A shard is a plain tar of `key.jpg|jpeg|png|webp` and `key.cls` (a number from 0), the WebDataset convention. Other
+members are ignored, and nothing in a shard is ever executed. A shard that is cut, damaged or odd is refused with its
+name and the byte where it goes wrong; it is never silently shorter.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable, Sequence
+from glob import glob
+from pathlib import Path
+from re import findall, search
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pretrain.data.layout import IMAGES
+from pretrain.data.restart_markers import decoded_view
+from pretrain.data.shard_index import ShardIndex, open_index
+from pretrain.data.tfrecord import is_record
+from shared.errors import BadSample, DataError
+from shared.feeding.image import BadImage
+from shared.feeding.tar import OpenFiles
+
+PACK = "pack it first with `pretrain pack FOLDER OUT`"
+SPLITS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
+
+
+class ShardSet:
+    """The images of some shards, by number; a `Samples` for the feed.
+
+    Args:
+        shards: local tar files, in order.
+        view: (3, H, W) uint8 pixels and random numbers -> a tensor, or a tuple of them for methods with many views.
+        num_classes: of the network; by default what `classes.txt` beside the shards says, else the largest label + 1.
+        labelled: insist on a class for every image; otherwise labels may be missing and are -1.
+        verify: compare every shard with the sha256 in its index, which reads all of it.
+    """
+
+    def __init__(
+        self,
+        shards: Sequence[str | Path],
+        view: Callable[[Tensor, np.random.Generator], Any],
+        *,
+        num_classes: int | None = None,
+        labelled: bool = True,
+        verify: bool = False,
+    ) -> None:
+        self.shards, self.view = [Path(shard) for shard in shards], view
+        indexes = [open_index(shard, verify=verify) for shard in self.shards]
+        self.sizes = [len(index.keys) for index in indexes]
+        self.fingerprint = hashlib.sha256("".join(index.sha256 for index in indexes).encode()).hexdigest()
+        self._ends = np.cumsum(self.sizes)
+        self._keys = [index.keys for index in indexes]
+        self._offsets = np.concatenate([index.offsets for index in indexes])
+        self._bytes = np.concatenate([index.sizes for index in indexes])
+        self.labels = np.concatenate([_labels(s, i, labelled) for s, i in zip(self.shards, indexes, strict=True)])
+        self.classes = read_classes(self.shards[0].parent)
+        limits = [limit for limit in (num_classes, len(self.classes or ())) if limit]
+        self.num_classes = limits[0] if limits else int(self.labels.max()) + 1
+        self._check_classes(min(limits, default=self.num_classes))
+        self.files = OpenFiles()
+
+    def __len__(self) -> int:
+        return sum(self.sizes)
+
+    def name(self, index: int) -> str:
+        """What a person would look for: `shard.tar:key`."""
+        shard = int(np.searchsorted(self._ends, index, side="right"))
+        key = bytes(self._keys[shard][index - self._ends[shard]])  # counted from the shard's end, hence negative
+        return f"{self.shards[shard].name}:{key.decode(errors='replace')}"
+
+    def read(self, index: int) -> bytearray:
+        """The bytes of one image file, as they stand in the shard."""
+        path = self.shards[np.searchsorted(self._ends, index, side="right")]
+        return self.files.read(path, int(self._offsets[index]), int(self._bytes[index]))
+
+    def load(self, index: int, rng: np.random.Generator) -> tuple[Any, int]:
+        """One sample: what the view makes of it, and its class. Raises BadSample."""
+        data = self.read(index)
+        try:
+            return decoded_view(data, self.view, rng), int(self.labels[index])
+        except BadImage as error:
+            raise BadSample(self.name(index), str(error)) from None
+
+    def collate(self, samples: list[tuple[Any, int]]) -> tuple[Any, Tensor]:
+        """Samples -> (views stacked to (B, 3, H, W) uint8, tuples staying tuples; labels (B,) int64)."""
+        return stacked([view for view, _ in samples]), torch.tensor([label for _, label in samples])
+
+    def _check_classes(self, count: int) -> None:
+        beyond = np.flatnonzero(self.labels >= count)
+        if len(beyond):
+            raise outside(int(self.labels[beyond[0]]), self.name(int(beyond[0])), count)
+
+
+def stacked(views: list[Any]) -> Any:
+    """B views -> one batch: tensors stacked, tuples and lists of them item by item."""
+    if isinstance(views[0], Tensor):
+        return torch.stack(views)
+    if isinstance(views[0], tuple | list):
+        return tuple(stacked(list(part)) for part in zip(*views, strict=True))
+    return torch.as_tensor(np.asarray(views))
+
+
+def read_classes(folder: Path) -> list[str] | None:
+    """The class names of `classes.txt`, one a line in the order of their numbers, if the folder has one."""
+    path = folder / "classes.txt"
+    return path.read_text(encoding="utf-8").rstrip("\n").split("\n") if path.is_file() else None
+
+
+def _labels(shard: Path, index: ShardIndex, labelled: bool) -> np.ndarray:
+    if index.labels is None and labelled:
+        raise DataError(f"shard {shard} has no classes (.cls members); if it holds class folders, {PACK}")
+    return np.full(len(index.keys), -1, dtype=np.int64) if index.labels is None else index.labels
+
+
+def find_shards(path: str | Path, split: str | None) -> list[str]:
+    """The shards of one split: local files, or http(s) addresses.
+
+    Args:
+        path: a folder of tars, one tar, a glob, a range such as `train-{000000..000009}.tar`, or several of these
+            joined by `::`. In a folder, a tar belongs to the split its name mentions, else to train.
+        split: "train"; "val", of which there may be none; None for everything there.
+    """
+    shards: list[str] = []
+    for place in [place for part in str(path).split("::") for place in _expand(part.strip())]:
+        if os.path.isdir(place):
+            shards += [shard for shard in _tars(Path(place)) if split in (None, split_of(shard))]
+        elif split != "val":  # shards named one by one are what to train on
+            shards.append(place)
+    if not shards and split != "val":
+        raise DataError(f"no shard of split '{split}' in {path}; such shards are called {split}-000000.tar and so on")
+    if len({is_remote(shard) for shard in shards}) > 1:
+        raise DataError(f"'{path}' mixes local shards and http addresses; name one kind")
+    return shards
+
+
+def is_remote(shard: str | Path) -> bool:
+    return str(shard).startswith(("http://", "https://"))
+
+
+def _expand(part: str) -> list[str]:
+    """One word of a path -> the files it names, ranges and globs spelled out."""
+    scheme = search(r"^([A-Za-z][A-Za-z0-9+.-]+):", part)
+    if not part or (scheme and not is_remote(part)):
+        raise DataError(f"shards are local files or http(s) addresses, '{part}' is neither; copy or serve them so")
+    spans = findall(r"\{(\d+)\.\.(\d+)\}", part)
+    if spans:
+        low, high = spans[0]
+        if int(high) < int(low) or int(high) - int(low) > 10**6:
+            raise DataError(f"the range {{{low}..{high}}} runs backwards or too far; write it as {{000000..000009}}")
+        words = [part.replace(f"{{{low}..{high}}}", str(n).zfill(len(low)), 1) for n in range(int(low), int(high) + 1)]
+        return [found for word in words for found in _expand(word)]
+    if is_remote(part):
+        return [part]
+    found = [part] if os.path.exists(part) else sorted(glob(part))
+    if not found:
+        raise DataError(f"there is nothing at '{part}'; look at --data-path")
+    return found
+
+
+def split_of(shard: str) -> str:
+    """The split that a file's name mentions, else train."""
+    words = findall(r"[a-z]+", Path(shard).stem.lower())
+    return next((SPLITS[word] for word in words if word in SPLITS), "train")
+
+
+def _tars(folder: Path) -> list[str]:
+    shards = sorted(map(str, folder.glob("*.tar")))
+    inside = [entry for entry in folder.iterdir() if entry.name[0] != "."] if not shards else []
+    if any(entry.is_dir() or entry.suffix[1:].lower() in IMAGES for entry in inside):
+        raise DataError(f"{folder} is an image folder: {PACK}")
+    if any(is_record(entry.name) for entry in inside):
+        raise DataError(f"{folder} holds TFRecords: {PACK}")
+    if not shards:
+        raise DataError(f"{folder} holds no .tar shards; look at --data-path")
+    return shards
+
+
+def outside(label: int, name: str, count: int) -> DataError:
+    return DataError(f"class {label} of {name} is outside the {count} classes; look at --num-classes and classes.txt")

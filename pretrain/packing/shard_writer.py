@@ -1,0 +1,218 @@
+"""One shard on its way to disk: entries -> image bytes, checked and treated -> a tar, its index, and a note of it.
+
+    read -> does its header say a size?  if not, it is left out, with the reason
+         -> shrunk, if its short side is too long; otherwise byte for byte as it was
+         -> restart markers, if wanted; the pixels stay the same to the bit
+
+The same entries and the same treatment give the same bytes, whoever writes them and when.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+from collections.abc import Callable, Sequence
+from contextlib import closing, suppress
+from dataclasses import asdict, dataclass, field
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from PIL import Image
+from PIL.JpegImagePlugin import get_sampling
+
+from pretrain.data.layout import LEFT_OUT
+from pretrain.data.restart_markers import marked, rows_of
+from pretrain.data.shard_index import open_index
+from pretrain.data.tfrecord import photograph, read_record
+from pretrain.packing.sources import Entry
+from shared.errors import DataError
+from shared.feeding.image import BadImage, decode_image, image_size, is_jpeg
+from shared.feeding.tar import OpenFile, index_places
+
+BICUBIC = Image.Resampling.BICUBIC
+QUALITY = 95  # of JPEG and lossy WebP, where an image had to be shrunk
+
+
+@dataclass(frozen=True)
+class Treatment:
+    """What happens to every image.
+
+    verify: decode it, instead of reading its header only. short_side: in pixels, above which it is shrunk to that.
+    jpegtran: the program that writes restart markers, if they are wanted.
+    """
+
+    verify: bool = False
+    short_side: int | None = None
+    jpegtran: str | None = None
+
+
+@dataclass
+class Note:
+    """What a finished shard holds.
+
+    classes: names that records gave, by number; classes_to: one above the highest. skipped: images left out, and why.
+    made_from: what its files were like. sha256: of the shard.
+    """
+
+    samples: int = 0
+    bytes: int = 0
+    shrunk: int = 0
+    marked: int = 0
+    classes_to: int = 0
+    classes: dict[str, str] = field(default_factory=dict)
+    skipped: list[tuple[str, str]] = field(default_factory=list)
+    made_from: str = ""
+    sha256: str = ""
+
+
+class Task(NamedTuple):
+    """One shard to be written, and the note that tells of it afterwards."""
+
+    shard: Path
+    note: Path
+    entries: Sequence[Entry]
+
+    def made_from(self) -> str:
+        """A word for where the entries lie, and for how their files are now."""
+        told = hashlib.sha256()
+        for entry in self.entries:
+            told.update(os.fsencode(f"{entry.file}\0{entry.begin}\0{entry.size}\0{entry.changed}\n"))
+        return told.hexdigest()
+
+
+def write_shard(task: Task, treatment: Treatment, tick: Callable[[], None]) -> Note:
+    """Write one shard, its index and, last of all, its note; without a readable image, the note only.
+
+    Args:
+        tick: called after every entry.
+
+    Raises:
+        DataError: a record is damaged or is no image of a class, or two of them contradict each other.
+        OSError: it cannot be written.
+    """
+    from webdataset.writer import TarWriter  # slow to import
+
+    reader, aside = Reader(treatment, Note(made_from=task.made_from())), task.shard.with_suffix(".tar.partial")
+    for path in (task.shard, *index_places(task.shard)):  # of a packing that was stopped before its note
+        path.unlink(missing_ok=True)
+    with aside.open("wb") as file:
+        options: dict[str, Any] = {"encoder": False, "mtime": 0, "format": "PAX_FORMAT"}  # same input, same bytes
+        with closing(TarWriter(file, **options)) as tar:
+            for entry in task.entries:
+                if sample := reader.sample(entry):
+                    tar.write(sample)
+                tick()
+        file.flush()
+        os.fsync(file.fileno())
+    if reader.note.samples:
+        aside.replace(task.shard)
+        reader.note.sha256 = open_index(task.shard).sha256
+    else:
+        aside.unlink()
+    written = task.note.with_suffix(".partial")
+    written.write_text(json.dumps(asdict(reader.note)), encoding="utf-8")
+    written.replace(task.note)
+    return reader.note
+
+
+def finished(task: Task) -> Note | None:
+    """The note of a shard that is there, whole, the one its note is of, and made from the files as they are now."""
+    with suppress(OSError, ValueError, TypeError, DataError):
+        told = Note(**json.loads(task.note.read_text(encoding="utf-8")))
+        there = not told.samples or open_index(task.shard).sha256 == told.sha256
+        return told if there and told.made_from == task.made_from() else None
+    return None
+
+
+class Reader:
+    """Entries -> samples as they stand in a shard, with a note of what was met."""
+
+    def __init__(self, treatment: Treatment, note: Note) -> None:
+        self.treatment, self.note = treatment, note
+        self._open = lru_cache(maxsize=4)(OpenFile)
+
+    def sample(self, entry: Entry) -> dict[str, Any] | None:
+        """The members of one sample, or None if it is no usable image."""
+        try:
+            data, label, notes = self.read(entry)
+            ending = Path(entry.name).suffix[1:].lower() if entry.label is not None else ending_of(data)
+            data = self.treated(data)
+        except (BadImage, OSError) as error:
+            reason = error.strerror if isinstance(error, OSError) else None
+            self.note.skipped.append((entry.name, reason or str(error)))
+            return None
+        self.note.samples += 1
+        self.note.bytes += len(data)
+        about = {"json": json.dumps(notes, sort_keys=True).encode()} if notes else {}
+        return {"__key__": entry.key, ending: data, "cls": str(label).encode(), **about}
+
+    def read(self, entry: Entry) -> tuple[bytes, int, dict[str, str]]:
+        """The image file of an entry as it is, its class, and what its record says beside."""
+        file = Path(entry.file)
+        if entry.label is None:
+            payload = read_record(self._open(file).descriptor, file, entry.begin, entry.size)
+            data, label, notes = photograph(payload, file, entry.begin)
+            self.note.classes_to = max(self.note.classes_to, label + 1)
+            if name := " ".join((notes.get("synset") or notes.get("text", "")).split()):
+                learn(self.note.classes, str(label), name)
+            return data, label, notes
+        if entry.begin == 0:
+            return file.read_bytes(), entry.label, {}
+        return os.pread(self._open(file).descriptor, entry.size, entry.begin), entry.label, {}
+
+    def treated(self, data: bytes) -> bytes:
+        told, size = self.treatment, image_size(data)
+        if told.verify:
+            decode_image(data, upright=True)
+        if told.short_side is not None and min(size) > told.short_side:
+            data = shrunk(data, told.short_side, restart_markers=told.jpegtran is not None)
+            self.note.shrunk += 1
+        if told.jpegtran is not None:
+            data = marked(data, told.jpegtran)
+            self.note.marked += rows_of(data) is not None
+        return data
+
+
+def learn(classes: dict[str, str], number: str, name: str) -> None:
+    """Note what a class is called. Raises DataError if it was called otherwise before."""
+    if (known := classes.setdefault(number, name)) != name:
+        raise DataError(
+            f"class {int(number) + 1} is '{known}' in one record and '{name}' in another; pack such records apart"
+        )
+
+
+def ending_of(data: bytes) -> str:
+    """What an image file would be called, by its first bytes. Raises BadImage for those that shards do not hold."""
+    if is_jpeg(data):
+        return "jpg"
+    if data[:4] == b"\x89PNG":
+        return "png"
+    if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
+        return "webp"
+    raise BadImage(LEFT_OUT)
+
+
+def shrunk(data: bytes, short_side: int, *, restart_markers: bool) -> bytes:
+    """An image file -> the same picture, upright, with this short side, in the same format.
+
+    Bicubic, filtered. JPEG and lossy WebP are written at quality 95, colour sampled as before; PNG and lossless WebP
+    stay lossless. Only pixels that training would see are kept: 8 bits, no transparency, no metadata.
+    """
+    image = Image.fromarray(decode_image(data, upright=True).permute(1, 2, 0).contiguous().numpy())
+    scale = short_side / min(image.size)
+    image = image.resize((max(1, round(image.width * scale)), max(1, round(image.height * scale))), BICUBIC)
+    before, to = Image.open(io.BytesIO(data)), io.BytesIO()
+    if before.mode == "L":
+        image = image.getchannel(0)
+    if is_jpeg(data):
+        rows = {"restart_marker_rows": 1} if restart_markers else {}
+        sampling = max(get_sampling(before), 0)  # below 0 is none that can be asked for: colour in full, then
+        image.save(to, "JPEG", quality=QUALITY, subsampling=sampling, optimize=True, **rows)
+    elif before.format == "WEBP":
+        image.save(to, "WEBP", quality=QUALITY, lossless=b"VP8L" in data)
+    else:
+        image.save(to, "PNG", optimize=False)
+    return to.getvalue()

@@ -1,0 +1,246 @@
+"""What `pretrain pack` reads: images of a folder, a tar, a list or TFRecords -> one kind of entry, split and in order.
+
+    folder    class folders, or train/ and val/ of them; a tar of either is read in place
+    list      a text file of `path label` a line; paths count from its own folder or --root, labels are numbers or names
+    tfrecord  files such as train-00000-of-01024 and validation-00000-of-00128, or *.tfrecord: a folder, a glob, one
+
+Nothing is read here but names, sizes and, of TFRecords, lengths. Folders and lists are shuffled by a hash of the names;
+TFRecords, which are shuffled when they are made, are read from first to last.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from glob import glob
+from pathlib import Path, PurePosixPath
+from re import fullmatch
+from typing import NamedTuple
+
+from pretrain.data.layout import (
+    IMAGES,
+    LEFT_OUT,
+    OTHER_IMAGES,
+    Layout,
+    files_of,
+    layout,
+    shared_out,
+    shuffled,
+    unique_keys,
+)
+from pretrain.data.shards import split_of
+from pretrain.data.tfrecord import MAX_CLASSES, OF_MANY, is_record, record_places
+from shared.errors import DataError, UsageError
+from shared.feeding.tar import members
+
+KINDS = ("folder", "list", "tfrecord")
+LISTS = (".txt", ".lst", ".tsv")
+
+
+class Entry(NamedTuple):
+    """One image to be packed.
+
+    name: what a person would look for. key: in the shard. label: from 0, None where the record says. file, begin, size:
+    where its bytes, or its record's, are. changed: when the file was, in nanoseconds.
+    """
+
+    name: str
+    key: str
+    label: int | None
+    file: str
+    begin: int
+    size: int
+    changed: int
+
+
+class Source(NamedTuple):
+    """Entries of `train` and `val` in the order of packing; class names, None if the records say; what is left out."""
+
+    splits: dict[str, list[Entry]]
+    classes: list[str] | None
+    skipped: list[tuple[str, str]]
+
+
+def find_source(place: Path, *, kind: str | None = None, root: Path | None = None, val_share: float = 0.0) -> Source:
+    """What lies at a path -> entries.
+
+    Args:
+        place: a folder, a tar, a text file, a TFRecord or a glob of them.
+        kind: one of KINDS, where the path does not tell.
+        root: folder that the paths of a list count from; by default the list's own.
+        val_share: of the images go to val, chosen by a hash of their names; for data without a val of their own.
+
+    Raises:
+        DataError: nothing there, or not what it should be.
+        UsageError: a share for val where there is a val; a root without a list.
+    """
+    if kind is None:
+        kind = kind_of(place)
+    if root is not None and kind != "list":
+        raise UsageError(f"--root is for lists, and {place} is a {kind}; leave it out")
+    if kind == "tfrecord":
+        return from_tfrecords(place, val_share)
+    return from_list(place, root, val_share) if kind == "list" else from_folder(place, val_share)
+
+
+def kind_of(place: Path) -> str:
+    """folder (or a tar), list or tfrecord, by names alone."""
+    if is_record(place.name) or (not place.exists() and any(is_record(Path(p).name) for p in glob(str(place)))):
+        return "tfrecord"
+    if place.is_dir():
+        return "tfrecord" if any(is_record(name) for name in _some_names(place)) else "folder"
+    return "list" if place.suffix.lower() in LISTS else "folder"
+
+
+def _some_names(folder: Path) -> Iterator[str]:
+    """Names of the files in a folder and in the folders right inside it, where TFRecords would be."""
+    for entry in os.scandir(folder):
+        if entry.is_file():
+            yield entry.name
+        elif is_split(entry.name):
+            yield from (inner.name for inner in os.scandir(entry.path) if inner.is_file())
+
+
+def is_split(name: str) -> bool:
+    return name in ("train", "val", "validation", "test")
+
+
+# -- class folders ----------------------------------------------------------------------------------------------------
+
+
+def from_folder(place: Path, val_share: float) -> Source:
+    """Class folders, or a tar of them. A tar is read where it lies; nothing is extracted."""
+    if place.is_file():
+        inside = {PurePosixPath(m.name): m for m in members(place) if m.isreg() and not m.issparse()}
+        changed = place.stat().st_mtime_ns
+        return _placed(
+            layout(inside, str(place), val_share=val_share, wrapped=True),
+            lambda path: (str(place), inside[path].offset_data, inside[path].size, changed),
+        )
+    return _placed(
+        layout(files_of(place), str(place), val_share=val_share), lambda path: _whole_file(os.path.join(place, path))
+    )
+
+
+def _placed(found: Layout, where: Callable[[PurePosixPath], tuple[str, int, int, int]]) -> Source:
+    splits = {
+        split: [Entry(str(path), key, label, *where(path)) for path, key, label in items]
+        for split, items in found.splits.items()
+    }
+    return Source(splits, found.classes, found.skipped)
+
+
+def _whole_file(path: str) -> tuple[str, int, int, int]:
+    try:
+        status = os.stat(path)
+    except OSError:
+        return path, 0, 0, 0  # reading it will say why not
+    return path, 0, status.st_size, status.st_mtime_ns
+
+
+# -- lists ------------------------------------------------------------------------------------------------------------
+
+
+def from_list(place: Path, root: Path | None, val_share: float) -> Source:
+    """Lines `path label`: a tab parts them if there is one, else the last space. `#` at the beginning is a remark."""
+    lines = list_lines(place)
+    kept = [(path, label) for path, label in lines if _ending(path) not in OTHER_IMAGES]
+    skipped = [(path, LEFT_OUT) for path, _ in lines if _ending(path) in OTHER_IMAGES]
+    if odd := next((path for path, _ in kept if _ending(path) not in IMAGES), None):
+        raise DataError(f"'{odd}' in {place} is no {', '.join(IMAGES)}; a line is `path label`")
+    if not kept:
+        raise DataError(f"{place} names no {', '.join(IMAGES)}; give it a line `path label` for every image")
+    classes, labels = _numbered([label for _, label in kept], place)
+    # absolute paths and those that climb up lose what a tar must not hold
+    keys = unique_keys(PurePosixPath(*(p for p in path.split("/") if p not in ("", ".", ".."))) for path, _ in kept)
+    entries = [
+        Entry(path, key, label, *_whole_file(os.path.join(place.parent if root is None else root, path)))
+        for (path, _), key, label in zip(kept, keys, labels, strict=True)
+    ]
+    splits = shared_out(entries, val_share)
+    return Source({split: shuffled(part) for split, part in splits.items()}, classes, skipped)
+
+
+def list_lines(place: Path) -> list[tuple[str, str]]:
+    """The paths and labels of a list; a path may come once."""
+    if not place.is_file():
+        raise DataError(f"there is no list {place}; look at the path")
+    first: dict[str, int] = {}
+    found = []
+    with place.open(encoding="utf-8-sig", errors="surrogateescape") as file:
+        for n, line in enumerate(file, start=1):
+            words = [word.strip() for word in line.rpartition("\t")[::2]] if "\t" in line else line.rsplit(maxsplit=1)
+            if not line.strip() or line.startswith("#"):
+                continue
+            if len(words) < 2 or not all(words):
+                raise DataError(f"line {n} of {place} is '{line.strip()[:60]}'; write `path label`")
+            if words[0] in first:
+                raise DataError(f"line {n} of {place} names '{words[0]}', as line {first[words[0]]} does; keep one")
+            first[words[0]] = n
+            found.append((words[0].strip(), words[1]))
+    return found
+
+
+def _ending(path: str) -> str:
+    return PurePosixPath(path).suffix[1:].lower()
+
+
+def _numbered(labels: list[str], place: Path) -> tuple[list[str], list[int]]:
+    """Labels as written -> class names in order, and each label's number; all numbers stand for themselves."""
+    if not all(label.isascii() and label.isdigit() for label in labels):
+        classes = sorted(set(labels))
+        number = {name: n for n, name in enumerate(classes)}
+        return classes, [number[label] for label in labels]
+    numbers = [int(label) for label in labels]
+    if max(numbers) >= MAX_CLASSES:
+        raise DataError(f"{place} has a class {max(numbers)}; numbers count from 0, write names to have them numbered")
+    return [str(n) for n in range(max(numbers) + 1)], numbers
+
+
+# -- TFRecords --------------------------------------------------------------------------------------------------------
+
+
+def from_tfrecords(place: Path, val_share: float) -> Source:
+    """Every record of every file, in order; their classes stand inside and are read when they are packed."""
+    files, base = record_files(place)
+    splits: dict[str, list[Entry]] = {"train": [], "val": []}
+    for file in files:
+        inside, changed = file.relative_to(base), file.stat().st_mtime_ns
+        splits[split_of("-".join(inside.parts))] += [
+            Entry(f"record {n} of {inside}", f"{inside}/{n:06d}", None, str(file), at, length, changed)
+            for n, (at, length) in enumerate(record_places(file))
+        ]
+    if val_share and splits["val"]:
+        raise UsageError(f"{place} has a val of its own; leave the share for val at 0")
+    return Source(shared_out(splits["train"], val_share) if val_share else splits, None, [])
+
+
+def record_files(place: Path) -> tuple[list[Path], Path]:
+    """The TFRecords of a folder, a glob or one file, sorted, and the folder above them all.
+
+    Raises:
+        DataError: none, or, in a folder, not as many as their names promise.
+    """
+    if place.is_dir():
+        files = sorted(place / path for path in files_of(place) if is_record(path.name))
+        _check_complete(files)
+        base = place
+    else:
+        files = [place] if place.is_file() else sorted(path for path in map(Path, glob(str(place))) if path.is_file())
+        base = Path(os.path.commonpath([path.parent for path in files])) if files else place
+    if not files:
+        raise DataError(f"there are no TFRecords at {place}; expected files such as train-00000-of-01024")
+    return files, base
+
+
+def _check_complete(files: list[Path]) -> None:
+    numbers: dict[tuple[str, int], set[int]] = {}
+    for path in files:
+        if named := fullmatch(OF_MANY, str(path)):
+            numbers.setdefault((named[1], int(named[3])), set()).add(int(named[2]))
+    for (stem, count), there in numbers.items():
+        if missing := sorted(set(range(count)) - there):
+            raise DataError(
+                f"{len(missing)} of the {count} files {stem}-*-of-{count:05d} are missing, the first being number "
+                f"{missing[0]}; fetch them, or name those to pack by a glob"
+            )

@@ -1,0 +1,237 @@
+"""`pretrain eval`: what does a backbone's representation know?
+
+    weights by tag + labelled images -> vectors -> nearest neighbours, health
+                                     -> frozen backbone and a linear layer -> the loop -> share it gets right
+
+Pixel statistics, image size and crop are those the weights were trained with, unless told otherwise. The numbers go to
+the console, to `result.json` of a run folder of their own and, if asked, to a file.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import NamedTuple
+
+import torch
+
+from backbones import backbone
+from backbones.base import Backbone
+from backbones.inherit import fill, rebuild
+from pretrain.data.labelled import Chosen, choose, open_labelled
+from pretrain.probing.health import health
+from pretrain.probing.linear import LinearProbe, linear_on_vectors, training_view
+from pretrain.probing.probe import Vectors, at_rest, check_k, nearest_neighbours, vectors_of
+from pretrain.probing.recipe import EvalRecipe, SubjectConfig, eval_stem
+from pretrain.recipe import crop_share
+from pretrain.views.crops import ResizeCenterCrop
+from shared.devices import dist
+from shared.devices.device import precision
+from shared.errors import UsageError, WeightsError
+from shared.feeding.pixels import Normalize, PixelStats, pixel_stats
+from shared.files import write_json
+from shared.recipes.recipe import Resolved
+from shared.recipes.registry import suggest
+from shared.runs.dry import announce_plan
+from shared.runs.session import Session, cache_dir, pair
+from shared.weights.card import Exported, check_pixels, expected_pixels
+from shared.weights.store import Store
+
+log = logging.getLogger(__name__)
+PROTOCOLS = ("knn", "linear")
+
+
+class Subject(NamedTuple):
+    """A backbone, what its weights are in words, which export if any, its pixels, and how its images are cut."""
+
+    net: Backbone
+    words: str
+    exported: Exported | None
+    pixels: PixelStats
+    size: tuple[int, int]
+    share: float
+
+
+class Images(NamedTuple):
+    """Labelled images to learn from and to be asked about, on centre crops; `num_classes` of both."""
+
+    known: Chosen
+    asked: Chosen
+    num_classes: int
+
+
+def evaluate(resolved: Resolved) -> int:
+    """Measure a representation; the exit code."""
+    recipe: EvalRecipe = resolved.recipe
+    wanted = protocols(recipe.protocol.protocol)
+    session = Session(resolved, stem=eval_stem(recipe))
+    try:
+        subject = open_subject(recipe)
+        images = open_images(recipe, subject)
+        check_k(recipe.protocol.k if "knn" in wanted else 0, sum(images.known.sizes))
+        if recipe.runtime.dry_run:
+            if dist.is_main():
+                announce_plan(resolved, describe(subject, images))
+            return 0
+        session.open()
+        for line in describe(subject, images):
+            log.info("%s", line)
+        metrics: dict[str, float] = {}
+        if "knn" in wanted or recipe.protocol.linear_on_features:
+            metrics |= measure_vectors(session, subject, images, wanted)
+        if "linear" in wanted and not recipe.protocol.linear_on_features:
+            metrics |= train_linear(session, subject, images)
+        finish(session, subject, images, metrics)
+    finally:
+        dist.stop()
+    return 0
+
+
+def protocols(told: tuple[str, ...]) -> list[str]:
+    """['knn,linear'] or ['knn', 'linear'] -> the protocols."""
+    words = [word for part in told for word in part.split(",") if word]
+    for word in words:
+        if word not in PROTOCOLS:
+            raise UsageError(
+                f"no protocol '{word}'{suggest(word, list(PROTOCOLS))}; there is {', '.join(PROTOCOLS)}, or both"
+            )
+    if not words:
+        raise UsageError(f"--protocol names nothing to measure; there is {', '.join(PROTOCOLS)}, or both")
+    return words
+
+
+def open_subject(recipe: EvalRecipe) -> Subject:
+    """The backbone with the weights that are asked for, or a refusal.
+
+    Raises:
+        WeightsError: the tag leads to nothing, or to weights that do not fit or expect other pixels.
+    """
+    told, data = recipe.subject, recipe.data
+    net, words, exported = found(told, Store(recipe.runtime.weights_dir))
+    if exported is not None:
+        pixels, trained = expected_pixels(exported), exported.card.recipe
+        if data.rgb_mode is not None:
+            check_pixels(exported, pixel_stats(data.rgb_mode))
+    else:
+        pixels, trained = net.pixels or pixel_stats("imagenet"), {}
+        if data.rgb_mode is not None:
+            if net.pixels and pixel_stats(data.rgb_mode) != net.pixels:
+                raise WeightsError(f"timm's {told.model} expects other pixels than {data.rgb_mode}; leave it out")
+            pixels = pixel_stats(data.rgb_mode)
+    size = pair(data.size or tuple(trained.get("size") or net.only or (224,)))
+    share = crop_share({**trained, **({"probe_share": data.probe_share} if data.probe_share else {})})
+    return Subject(net, words, exported, pixels, size, share)
+
+
+def found(told: SubjectConfig, store: Store) -> tuple[Backbone, str, Exported | None]:
+    """The backbone with its weights, what they are in words, and the export that fills it if a tag is given."""
+    if told.tag is None:
+        if told.model is None:
+            raise UsageError("nothing to evaluate; name weights with --tag, or a --model for its random weights")
+        if told.backbone_epoch is not None:
+            raise UsageError("--backbone-epoch picks an epoch of a tag; name it with --tag")
+        kind = "timm's published" if told.pretrained else "random"
+        return backbone.build(told.model, pretrained=told.pretrained), f"{told.model} with {kind} weights", None
+    if told.pretrained:
+        raise UsageError("--pretrained and --tag are two kinds of weights; keep one")
+    exported = store.find(told.model, told.tag, told.backbone_epoch)
+    if exported.card.kind != "backbone":
+        raise WeightsError(f"{exported} is a {exported.card.kind} and no backbone; name a tag that `pretrain` exported")
+    net = rebuild(exported.card)
+    return net, f"loaded {fill(store, net, exported)}", exported
+
+
+def open_images(recipe: EvalRecipe, subject: Subject) -> Images:
+    told, path = recipe.data, recipe.data.data_path
+    if path is None:
+        from shared.feeding.demo import demo_data
+
+        path = str(demo_data(cache_dir() / "demo").shards)
+    sets = open_labelled(path, told.val_path, ResizeCenterCrop(subject.size, share=subject.share))
+    known, asked = choose(sets.known, told.probe_bank), choose(sets.asked, told.probe_queries)
+    return Images(known, asked, sets.num_classes)
+
+
+def measure_vectors(session: Session, subject: Subject, images: Images, wanted: list[str]) -> dict[str, float]:
+    """Everything that needs each image's vector once: neighbours, health, the quick linear probe."""
+    recipe: EvalRecipe = session.recipe
+    net, normalize = subject.net.to(session.device), Normalize(subject.pixels).to(session.device)
+    dtype = precision(recipe.runtime, session.device)
+    with at_rest(net), torch.autocast(session.device.type, dtype, enabled=dtype is not None):
+        known, asked = (
+            vectors_of(net, normalize, session.in_order(samples), session.device)
+            for samples in (images.known, images.asked)
+        )
+    metrics: dict[str, float] = {}
+    if "knn" in wanted:
+        told = recipe.protocol
+        metrics |= nearest_neighbours(known, asked, images.num_classes, k=told.k, temperature=told.temperature)
+        metrics |= health(known.values)._asdict()
+    if "linear" in wanted:
+        metrics |= quick_linear(recipe, known, asked, images.num_classes)
+    return metrics
+
+
+def quick_linear(recipe: EvalRecipe, known: Vectors, asked: Vectors, num_classes: int) -> dict[str, float]:
+    batch_size = recipe.runtime.batch_size * recipe.runtime.grad_accum_steps * dist.world()
+    return linear_on_vectors(
+        known,
+        asked,
+        num_classes,
+        optim=recipe.optim,
+        schedule=recipe.schedule,
+        batch_size=batch_size,
+        seed=recipe.runtime.seed,
+    )
+
+
+def train_linear(session: Session, subject: Subject, images: Images) -> dict[str, float]:
+    """The linear probe on augmented images, by the loop."""
+    task = LinearProbe(subject.net, subject.pixels, images.num_classes)
+    known = images.known.seen_as(training_view(subject.size))
+    return session.fit(task, session.feed(known), session.in_order(images.asked), None)
+
+
+def describe(subject: Subject, images: Images) -> list[str]:
+    known, asked = sum(images.known.sizes), sum(images.asked.sizes)
+    height, width = subject.size
+    return [
+        subject.words,
+        f"{known} training and {asked} validation images of {images.num_classes} classes, {height}x{width} pixels, "
+        f"{subject.share:.0%} of the short side",
+    ]
+
+
+def finish(session: Session, subject: Subject, images: Images, metrics: dict[str, float]) -> None:
+    """The table, and the same as JSON."""
+    if not dist.is_main():
+        return
+    recipe: EvalRecipe = session.recipe
+    told = {
+        "metrics": metrics,
+        "weights": str(subject.exported.path) if subject.exported else None,
+        "images": {"known": images.known.fingerprint, "asked": images.asked.fingerprint},
+        "size": list(subject.size),
+        "share": subject.share,
+        "recipe": session.told(),
+        "finished": True,
+        "seconds": session.seconds(),
+    }
+    session.write("result.json", told)
+    if recipe.protocol.json is not None:
+        write_json(recipe.protocol.json, metrics)
+    explained = explanations(recipe, subject)
+    for name, value in metrics.items():
+        print(f"{name:<12} {value:<8.4g} {explained.get(name, '')}".rstrip())
+    log.info("wrote %s", session.run_dir / "result.json" if session.run_dir else "")
+
+
+def explanations(recipe: EvalRecipe, subject: Subject) -> dict[str, str]:
+    told = recipe.protocol
+    how = "on vectors computed once" if told.linear_on_features else "on random crops"
+    return {
+        "knn": f"share right by {told.k} neighbours, temperature {told.temperature:g}",
+        "linear": f"share right by a linear layer, {recipe.schedule.epochs} epochs {how}",
+        "std": "1: directions of images fill the space evenly, 0: they are all the same",
+        "covariance": "0: every dimension says something else",
+        "rank": f"directions in use, of {subject.net.width}",
+    }

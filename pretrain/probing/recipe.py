@@ -1,0 +1,111 @@
+"""Everything `pretrain eval` can be told.
+
+Its rates and lengths are those of the linear probe, which the loop of training trains; their defaults are the published
+protocol of VICReg, so `pretrain eval --protocol linear` needs no recipe.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from shared.recipes import scale
+from shared.recipes.recipe import OptimConfig, RuntimeConfig, ScheduleConfig, knob
+
+
+def redefault(section: Any, name: str, default: Any) -> Any:
+    """The knob of another section with another default."""
+    return field(default=default, metadata=section.__dataclass_fields__[name].metadata)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SubjectConfig:
+    """Whose representation is measured"""
+
+    model: str | None = knob(None, "backbone (default: the only one that has the tag)", "--backbone")
+    tag: str | None = knob(None, "tag or tag@digest of its weights; random ones without it", "--backbone-tag")
+    backbone_epoch: int | None = knob(None, "the export of this epoch (default: the finished one)", low=0)
+    pretrained: bool = knob(False, "timm's published weights instead of a tag")
+
+
+@dataclass(frozen=True, kw_only=True)
+class JudgeConfig:
+    """On which labelled images"""
+
+    data_path: str | None = knob(
+        None, "shards or class folders to learn from; the built-in demo data without it", metavar="SHARDS|FOLDER"
+    )
+    val_path: str | None = knob(
+        None, "the same to be asked about (default: what --data-path sets aside)", metavar="SHARDS|FOLDER"
+    )
+    size: tuple[int, ...] = knob(
+        (), "height and width of the images, or one number for both (default: as in training)", metavar="PIXELS", low=8
+    )
+    rgb_mode: str | None = knob(None, "pixel statistics (default: what the weights expect)")
+    probe_share: float | None = knob(
+        None, "share of the short side that the centre crop shows (default: as in training)", above=0, high=1
+    )
+    probe_bank: int = knob(0, "use only so many training images, by chance; 0 for all", low=0)
+    probe_queries: int = knob(0, "use only so many validation images, by chance; 0 for all", low=0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProtocolConfig:
+    """How it is measured"""
+
+    protocol: tuple[str, ...] = knob(("knn",), "knn, linear, or both: knn,linear", metavar="PROTOCOL")
+    k: int = knob(20, "knn: neighbours that vote", low=1)
+    temperature: float = knob(0.07, "knn: a neighbour's vote is exp(cosine / temperature)", above=0)
+    linear_on_features: bool = knob(
+        False, "linear: compute every vector once, without augmentation; minutes instead of hours"
+    )
+    json: Path | None = knob(None, "write the numbers to this JSON file, too", metavar="FILE")
+
+
+@dataclass(frozen=True, kw_only=True)
+class LinearOptimConfig(OptimConfig):
+    """Optimizer of the linear probe; by default the published protocol of VICReg"""
+
+    wd: float = redefault(OptimConfig, "wd", 1e-6)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LinearScheduleConfig(ScheduleConfig):
+    """Length of the linear probe; by default the published protocol of VICReg"""
+
+    epochs: int = redefault(ScheduleConfig, "epochs", 100)
+    lr_scheduler: Literal["constant", "step", "multistep", "cosine"] = redefault(
+        ScheduleConfig, "lr_scheduler", "cosine"
+    )
+    lr_cosine_min: float = redefault(ScheduleConfig, "lr_cosine_min", 0.0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvalRuntimeConfig(RuntimeConfig):
+    """How it is computed and where the results go"""
+
+    batch_size: int = redefault(RuntimeConfig, "batch_size", 256)
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvalRecipe:
+    """Everything `pretrain eval` can be told."""
+
+    subject: SubjectConfig = field(default_factory=SubjectConfig)
+    data: JudgeConfig = field(default_factory=JudgeConfig)
+    protocol: ProtocolConfig = field(default_factory=ProtocolConfig)
+    optim: LinearOptimConfig = field(default_factory=LinearOptimConfig)
+    schedule: LinearScheduleConfig = field(default_factory=LinearScheduleConfig)
+    runtime: EvalRuntimeConfig = field(default_factory=EvalRuntimeConfig)
+
+
+def tiny(recipe: EvalRecipe) -> dict[str, Any]:
+    """What `--scale tiny` changes: a few pictures of the demo data, and a short linear probe."""
+    return scale.tiny(recipe) | {"data_path": None, "val_path": None, "probe_bank": 256, "probe_queries": 64}
+
+
+def eval_stem(recipe: EvalRecipe) -> str:
+    told = recipe.subject
+    words = (told.model, told.tag or ("pretrained" if told.pretrained else "random"), "eval")
+    return "-".join(word for word in words if word).replace("/", "_").replace("@", "-")

@@ -1,0 +1,17 @@
+"""`pretrain replay`: the task that a kept step was of."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from backbones import backbone
+from pretrain.methods import Facts, Method, method
+from shared.feeding.pixels import PixelStats
+
+
+def task_of(facts: dict[str, Any]) -> Method:
+    """From what `pretrain train` kept of it, on random weights."""
+    net = backbone.build(facts["backbone"], **facts["backbone_args"])
+    (height, width), (mean, std) = facts["size"], facts["pixels"]
+    about = Facts((height, width), facts["num_classes"], PixelStats(tuple(mean), tuple(std)))
+    return method.build(facts["method"], net, about, **facts["method_args"])

@@ -1,0 +1,265 @@
+"""`pretrain train`: recipe -> shards, backbone, method -> the loop -> weights under a tag."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any, NamedTuple
+
+from backbones import backbone
+from backbones.base import Backbone
+from backbones.inherit import fill, kept_args, rebuild
+from backbones.sync import join_batch_norms
+from pretrain.data.labelled import choose, open_labelled, same_classes, seen_as
+from pretrain.data.shards import ShardSet, find_shards, is_remote
+from pretrain.methods import Facts, Method, method
+from pretrain.probing.probe import Probe, check_k
+from pretrain.recipe import PretrainRecipe, crop_share, export_tag, run_stem
+from pretrain.views.crops import ResizeCenterCrop
+from shared.devices import dist
+from shared.errors import DataError, UsageError
+from shared.feeding.limit import limited
+from shared.feeding.pixels import PixelStats, pixel_stats
+from shared.loop.optim import for_batch
+from shared.recipes.recipe import Resolved, flat
+from shared.runs.dry import announce_plan, describe_groups, describe_parameters, describe_schedule
+from shared.runs.report import write_report
+from shared.runs.session import Session, cache_dir, pair
+from shared.weights.card import Card, Exported, check_name, check_pixels, expected_pixels, versions
+from shared.weights.store import Store
+
+log = logging.getLogger(__name__)
+
+
+class Data(NamedTuple):
+    """The shards of a run; `val` may be None."""
+
+    train: Any
+    val: ShardSet | None
+    num_classes: int | None
+    classes: list[str] | None
+
+
+def train(resolved: Resolved) -> int:
+    """Train a backbone and export it; the exit code."""
+    recipe: PretrainRecipe = resolved.recipe
+    tag = export_tag(recipe)
+    check_name(tag)
+    session = Session(resolved, stem=run_stem(recipe))
+    try:
+        data = open_data(recipe)
+        options: dict[str, Any] = {} if recipe.model.drop_path is None else {"drop_path": recipe.model.drop_path}
+        options |= {"aws_compat": True} if recipe.model.aws_compat else {}
+        store = Store(recipe.runtime.weights_dir)
+        net, stats, parent = start_from(recipe, store, options)
+        net.check_size(pair(recipe.data.size))
+        facts = Facts(pair(recipe.data.size), data.num_classes, stats)
+        task = method.build(recipe.model.method, net, facts, **recipe.model.method_args)
+        task.facts = {
+            "method": recipe.model.method,
+            "method_args": recipe.model.method_args,
+            "backbone": recipe.model.model,
+            "backbone_args": options if parent is None else {**kept_args(parent.card), **options},
+            "size": [*facts.size],
+            "num_classes": data.num_classes,
+            "pixels": [[*values] for values in stats],
+        }
+        if session.joins_batch_norms():
+            task = join_batch_norms(task)
+        probe = open_probe(session, data, stats)
+        data.train.view = task.view()
+        if data.val is not None:
+            data.val.view = task.val_view()
+        told = recipe.data.limit
+        data = data._replace(train=limited(data.train, told), val=limited(data.val, told))
+        if recipe.runtime.dry_run:
+            return dry_run(session, resolved, task, data)
+        run_dir = session.open()
+        describe(recipe, data, tag)
+        feed = session.feed(data.train)
+        exported = []
+
+        def publish(trained: Any, epoch: int, metrics: dict[str, float], last: bool) -> None:
+            card = Card(
+                arch=recipe.model.model,
+                tag=tag,
+                epoch=epoch,
+                finished=last,
+                method=recipe.model.method,
+                args=options,
+                pixels={"mean": list(stats.mean), "std": list(stats.std)},
+                classes={"names": data.classes} if data.classes else {},
+                parents=[parent.reference] if parent else [],
+                data={
+                    "fingerprint": data.train.fingerprint,
+                    "samples": sum(data.train.sizes),
+                    "path": str(recipe.data.data_path),
+                },
+                metrics=metrics,
+                recipe=session.told(),
+                versions=versions(),
+            )
+            exported.append(store.put(trained.exports()["backbone"], card))
+            log.info("exported %s to %s", exported[-1], exported[-1].path)
+
+        measured = {"probe": probe, "probe_every": recipe.probing.probe or 1}
+        metrics = session.fit(task, feed, val_loader(session, data), publish, recipe.model.keep_epochs, **measured)
+        if dist.is_main():
+            if exported:  # not when a finished run is resumed: its result stands
+                session.finish(exported[-1], metrics, store)
+            log.info("report %s", write_report([run_dir], run_dir / "report.html"))
+    finally:
+        dist.stop()
+    return 0
+
+
+class Start(NamedTuple):
+    """A backbone to train, what it wants its pixels to be, and the export its weights came from, if from any."""
+
+    net: Backbone
+    stats: PixelStats
+    parent: Exported | None
+
+
+def start_from(recipe: PretrainRecipe, store: Store, options: dict[str, Any]) -> Start:
+    """The backbone on random weights, on timm's published ones, or on those of a tag.
+
+    Raises:
+        UsageError: two sources of weights are named.
+        WeightsError: the tag leads to nothing, its weights do not fit, or they expect other pixels.
+    """
+    told, parent = recipe.model, None
+    if told.init_tag is None:
+        net = backbone.build(told.model, pretrained=told.pretrained, **options)
+        expected = net.pixels
+    elif told.pretrained:
+        raise UsageError("--init-tag and --pretrained both name weights to start from; keep one")
+    else:
+        parent = store.find(told.model, told.init_tag)
+        net, expected = rebuild(parent.card, **options), expected_pixels(parent)
+        log.info("loaded %s", fill(store, net, parent))
+    if recipe.data.rgb_mode is None:
+        return Start(net, expected or pixel_stats("imagenet"), parent)
+    stats = pixel_stats(recipe.data.rgb_mode)
+    if parent is not None:
+        check_pixels(parent, stats)
+    return Start(net, stats, parent)
+
+
+def open_data(recipe: PretrainRecipe) -> Data:
+    """Training and validation shards; the demo data when none are named."""
+    told = recipe.data
+    path, labelled = told.data_path, method_is_labelled(recipe.model.method)
+    if path is None:
+        from shared.feeding.demo import demo_data
+
+        path = str(demo_data(cache_dir() / "demo").shards)
+    shards = find_shards(path, "train") or find_shards(path, None)
+    if any(is_remote(shard) for shard in shards):
+        train: Any = streamed(recipe, shards, labelled)
+    else:
+        train = ShardSet(shards, no_view, num_classes=told.num_classes, labelled=labelled, verify=told.verify_shards)
+    if told.val_path:
+        val_shards = find_shards(told.val_path, "val") or find_shards(told.val_path, None)
+    else:
+        val_shards = val_beside(path)
+    val = None
+    if val_shards:
+        val = ShardSet(val_shards, no_view, num_classes=train.num_classes, labelled=labelled, verify=told.verify_shards)
+    return Data(train, val, train.num_classes, train.classes)
+
+
+def streamed(recipe: PretrainRecipe, shards: list[str], labelled: bool) -> Any:
+    """Remote shards, which cannot be counted beforehand."""
+    from pretrain.data.stream import RemoteShards
+
+    told = recipe.data
+    if told.samples is None:
+        raise UsageError("remote shards cannot be counted; say with --samples how many images make an epoch")
+    if labelled and told.num_classes is None:
+        raise UsageError("remote shards cannot be asked for their classes; say how many with --num-classes")
+    return RemoteShards(
+        shards,
+        no_view,
+        seed=recipe.runtime.seed,
+        epoch_samples=told.samples,
+        num_classes=told.num_classes,
+        labelled=labelled,
+        max_bad=recipe.runtime.max_bad_samples,
+    )
+
+
+def val_beside(path: str) -> list[str]:
+    """The validation shards in the training folder, if it has any."""
+    try:
+        return [shard for shard in find_shards(path, "val") if not is_remote(shard)]
+    except DataError:
+        return []
+
+
+def method_is_labelled(name: str) -> bool:
+    return bool(getattr(method.builder(name), "labelled", False))
+
+
+def no_view(image: Any, rng: Any) -> Any:
+    """Stands in until the method, which needs to know the classes first, says what its view is."""
+    return image
+
+
+def val_loader(session: Session, data: Data) -> Any:
+    return None if data.val is None else session.in_order(data.val)
+
+
+def open_probe(session: Session, data: Data, stats: PixelStats) -> Probe | None:
+    """What --probe measures with: some of the run's own images, or of --probe-path, the same at every epoch.
+
+    Raises:
+        DataError: there are no labels, or no images to ask about.
+        UsageError: fewer images to look among than neighbours.
+    """
+    recipe: PretrainRecipe = session.recipe
+    told, limit = recipe.probing, recipe.data.limit
+    if not told.probe:
+        return None
+    view = ResizeCenterCrop(pair(recipe.data.size), share=crop_share(flat(recipe)))
+    if told.probe_path is not None:
+        sets, limit = open_labelled(told.probe_path, told.probe_val_path, view), None
+    elif data.val is None or not hasattr(data.train, "labels"):
+        raise DataError("--probe needs images to learn from and to validate on that lie here; name some: --probe-path")
+    else:
+        sets = same_classes(seen_as(data.train, view), seen_as(data.val, view))
+    bank = choose(sets.known, told.probe_bank, limit=limit, forgiving=True)
+    check_k(told.probe_k, sum(bank.sizes), "--probe-k")
+    queries = choose(sets.asked, told.probe_queries, limit=limit)
+    known, asked = session.in_order(bank), session.in_order(queries)
+    return Probe(known, asked, sets.num_classes, stats, session.device, told.probe_k)
+
+
+def describe(recipe: PretrainRecipe, data: Data, tag: str) -> None:
+    classes = f", {data.num_classes} classes" if data.num_classes else ""
+    log.info(
+        "%s with %s on %d images%s; tag %s",
+        recipe.model.model,
+        recipe.model.method,
+        sum(data.train.sizes),
+        classes,
+        tag,
+    )
+    if data.val is None:
+        log.info("no validation shards: nothing is measured along the way")
+    elif not recipe.probing.probe and not method_is_labelled(recipe.model.method):
+        log.info("nothing is measured along the way; --probe would say what the representation knows")
+
+
+def dry_run(session: Session, resolved: Resolved, task: Method, data: Data) -> int:
+    feed, recipe = session.feed(data.train), resolved.recipe
+    lines = describe_parameters(task, task.backbone.stages())
+    lines += describe_groups(task, for_batch(recipe.optim, feed.step_size))
+    lines += describe_schedule(
+        feed.steps_per_epoch, feed.step_size, recipe.schedule, for_batch(recipe.optim, feed.step_size).lr
+    )
+    lines.append(
+        f"data\n  {sum(data.train.sizes)} training images, {sum(data.val.sizes) if data.val else 0} validation images"
+    )
+    if dist.is_main():
+        announce_plan(resolved, lines)
+    return 0

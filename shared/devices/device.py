@@ -1,0 +1,62 @@
+"""Where the steps are computed, and in which precision."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from shared.errors import UsageError
+from shared.recipes.recipe import RuntimeConfig
+
+log = logging.getLogger(__name__)
+
+
+def to_device(batch: Any, device: torch.device) -> Any:
+    """The same nest of dicts, lists and tuples, its tensors on the device."""
+    if isinstance(batch, Tensor):
+        return batch.to(device, non_blocking=True)
+    if isinstance(batch, dict):
+        return {k: to_device(v, device) for k, v in batch.items()}
+    if isinstance(batch, tuple) and hasattr(batch, "_fields"):
+        return type(batch)(*(to_device(v, device) for v in batch))
+    if isinstance(batch, list | tuple):
+        return type(batch)(to_device(v, device) for v in batch)
+    return batch
+
+
+def pick_device(name: str) -> torch.device:
+    """The device a recipe names; `auto` is the GPU if there is one.
+
+    Raises:
+        UsageError: CUDA is asked for and absent, or the name is none.
+    """
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise UsageError(f"--device is {name!r}; give cpu, cuda, cuda:1 or auto") from None
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise UsageError("--device cuda is asked for and this machine shows no CUDA device; use --device cpu or auto")
+    return device
+
+
+def precision(runtime: RuntimeConfig, device: torch.device) -> torch.dtype | None:
+    """The dtype autocast uses, or None for float32 throughout. On a processor without bfloat16, --amp is declined."""
+    if not runtime.amp:
+        return None
+    if device.type == "cuda":
+        return getattr(torch, runtime.amp_dtype)
+    if has_native_bfloat16():
+        return torch.bfloat16
+    log.warning("--amp is declined: this processor has no bfloat16 of its own and would be many times slower with it")
+    return None
+
+
+def has_native_bfloat16() -> bool:
+    """Does the processor multiply bfloat16 itself?  Emulated, it is up to 17 times slower than float32."""
+    asks = ("_is_amx_tile_supported", "_is_avx512_bf16_supported")
+    return any(getattr(torch.cpu, ask)() for ask in asks if hasattr(torch.cpu, ask))

@@ -1,0 +1,51 @@
+"""Which launcher started this process: torchrun says so itself; what mpirun and srun say is put in the same words.
+
+    WORLD_SIZE RANK LOCAL_RANK MASTER_ADDR MASTER_PORT       what `shared.devices.dist` reads
+
+Imports no torch: the command line has to know whether it speaks for all processes.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import MutableMapping
+
+from shared.errors import UsageError
+
+# who says what: processes, this one, this one on its host
+OPEN_MPI = ("OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_LOCAL_RANK")
+MPICH = ("PMI_SIZE", "PMI_RANK", "MPI_LOCALRANKID")
+SLURM = ("SLURM_STEP_NUM_TASKS", "SLURM_PROCID", "SLURM_LOCALID")  # SLURM_NTASKS stands in a batch script, too
+PORT = "29500"
+
+
+def adopt(environ: MutableMapping[str, str]) -> None:
+    """Say what mpirun or srun said in torchrun's words. Does nothing under torchrun, or without any launcher.
+
+    Raises:
+        UsageError: the processes are on several hosts, and nobody says where the first of them is.
+    """
+    if "WORLD_SIZE" in environ:
+        return
+    for names in (SLURM, OPEN_MPI, MPICH):
+        size, rank, local = (environ.get(name) for name in names)
+        if size is None or rank is None or int(size) == 1:
+            continue
+        told = {"WORLD_SIZE": size, "RANK": rank, "LOCAL_RANK": local or "0"}
+        if names is SLURM:
+            first = first_host(environ.get("SLURM_STEP_NODELIST", environ.get("SLURM_JOB_NODELIST", "")))
+            # two jobs on one host must not meet at one port
+            told |= {"MASTER_ADDR": first, "MASTER_PORT": str(20000 + int(environ.get("SLURM_JOB_ID", "0")) % 20000)}
+        elif environ.get("OMPI_COMM_WORLD_LOCAL_SIZE", environ.get("MPI_LOCALNRANKS", size)) == size:
+            told |= {"MASTER_ADDR": "127.0.0.1"}
+        elif "MASTER_ADDR" not in environ:
+            raise UsageError("mpirun started processes on several hosts; tell them the first with -x MASTER_ADDR=HOST")
+        environ.update({name: value for name, value in told.items() if name not in environ})
+        environ.setdefault("MASTER_PORT", PORT)
+        return
+
+
+def first_host(hosts: str) -> str:
+    """'gpu[003-004,7],big1' -> 'gpu003'; an empty list is this host."""
+    first = re.match(r"([^\[,]*)(?:\[(\d+)[^\]]*\])?([^,\[]*)", hosts)
+    return "".join(part or "" for part in first.groups()) if first and hosts else "127.0.0.1"

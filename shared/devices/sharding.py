@@ -1,0 +1,99 @@
+"""A task whose weights are shared out over the processes: `--fsdp`, for what does not fit on one device.
+
+Each block's weights live in slices, one per process, and are put together for the moment they are used. A saved state
+holds whole tensors, so a run may be taken up by any number of processes, and what is exported knows nothing of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import nn
+from torch.distributed.device_mesh import init_device_mesh
+
+from shared.devices import dist
+from shared.errors import UsageError
+from shared.recipes.recipe import RuntimeConfig
+
+WORTHWHILE = 100_000  # parameters from which a layer is gathered on its own
+
+
+def check_sharding(runtime: RuntimeConfig) -> None:
+    """Refuse what does not go together with --fsdp."""
+    if runtime.model_ema:
+        raise UsageError("--fsdp keeps no second copy of the weights; leave --model-ema out")
+    if runtime.amp and runtime.amp_dtype == "float16" and runtime.device != "cpu":
+        raise UsageError("--fsdp goes with bfloat16, which needs no loss scaling; give --amp-dtype bfloat16")
+
+
+def shard(task: nn.Module, device: torch.device) -> nn.Module:
+    """The same task in slices: every layer of note by itself, the rest together. Zhao et al., "PyTorch FSDP", 2023."""
+    from torch.distributed.fsdp import fully_shard
+
+    scalar = next((name for name, p in task.named_parameters() if p.dim() == 0), None)
+    if scalar:
+        raise UsageError(f"--fsdp cannot slice {scalar}, a single number; train this without --fsdp")
+    mesh = init_device_mesh(device.type, (dist.world(),))
+    for layer in layers(task):
+        fully_shard(layer, mesh=mesh)
+    fully_shard(task, mesh=mesh)
+    return task
+
+
+def layers(module: nn.Module, listed: bool = False) -> list[nn.Module]:
+    """The members of sequences and lists that hold many weights, none inside another."""
+    container = isinstance(module, nn.Sequential | nn.ModuleList)
+    if listed and not container and sum(p.numel() for p in module.parameters()) >= WORTHWHILE:
+        return [module]
+    return [found for child in module.children() for found in layers(child, container)]
+
+
+def slices(task: nn.Module) -> list[Any]:
+    from torch.distributed.fsdp import FSDPModule
+
+    return [module for module in task.modules() if isinstance(module, FSDPModule)]
+
+
+@contextmanager
+def put_together(task: nn.Module) -> Iterator[None]:
+    """Whole weights in every process for a while, so that processes may take different numbers of batches."""
+    parts = slices(task)
+    for part in parts:
+        part.set_reshard_after_forward(False, recurse=False)
+        part.unshard()
+    try:
+        yield
+    finally:
+        for part in parts:
+            part.set_reshard_after_forward(True, recurse=False)
+            part.reshard()
+
+
+def accumulate(task: nn.Module, last: bool) -> None:
+    """Exchange gradients after this backward pass only if it is the last of its step."""
+    for part in slices(task)[:1]:
+        part.set_requires_gradient_sync(last)
+
+
+def whole_state(task: nn.Module, optimizer: torch.optim.Optimizer) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Weights and optimizer state as whole tensors on the processor; empty but for the main process."""
+    from torch.distributed.checkpoint.state_dict import StateDictOptions, get_state_dict
+
+    return get_state_dict(task, optimizer, options=StateDictOptions(full_state_dict=True, cpu_offload=True))
+
+
+def whole_weights(task: nn.Module) -> dict[str, Any]:
+    from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
+
+    return get_model_state_dict(task, options=StateDictOptions(full_state_dict=True, cpu_offload=True))
+
+
+def fill(task: nn.Module, optimizer: torch.optim.Optimizer, weights: dict[str, Any], moments: dict[str, Any]) -> None:
+    """Take up a state that `whole_state` gave; every process has read it."""
+    from torch.distributed.checkpoint.state_dict import StateDictOptions, set_state_dict
+
+    options = StateDictOptions(full_state_dict=True)
+    set_state_dict(task, optimizer, model_state_dict=weights, optim_state_dict=moments, options=options)

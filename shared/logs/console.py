@@ -1,0 +1,43 @@
+"""Where messages of the project's loggers go: the console, and train.log of a run.
+
+Importing this page imports neither torch nor rich.
+"""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+PROJECT = ("shared", "backbones", "pretrain", "detection")
+FILE_ONLY = {"file_only": True}  # extra= of what a terminal shows in another way
+
+
+class Console(logging.Handler):
+    """Messages on what is stdout at that moment, since a bar replaces it; errors are the command's own business."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if not getattr(record, "file_only", False):
+            prefix = "warning: " if record.levelno >= logging.WARNING else ""
+            print(f"{prefix}{record.getMessage()}", flush=True)
+
+
+def setup_logging(run_dir: Path | None = None, *, enabled: bool = True) -> None:
+    """Send the project's loggers to the console and to `run_dir`/train.log.
+
+    Called again it replaces what it did before. Not `enabled` (not the main rank): only warnings, on the console.
+    """
+    handlers: list[logging.Handler] = [Console()]
+    if run_dir is not None and enabled:
+        run_dir.mkdir(parents=True, exist_ok=True)
+        file = logging.FileHandler(run_dir / "train.log", encoding="utf-8")
+        file.setFormatter(logging.Formatter("%(asctime)s %(levelname)-7s %(message)s", "%Y-%m-%d %H:%M:%S"))
+        handlers.append(file)
+    for name in PROJECT:
+        logger = logging.getLogger(name)
+        for old in [handler for handler in logger.handlers if getattr(handler, "of_the_run", False)]:
+            logger.removeHandler(old)
+            old.close()
+        for handler in handlers:
+            vars(handler)["of_the_run"] = True
+            logger.addHandler(handler)
+        logger.setLevel(logging.INFO if enabled else logging.WARNING)

@@ -1,0 +1,150 @@
+"""What a run says while it runs: one call logs a number everywhere, one bar or line shows how it goes.
+
+    RunLog.metrics -> metrics.jsonl    every row: {"kind", "step", "epoch", "time", and the values by name}
+                      results.csv      a row per epoch: train/loss ... val/box_ap ...
+                      events.out...    TensorBoard, the same names as in the csv
+    RunLog.note    -> train.log, console
+    Progress       -> a bar on a terminal, plain lines elsewhere, plain lines in train.log
+
+A resumed run drops the rows beyond the step it resumes from, so curves never double; nothing else is ever removed.
+Importing this page imports neither torch nor rich.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import logging
+import math
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal, Self
+
+from shared.files import write_aside
+from shared.logs.console import setup_logging
+
+log = logging.getLogger(__name__)
+
+
+class RunLog:
+    """The record of one run, in its folder.
+
+    Args:
+        run_dir: made when missing.
+        enabled: only the main rank writes; elsewhere every call is silent.
+        resume_step: the step the run continues from; rows beyond it are dropped. None starts, or appends.
+        tensorboard: write event files too.
+    """
+
+    def __init__(
+        self, run_dir: Path, *, enabled: bool = True, resume_step: int | None = None, tensorboard: bool = True
+    ) -> None:
+        self.run_dir, self.enabled = Path(run_dir), enabled
+        self.resume_step, self.tensorboard = resume_step, tensorboard
+        self.events: Any = None
+        self.table: dict[int, dict[str, Any]] = {}  # rows of results.csv by step
+        self.latest_train: dict[str, float] = {}
+        setup_logging(self.run_dir, enabled=enabled)
+        if enabled:
+            if resume_step is not None:
+                drop_rows_after(self.run_dir / "metrics.jsonl", resume_step)
+            self.table = read_table(self.run_dir / "results.csv", resume_step)
+
+    def metrics(self, step: int, epoch: float, values: Mapping[str, float], kind: Literal["train", "val"]) -> None:
+        """Log named values everywhere. `epoch` counts finished epochs: 2.5 is the middle of the third.
+
+        A row of results.csv is written for every validation, and for training at the end of an epoch.
+        """
+        if not self.enabled:
+            return
+        values = {name: float(value) for name, value in values.items()}
+        row = {"kind": kind, "step": step, "epoch": round(epoch, 6), "time": round(time.time(), 3)}
+        with open(self.run_dir / "metrics.jsonl", "a", encoding="utf-8") as file:
+            file.write(json.dumps({**{name: or_none(value) for name, value in values.items()}, **row}) + "\n")
+        named = {f"{kind}/{name}": value for name, value in values.items()}
+        self.add_scalars(step, named)
+        if kind == "train":
+            self.latest_train = named
+        epoch_ends = epoch > 0 and abs(epoch - round(epoch)) < 1e-9
+        if kind == "val" or epoch_ends:
+            known = self.table.get(step, {})
+            self.table[step] = {"epoch": f"{epoch:g}", "step": step, **self.latest_train, **known, **named}
+            write_table(self.run_dir / "results.csv", self.table)
+
+    def note(self, text: str) -> None:
+        """A sentence for train.log and the console."""
+        if self.enabled:
+            log.info("%s", text)
+
+    def add_scalars(self, step: int, named: Mapping[str, float]) -> None:
+        if not self.tensorboard:
+            return
+        if self.events is None:
+            from torch.utils.tensorboard.writer import SummaryWriter
+
+            purge = None if self.resume_step is None else self.resume_step + 1
+            self.events = SummaryWriter(str(self.run_dir), purge_step=purge)
+        for name, value in named.items():
+            self.events.add_scalar(name, value, step)
+
+    def close(self) -> None:
+        """Everything is on disk; later messages go to the console only."""
+        if self.events is not None:
+            self.events.close()
+            self.events = None
+        setup_logging(None, enabled=self.enabled)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def read_metrics(run_dir: Path) -> list[dict[str, Any]]:
+    """The rows of a run's metrics.jsonl, in order; a last line that a killed run left half written is passed over."""
+    try:
+        text = (run_dir / "metrics.jsonl").read_text(encoding="utf-8", errors="replace")
+    except FileNotFoundError:
+        return []
+    return [row for line in text.splitlines() if (row := parse_row(line)) is not None]
+
+
+def parse_row(line: str) -> dict[str, Any] | None:
+    try:
+        row = json.loads(line)
+    except ValueError:
+        return None
+    return row if isinstance(row, dict) and isinstance(row.get("step"), int) else None
+
+
+def drop_rows_after(path: Path, step: int) -> None:
+    rows = [row for row in read_metrics(path.parent) if row["step"] <= step]
+    write_aside(path, "".join(json.dumps(row) + "\n" for row in rows))
+
+
+def read_table(path: Path, last_step: int | None) -> dict[int, dict[str, Any]]:
+    """results.csv -> its rows by step, up to `last_step`."""
+    if not path.is_file():
+        return {}
+    with open(path, newline="", encoding="utf-8") as file:
+        rows = [{k: v or "" for k, v in row.items() if k} for row in csv.DictReader(file)]
+    by_step = {int(row["step"]): row for row in rows if row.get("step", "").isdigit()}
+    return {step: row for step, row in by_step.items() if last_step is None or step <= last_step}
+
+
+def write_table(path: Path, table: Mapping[int, Mapping[str, Any]]) -> None:
+    """Columns keep their order; a new one is appended, and empty where it was not known yet."""
+    columns = list(dict.fromkeys(name for row in table.values() for name in row))
+    text = io.StringIO()
+    writer = csv.DictWriter(text, columns, lineterminator="\n")
+    writer.writeheader()
+    for _, row in sorted(table.items()):
+        writer.writerow({name: f"{v:.6g}" if isinstance(v, float) else v for name, v in row.items()})
+    write_aside(path, text.getvalue())
+
+
+def or_none(value: float) -> float | None:
+    return value if math.isfinite(value) else None  # NaN is no JSON

@@ -1,0 +1,254 @@
+"""What a step saw when its loss broke: kept in the run's folder, and run again to see where it broke.
+
+    replay-step-12.pt    the micro batches, the weights they met, what came of them, and what the task is built from
+
+    kept -> run again as it was -> losses, and the first module that says something not finite
+         -> in single precision, where it was run in another
+         -> each sample on its own, where samples have names
+
+The file stands on its own: neither the run nor its data is needed to read it, and nothing in it can run.
+"""
+
+from __future__ import annotations
+
+import math
+import pickle
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from shared.devices import dist
+from shared.errors import WeightsError
+from shared.loop.task import Task
+
+PRECISIONS = {None: None, "float16": torch.float16, "bfloat16": torch.bfloat16}  # of autocast
+
+
+class Kept(NamedTuple):
+    """A step as it was kept."""
+
+    step: int  # optimizer steps taken before; where losses are only looked at now and then, it broke at or before it
+    losses: dict[str, float]
+    batches: list[Any]  # this process's micro batches
+    seeds: list[int]  # of the draws in each
+    precision: str | None  # of autocast
+    task: dict[str, Tensor]  # its weights
+    still: list[str]  # modules that were in eval mode
+    facts: dict[str, Any]  # what the task can be built from again
+
+
+class Look(NamedTuple):
+    """What came of running a step again."""
+
+    losses: dict[str, float]
+    broke: str | None  # the first module that said something not finite, in words
+
+    @property
+    def finite(self) -> bool:
+        return all(math.isfinite(value) for value in self.losses.values())
+
+
+# --- keeping --------------------------------------------------------------------------------
+
+
+def keep_replay(
+    folder: Path,
+    step: int,
+    losses: dict[str, float],
+    task: Task,
+    batches: list[Any],
+    seeds: list[int],
+    precision: torch.dtype | None,
+) -> Path | None:
+    """Write what this process's micro batches of a step were, as `Kept` says; None when the disk refuses."""
+    suffix = f"-rank-{dist.rank()}" if dist.world() > 1 else ""
+    path = folder / f"replay-step-{step}{suffix}.pt"
+    kept = Kept(
+        step=step,
+        losses=losses,
+        batches=batches,
+        seeds=seeds,
+        precision=None if precision is None else str(precision).removeprefix("torch."),
+        task=task.state_dict(),
+        still=[name for name, module in task.named_modules() if not module.training],
+        facts=task.facts,
+    )
+    try:
+        torch.save(kept._asdict(), path)
+    except OSError:
+        path.unlink(missing_ok=True)
+        return None
+    return path
+
+
+def samples_of(task: Task, batches: list[Any], most: int = 16) -> str:
+    """' of images 3, 14', or nothing when the task gives its samples no names."""
+    names = [name for batch in batches for name in task.names(batch)]
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return f" of images {', '.join(names[:most])}{more}" if names else ""
+
+
+# --- running again --------------------------------------------------------------------------
+
+
+def read_replay(path: Path) -> Kept:
+    """A kept step, on the processor.
+
+    Raises:
+        WeightsError: the file cannot be read, or is no step that this version kept.
+    """
+    try:
+        told = torch.load(path, map_location="cpu", weights_only=True)
+    except OSError as error:
+        raise WeightsError(f"{path} cannot be read ({error.strerror}); name a replay-step-*.pt of a run") from None
+    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError):
+        told = None
+    if not isinstance(told, dict) or told.keys() != set(Kept._fields) or told["precision"] not in [*PRECISIONS]:
+        raise WeightsError(f"{path} is no step that this version kept; name a replay-step-*.pt of a run")
+    return Kept(**told)
+
+
+def replay_with(build: Callable[[dict[str, Any]], Task], path: Path, command: str) -> list[str]:
+    """What comes of the kept step of a file, in lines for a person.
+
+    Args:
+        build: the task from its facts.
+        command: whose steps `build` knows.
+
+    Raises:
+        WeightsError: the file is no kept step, or one of another command.
+    """
+    kept = read_replay(path)
+    try:
+        task = build(kept.facts)
+    except (KeyError, TypeError, ValueError):
+        raise WeightsError(f"{path} is no step of `{command}`; name one that it kept") from None
+    return replay(kept, task)
+
+
+def replay(kept: Kept, task: Task) -> list[str]:
+    """What comes of a kept step when it is run again, in lines for a person.
+
+    Args:
+        task: built from the step's facts; it gets its weights, and learns nothing.
+
+    Raises:
+        WeightsError: the weights are not of this task.
+    """
+    task.train()
+    try:
+        task.load_state_dict(kept.task)
+        for name in kept.still:
+            task.get_submodule(name).eval()
+    except (RuntimeError, AttributeError):
+        raise WeightsError("the kept weights are not of the task that they say they are; keep a step anew") from None
+    told = [f"step {kept.step}{samples_of(task, kept.batches)}", f"  kept               {spoken(kept.losses)}"]
+    told.append(f"  weights            {of_weights(task)}")
+    precision = PRECISIONS[kept.precision]
+    step = (kept.batches, kept.seeds, kept.step)
+    looks = {kept.precision or "single precision": look(task, *step, precision)}
+    if precision is not None:
+        looks["single precision"] = look(task, *step, None)
+    for name, came in looks.items():
+        told.append(f"  {name:<18} {spoken(came.losses)}")
+        if came.broke:
+            told.append(f"  {'':<18} first not finite: {came.broke}")
+    if any(not came.finite for came in looks.values()):
+        worst = None if not looks["single precision"].finite else precision
+        told += [f"  image {name:<12} {said}" for name, said in on_their_own(kept, task, worst)]
+    else:
+        told.append("  all is finite on this processor; what broke it is the device that it ran on, or its precision")
+    return told
+
+
+def of_weights(task: nn.Module) -> str:
+    """Whether they were well before the step, in words: its loss may break because a step before it went too far."""
+    sizes = {name: value.abs().max().item() for name, value in task.named_parameters() if value.numel()}
+    broken = [name for name, size in sizes.items() if not math.isfinite(size)]
+    if broken:
+        more = f" and {len(broken) - 1} more" if len(broken) > 1 else ""
+        return f"{broken[0]}{more} not finite: a step before this one broke them"
+    largest = max(sizes, key=sizes.__getitem__)
+    return f"finite, the largest {sizes[largest]:.3g} in {largest}"
+
+
+@torch.no_grad()
+def look(task: Task, batches: list[Any], seeds: list[int], step: int, precision: torch.dtype | None) -> Look:
+    """Run micro batches again, each with its own draws."""
+    total: dict[str, float] = {}
+    task.before_step(step)
+    with watching(task) as broke:
+        for batch, seed in zip(batches, seeds, strict=True):
+            torch.manual_seed(seed)
+            with torch.autocast("cpu", precision, enabled=precision is not None):
+                losses = task(batch)
+            for name, value in losses.items():
+                total[name] = total.get(name, 0.0) + value.item() / len(batches)
+    return Look(total, broke[0] if broke else None)
+
+
+def on_their_own(kept: Kept, task: Task, precision: torch.dtype | None) -> Iterator[tuple[str, str]]:
+    """Each named sample, and what came of it alone."""
+    for batch, seed in zip(kept.batches, kept.seeds, strict=True):
+        for i, name in enumerate(task.names(batch)):
+            try:
+                alone = look(task, [task.alone(batch, i)], [seed], kept.step, precision)
+            except ValueError as error:  # batch norm wants more than one value of each channel
+                yield name, f"cannot be run alone ({error})"
+                continue
+            yield name, "finite" if alone.finite else f"{spoken(alone.losses)}; {alone.broke}"
+
+
+@contextmanager
+def watching(task: nn.Module) -> Iterator[list[str]]:
+    """Inside it, every module that says something not finite is noted, in order: the innermost first."""
+    noted: list[str] = []
+
+    def note(name: str) -> Callable[..., None]:
+        def hook(module: nn.Module, _: Any, said: Any) -> None:
+            for x in tensors_in(said):
+                if not all_finite(x):
+                    kind = type(module).__name__
+                    noted.append(f"{name or 'the task'} ({kind}), {count_broken(x)} of {x.numel()} values")
+                    return
+
+        return hook
+
+    hooks = [module.register_forward_hook(note(name)) for name, module in task.named_modules()]
+    try:
+        yield noted
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def broken_values(x: Tensor) -> Tensor:
+    """Which are nan or infinite; minus infinity is what attention hides padding with."""
+    return x.isnan() | (x == math.inf)
+
+
+def count_broken(x: Tensor) -> int:
+    return int(broken_values(x).sum())
+
+
+def all_finite(x: Tensor) -> bool:
+    return not x.is_floating_point() or not bool(broken_values(x).any())
+
+
+def tensors_in(nest: Any) -> Iterator[Tensor]:
+    if isinstance(nest, Tensor):
+        yield nest
+    elif isinstance(nest, dict):
+        for part in nest.values():
+            yield from tensors_in(part)
+    elif isinstance(nest, list | tuple):
+        for part in nest:
+            yield from tensors_in(part)
+
+
+def spoken(losses: dict[str, float]) -> str:
+    return ", ".join(f"{name} {value:.4g}" for name, value in losses.items())

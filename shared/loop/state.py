@@ -1,0 +1,102 @@
+"""The training state on disk: whole or not there, and it says so itself.
+
+    last/step-00000042-3fa9c1d07b2e.pt      the digest in the name is of the bytes inside
+
+Written aside, flushed to the disk, renamed. The two newest are kept: should the newest turn out damaged, the one before
+it serves. Read with `weights_only=True`: tensors and plain values, nothing that could run.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import pickle
+import re
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from shared.errors import Refusal, WeightsError
+from shared.files import file_digest, sync_folder
+
+log = logging.getLogger(__name__)
+NAME = re.compile(r"step-(\d{8,})-([0-9a-f]{12})\.pt")
+KEPT = 2
+
+
+class Hashing:
+    """A file that knows the sha256 of what was written to it."""
+
+    def __init__(self, path: Path) -> None:
+        self.file, self.sha = path.open("wb"), hashlib.sha256()
+
+    def write(self, data: Any) -> int:
+        self.sha.update(data)
+        return self.file.write(data)
+
+    def flush(self) -> None:
+        self.file.flush()
+
+    def close(self) -> None:
+        self.file.flush()
+        os.fsync(self.file.fileno())
+        self.file.close()
+
+
+def save_state(folder: Path, step: int, state: dict[str, Any]) -> Path:
+    """Write the state of a step; older ones beyond the last two go.
+
+    Raises:
+        Refusal: the disk would not take it; what was there before is untouched.
+    """
+    partial = folder / f".partial-{os.getpid()}"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        out = Hashing(partial)
+        try:
+            torch.save(state, out)  # type: ignore[arg-type]
+        finally:
+            out.close()
+        final = folder / f"step-{step:08d}-{out.sha.hexdigest()[:12]}.pt"
+        partial.replace(final)
+        sync_folder(folder)
+    except (OSError, RuntimeError) as error:
+        with suppress(OSError):
+            partial.unlink(missing_ok=True)
+        raise Refusal(
+            f"the training state cannot be written to {folder} ({error}); free some space and use --resume"
+        ) from None
+    for _, old in states(folder)[KEPT:]:
+        if old != final:
+            old.unlink(missing_ok=True)
+    return final
+
+
+def states(folder: Path) -> list[tuple[int, Path]]:
+    """(step, file) of every state in the folder, newest step first, last written first among equals."""
+    found = [(int(m[1]), path) for path in folder.glob("step-*.pt") if (m := NAME.fullmatch(path.name))]
+    return sorted(found, key=lambda entry: (entry[0], entry[1].stat().st_mtime_ns), reverse=True)
+
+
+def load_state(folder: Path) -> dict[str, Any] | None:
+    """The newest whole state, or None when there is none at all.
+
+    Raises:
+        WeightsError: there are states, and none of them is whole.
+    """
+    for stale in folder.glob(".partial-*"):
+        stale.unlink(missing_ok=True)
+    found = states(folder)
+    for _, path in found:
+        if file_digest(path)[:12] == NAME.fullmatch(path.name)[2]:  # type: ignore[index]
+            try:
+                return torch.load(path, map_location="cpu", weights_only=True)
+            except (pickle.UnpicklingError, RuntimeError, EOFError):
+                pass  # its name fits its bytes, and still it is nothing that we wrote
+        log.warning("%s is damaged; trying the state before it", path)
+    if found:
+        raise WeightsError(f"every training state in {folder} is damaged; start the run anew under another --name")
+    return None

@@ -1,0 +1,377 @@
+"""The one training loop of the project.
+
+    while steps are left:                      train_step -> at epoch ends: evaluate -> save
+        for micro batch of the step:
+            losses = task(batch)               the only line that knows what is being trained
+
+Both `pretrain train` and `detect train` end here. Read `fit`, `train_step` and `save`, in that order.
+A step is a function of (weights, step number): data, learning rate and randomness all follow from the number. So a run
+that is killed anywhere continues from its last state to the same weights, bit for bit on a processor.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import signal
+import time
+from collections.abc import Callable, Iterable
+from contextlib import nullcontext
+from copy import deepcopy
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from shared.devices import dist
+from shared.devices.device import precision, to_device
+from shared.devices.sharding import accumulate, check_sharding, fill, put_together, shard, whole_state, whole_weights
+from shared.errors import Refusal, Stopped, UsageError
+from shared.feeding.feed import Feed
+from shared.logs.metrics import RunLog
+from shared.logs.progress import Progress
+from shared.loop.ema import Average
+from shared.loop.optim import build_optimizer, for_batch
+from shared.loop.pace import Cadence, Losses, mean_over_processes
+from shared.loop.replay import keep_replay, samples_of
+from shared.loop.schedule import lr_scale, total_steps, wd_at
+from shared.loop.state import load_state, save_state
+from shared.loop.task import Task
+from shared.recipes.recipe import OptimConfig, RuntimeConfig, ScheduleConfig
+
+log = logging.getLogger(__name__)
+
+
+class Trainer:
+    """Fits a task.
+
+    Args:
+        task: what is trained; moved to the device, wrapped for several processes when there are several.
+        feed: micro batches by step.
+        val_loader: passed to `task.evaluate` after every epoch; None for no evaluation.
+        optim, schedule, runtime: the recipe sections the loop reads.
+        run_dir: where the state and the logs of this run live.
+        publish: called with (module holder, epoch, metrics) at the epochs worth exporting.
+        publish_every: call it every so many epochs besides the last; 0 for the last alone.
+        probe: called with the task whose weights count, in eval mode; its metrics follow the task's own.
+        probe_every: call it every so many epochs besides the last.
+        device: where the steps are computed.
+        begin: called once nothing speaks against the run any more, before its first step.
+    """
+
+    def __init__(
+        self,
+        task: Task,
+        feed: Feed,
+        val_loader: Iterable[Any] | None,
+        *,
+        optim: OptimConfig,
+        schedule: ScheduleConfig,
+        runtime: RuntimeConfig,
+        run_dir: Path,
+        device: torch.device,
+        publish: Callable[[Task, int, dict[str, float], bool], None] | None = None,
+        publish_every: int = 0,
+        probe: Callable[[Any], dict[str, float]] | None = None,
+        probe_every: int = 1,
+        begin: Callable[[], None] = lambda: None,
+    ) -> None:
+        self.optim, self.schedule, self.runtime = for_batch(optim, feed.step_size), schedule, runtime
+        self.run_dir, self.device = run_dir, device
+        self.whole: Task | None = None  # what a sharded task is put together in, to be exported
+        if runtime.fsdp:
+            check_sharding(runtime)
+            self.whole = deepcopy(task) if dist.world() > 1 and dist.is_main() else None
+        self.task = task if self.sharded else task.to(device)
+        self.amp_dtype = precision(runtime, device)
+        if self.amp_dtype is not None or runtime.channels_last:
+            self.task.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.average = Average(self.task, runtime.model_ema_decay).to(device) if runtime.model_ema else None
+        self.model = self.wrap()
+        self.feed, self.val_loader = feed, val_loader
+        self.publish, self.publish_every, self.begin = publish, publish_every, begin
+        self.probe, self.probe_every = probe, probe_every
+        self.optimizer = build_optimizer(self.task, self.optim)
+        self.update = torch.compile(self.optimizer.step) if optim.compile_opt else self.optimizer.step
+        self.scaler = torch.amp.GradScaler(device.type, enabled=self.amp_dtype is torch.float16)
+        self.total = total_steps(feed.steps_per_epoch, schedule)
+        self.cadence = Cadence(runtime.save_every)
+        self.losses = Losses()
+        self.seen: list[Any] = []  # this process's micro batches of the last step
+        self.seeds: list[int] = []  # of the draws in each
+        self.asked_to_stop = False
+        self.step = 0
+        self.best = -math.inf
+        self.metrics: dict[str, float] = {}
+
+    # --- the loop ---------------------------------------------------------------------------
+
+    def fit(self) -> dict[str, float]:
+        """Train to the last step, from the run's state if it has one; the metrics of the end.
+
+        Raises:
+            Stopped: SIGTERM or SIGUSR1 came; the state is saved.
+            Refusal: a loss is no longer finite, or the disk is full.
+        """
+        self.load()
+        self.begin()
+        self.listen()
+        every, workers = self.feed.steps_per_epoch, self.feed.workers
+        if self.step >= self.total > 0 and not (self.run_dir / "result.json").is_file():
+            self.deliver(self.schedule.epochs, last=True)  # killed after its last save
+        with (
+            RunLog(self.run_dir, enabled=dist.is_main(), resume_step=self.step) as self.log,
+            Progress(log_every=self.runtime.log_every, enabled=dist.is_main()) as self.progress,
+        ):
+            steps = self.feed.steps(self.step, self.total)
+            log.info(
+                "%d steps of %d images, %.4g steps an epoch, %d workers",
+                self.total,
+                self.feed.step_size,
+                every,
+                workers,
+            )
+            while self.step < self.total:
+                asked = time.perf_counter()
+                micro_batches = next(steps)
+                waited = time.perf_counter() - asked
+                self.train_step(micro_batches)
+                self.step += 1
+                self.task.after_step(progress=self.step / self.total)
+                self.account(waited)
+                epoch_ends = (
+                    int(self.step / every + 1e-9) > int((self.step - 1) / every + 1e-9) or self.step == self.total
+                )
+                stop, save_now = dist.any_of([self.asked_to_stop, dist.is_main() and self.cadence.due(self.step)])
+                if epoch_ends:
+                    self.end_epoch(min(int(self.step / every + 1e-9), self.schedule.epochs))
+                if epoch_ends or ((save_now or stop) and not self.feed.whole_epochs):
+                    self.save()
+                if stop and self.step < self.total:
+                    raise Stopped(f"stopped at step {self.step} of {self.total} as asked; add --resume to continue")
+        return self.metrics
+
+    def train_step(self, micro_batches: list[Any]) -> None:
+        """One optimizer step over this process's micro batches."""
+        scale = lr_scale(self.step, self.feed.steps_per_epoch, self.schedule, self.optim.lr)
+        for group in self.optimizer.param_groups:
+            group["lr"] = group["initial_lr"] * scale
+            group["weight_decay"] = wd_at(self.step / self.total, group["initial_wd"], self.optim)
+        self.model.train()
+        self.task.before_step(self.step)
+        first = self.step * self.feed.micro_batches + dist.rank() * len(micro_batches)
+        # dropout and sampling belong to the position, too
+        seeds = [((self.runtime.seed << 40) + first + i) % 2**63 for i in range(len(micro_batches))]
+        for i, (batch, seed) in enumerate(zip(micro_batches, seeds, strict=True)):
+            torch.manual_seed(seed)
+            with self.syncing(last=i + 1 == len(micro_batches)):
+                with torch.autocast(self.device.type, self.amp_dtype, enabled=self.amp_dtype is not None):
+                    losses = self.model(to_device(batch, self.device))
+                loss = torch.stack([value.float() for value in losses.values()]).sum() / len(micro_batches)
+                self.scaler.scale(loss).backward()
+            self.losses.add(losses, 1 / len(micro_batches))
+        self.seen, self.seeds = micro_batches, seeds
+        if self.device.type == "cpu":  # on a GPU this would make it wait; there `account` looks every log_every steps
+            self.insist_on_finite_losses()
+        if self.optim.clip_grad_norm is not None:
+            self.scaler.unscale_(self.optimizer)
+            nn.utils.clip_grad_norm_(self.task.parameters(), self.optim.clip_grad_norm)
+        self.scaler.step(self.optimizer) if self.scaler.is_enabled() else self.update()
+        self.scaler.update()
+        self.optimizer.zero_grad(set_to_none=True)
+        if self.average is not None:
+            self.average.follow(self.task)
+
+    def account(self, waited: float) -> None:
+        """Show the step; every `log_every` steps read the losses off the device, check and log them."""
+        epoch, values = self.step / self.feed.steps_per_epoch, None
+        if self.step % self.runtime.log_every == 0 or self.step == self.total:
+            self.insist_on_finite_losses()
+            losses = mean_over_processes(self.losses.take())
+            values = {"loss": sum(losses.values()), **losses}
+        self.progress.update(self.step, self.total, values, self.feed.step_size, waited, epoch=epoch)
+        if values:
+            lr = self.optimizer.param_groups[0]["lr"]
+            self.log.metrics(self.step, epoch, {**values, "lr": lr, **self.progress.rates()}, kind="train")
+
+    def insist_on_finite_losses(self) -> None:
+        losses = self.losses.so_far()
+        if not all(math.isfinite(value) for value in losses.values()):
+            told = ", ".join(f"{name} {value:.4g}" for name, value in losses.items())
+            step = (self.task, self.seen, self.seeds, self.amp_dtype)
+            path = None if self.sharded else keep_replay(self.run_dir, self.step, losses, *step)
+            raise Refusal(
+                f"a loss is not finite at step {self.step}, epoch {self.step / self.feed.steps_per_epoch:.2f}: {told}"
+                f"{samples_of(self.task, self.seen)}{f' (kept in {path})' if path else ''}; "
+                f"lower --lr, lengthen --warmup-epochs or set --clip-grad-norm, then --resume from the last saved step"
+            )
+
+    def insist_on_finite_weights(self) -> None:
+        """A gradient can be broken where the loss is not, and where no later loss would show it."""
+        broken = [name for name, value in self.task.named_parameters() if not value.isfinite().all()]
+        if broken:
+            raise Refusal(
+                f"{len(broken)} weights, such as {broken[0]}, are not finite at step {self.step}; lower --lr, leave "
+                f"--amp out or set --clip-grad-norm, then --resume from the last saved step"
+            )
+
+    def end_epoch(self, epoch: int) -> None:
+        """Evaluate what would be exported, and export it, when it is time for either."""
+        last = self.step == self.total
+        probing = self.probe is not None and (epoch % self.probe_every == 0 or last)
+        due = epoch % self.runtime.eval_every == 0 or last
+        self.metrics = self.evaluate(probing) if due or probing else {}
+        headline = next(iter(self.metrics.values()), None)
+        if self.metrics:
+            self.log.metrics(self.step, epoch, self.metrics, kind="val")
+            shown = {k: v for k, v in self.metrics.items() if not self.task.detail(k)}
+            self.log.note(f"epoch {epoch}: " + "  ".join(f"{k} {v:.4f}" for k, v in shown.items()))
+        if headline is not None:
+            self.best = max(self.best, headline)
+        if last or (self.publish_every and epoch % self.publish_every == 0):
+            self.deliver(epoch, last)
+        dist.wait()
+
+    @torch.no_grad()
+    def evaluate(self, probing: bool = False) -> dict[str, float]:
+        """Metrics of the weights that will be exported: the average if there is one."""
+        if self.val_loader is None and not probing:
+            return {}
+        task: Any = self.average.module if self.average is not None else self.task
+        dist.copy_from_main(task.buffers())  # each process has gathered statistics of its own; the main one's are kept
+        task.eval()
+        together = put_together(task) if self.sharded else nullcontext()
+        with together, torch.autocast(self.device.type, self.amp_dtype, enabled=self.amp_dtype is not None):
+            metrics = {}
+            if self.val_loader is not None:
+                metrics = task.evaluate(to_device(batch, self.device) for batch in self.val_loader)
+            return metrics | (self.probe(task) if probing and self.probe else {})
+
+    def deliver(self, epoch: int, last: bool) -> None:
+        weights = self.exported()
+        if self.publish:
+            self.publish(weights, epoch, self.metrics, last)
+
+    def exported(self) -> Task:
+        """The task whose weights count, whole: the average if there is one. All processes ask together."""
+        if self.sharded:
+            weights = whole_weights(self.task)
+            if self.whole is not None:
+                self.whole.load_state_dict(weights)
+                return self.whole
+        return self.average.module if self.average is not None else self.task  # type: ignore[return-value]
+
+    # --- the state --------------------------------------------------------------------------
+
+    def state(self) -> dict[str, Any]:
+        """Everything the next step depends on; order and randomness are functions of `step`."""
+        if self.runtime.fsdp:
+            task, optimizer = whole_state(self.task, self.optimizer)
+        else:
+            task, optimizer = self.task.state_dict(), self.optimizer.state_dict()
+        return {
+            "format": 1,
+            "fsdp": self.runtime.fsdp,
+            "step": self.step,
+            "batch_size": self.feed.batch_size,
+            "micro_batches": self.feed.micro_batches,
+            "seed": self.runtime.seed,
+            "data": self.feed.samples.fingerprint,
+            "task": task,
+            "average": self.average.state_dict() if self.average is not None else None,
+            "optimizer": optimizer,
+            "scaler": self.scaler.state_dict(),
+            "best": self.best,
+            "metrics": self.metrics,
+            "bad": sorted(self.feed.bad),
+        }
+
+    def save(self) -> None:
+        """Write the state aside and rename it: a killed run leaves the previous one whole."""
+        self.insist_on_finite_losses()  # a state that cannot be continued must not replace one that can
+        self.insist_on_finite_weights()
+        state = self.state() if self.sharded or dist.is_main() else {}
+        if dist.is_main():
+            save_state(self.run_dir / "last", self.step, state)
+            self.cadence.saved(self.step)
+        dist.wait()
+
+    def load(self) -> None:
+        """Take up the state of the run, if it has one and it was asked for."""
+        if self.runtime.resume is None:
+            return
+        state = load_state(self.run_dir / "last")
+        if state is None:
+            log.info("%s has no saved state yet; starting at step 0", self.run_dir)
+            return
+        ours = {"batch_size": self.feed.batch_size, "micro_batches": self.feed.micro_batches, "seed": self.runtime.seed}
+        for name, value in ours.items():
+            if state[name] != value:
+                raise UsageError(
+                    f"{self.run_dir} was run with {name} {state[name]}, not {value}; give that to --resume it"
+                )
+        if state["data"] != self.feed.samples.fingerprint:
+            raise UsageError(f"the training data is not what {self.run_dir} was run with; start a new run for new data")
+        if (state["average"] is None) != (self.average is None):
+            raise UsageError(
+                f"{self.run_dir} was run {'without' if self.average else 'with'} --model-ema; resume it so"
+            )
+        if state.get("fsdp", False) != self.runtime.fsdp:
+            raise UsageError(
+                f"{self.run_dir} was run {'without' if self.runtime.fsdp else 'with'} --fsdp; resume it so"
+            )
+        fresh = [{k: v for k, v in group.items() if k != "params"} for group in self.optimizer.param_groups]
+        self.step, self.best, self.metrics = state["step"], state["best"], state["metrics"]
+        self.feed.bad |= set(state["bad"])
+        try:
+            if self.runtime.fsdp:
+                fill(self.task, self.optimizer, state["task"], state["optimizer"])
+            else:
+                self.task.load_state_dict(state["task"])
+                self.optimizer.load_state_dict(state["optimizer"])
+            if self.average is not None:
+                self.average.load_state_dict(state["average"])
+        except (RuntimeError, ValueError, KeyError):
+            raise UsageError(
+                f"{self.run_dir} was run with another network or other frozen parts; resume it with its own flags"
+            ) from None
+        for group, told in zip(self.optimizer.param_groups, fresh, strict=True):
+            group.update(told)  # what today's flags say of rates and decay; the file brings the moments
+        self.scaler.load_state_dict(state["scaler"])
+        log.info("resuming %s at step %d of %d", self.run_dir, self.step, self.total)
+
+    def listen(self) -> None:
+        """SIGTERM and SIGUSR1 raise a flag; the loop saves and stops at the next step."""
+
+        def raise_flag(*_: Any) -> None:
+            self.asked_to_stop = True
+
+        for name in ("SIGTERM", "SIGUSR1"):
+            signal.signal(getattr(signal, name), raise_flag)
+
+    # --- several processes, compiled forms --------------------------------------------------
+
+    @property
+    def sharded(self) -> bool:
+        return self.runtime.fsdp and dist.world() > 1
+
+    def wrap(self) -> nn.Module:
+        """The task as the loop calls it: compiled, and averaging its gradients over the processes."""
+        if self.runtime.compile_backbone:
+            self.task.backbone.compile()
+        if self.runtime.compile:
+            self.task.compile()
+        if dist.world() == 1:
+            return self.task
+        if self.sharded:
+            return shard(self.task, self.device)
+        ids = [self.device] if self.device.type == "cuda" else None
+        return nn.parallel.DistributedDataParallel(self.task, device_ids=ids, gradient_as_bucket_view=True)
+
+    def syncing(self, last: bool) -> Any:
+        """Around a backward pass: gradients are exchanged after the last of a step only."""
+        if self.sharded:
+            accumulate(self.task, last)
+            return nullcontext()
+        return nullcontext() if last or self.model is self.task else self.model.no_sync()  # type: ignore[operator]

@@ -1,0 +1,340 @@
+"""One page about one or several runs: a single HTML file that needs no network, no script and no other file.
+
+    run folder: metrics.jsonl  recipe.yaml  result.json  transfer.json  lineage.json  pictures/
+                      |             |            |             |             |            |
+                   curves        details     headline    transfer table    drawing     inlined
+
+Whatever a run did not write is left out. With two runs the first sentence says which is ahead, or that it is not.
+Text of the data (class names, tags, paths) is escaped by the template: it can never become markup.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import logging
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from shared.files import write_aside
+from shared.logs.metrics import read_metrics
+
+log = logging.getLogger(__name__)
+
+COLOURS = ("#3b82f6", "#f97316", "#10b981", "#a855f7", "#ef4444", "#0ea5a8", "#ca8a04", "#ec4899")
+INK = "#010203"  # stands for the colour of the page's text, which is dark or light
+ROW_KEYS = ("kind", "step", "epoch", "time")
+NOT_LOSSES = ("lr", "grad_norm", "images_per_s", "wait_share", "seconds", "memory_gb")
+MOST_PICTURES, MOST_PARTS = 12, 6
+MOST_BYTES = 200_000  # a larger picture is compressed again
+
+
+@dataclass(frozen=True)
+class Run:
+    """What a run folder says about itself."""
+
+    name: str
+    colour: str
+    rows: list[dict[str, Any]]
+    result: dict[str, Any]
+    transfer: dict[str, Any]
+    lineage: list[dict[str, Any]]
+    recipe: str
+    pictures: list[Path]
+
+    def metrics(self) -> dict[str, float]:
+        """The final metrics, the headline first; of an unfinished run, those of its last validation."""
+        metrics = self.result.get("metrics") or {}
+        if not metrics:
+            last = [row for row in self.rows if row.get("kind") == "val"][-1:]
+            metrics = {name: value for row in last for name, value in row.items() if name not in ROW_KEYS}
+        return {name: float(value) for name, value in metrics.items() if is_number(value)}
+
+    def headline(self) -> str | None:
+        return next(iter(self.metrics()), None)
+
+    def series(self, name: str, kind: str) -> tuple[list[float], list[float]]:
+        """Epochs and values of one name."""
+        rows = [row for row in self.rows if row.get("kind") == kind and is_number(row.get(name))]
+        return [row["epoch"] for row in rows], [row[name] for row in rows]
+
+
+class Panel(NamedTuple):
+    """One chart: a curve per run that has it, as an inline SVG."""
+
+    title: str
+    svg: str
+
+
+class Node(NamedTuple):
+    """One set of weights in the drawing of the lineage, at a place in pixels."""
+
+    x: int
+    y: int
+    lines: tuple[str, ...]
+    title: str
+
+
+def write_report(
+    runs: Sequence[Path], out: Path, *, pictures: Sequence[Path] = (), title: str = "chordate report"
+) -> Path:
+    """Write the page about these run folders to `out`, whole or not at all.
+
+    Args:
+        pictures: shown in addition to those in each run's `pictures` folder.
+    """
+    from jinja2 import Environment, StrictUndefined
+    from markupsafe import Markup
+
+    read = read_runs(runs)
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment.filters["number"] = show_number
+    template = environment.from_string(Path(__file__).with_name("report.html.j2").read_text(encoding="utf-8"))
+    nodes, arrows = draw_lineage([node for run in read for node in run.lineage])
+    page = template.render(
+        title=title,
+        runs=read,
+        verdict=verdict(read),
+        panels=[(panel.title, Markup(panel.svg)) for panel in draw_curves(read)],
+        gallery=gallery(read, pictures),
+        nodes=nodes,
+        arrows=arrows,
+        lineage_size=(max((n.x for n in nodes), default=0) + 220, max((n.y for n in nodes), default=0) + 90),
+    )
+    out.parent.mkdir(parents=True, exist_ok=True)
+    write_aside(out, page)
+    return out
+
+
+# --- reading ------------------------------------------------------------------------------------
+
+
+def read_runs(folders: Sequence[Path]) -> list[Run]:
+    """The runs in the order given; folders of the same name are told apart by their parents."""
+    names = [folder.resolve().name for folder in folders]
+    if len(set(names)) < len(names):
+        names = ["/".join(folder.resolve().parts[-2:]) for folder in folders]
+    return [
+        read_run(folder, name, COLOURS[i % len(COLOURS)])
+        for i, (folder, name) in enumerate(zip(folders, names, strict=True))
+    ]
+
+
+def read_run(folder: Path, name: str, colour: str) -> Run:
+    recipe = folder / "recipe.yaml"
+    kinds = (".jpg", ".jpeg", ".png")
+    pictures = sorted(path for path in (folder / "pictures").glob("*") if path.suffix.lower() in kinds)
+    lineage = read_json(folder / "lineage.json", [])
+    return Run(
+        name=name,
+        colour=colour,
+        rows=read_metrics(folder),
+        result=read_json(folder / "result.json", {}),
+        transfer=read_json(folder / "transfer.json", {}),
+        lineage=[node for node in lineage if isinstance(node, dict) and "digest" in node],
+        recipe=recipe.read_text(encoding="utf-8", errors="replace") if recipe.is_file() else "",
+        pictures=pictures,
+    )
+
+
+def read_json(path: Path, otherwise: Any) -> Any:
+    """The content of a file, or `otherwise` where it is missing or damaged: a report is better than none."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return otherwise
+    except (OSError, ValueError) as error:
+        log.warning("%s is left out of the report: %s", path, error)
+        return otherwise
+    return content if isinstance(content, type(otherwise)) else otherwise
+
+
+# --- headline -----------------------------------------------------------------------------------
+
+
+def verdict(runs: Sequence[Run]) -> str:
+    """One plain sentence on which of two runs is ahead; empty for any other number of runs.
+
+    The question is asked of the run that began from a tag, or of the second where both or neither did.
+    """
+    if len(runs) != 2:
+        return ""
+    ours, other = (runs[0], runs[1]) if runs[0].transfer and not runs[1].transfer else (runs[1], runs[0])
+    who = f"The run from tag '{ours.transfer.get('tag', '?')}'" if ours.transfer and not other.transfer else "The run"
+    name = ours.headline()
+    if name is None or name not in other.metrics():
+        return f"'{ours.name}' and '{other.name}' cannot be compared: they have no metric in common."
+    value, against = ours.metrics()[name], other.metrics()[name]
+    figures = f"{name} {show_number(value)} against {show_number(against)}"
+    by = show_number(abs(value - against))
+    if value > against:
+        sentence = f"{who} ('{ours.name}') is ahead of '{other.name}' by {by}: {figures}."
+    elif value == against:
+        sentence = f"{who} ('{ours.name}') is not ahead of '{other.name}': both have {name} {show_number(value)}."
+    else:
+        sentence = f"{who} ('{ours.name}') is not ahead of '{other.name}', it is behind by {by}: {figures}."
+    unfinished = [f"'{run.name}'" for run in runs if not run.result.get("finished")]
+    return sentence + (f" Not finished: {' and '.join(unfinished)}." if unfinished else "")
+
+
+def is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def show_number(value: Any) -> str:
+    """0.41237 -> 0.412, 23512130 -> 23,512,130; anything else as it is."""
+    if isinstance(value, int) and not isinstance(value, bool):
+        return f"{value:,}"
+    if isinstance(value, float):
+        return f"{value:.4f}" if 0 < abs(value) < 0.1 and abs(value) >= 1e-3 else f"{value:.3g}"
+    return str(value)
+
+
+# --- curves -------------------------------------------------------------------------------------
+
+
+def draw_curves(runs: Sequence[Run]) -> list[Panel]:
+    """The total loss and the headline metric first, then their parts; none where matplotlib is missing."""
+    wanted = [("loss", "train")]
+    wanted += [(name, "val") for name in dict.fromkeys(run.headline() for run in runs) if name]
+    totals = [with_total(run) for run in runs]
+    names = dict.fromkeys(name for run in runs for row in run.rows if row.get("kind") == "train" for name in row)
+    parts = [name for name in names if name not in (*ROW_KEYS, "loss", "images_per_s", "wait_share", "memory_gb")]
+    if len(parts) > 1:  # the only part of a total is the total
+        wanted += [(name, "train") for name in parts[:MOST_PARTS]]
+    panels = []
+    try:
+        for name, kind in wanted:
+            lines = [(run.colour, *run.series(name, kind)) for run in totals]
+            if any(epochs for _, epochs, _ in lines):
+                title = {"train": "training", "val": "validation"}[kind]
+                panels.append(Panel(f"{name} ({title})", draw_chart(lines, f"{kind}-{len(panels)}")))
+    except ImportError:
+        log.warning("the report has no curves, since matplotlib is not installed: pip install matplotlib")
+    return panels
+
+
+def with_total(run: Run) -> Run:
+    """The run with a `loss` in every training row: the sum of what was logged, unless the total was."""
+    rows = []
+    for row in run.rows:
+        parts = [v for k, v in row.items() if k not in (*ROW_KEYS, *NOT_LOSSES) and is_number(v)]
+        missing = row.get("kind") == "train" and "loss" not in row and parts
+        rows.append({**row, "loss": sum(parts)} if missing else row)
+    return Run(**{**run.__dict__, "rows": rows})
+
+
+def draw_chart(lines: Sequence[tuple[str, list[float], list[float]]], key: str) -> str:
+    """(colour, epochs, values) of each run -> an SVG that takes the page's text colour. `key` keeps its ids apart."""
+    import matplotlib
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": key, "text.parse_math": False}):
+        figure = Figure(figsize=(5, 3), layout="constrained")
+        FigureCanvasAgg(figure)
+        axes = figure.add_subplot()
+        for colour, epochs, values in lines:
+            noisy = len(values) > 40
+            axes.plot(epochs, values, color=colour, linewidth=1.6, alpha=0.25 if noisy else 1, marker=marker(values))
+            if noisy:
+                axes.plot(epochs, smooth(values), color=colour, linewidth=1.8)
+        axes.set_xlabel("epoch", color=INK)
+        axes.tick_params(colors=INK)
+        axes.grid(color=INK, alpha=0.15, linewidth=0.6)
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.spines[["left", "bottom"]].set_color(INK)
+        buffer = io.StringIO()
+        figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
+    svg = buffer.getvalue()
+    svg = re.sub(r"<metadata>.*?</metadata>", "", svg[svg.index("<svg") :], flags=re.DOTALL)
+    svg = re.sub(r'(\bid="|url\(#|href="#)', rf"\g<1>{key}-", svg)
+    return svg.replace(INK, "currentColor")
+
+
+def marker(values: Sequence[float]) -> str:
+    return "o" if len(values) <= 3 else ""
+
+
+def smooth(values: Sequence[float]) -> list[float]:
+    """A running mean over about a twentieth of the curve, as wide at the ends as there is room."""
+    reach = max(1, len(values) // 40)
+    windows = [values[max(0, i - reach) : i + reach + 1] for i in range(len(values))]
+    return [sum(window) / len(window) for window in windows]
+
+
+# --- pictures -----------------------------------------------------------------------------------
+
+
+def gallery(runs: Sequence[Run], more: Sequence[Path]) -> list[tuple[str, list[tuple[str, str]]]]:
+    """Pictures of the same name of different runs side by side -> [(name, [(run, data URI)])]."""
+    by_name: dict[str, list[tuple[str, str]]] = {}
+    everything = [(run.name, path) for run in runs for path in run.pictures[:MOST_PICTURES]]
+    for run, path in [*everything, *(("", path) for path in more)]:
+        try:
+            by_name.setdefault(path.stem, []).append((run, inline_picture(path)))
+        except OSError as error:
+            log.warning("%s is left out of the report: %s", path, error)
+    return [(name, pictures) for name, pictures in by_name.items() if pictures]
+
+
+def inline_picture(path: Path) -> str:
+    """A data URI, at most about 1000 pixels wide where the file is large."""
+    content = path.read_bytes()
+    kind = "png" if path.suffix.lower() == ".png" else "jpeg"
+    if len(content) > MOST_BYTES:
+        from PIL import Image
+
+        buffer = io.BytesIO()
+        with Image.open(io.BytesIO(content)) as picture:
+            small = picture.convert("RGB")
+            small.thumbnail((1000, 1000))
+            small.save(buffer, "JPEG", quality=85)
+        content, kind = buffer.getvalue(), "jpeg"
+    return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
+
+
+# --- lineage ------------------------------------------------------------------------------------
+
+
+def draw_lineage(cards: Sequence[dict[str, Any]]) -> tuple[list[Node], list[tuple[int, int, int, int]]]:
+    """Cards of weights -> boxes, parents to the left of their children, and arrows (x0, y0, x1, y1) between them."""
+    known = {str(card["digest"]): card for card in cards}
+    columns: dict[int, int] = {}
+    places: dict[str, Node] = {}
+    for digest, card in sorted(
+        known.items(), key=lambda item: (generation(item[0], known), str(item[1].get("created")))
+    ):
+        column = generation(digest, known)
+        row = columns[column] = columns.get(column, -1) + 1
+        metric = next(iter((card.get("metrics") or {}).items()), None)
+        lines = (
+            shorten(str(card.get("arch", "?"))),
+            shorten(" / ".join(dict.fromkeys(str(card[key]) for key in ("tag", "method") if card.get(key)))),
+            shorten(digest[:10] + (f"  {metric[0]} {show_number(metric[1])}" if metric else "")),
+        )
+        title = ", ".join(f"{key} {card[key]}" for key in ("arch", "tag", "method", "data", "created") if card.get(key))
+        places[digest] = Node(10 + column * 250, 10 + row * 95, lines, f"{title}, {digest}")
+    arrows = [
+        (places[parent].x + 200, places[parent].y + 36, places[digest].x - 4, places[digest].y + 36)
+        for digest, card in known.items()
+        for parent in map(str, card.get("parents") or [])
+        if parent in places
+    ]
+    return list(places.values()), arrows
+
+
+def generation(digest: str, known: dict[str, dict[str, Any]], seen: frozenset[str] = frozenset()) -> int:
+    """How many known generations lie before these weights. A circle, which no honest card has, ends the count."""
+    parents = [str(parent) for parent in known[digest].get("parents") or []]
+    older = [parent for parent in parents if parent in known and parent not in seen and parent != digest]
+    return 1 + max(generation(parent, known, seen | {digest}) for parent in older) if older else 0
+
+
+def shorten(text: str, most: int = 27) -> str:
+    return text if len(text) <= most else text[: most - 3] + "..."

@@ -1,0 +1,466 @@
+"""Shards of a COCO file: the same samples in the same order, the same truth, whole or absent, never overwritten."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import pickle
+import tarfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from detection.cli import main
+from detection.data import pack as packing
+from detection.data.annotations.classes import ClassMap
+from detection.data.augment.presets import build_augment
+from detection.data.coco import CocoDetection, coco_layout
+from detection.data.pack import pack
+from detection.data.shards import holds_shards, read_shards
+from detection.eval.coco import CocoEvaluator
+from detection.types import Detections
+from shared.errors import BadSample, DataError, Stopped, UsageError
+from shared.feeding.feed import Feed
+from tests.detection.data.of_people import people, people_file
+
+REAL = Path(os.environ.get("CHORDATE_REAL_DATA", "no-such-folder"))
+IMAGES = 11
+
+
+@pytest.fixture
+def coco(tmp_path: Path) -> tuple[Path, Path]:
+    """Eleven photographs, JPEG and PNG, one of them damaged; crowds, odd boxes, holes in the ids, an empty image."""
+    rng, root = np.random.default_rng(0), tmp_path / "coco"
+    (root / "sub").mkdir(parents=True)
+    images, annotations = [], []
+    for n in range(IMAGES):
+        height, width = (int(side) for side in rng.integers(30, 60, 2))
+        name = f"sub/{n}.png" if n % 3 == 0 else f"{n}.jpg"
+        Image.fromarray(rng.integers(0, 255, (height, width, 3), np.uint8)).save(root / name)
+        images.append({"id": 1000 - 7 * n, "file_name": name, "height": height, "width": width})
+        for k in range(0 if n == 4 else 3):
+            x, y = (rng.random(2) * 20).tolist()
+            annotations.append(
+                {
+                    "id": 100 * n + k,
+                    "image_id": 1000 - 7 * n,
+                    "category_id": (3, 18, 90)[k],
+                    "bbox": [x - 2, y, 0.3 if n == 5 and k == 0 else 17.1, 60 if k == 1 else 13.7],
+                    "area": 0.1 + x,
+                    "iscrowd": int(n % 4 == 1 and k == 2),
+                }
+            )
+    (root / "8.jpg").write_bytes((root / "8.jpg").read_bytes()[:300])
+    names = [{"id": 18, "name": "dog"}, {"id": 3, "name": "cat "}, {"id": 90, "name": "Owl"}, {"id": 7, "name": "yak"}]
+    content = {"images": images, "annotations": annotations, "categories": names}
+    (root / "instances.json").write_text(json.dumps(content))
+    return root, root / "instances.json"
+
+
+@pytest.fixture
+def shards(coco: tuple[Path, Path], tmp_path: Path) -> Path:
+    pack(*coco, tmp_path / "shards", shard_size=4)
+    return tmp_path / "shards"
+
+
+def same(one: Any, other: Any) -> bool:
+    return torch.equal(one, other) if isinstance(one, torch.Tensor) else one == other
+
+
+def rng() -> np.random.Generator:
+    return np.random.default_rng(0)
+
+
+# -- the same data --------------------------------------------------------------------------------
+
+
+def test_training_on_shards_sees_the_same_samples_in_the_same_order(coco: tuple[Path, Path], shards: Path) -> None:
+    augment = build_augment("ssd", size=(40, 48))
+    feeds = [
+        Feed(CocoDetection(*place, augment=augment), seed=5, batch_size=3, micro_batches=2, max_bad=0.5)
+        for place in (coco, (shards, None))
+    ]
+    for ours, theirs in zip(feeds[0].steps(0, 5), feeds[1].steps(0, 5), strict=True):
+        for (images, targets), (others, their_targets) in zip(ours, theirs, strict=True):
+            assert all(torch.equal(one, other) for one, other in zip(images, others, strict=True))
+            for target, their in zip(targets, their_targets, strict=True):
+                assert target.keys() == their.keys() and all(same(target[name], their[name]) for name in target)
+    assert len(feeds[0].bad) == len(feeds[1].bad) == 1
+
+
+def test_evaluation_sees_crowds_areas_and_odd_boxes_and_scores_the_same(coco: tuple[Path, Path], shards: Path) -> None:
+    folder, packed = CocoDetection(*coco), CocoDetection(shards, None)
+    assert folder.ground_truth() == packed.ground_truth() and folder.notes == packed.notes
+    assert any(a["iscrowd"] for a in packed.ground_truth()["annotations"])
+    scores = []
+    for data in (folder, packed):
+        evaluator, noise = CocoEvaluator(data, "pycocotools"), torch.Generator().manual_seed(1)
+        for index, image_id in enumerate(data.image_ids):
+            target = data.target(index)
+            boxes = target["boxes"] + torch.randn(target["boxes"].shape, generator=noise)
+            found = Detections(boxes=boxes, labels=target["labels"], scores=torch.rand(len(boxes), generator=noise))
+            evaluator.add(image_id, found, (1.0, 1.0))
+        scores.append(evaluator.summary())
+    assert scores[0] == scores[1] and 0.2 < scores[0]["box_ap"] < 1
+
+
+def test_image_files_are_kept_byte_for_byte_with_their_size_and_name(coco: tuple[Path, Path], shards: Path) -> None:
+    folder, packed = CocoDetection(*coco), CocoDetection(shards, None)
+    for index in range(IMAGES):
+        assert bytes(packed.read(index)) == folder.path(index).read_bytes()
+        assert packed.height_width(index) == folder.height_width(index)
+    assert packed.table.file_names.tolist() == folder.table.file_names.tolist()
+    with pytest.raises(BadSample, match=r"8\.jpg"):
+        packed.load(8, rng())
+
+
+@pytest.mark.parametrize("options", [{"drop_empty": True}, {"classes": ClassMap.binary()}, {"limit": 3}])
+def test_options_mean_the_same_for_shards(coco: tuple[Path, Path], shards: Path, options: dict[str, Any]) -> None:
+    (shards.parent / "ignore.txt").write_text("sub/3.png\n2.jpg\n")
+    options = {**options, "ignore_file": shards.parent / "ignore.txt"}
+    folder, packed = CocoDetection(*coco, **options), CocoDetection(shards, None, **options)
+    assert packed.image_ids == folder.image_ids and packed.notes == folder.notes and packed.classes == folder.classes
+    for index in range(len(folder)):
+        assert all(same(value, packed.target(index)[name]) for name, value in folder.target(index).items())  # pyright: ignore
+        assert packed.read(index) == folder.read(index)
+
+
+def test_shards_travel_to_a_worker(shards: Path) -> None:
+    data = CocoDetection(shards, None)
+    data.read(0)
+    again = pickle.loads(pickle.dumps(data))  # noqa: S301, our own bytes
+    assert again.read(5) == data.read(5)
+
+
+def test_the_same_shards_have_the_same_fingerprint_and_others_another(coco: tuple[Path, Path], shards: Path) -> None:
+    again = shards.parent / "again"
+    pack(*coco, again, shard_size=4)
+    assert CocoDetection(shards, None).fingerprint == CocoDetection(again, None).fingerprint
+    assert (again / "000001.tar").read_bytes() == (shards / "000001.tar").read_bytes()
+    (again / "000002.tar").unlink()
+    assert CocoDetection(shards, None).fingerprint != CocoDetection(again, None).fingerprint
+
+
+@pytest.mark.skipif(not REAL.is_dir(), reason="CHORDATE_REAL_DATA names no folder")
+def test_real_photographs_come_back_the_same(tmp_path: Path) -> None:
+    for name, split in (("coco-tiny", "val"), ("bccd", "val")):
+        images, annotations = coco_layout(REAL / name, split)
+        pack(images, annotations, tmp_path / name, shard_size=30)
+        folder, packed = CocoDetection(images, annotations), CocoDetection(tmp_path / name, None)
+        assert folder.ground_truth() == packed.ground_truth() and folder.notes == packed.notes
+        for index in range(0, len(folder), 7):
+            assert torch.equal(folder.load(index, rng())[0], packed.load(index, rng())[0])
+
+
+FINDS = (("masks",), ("keypoints",), ("masks", "keypoints"), ())
+
+
+@pytest.mark.parametrize("finds", FINDS)
+def test_masks_and_keypoints_come_back_the_same_in_training_and_in_evaluation(tmp_path: Path, finds: tuple) -> None:
+    content = people_file()
+    content["annotations"][0]["keypoints"] = [10.1, 1 / 3, 2, 6, 10, 1, 14, 10, 2]
+    content["annotations"] += [
+        {**content["annotations"][0], "id": 300, "bbox": [5, 5, 9, 9], "segmentation": [[5, 5, 14 / 3, 5, 14, 14.25]]},
+        {**content["annotations"][0], "id": 301, "bbox": [5, 5, 8, 9], "segmentation": [[90, 90, 95, 95, 95, 90]]},
+    ]
+    content["images"].append({"id": 9, "file_name": "empty.png", "width": 20, "height": 20})
+    place = people(tmp_path / "coco", content)
+    pack(*place, tmp_path / "shards", shard_size=1)
+    options: dict[str, Any] = {"finds": finds, "augment": build_augment("lsj", size=(64, 64)), "min_keypoints": None}
+    options["copy_paste"] = finds == ("masks",)
+    folder, packed = CocoDetection(*place, **options), CocoDetection(tmp_path / "shards", None, **options)
+    assert folder.ground_truth() == packed.ground_truth() and folder.notes == packed.notes
+    assert folder.skeleton == packed.skeleton and folder.image_ids == packed.image_ids and folder.finds == finds
+    for index in range(len(folder)):
+        for key in range(5):
+            ours, theirs = (data.load(index, np.random.default_rng(key)) for data in (folder, packed))
+            assert torch.equal(ours[0], theirs[0]) and ours[1].keys() == theirs[1].keys() >= set(finds)
+            assert all(same(value, theirs[1][name]) for name, value in ours[1].items())  # pyright: ignore
+
+
+def test_indices_of_masks_and_keypoints_are_opened_only_when_asked_for(tmp_path: Path) -> None:
+    pack(*people(tmp_path / "coco"), tmp_path / "shards")
+    assert {file.name for file in (tmp_path / "shards").glob("*.npz")} == {
+        f"000000.{kind}.npz" for kind in ("boxes", "masks", "keypoints")
+    }
+    (tmp_path / "shards/000000.masks.npz").write_bytes(b"PK nonsense")
+    assert len(CocoDetection(tmp_path / "shards", None, finds=("keypoints",))) == 2
+    with pytest.raises(DataError, match=r"000000\.masks\.npz is no usable shard index"):
+        CocoDetection(tmp_path / "shards", None, finds=("masks",))
+    (tmp_path / "shards/000000.masks.npz").unlink()
+    there = read_shards(tmp_path / "shards", None)
+    assert there.masks is None and there.keypoints is not None
+    assert CocoDetection(tmp_path / "shards", None, finds=("masks",)).table.masks is not None
+    assert (tmp_path / "shards/000000.masks.npz").is_file()
+
+
+def test_shards_of_boxes_alone_say_so_when_more_is_asked_for(shards: Path) -> None:
+    with pytest.raises(DataError, match=r"000000\.tar: annotation 1 has no segmentation, which a network"):
+        CocoDetection(shards, None, finds=("masks",))
+    with pytest.raises(DataError, match="has no keypoints; give annotations"):
+        CocoDetection(shards, None, finds=("keypoints",))
+
+
+def test_a_mask_that_an_annotation_lacks_does_not_keep_the_others_from_being_packed(tmp_path: Path) -> None:
+    content = people_file()
+    content["annotations"][1]["segmentation"] = []
+    pack(*people(tmp_path / "coco", content), tmp_path / "shards")
+    assert len(CocoDetection(tmp_path / "shards", None, finds=("keypoints",))) == 2
+    with pytest.raises(DataError, match="has no segmentation"):
+        CocoDetection(tmp_path / "shards", None, finds=("masks",))
+
+
+def test_sigmas_and_sides_of_a_skeleton_are_packed(tmp_path: Path) -> None:
+    content = people_file()
+    content["categories"][0].update(keypoints=["a", "b", "c"], flip_pairs=[[2, 3]], sigmas=[0.2, 0.3, 0.4])
+    content["categories"].append({"id": 2, "name": "dog"})
+    place = people(tmp_path / "coco", content)
+    pack(*place, tmp_path / "shards")
+    folder, packed = (
+        CocoDetection(*place, finds=("keypoints",)),
+        CocoDetection(tmp_path / "shards", None, finds=("keypoints",)),
+    )
+    assert packed.skeleton == folder.skeleton and getattr(packed.skeleton, "mirrored", None) == (0, 2, 1)
+    assert packed.table.skeletons.keys() == {1} and packed.classes == folder.classes
+
+
+@pytest.mark.skipif(not REAL.is_dir(), reason="CHORDATE_REAL_DATA names no folder")
+def test_real_people_come_back_with_masks_and_keypoints(tmp_path: Path) -> None:
+    place, finds = coco_layout(REAL / "coco-keypoints", "train", "coco_kp"), ("masks", "keypoints")
+    pack(*place, tmp_path / "people", shard_size=30)
+    folder, packed = CocoDetection(*place, finds=finds), CocoDetection(tmp_path / "people", None, finds=finds)
+    assert folder.ground_truth() == packed.ground_truth() and folder.skeleton == packed.skeleton
+    for index in range(0, len(folder), 9):
+        ours, theirs = folder.load(index, rng())[1], packed.load(index, rng())[1]
+        assert ours.keys() == theirs.keys() and all(same(value, theirs[name]) for name, value in ours.items())  # pyright: ignore
+
+
+# -- as files -------------------------------------------------------------------------------------
+
+
+def test_shards_follow_the_webdataset_convention_in_cocos_words(coco: tuple[Path, Path], shards: Path) -> None:
+    assert holds_shards(shards) and not holds_shards(coco[0])
+    with tarfile.open(shards / "000000.tar") as tar:
+        assert tar.getnames()[:2] == ["000000001000.json", "000000001000.png"] and len(tar.getnames()) == 8
+        told = json.load(tar.extractfile("000000000993.json"))  # pyright: ignore
+    assert told["image_id"] == 993 and told["file_name"] == "1.jpg" and told["annotations"][2]["iscrowd"] == 1
+    assert told.keys() == {"image_id", "file_name", "height", "width", "annotations"}
+
+
+def test_shards_of_another_hand_are_indexed_on_first_open_and_believed_after(
+    shards: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = CocoDetection(shards, None)
+    for index in shards.glob("*.npz"):
+        index.unlink()
+    after = CocoDetection(shards, None)
+    assert after.ground_truth() == before.ground_truth() and after.fingerprint == before.fingerprint
+    monkeypatch.setattr("detection.data.shards.build_index", None)
+    assert CocoDetection(shards, None).image_ids == before.image_ids
+
+
+def test_a_folder_that_cannot_be_written_has_its_index_in_the_cache(
+    shards: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    for index in shards.glob("*.npz"):
+        index.unlink()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    real = Path.open
+
+    def opened(self: Path, mode: str = "r", *args: Any, **options: Any) -> Any:
+        if self.parent == shards and "w" in mode:
+            raise PermissionError(13, "read-only")
+        return real(self, mode, *args, **options)
+
+    monkeypatch.setattr(Path, "open", opened)
+    assert len(CocoDetection(shards, None)) == IMAGES
+    assert not list(shards.glob("*.npz")) and len(list((tmp_path / "cache").rglob("*.boxes.npz"))) == 3
+
+
+def rewritten(shard: Path, change: Callable[[str, bytes], tuple[str, bytes] | None]) -> None:
+    """The shard with members changed or left out, its index gone."""
+    with tarfile.open(shard) as tar:
+        members = [(m.name, tar.extractfile(m).read()) for m in tar.getmembers()]  # pyright: ignore
+    with tarfile.open(shard, "w") as tar:
+        for member in members:
+            if (new := change(*member)) is not None:
+                entry = tarfile.TarInfo(new[0])
+                entry.size = len(new[1])
+                tar.addfile(entry, io.BytesIO(new[1]))
+    shard.with_suffix(".boxes.npz").unlink()
+
+
+def told_otherwise(**change: Any) -> Callable[[str, bytes], tuple[str, bytes]]:
+    def rewrite(name: str, data: bytes) -> tuple[str, bytes]:
+        return (name, json.dumps({**json.loads(data), **change}).encode() if name.endswith(".json") else data)
+
+    return rewrite
+
+
+BOX = {"id": 1, "category_id": 3, "bbox": [1, 1, 5, 5]}
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (lambda name, data: None if name.endswith("993.json") else (name, data), "'000000000993' in shard .* an image"),
+        (
+            lambda name, data: None if name.endswith("993.jpg") else (name, data),
+            "'000000000993' in shard .* the reverse",
+        ),
+        (lambda name, data: (name, b"{" if name.endswith("json") else data), "json is not readable JSON"),
+        (lambda name, data: (name, b"[]" if name.endswith("json") else data), "describes no image"),
+        (lambda name, data: (name.replace("0993", "1000"), data), "two members for key '000000001000'"),
+        (told_otherwise(annotations=None), "has no list 'annotations'"),
+        (told_otherwise(image_id="7"), 'annotation 1 has the image_id "7"'),
+        (told_otherwise(image_id=7), "the image id 7 is there twice"),
+        (told_otherwise(width=0), "has no height and width"),
+        (told_otherwise(annotations=[{**BOX, "bbox": [1, 2, float("nan"), 4]}]), "four finite numbers"),
+        (told_otherwise(annotations=[{**BOX, "category_id": 55}]), "category 55, which is not listed"),
+    ],
+)
+def test_odd_shards_are_refused_with_their_name(shards: Path, change: Any, says: str) -> None:
+    rewritten(shards / "000000.tar", change)
+    with pytest.raises(DataError, match=says) as refusal:
+        read_shards(shards)
+    assert "000000.tar" in str(refusal.value)
+
+
+def test_damaged_changed_and_doubled_shards_are_refused(shards: Path) -> None:
+    whole = (shards / "000001.tar").read_bytes()
+    (shards / "000001.tar").write_bytes(whole[:-3000])
+    with pytest.raises(DataError, match=r"shard .*000001\.tar is damaged .* index says"):
+        read_shards(shards)
+    (shards / "000001.tar").write_bytes(b"x" + whole[1:])
+    with pytest.raises(DataError, match=r"000001\.tar is another one than its index was made for"):
+        read_shards(shards)
+    (shards / "000001.tar").write_bytes(whole)
+    (shards / "000001.boxes.npz").write_bytes(b"PK nonsense")
+    with pytest.raises(DataError, match=r"000001\.boxes\.npz is no usable shard index"):
+        read_shards(shards)
+    (shards / "000001.boxes.npz").unlink()
+    (shards / "000009.tar").write_bytes(whole)
+    with pytest.raises(DataError, match="holds the image .* twice"):
+        read_shards(shards)
+
+
+def test_an_index_that_holds_python_objects_is_not_run(shards: Path) -> None:
+    np.savez(shards / "000000.boxes.npz", version=np.array([object()], dtype=object))
+    with pytest.raises(DataError, match="no usable shard index"):
+        read_shards(shards)
+
+
+def test_a_shard_that_becomes_shorter_while_it_is_read_is_named(shards: Path) -> None:
+    data = CocoDetection(shards, None)
+    os.truncate(shards / "000002.tar", 100)
+    with pytest.raises(DataError, match=r"000002\.tar is damaged"):
+        data.load(IMAGES - 1, rng())
+
+
+# -- packing --------------------------------------------------------------------------------------
+
+
+def test_a_stopped_packing_goes_on_with_the_shards_that_are_missing(
+    coco: tuple[Path, Path], shards: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, written = shards.parent / "stopped", []
+    real = packing.write_shard
+
+    def write(shard: Path, *args: Any) -> None:
+        if len(written) == 2:
+            raise KeyboardInterrupt
+        written.append(shard)
+        real(shard, *args)
+
+    monkeypatch.setattr(packing, "write_shard", write)
+    with pytest.raises(Stopped, match="2 shards are kept"):
+        pack(*coco, out, shard_size=4)
+    assert not out.exists()
+    with pytest.raises(DataError, match="unfinished packing of other images or with other options"):
+        pack(*coco, out, shard_size=5)
+    monkeypatch.setattr(packing, "write_shard", real)
+    packed = pack(*coco, out, shard_size=4)
+    assert (packed.shards, packed.kept) == (3, 2)
+    for file in shards.iterdir():
+        assert (out / file.name).read_bytes() == file.read_bytes() or file.suffix == ".npz"
+    assert sorted(os.listdir(out)) == sorted(os.listdir(shards)) and not list(out.parent.glob(".*partial"))
+
+
+def test_what_is_there_is_never_overwritten(coco: tuple[Path, Path], shards: Path) -> None:
+    before = {file: file.stat().st_mtime_ns for file in shards.iterdir()}
+    with pytest.raises(DataError, match="is there already and not empty"):
+        pack(*coco, shards)
+    assert {file: file.stat().st_mtime_ns for file in shards.iterdir()} == before
+
+
+def test_missing_images_and_empty_shards_are_refused(coco: tuple[Path, Path], tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="at least one image"):
+        pack(*coco, tmp_path / "out", shard_size=0)
+    (coco[0] / "2.jpg").unlink()
+    with pytest.raises(DataError, match=r"1 of the 11 images .* 2\.jpg"):
+        pack(*coco, tmp_path / "out")
+    assert not list(tmp_path.glob("*out*"))
+    assert pack(*coco, tmp_path / "out", allow_missing=1).images == IMAGES - 1
+    assert CocoDetection(tmp_path / "out", None).image_ids == CocoDetection(*coco, allow_missing=1).image_ids
+
+
+def test_names_in_shards_are_those_of_the_annotations_wherever_the_files_lay(tmp_path: Path) -> None:
+    from tests.detection.data.of_objects365 import NAMES, objects365
+
+    for name in NAMES:
+        Image.new("RGB", (40, 30)).save(tmp_path / Path(name).name)
+    pack(tmp_path, objects365(tmp_path), tmp_path / "out")
+    (tmp_path / "ignore.txt").write_text(NAMES[1])
+    assert CocoDetection(tmp_path / "out", None, ignore_file=tmp_path / "ignore.txt").image_ids == [1, 3]
+
+
+# -- from the command line ------------------------------------------------------------------------
+
+
+def said(capsys: pytest.CaptureFixture[str], *words: Any) -> tuple[int, str]:
+    code = main([str(word) for word in words])
+    told = capsys.readouterr()
+    return code, told.out + told.err
+
+
+def test_packing_and_scoring_by_command(
+    coco: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (coco[0] / "8.jpg").write_bytes((coco[0] / "7.jpg").read_bytes())
+    code, told = said(capsys, "pack", *coco, tmp_path / "both" / "val", "--shard-size", 4)
+    assert code == 0 and "packed 11 images with 30 annotations of 4 classes into 3 shards" in told, told
+    code, told = said(capsys, "pack", *coco, tmp_path / "both" / "val")
+    assert code == 3 and "never" not in told and "is there already" in told
+    scores = []
+    for words in (("--val-path", coco[0], "--coco-val-json-path", coco[1]), ("--val-path", tmp_path / "both/val")):
+        code, told = said(capsys, "eval", "--results", "truth", *words, "--json", tmp_path / "scores.json")
+        assert code == 0, told
+        scores.append(json.loads((tmp_path / "scores.json").read_text()))
+    assert scores[0] == scores[1]
+
+
+FLAGS = ["--network", "fcos", "--backbone", "test_resnet", "--width", "64", "--depth", "1", "--size", "64", "--dry-run"]
+
+
+@pytest.mark.parametrize("layout", ["one folder each", "train and val in one"])
+def test_a_dry_run_takes_shards_where_it_takes_a_coco_folder(
+    coco: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str], layout: str, in_folder: Path
+) -> None:
+    for split in ("train", "val"):
+        pack(*coco, tmp_path / "both" / split, shard_size=4)
+    words = ["--data-path", tmp_path / "both"]
+    if layout == "one folder each":
+        words = ["--data-path", tmp_path / "both/train", "--val-path", tmp_path / "both/val"]
+    flags = FLAGS
+    code, told = said(capsys, "train", *flags, *words)
+    assert code == 0 and "11 training images, 11 validation images" in told, told
+    code, told = said(capsys, "train", *flags, *words[:1], tmp_path / "both/train")
+    assert code == 0 and "11 training images, 0 validation images" in told, told
+    code, told = said(capsys, "train", *flags, *words[:2], "--val-path", coco[0])
+    assert code == 2 and "a folder of shards" in told

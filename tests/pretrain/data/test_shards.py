@@ -1,0 +1,418 @@
+"""A shard gives every one of its samples, by number, or is refused by name; it is never silently shorter."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import pickle
+import random
+import tarfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from pretrain.data.shard_index import build_index, index_places, members, open_index
+from pretrain.data.shards import ShardSet, find_shards
+from shared.errors import BadSample, DataError
+from shared.feeding.plan import rng_for
+
+
+def picture(n: int, kind: str = "PNG") -> bytes:
+    buffer = io.BytesIO()
+    Image.new("RGB", (6 + n, 5), (n * 20, 10, 20)).save(buffer, kind)
+    return buffer.getvalue()
+
+
+def write_tar(path: Path, files: list[tuple[str, bytes]], **options) -> Path:
+    with tarfile.open(path, "w", **options) as tar:
+        for name, content in files:
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            tar.addfile(member, io.BytesIO(content))
+    return path
+
+
+def samples(first: int, count: int) -> list[tuple[str, bytes]]:
+    return [
+        file
+        for n in range(first, first + count)
+        for file in ((f"{n:04d}.png", picture(n)), (f"{n:04d}.cls", str(n).encode()))
+    ]
+
+
+def keep(image, rng):
+    return image
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch) -> Path:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+@pytest.fixture
+def folder(tmp_path) -> Path:
+    folder = tmp_path / "data"
+    folder.mkdir()
+    write_tar(folder / "train-000000.tar", samples(0, 5))
+    write_tar(folder / "train-000001.tar", samples(5, 3))
+    write_tar(folder / "val-000000.tar", samples(0, 2))
+    return folder
+
+
+# -- reading ----------------------------------------------------------------------------------------------------------
+
+
+def test_every_sample_is_found_by_its_number(folder):
+    data = ShardSet(find_shards(folder, "train"), keep)
+    assert data.sizes == [5, 3] and len(data) == 8 and data.num_classes == 8
+    assert data.labels.tolist() == list(range(8))
+    for n in (7, 0, 5, 4):
+        image, label = data.load(n, rng_for(0, 0, n))
+        assert label == n and image.shape == (3, 5, 6 + n) and image[:, 0, 0].tolist() == [n * 20, 10, 20]
+        assert bytes(data.read(n)) == picture(n)
+        assert data.name(n) == f"train-00000{int(n > 4)}.tar:{n:04d}"
+
+
+def test_the_view_gets_the_random_numbers_of_the_sample(folder):
+    data = ShardSet(find_shards(folder, "val"), lambda image, rng: torch.tensor(rng.integers(1000, size=3)))
+    expected = rng_for(4, 2, 1).integers(1000, size=3)
+    assert data.load(1, rng_for(4, 2, 1))[0].tolist() == expected.tolist()
+
+
+def test_views_and_labels_are_stacked_and_tuples_of_views_stay_tuples(folder):
+    data = ShardSet(find_shards(folder, "train"), lambda image, rng: image[:, :4, :4])
+    views, labels = data.collate([data.load(i, rng_for(0, 0, i)) for i in (2, 6)])
+    assert views.shape == (2, 3, 4, 4) and views.dtype == torch.uint8
+    assert labels.tolist() == [2, 6] and labels.dtype == torch.int64
+    data.view = lambda image, rng: (image[:, :4, :4], (image[:, :2, :2],))
+    (large, (small,)), _ = data.collate([data.load(i, rng_for(0, 0, i)) for i in (2, 6)])
+    assert large.shape == (2, 3, 4, 4) and small.shape == (2, 3, 2, 2)
+
+
+def test_an_undecodable_image_is_a_bad_sample_with_its_name(folder):
+    write_tar(folder / "train-000001.tar", [("a/b.jpg", b"\xff\xd8\xff nothing"), ("a/b.cls", b"1")])
+    data = ShardSet(find_shards(folder, "train"), keep)
+    with pytest.raises(BadSample) as bad:
+        data.load(5, rng_for(0, 0, 5))
+    assert bad.value.name == "train-000001.tar:a/b" and "JPEG" in bad.value.reason
+
+
+def test_a_shard_set_goes_on_in_forked_and_pickled_copies(folder):
+    data = ShardSet(find_shards(folder, "train"), keep)
+    first = data.read(3)
+    assert pickle.loads(pickle.dumps(data)).read(3) == first  # noqa: S301 - what a spawned worker does
+    child = os.fork()
+    if child == 0:
+        code = 1
+        try:
+            code = int([data.read(n) for n in (6, 3)] != [picture(6), first])
+        finally:
+            os._exit(code)
+    assert data.read(6) == picture(6)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+
+def test_few_files_stay_open_however_many_shards_there_are(tmp_path):
+    shards = [write_tar(tmp_path / f"{n:03d}.tar", samples(n % 9, 1)) for n in range(90)]
+    data = ShardSet(shards, keep)
+    before = len(os.listdir("/proc/self/fd"))
+    for n in range(90):
+        data.read(n)
+    assert len(os.listdir("/proc/self/fd")) - before <= 64
+
+
+def test_webdataset_reads_the_same_samples(folder):
+    wds = pytest.importorskip("webdataset")
+    shards = find_shards(folder, "train")
+    data = ShardSet(shards, keep)
+    theirs = list(wds.WebDataset(shards, shardshuffle=False))
+    assert [(s["__key__"], s["png"], int(s["cls"])) for s in theirs] == [
+        (data.name(n).partition(":")[2], bytes(data.read(n)), int(data.labels[n])) for n in range(len(data))
+    ]
+
+
+# -- shards of others -------------------------------------------------------------------------------------------------
+
+
+def test_other_members_are_ignored_and_never_decoded(tmp_path):
+    extra = [("0.json", b"{"), ("0.txt", b"x"), ("README", b"x"), ("0.pkl", b"c__builtin__\nexit\n("), (".0.jpg", b"")]
+    path = write_tar(tmp_path / "a.tar", [*extra, *samples(0, 2), ("0000.seg.png", picture(3))])
+    assert ShardSet([path], keep).sizes == [2]
+
+
+def test_long_names_capital_extensions_folders_and_scattered_members_are_understood(tmp_path):
+    long = "d.ir/" * 30 + "n" * 120
+    for form in (tarfile.GNU_FORMAT, tarfile.PAX_FORMAT):
+        files = [
+            (f"{long}.JPEG", picture(1, "JPEG")),
+            ("b\u00e9.PNG", picture(2)),
+            (f"{long}.cls", b"\xef\xbb\xbf1\r\n"),
+        ]
+        path = write_tar(tmp_path / f"{form}.tar", [*files, ("b\u00e9.cls", b"0")], format=form)
+        with tarfile.open(path, "a", format=form) as tar:
+            folder = tarfile.TarInfo("folder.jpg")
+            folder.type = tarfile.DIRTYPE
+            tar.addfile(folder)
+        data = ShardSet([path], keep)
+        assert data.labels.tolist() == [1, 0] and data.name(0) == f"{path.name}:{long}"
+        assert data.name(1) == f"{path.name}:b\u00e9"
+        assert data.load(0, rng_for(0, 0, 0))[0].shape == (3, 5, 7)
+
+
+def test_shards_without_classes_are_for_methods_that_need_none(tmp_path):
+    path = write_tar(tmp_path / "a.tar", [("a.webp", picture(1, "WEBP")), ("b.png", picture(2))])
+    assert ShardSet([path], keep, labelled=False).labels.tolist() == [-1, -1]
+    with pytest.raises(DataError, match="has no classes"):
+        ShardSet([path], keep)
+
+
+ODD = {
+    "no class": ([*samples(0, 2), ("c.png", picture(1))], "'c' in shard .* has no class"),
+    "no image": ([*samples(0, 2), ("c.cls", b"1")], "'c' in shard .* has a class but no jpg"),
+    "word": ([("c.png", picture(1)), ("c.cls", b"cat")], ":c is 'cat', not a number"),
+    "negative": ([("c.png", picture(1)), ("c.cls", b"-1")], ":c is '-1', not a number"),
+    "fraction": ([("c.png", picture(1)), ("c.cls", b"1.5")], ":c is '1.5', not a number"),
+    "empty class": ([("c.png", picture(1)), ("c.cls", b"")], ":c is '', not a number"),
+    "twice": ([*samples(0, 2), ("0001.png", picture(1))], "two members for key '0001'"),
+    "two images": ([*samples(0, 2), ("0001.jpg", picture(1))], "two members for key '0001'"),
+    "dots": ([*samples(0, 2), ("my.cat.jpg", picture(1))], "'my.cat.jpg' in shard .* first dot"),
+    "nothing": ([("a.txt", b"")], "holds no jpg"),
+    "empty": ([], "holds no jpg"),
+}
+
+
+@pytest.mark.parametrize("kind", ODD)
+def test_an_odd_shard_is_refused_naming_shard_and_key(kind, tmp_path):
+    files, sentence = ODD[kind]
+    path = write_tar(tmp_path / "odd.tar", files)
+    with pytest.raises(DataError, match=sentence) as refusal:
+        ShardSet([path], keep)
+    assert "odd.tar" in str(refusal.value) and not list(tmp_path.glob("*.json"))
+
+
+@pytest.mark.parametrize("kind", [tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.FIFOTYPE])
+def test_links_and_devices_in_place_of_images_are_refused(kind, tmp_path):
+    path = write_tar(tmp_path / "a.tar", samples(0, 1))
+    with tarfile.open(path, "a") as tar:
+        link = tarfile.TarInfo("b.png")
+        link.type, link.linkname = kind, "0000.png"
+        tar.addfile(link)
+    with pytest.raises(DataError, match=r"'b.png' in shard .*a.tar"):
+        ShardSet([path], keep)
+
+
+def test_a_class_beyond_the_network_or_the_class_list_is_refused_naming_the_key(folder):
+    with pytest.raises(DataError, match=r"class 5 of train-000001\.tar:0005 is outside the 5 classes"):
+        ShardSet(find_shards(folder, "train"), keep, num_classes=5)
+    (folder / "classes.txt").write_text("".join(f"name {n}\n" for n in range(7)))
+    with pytest.raises(DataError, match=r"class 7 of train-000001\.tar:0007"):
+        ShardSet(find_shards(folder, "train"), keep, num_classes=100)
+    data = ShardSet(find_shards(folder, "val"), keep)
+    assert data.num_classes == 7 and data.classes == [f"name {n}" for n in range(7)]
+
+
+# -- damage -----------------------------------------------------------------------------------------------------------
+
+
+def refusal_of(path: Path) -> str:
+    with pytest.raises(DataError) as refusal:
+        ShardSet([path], keep)
+    assert path.name in str(refusal.value) and "byte" in str(refusal.value)
+    return str(refusal.value)
+
+
+def test_a_shard_cut_anywhere_is_refused(tmp_path):
+    path = write_tar(tmp_path / "whole.tar", samples(0, 4))
+    whole, end = path.read_bytes(), max(m.offset_data + 512 * -(-m.size // 512) for m in members(path))
+    cut = tmp_path / "cut.tar"
+    for size in [*range(0, end + 1024, 256), end + 1, end + 1023]:
+        cut.write_bytes(whole[:size])
+        refusal_of(cut)
+    cut.write_bytes(whole[: end + 1024])  # a tar is whole with its two empty blocks, padding may follow
+    assert ShardSet([cut], keep).sizes == [4]
+
+
+def test_any_flipped_bit_of_any_header_is_refused_or_harmless(tmp_path):
+    path = write_tar(tmp_path / "whole.tar", samples(0, 3))
+    whole, index, rng = path.read_bytes(), build_index(path), random.Random(0)
+    headers, damaged, refused = [m.offset for m in members(path)], tmp_path / "flipped.tar", 0
+    for header in headers:
+        for _ in range(40):
+            data, byte = bytearray(whole), rng.randrange(512)
+            data[header + byte] ^= 1 << rng.randrange(8)
+            damaged.write_bytes(data)
+            try:
+                columns = build_index(damaged)
+                # the checksum's own padding guards nothing
+                assert 148 <= byte < 156 and all(columns[name] == index[name] for name in ("key", "offset", "class"))
+            except DataError as error:
+                assert "byte" in str(error)
+                refused += 1
+    assert refused > 0.95 * 40 * len(headers)
+
+
+def test_the_refusal_names_the_byte_where_it_goes_wrong(tmp_path):
+    path = write_tar(tmp_path / "a.tar", samples(0, 3))
+    third = list(members(path))[2].offset
+    data = bytearray(path.read_bytes())
+    data[third] ^= 1
+    path.write_bytes(data)
+    assert f"damaged at byte {third}:" in refusal_of(path)
+
+
+@pytest.mark.parametrize("content", [b"", b"<html>404</html>" * 100, b"\x1f\x8b" + bytes(2000)])
+def test_what_is_no_tar_is_refused(content, tmp_path):
+    path = tmp_path / "a.tar"
+    path.write_bytes(content)
+    assert "no plain tar" in refusal_of(path)
+
+
+# -- the index --------------------------------------------------------------------------------------------------------
+
+
+def test_the_index_is_written_once_and_believed_after(folder, monkeypatch):
+    first = ShardSet(find_shards(folder, "train"), keep)
+    assert (folder / "train-000000.index.json").is_file()
+    monkeypatch.setattr("pretrain.data.shard_index.build_index", None)
+    second = ShardSet(find_shards(folder, "train"), keep, verify=True)
+    assert second.fingerprint == first.fingerprint and second.sizes == first.sizes
+    assert np.array_equal(second.labels, first.labels) and second.read(6) == first.read(6)
+
+
+def test_different_data_has_a_different_fingerprint(folder):
+    train = find_shards(folder, "train")
+    assert len({ShardSet(shards, keep).fingerprint for shards in (train, train[:1], train[::-1])}) == 3
+
+
+def test_a_folder_that_cannot_be_written_has_its_index_in_the_cache(folder, cache, monkeypatch):
+    real = Path.write_text
+
+    def write_text(self, *args, **options):
+        if folder in self.parents:
+            raise PermissionError(13, "read-only")
+        return real(self, *args, **options)
+
+    monkeypatch.setattr(Path, "write_text", write_text)
+    ShardSet(find_shards(folder, "train"), keep)
+    assert not list(folder.glob("*.json")) and len(list(cache.rglob("*.index.json"))) == 2
+    monkeypatch.setattr("pretrain.data.shard_index.build_index", None)
+    assert len(ShardSet(find_shards(folder, "train"), keep)) == 8
+
+
+def test_a_shard_that_no_longer_fits_its_index_is_refused(folder):
+    shard = folder / "val-000000.tar"
+    open_index(shard)
+    data = shard.read_bytes()
+    shard.write_bytes(data + bytes(512))
+    with pytest.raises(DataError, match=r"val-000000.tar .* its index says \d+; .*delete"):
+        open_index(shard)
+    write_tar(shard, samples(3, 2))
+    assert shard.stat().st_size == len(data)
+    with pytest.raises(DataError, match="another one than its index"):
+        open_index(shard)
+    changed = bytearray(data)
+    changed[-1] = 1
+    shard.write_bytes(changed)
+    open_index(shard)
+    with pytest.raises(DataError, match="sha256"):
+        open_index(shard, verify=True)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"version": 99},
+        {"offset": [0]},
+        {"offset": [0, 10**9]},
+        {"size": [-1, 5]},
+        {"class": ["a", 1]},
+        {"key": None},
+        {"head": 5},
+    ],
+)
+def test_an_unusable_index_is_refused_with_the_way_out(change, folder):
+    shard = folder / "val-000000.tar"
+    open_index(shard)
+    place = index_places(shard)[0]
+    place.write_text(json.dumps(json.loads(place.read_text()) | change))
+    with pytest.raises(DataError, match=r"no usable shard index .* delete it"):
+        open_index(shard)
+
+
+# -- finding shards ---------------------------------------------------------------------------------------------------
+
+
+def names(shards: list[str]) -> list[str]:
+    return [Path(shard).name for shard in shards]
+
+
+def test_a_folder_has_its_splits_by_name(folder):
+    assert names(find_shards(folder, "train")) == ["train-000000.tar", "train-000001.tar"]
+    assert names(find_shards(folder, "val")) == ["val-000000.tar"]
+    assert len(find_shards(folder, None)) == 3
+
+
+def test_foreign_names_are_train_unless_they_mention_another_split(tmp_path):
+    for name in (
+        "imagenet1k-validation-00.tar",
+        "imagenet1k-train-00.tar",
+        "extra.tar",
+        "x_test_1.tar",
+        "trainable.tar",
+    ):
+        (tmp_path / name).touch()
+    assert names(find_shards(tmp_path, "train")) == ["extra.tar", "imagenet1k-train-00.tar", "trainable.tar"]
+    assert names(find_shards(tmp_path, "val")) == ["imagenet1k-validation-00.tar"]
+
+
+def test_files_globs_ranges_and_lists_are_spelled_out(folder):
+    first, second = (str(folder / f"train-00000{n}.tar") for n in (0, 1))
+    assert find_shards(first, "train") == [first]
+    assert find_shards(f"{folder}/train-*.tar", "train") == [first, second]
+    assert find_shards(f"{folder}/train-{{000000..000001}}.tar", "train") == [first, second]
+    assert find_shards(f"{second}::{first}", "train") == [second, first]
+    assert find_shards(first, "val") == []
+    assert find_shards("https://host/a-{08..10}.tar", "train") == [
+        f"https://host/a-{n}.tar" for n in ("08", "09", "10")
+    ]
+
+
+def test_an_image_folder_is_sent_to_pack(tmp_path):
+    (tmp_path / "cat").mkdir()
+    with pytest.raises(DataError, match="is an image folder: pack it first with `pretrain pack FOLDER OUT`"):
+        find_shards(tmp_path, "train")
+
+
+@pytest.mark.parametrize(
+    "path", ["pipe:touch {}/made", "file:///etc/passwd", "gs://a/b.tar", "hf://x", "PIPE:ls", "s3://b"]
+)
+def test_no_scheme_but_http_is_followed_and_no_process_is_started(path, tmp_path):
+    path = path.format(tmp_path)
+    for shards in (path, f"{path}::{path}", f"https://host/a.tar::{path}"):
+        with pytest.raises(DataError, match="local files or http"):
+            find_shards(shards, "train")
+    assert not (tmp_path / "made").exists()
+
+
+def test_missing_paths_and_empty_folders_are_refused(tmp_path, folder):
+    for path, sentence in (
+        (tmp_path / "nowhere", "there is nothing at"),
+        (f"{tmp_path}/no-*.tar", "there is nothing at"),
+        (f"{folder}/train-{{000000..000002}}.tar", "there is nothing at .*000002"),
+        (f"{folder}/train-{{000009..000002}}.tar", "backwards"),
+        (f"{folder}::https://host/a.tar", "mixes"),
+        ("", "not|neither"),
+    ):
+        with pytest.raises(DataError, match=sentence):
+            find_shards(path, "train")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(DataError, match=r"holds no \.tar shards"):
+        find_shards(tmp_path / "empty", "train")
+    (tmp_path / "empty" / "val-0.tar").touch()
+    with pytest.raises(DataError, match="no shard of split 'train'"):
+        find_shards(tmp_path / "empty", "train")
