@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from detection.cli import main, resolve
+from detection.cli import main
 from detection.training import show_augment
 from detection.training.datasets import open_data
+from detection.training.resolve import resolve
 from shared.feeding.feed import Feed
 
 

@@ -1,0 +1,95 @@
+"""`detect train`, `list` and `report`: the commands that need more than one room. Imports no torch."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+from pathlib import Path
+
+from detection.inference.commands import open_weights
+from detection.published.dialects import understand
+from detection.training.resolve import resolve
+from shared.devices.launcher import adopt
+from shared.errors import WeightsError
+from shared.recipes.commands import Command
+from shared.recipes.flags import Parser
+from shared.recipes.recipe import Resolved
+
+
+def train(argv: list[str]) -> int:
+    adopt(os.environ)
+    command_line = understand(argv)
+    if os.environ.get("RANK", "0") == "0":
+        print("".join(f"{note}\n" for note in command_line.notes), end="", flush=True)
+    if command_line.only_evaluate is not None:
+        return evaluate_only(resolve(command_line.argv), command_line.only_evaluate)
+    resolved = resolve(command_line.argv)
+    from detection.training.train import train as run
+
+    return run(resolved)
+
+
+def evaluate_only(resolved: Resolved, weights: str) -> int:
+    """`detect train --eval --resume FILE`, as DETR's main.py has it: data of the flags, settings of the weights.
+
+    Raises:
+        WeightsError: the weights are of another network than --network names.
+    """
+    from detection.inference import trained
+
+    recipe, flags = resolved.recipe, {name for name, origin in resolved.origins.items() if origin == "flag"}
+    runtime, data = recipe.runtime, recipe.data
+    opened = open_weights(weights, runtime.weights_dir, runtime.device)
+    network = opened.exported.card.args["network"]
+    if "network" in resolved.origins and recipe.model.network != network:
+        raise WeightsError(f"{weights} holds {network}, not {recipe.model.network}; say --network {network}")
+    metrics = trained.evaluate(
+        data if "max_size" in flags else replace(data, max_size=None),
+        opened,
+        batch_size=runtime.batch_size,
+        workers=max(runtime.num_workers, 0),
+        size=data.size if "size" in flags else None,
+        save=None,
+    )
+    trained.show(metrics, None)
+    return 0
+
+
+def report(argv: list[str]) -> int:
+    parser = Parser(prog="detect report", description="One self-contained HTML page about runs.")
+    parser.add_argument("runs", nargs="+", type=Path, help="run folders; with two, the second is compared to the first")
+    parser.add_argument("--output", "-o", type=Path, required=True, help="the HTML file to write")
+    args = parser.parse_exactly(argv)
+    from shared.runs.report import read_runs, verdict, write_report
+
+    page = write_report(args.runs, args.output)
+    print(verdict(read_runs(args.runs)))
+    print(f"report: {page}")
+    return 0
+
+
+def show(argv: list[str]) -> int:
+    parser = Parser(prog="detect list", description="List networks, backbones, recipes and weights.")
+    parser.add_argument("what", nargs="?", default="all", help="networks, backbones, recipes, weights, or all")
+    parser.add_argument("--weights-dir", type=Path, default=Path("weights"), help="folder of the exported weights")
+    args = parser.parse_exactly(argv)
+    from backbones import backbone
+    from detection.nets import detector
+    from shared.runs import catalogue
+
+    return catalogue.show(
+        args.what,
+        {
+            "networks": lambda: catalogue.builders(detector),
+            "backbones": backbone.names,
+            "recipes": lambda: catalogue.recipes("detect"),
+            "weights": lambda: catalogue.weights(args.weights_dir),
+        },
+    )
+
+
+COMMANDS = {
+    "train": Command("fine-tune a detector on COCO annotations, from a backbone found by its tag", train),
+    "report": Command("one HTML page about a run, or comparing several", report),
+    "list": Command("networks, backbones, recipes and weights", show),
+}

@@ -1,0 +1,59 @@
+"""`detect convert` and `detect pack`: their flags. Imports no torch."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from shared.recipes.commands import Command
+from shared.recipes.flags import Parser
+
+
+def convert(argv: list[str]) -> int:
+    parser = Parser(prog="detect convert", description="Convert annotations of your own into COCO files.")
+    parser.add_argument("source_kind", choices=["custom"], help="custom: one JSON for each image, boxes and keypoints")
+    parser.add_argument("kind", choices=["coco"], help="coco: the format that every other tool reads")
+    parser.add_argument("source", type=Path, help="a folder with train/{images,annotations} and test/")
+    parser.add_argument("out", type=Path, help="the COCO folder to write; must not exist yet")
+    parser.add_argument(
+        "--keypoints-file", type=Path, help="YAML of the keypoints: names, skeleton, flip_pairs, sigmas"
+    )
+    args = parser.parse_exactly(argv)
+    from detection.data.annotations.skeleton import Skeleton
+    from detection.data.convert import convert_custom
+
+    skeleton = Skeleton.from_yaml(args.keypoints_file) if args.keypoints_file else None
+    print("\n".join(convert_custom(args.source, args.out, skeleton).lines(args.out)))
+    return 0
+
+
+def pack(argv: list[str]) -> int:
+    parser = Parser(
+        prog="detect pack",
+        description="Pack a COCO file and its images into shards. Run again, a stopped packing continues.",
+    )
+    parser.add_argument("images", type=Path, help="the folder that the file names are relative to")
+    parser.add_argument("annotations", type=Path, help="the COCO JSON")
+    parser.add_argument("out", type=Path, help="the folder of shards to write; must not exist yet")
+    parser.add_argument("--shard-size", type=int, default=1000, help="images per shard (default: 1000)")
+    parser.add_argument("--allow-missing-images", type=int, default=0, help="how many images may be missing")
+    args = parser.parse_exactly(argv)
+    from detection.data.pack import pack as run
+    from shared.logs.console import setup_logging
+
+    setup_logging()
+    packed = run(
+        args.images,
+        args.annotations,
+        args.out,
+        shard_size=args.shard_size,
+        allow_missing=args.allow_missing_images,
+        progress=lambda done, total: print(f"packed {done} of {total} images", flush=True),
+    )
+    print("\n".join(packed.lines(args.out)))
+    return 0
+
+
+COMMANDS = {
+    "convert": Command("convert your own annotations into COCO files", convert),
+    "pack": Command("pack a COCO file and its images into shards, which every command reads as well", pack),
+}

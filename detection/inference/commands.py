@@ -1,0 +1,123 @@
+"""`detect eval` and `detect predict`: their flags. Imports no torch."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from shared.errors import UsageError
+from shared.recipes.commands import Command
+from shared.recipes.flags import Parser
+
+
+def evaluate(argv: list[str]) -> int:
+    parser = Parser(prog="detect eval", description="COCO average precision.")
+    weights_flags(parser, required=False)
+    parser.add_argument(
+        "--results", help="score a COCO result file instead of weights; `truth` scores the annotations themselves"
+    )
+    parser.add_argument(
+        "--data-path", "--coco-path", type=Path, help="images, or a COCO folder (default: the demo data)"
+    )
+    parser.add_argument("--val-path", type=Path, help="validation images")
+    parser.add_argument("--coco-json-path", type=Path, help="annotations of --data-path")
+    parser.add_argument("--coco-val-json-path", type=Path, help="annotations of --val-path")
+    parser.add_argument("--dataset", default="auto", help="coco, coco_kp, custom or coco_panoptic (default: what fits)")
+    parser.add_argument("--keypoints-file", type=Path, help="YAML of the keypoints (default: as in training)")
+    parser.add_argument("--oks-sigmas", nargs="+", default=(), metavar="SIGMA", help="OKS sigma of each keypoint")
+    parser.add_argument("--batch-size", "-b", type=int, default=8, help="images per forward pass (default: 8)")
+    parser.add_argument("--num-workers", "-j", type=int, default=0, help="data loading processes (default: 0)")
+    parser.add_argument("--eval-backend", default="auto", help="auto, pycocotools or hotcoco")
+    parser.add_argument("--save", type=Path, help="write the detections as COCO result JSON")
+    parser.add_argument("--json", type=Path, help="write the metrics as JSON")
+    args = parser.parse_exactly(argv)
+    if (args.weights is None) == (args.results is None):
+        raise UsageError("detect eval scores either --weights or --results; give one of them")
+    from detection.inference import trained
+    from detection.recipe import DataConfig
+
+    names = ("data_path", "val_path", "coco_json_path", "coco_val_json_path", "eval_backend", "max_size")
+    names += ("dataset", "keypoints_file", "oks_sigmas")
+    data = DataConfig(**{name: getattr(args, name) for name in names})
+    if args.results is not None:
+        trained.show(trained.evaluate_results(data, args.results), args.json)
+        return 0
+    metrics = trained.evaluate(
+        data,
+        open_weights(args.weights, args.weights_dir, args.device),
+        batch_size=args.batch_size,
+        workers=args.num_workers,
+        size=args.size,
+        save=args.save,
+    )
+    trained.show(metrics, args.json)
+    return 0
+
+
+def predict(argv: list[str]) -> int:
+    parser = Parser(prog="detect predict", description="Detect objects in images.")
+    parser.add_argument("images", nargs="+", help="image files or folders of them")
+    weights_flags(parser)
+    parser.add_argument(
+        "--output", "-o", type=Path, default=Path("predictions"), help="folder for pictures and results.json"
+    )
+    parser.add_argument("--coco-json-path", type=Path, help="take the images, and their ids, from this COCO file")
+    parser.add_argument(
+        "--min-score",
+        type=float,
+        help="drop detections below this score (default: 0.05; 0.5 with --save coco; 0.85 for panoptic segments; "
+        "pictures show 0.3 and above)",
+    )
+    parser.add_argument(
+        "--save",
+        choices=["results", "coco"],
+        default="results",
+        help="coco: also write annotations.json, which `detect train` accepts, and labelled.json, its summary",
+    )
+    args = parser.parse_exactly(argv)
+    from detection.inference import trained
+
+    lines = trained.predict(
+        open_weights(args.weights, args.weights_dir, args.device),
+        args.images,
+        args.output,
+        annotations=args.coco_json_path,
+        min_score=args.min_score,
+        size=args.size,
+        max_size=args.max_size,
+        annotate=args.save == "coco",
+    )
+    print("\n".join(lines))
+    return 0
+
+
+def weights_flags(parser: Parser, *, required: bool = True) -> None:
+    """The flags that name trained weights and how they are run."""
+    parser.add_argument(
+        "--weights", required=required, help="a run folder, an export folder, a tag, or network-backbone/tag"
+    )
+    parser.add_argument("--weights-dir", type=Path, default=Path("weights"), help="folder of the exported weights")
+    parser.add_argument("--device", default="auto", help="cuda, cpu or auto")
+    parser.add_argument("--size", type=int, nargs="+", help="height and width (default: as in training)")
+    parser.add_argument("--max-size", type=int, help="longest side (default: as in training)")
+
+
+def open_weights(reference: str, weights_dir: Path, device: str) -> Any:
+    """The `Trained` detector that --weights names, on its device.
+
+    Raises:
+        WeightsError: nothing of that name, or weights that do not load completely.
+    """
+    from detection.inference import trained
+    from detection.training.start import find_weights
+    from shared.devices.device import pick_device
+    from shared.logs.console import setup_logging
+
+    setup_logging()
+    return trained.Trained(find_weights(reference, weights_dir), pick_device(device))
+
+
+COMMANDS = {
+    "eval": Command("COCO average precision of trained weights", evaluate),
+    "predict": Command("pictures with boxes, and COCO result JSON, for images, folders or a COCO file", predict),
+}

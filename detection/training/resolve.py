@@ -1,0 +1,43 @@
+"""The recipe of a `detect train` command line. Imports no torch unless it starts from a trained detector.
+
+defaults < demo's settings (no data named) < data set's usual network < trained detector's names < resumed run's
+< --recipe < --scale < flags
+"""
+
+from __future__ import annotations
+
+from detection.recipe import DetectRecipe, run_stem, tiny, usual_for
+from shared.recipes.flags import Under, from_args
+from shared.recipes.recipe import Resolved
+from shared.runs.resume import layered
+
+
+def resolve(argv: list[str]) -> Resolved:
+    """The flags of `detect train` as a recipe, with the origin of each value.
+
+    Raises:
+        UsageError: an unknown flag or recipe, or a value out of range.
+        WeightsError: --init-from names nothing that can be loaded.
+    """
+
+    def parsed(under: Under) -> Resolved:
+        return from_args(
+            DetectRecipe, argv, prog="detect train", folder="detect", own="network_args", under=under, tiny=tiny
+        )
+
+    def over_the_data_set(under: Under) -> Resolved:
+        data = parsed(under).recipe.data
+        usual = usual_for(data)
+        return parsed([(f"dataset {data.dataset}", usual), *under]) if usual else parsed(under)
+
+    def over_the_start(under: Under) -> Resolved:
+        resolved = over_the_data_set(under)
+        if resolved.recipe.model.init_from is None:
+            return resolved
+        from detection.training.start import as_recipe, find_start
+
+        start = find_start(resolved.recipe.model, resolved.recipe.runtime.weights_dir)
+        assert start is not None
+        return over_the_data_set([(f"weights {start.card.tag}", as_recipe(start)), *under])
+
+    return layered(over_the_start, stem=run_stem, demo="demo_detect")

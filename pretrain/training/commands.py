@@ -1,0 +1,89 @@
+"""`pretrain train`, `replay` and `launch`: their flags. Imports no torch."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from pretrain.recipe import PretrainRecipe, run_stem, tiny
+from shared.devices.launcher import adopt
+from shared.errors import UsageError
+from shared.recipes.commands import Command
+from shared.recipes.flags import Parser, Under, from_args, replay_file
+from shared.recipes.recipe import Resolved
+from shared.runs.resume import layered
+
+
+def train(argv: list[str]) -> int:
+    adopt(os.environ)
+    resolved = resolve(argv)
+    from pretrain.training.train import train as run
+
+    return run(resolved)
+
+
+def resolve(argv: list[str]) -> Resolved:
+    """The flags of `pretrain train` as a recipe: over the demo's settings without data, over the run's when resumed."""
+
+    def read(under: Under) -> Resolved:
+        return from_args(
+            PretrainRecipe, argv, prog="pretrain train", folder="pretrain", own="method_args", under=under, tiny=tiny
+        )
+
+    supervised = read([]).recipe.model.method == "supervised"
+    return layered(read, stem=run_stem, demo="demo_pretrain" if supervised else "demo_unlabelled")
+
+
+def replay(argv: list[str]) -> int:
+    file = replay_file(argv, "pretrain replay")
+    from pretrain.training.replay import task_of
+    from shared.loop.replay import replay_with
+
+    print("\n".join(replay_with(task_of, file, "pretrain train")))
+    return 0
+
+
+def launch(argv: list[str]) -> int:
+    cut = argv.index("--") if "--" in argv else len(argv)
+    own, train_flags = argv[:cut], argv[cut + 1 :]
+    options = vars(launch_parser().parse_exactly(own))
+    if not options.pop("dry_run"):
+        raise UsageError("pretrain launch only writes the job file, and the AWS command line sends it; add --dry-run")
+    from_args(PretrainRecipe, train_flags, prog="pretrain train", folder="pretrain", own="method_args", tiny=tiny)
+    from pretrain.training.launch import Job, sagemaker_job, write_job
+
+    out = options.pop("out")
+    options.pop("where")
+    write_job(sagemaker_job(Job(**options), train_flags), out)
+    print(f"wrote {out}; send it with `aws sagemaker create-training-job --cli-input-json file://{out}`")
+    return 0
+
+
+def launch_parser() -> Parser:
+    parser = Parser(
+        prog="pretrain launch",
+        usage="pretrain launch sagemaker --dry-run [flags] -- [flags of pretrain train]",
+        description="Write the description of a training job as JSON; nothing is submitted.",
+    )
+    parser.add_argument("where", choices=["sagemaker"], help="the service that runs the job")
+    parser.add_argument("--dry-run", action="store_true", help="write the description (required)")
+    parser.add_argument("--name", required=True, help="name of the job and of its run")
+    parser.add_argument("--image", required=True, help="address of the container, built from the Dockerfile")
+    parser.add_argument("--role", required=True, help="ARN of the role the job runs under")
+    parser.add_argument("--data", required=True, metavar="S3", help="folder of the shards")
+    parser.add_argument("--output", required=True, metavar="S3", help="folder for runs and weights")
+    parser.add_argument("--instance-type", default="ml.p4d.24xlarge", help="(default: ml.p4d.24xlarge)")
+    parser.add_argument("--instances", type=int, default=1, help="hosts (default: 1)")
+    parser.add_argument("--gpus", type=int, help="processes per host (default: the GPUs of the instance type)")
+    parser.add_argument("--volume-gb", type=int, default=200, help="disk per host (default: 200)")
+    parser.add_argument("--max-hours", type=int, default=120, help="time limit of the job (default: 120)")
+    parser.add_argument("--spot", action="store_true", help="use spot instances, and resume when one is taken away")
+    parser.add_argument("--out", type=Path, default=Path("job.json"), help="file to write (default: job.json)")
+    return parser
+
+
+COMMANDS = {
+    "train": Command("train a backbone on shards and export it under a tag", train),
+    "replay": Command("find the module and the image behind a loss that was NaN or Inf", replay),
+    "launch": Command("write a SageMaker training job as JSON", launch),
+}

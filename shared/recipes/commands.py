@@ -1,0 +1,82 @@
+"""The commands of a program, each declared in the room it belongs to.
+
+    detection/inference/commands.py     COMMANDS = {"eval": Command("COCO AP of trained weights", evaluate), ...}
+    detection/data/commands.py          COMMANDS = {"pack": ...}
+            |
+            v  every commands.py of the package
+    program("detect", "detection")      usage, dispatch, one-sentence errors
+
+A new command is an entry in its room's `commands.py`; nothing else is edited. These pages import no torch at the top,
+so `--help` answers at once.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from shared.errors import UsageError, guarded
+from shared.recipes.registry import suggest
+
+
+class Command(NamedTuple):
+    """One command of a program.
+
+    summary: its line in the usage.
+    run: takes the words after the command's name and returns the exit code.
+    """
+
+    summary: str
+    run: Callable[[list[str]], int]
+
+
+def collect(package: str) -> dict[str, Command]:
+    """The commands of every `commands.py` below a package, by name.
+
+    Raises:
+        ValueError: two pages declare the same command.
+    """
+    root = importlib.import_module(package).__path__[0]
+    found: dict[str, Command] = {}
+    for page in sorted(Path(root).rglob("commands.py")):
+        module = ".".join((package, *page.relative_to(root).with_suffix("").parts))
+        own: dict[str, Command] = importlib.import_module(module).COMMANDS
+        twice = found.keys() & own.keys()
+        if twice:
+            raise ValueError(f"{module} declares the command '{min(twice)}' a second time")
+        found |= own
+    return found
+
+
+def program(name: str, package: str, first: Sequence[str] = ()) -> Callable[..., int]:
+    """The program's `main(argv=None) -> exit code`.
+
+    Args:
+        name: what a person types, such as "detect".
+        package: where its commands are declared.
+        first: commands at the top of the usage, in this order; the others follow alphabetically.
+    """
+
+    @guarded(name)
+    def main(argv: list[str]) -> int:
+        commands = collect(package)
+        names = [*first, *sorted(commands.keys() - {*first})]
+        if not argv or argv[0] in ("-h", "--help"):
+            print(usage(name, {word: commands[word] for word in names}))
+            return 0 if argv else 2
+        if argv[0] not in commands:
+            raise UsageError(f"no command '{argv[0]}'{suggest(argv[0], names)}; there is {', '.join(names)}")
+        return commands[argv[0]].run(argv[1:])
+
+    return main
+
+
+def usage(name: str, commands: dict[str, Command]) -> str:
+    """What the program prints without a command: every command with its summary."""
+    width = max(map(len, commands))
+    lines = [f"  {word:<{width}}  {command.summary}" for word, command in commands.items()]
+    return "\n".join(
+        [f"usage: {name} COMMAND [flags]", "", *lines, "", f"`{name} COMMAND --help` shows the flags of each."]
+    )
