@@ -69,11 +69,14 @@ def report(argv: list[str]) -> int:
 
 
 def show(argv: list[str]) -> int:
-    parser = Parser(prog="detect list", description="List networks, backbones, recipes and weights.")
-    parser.add_argument("what", nargs="?", default="all", help="networks, backbones, recipes, weights, or all")
+    parser = Parser(prog="detect list", description="List networks, backbones, augmentations, recipes and weights.")
+    parser.add_argument(
+        "what", nargs="?", default="all", help="networks, backbones, augmentations, recipes, weights, or all"
+    )
     parser.add_argument("--weights-dir", type=Path, default=Path("weights"), help="folder of the exported weights")
     args = parser.parse_exactly(argv)
     from backbones import backbone
+    from detection.data.augment.presets import augmentations
     from detection.nets import detector
     from shared.runs import catalogue
 
@@ -82,6 +85,7 @@ def show(argv: list[str]) -> int:
         {
             "networks": lambda: catalogue.builders(detector),
             "backbones": backbone.names,
+            "augmentations": augmentations,
             "recipes": lambda: catalogue.recipes("detect"),
             "weights": lambda: catalogue.weights(args.weights_dir),
         },
@@ -91,5 +95,5 @@ def show(argv: list[str]) -> int:
 COMMANDS = {
     "train": Command("fine-tune a detector on COCO annotations, from a backbone found by its tag", train),
     "report": Command("one HTML page about a run, or comparing several", report),
-    "list": Command("networks, backbones, recipes and weights", show),
+    "list": Command("networks, backbones, augmentations, recipes and weights", show),
 }

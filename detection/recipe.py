@@ -98,9 +98,7 @@ class DataConfig:
         False, "random short side from 480 to 800 per image, in proportion below --size 640; images keep their shape"
     )
     antialias: bool = knob(True, "smooth images that are made smaller; torchvision's detectors were trained without")
-    aug_type: Literal["birder", "default", "hflip", "multiscale", "detr", "ssd", "ssdlite", "lsj"] = knob(
-        "birder", "augmentation", "--data-augmentation"
-    )
+    aug_type: str = knob("birder", "augmentation; `detect list augmentations` shows them", "--data-augmentation")
     aug_level: int = knob(4, "strength of the birder augmentation", low=0, high=10)
     use_copypaste: bool = knob(False, "with lsj: paste objects of other images into each, masks and all")
     aspect_ratio_group_factor: int = knob(

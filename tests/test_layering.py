@@ -61,7 +61,7 @@ ROOMS = {
     "detection.training": "types nets recipe data.annotations data.augment data drawing eval published",
     "detection.inference": "types parts.query nets recipe data.masks data.annotations "
     "data.augment data drawing eval training",
-    "detection.commands": "nets published training inference",
+    "detection.commands": "nets data.augment published training inference",
     "detection.cli": "",
     "detection.__main__": "cli",
 }

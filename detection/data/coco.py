@@ -20,9 +20,9 @@ import torch
 from torch import Tensor
 
 from detection.data.annotations.classes import ClassMap
-from detection.data.annotations.coco_json import CocoTable, read_coco
-from detection.data.annotations.custom import read_custom
+from detection.data.annotations.coco_json import CocoTable
 from detection.data.annotations.files import coco_layout, find_photographs
+from detection.data.annotations.formats import read_annotations
 from detection.data.annotations.skeleton import Skeleton
 from detection.data.annotations.targets import find_targets, labelled_points, note, usual_min_keypoints
 from detection.data.augment.copy_paste import copy_paste
@@ -260,8 +260,7 @@ def read_table(images: Path, annotations: Path | None, finds: Sequence[str] | No
     """
     if annotations is None:
         return read_shards(images, finds)
-    annotations = Path(annotations)
-    return read_custom(annotations, images, finds) if annotations.is_dir() else read_coco(annotations, finds)
+    return read_annotations(Path(annotations), images, finds)
 
 
 def revealed(target: Target) -> Target:

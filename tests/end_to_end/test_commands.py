@@ -73,6 +73,7 @@ assert not heavy, heavy
         ("pretrain list weights", ["weights (0)"]),
         ("detect list networks", ["faster_rcnn", "fcos", "center_radius=1.5"]),
         ("detect list backbones", ["vit_det_m16_rms"]),
+        ("detect list augmentations", ["augmentations (", "birder", "lsj"]),
         ("detect list recipes", ["recipes ("]),
         ("detect list weights", ["weights (0)"]),
         ("pretrain list", ["methods (", "backbones (", "recipes (", "weights ("]),

@@ -21,6 +21,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from detection.data.annotations.coco_json import CocoTable
+from detection.data.annotations.formats import annotation_format
 from shared.errors import DataError, UsageError
 from shared.feeding.columns import compact
 from shared.feeding.image import BadImage, image_size
@@ -44,6 +45,7 @@ class Told(NamedTuple):
         return {name for name, length in (("objects", outer), ("points", inner)) if length == count}
 
 
+@annotation_format("custom", recognizes=Path.is_dir, asked_last=True)
 def read_custom(annotations: Path, images: Path | None = None, finds: Sequence[str] | None = ()) -> CocoTable:
     """All files of a folder, checked, as one table.
 

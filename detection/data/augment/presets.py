@@ -174,6 +174,12 @@ AUGMENTATIONS = {
 }
 
 
+def augmentations() -> list[str]:
+    """Every name with the first line of what it does, for `detect list`."""
+    width = max(map(len, AUGMENTATIONS))
+    return [f"{name:<{width}}  {(run.__doc__ or '').partition(chr(10))[0]}" for name, run in AUGMENTATIONS.items()]
+
+
 def build_augment(
     name: str,
     *,
