@@ -6,7 +6,7 @@ import logging
 from dataclasses import replace
 from typing import Any, NamedTuple
 
-from backbones import backbone
+from backbones import backbone, build_backbone
 from backbones.base import Backbone
 from backbones.freeze import freeze, freeze_batch_norm, freeze_stages, freeze_unreached
 from backbones.inherit import fill, find_parent, inherit, is_stale, keep, kept_args, rebuild
@@ -73,7 +73,7 @@ def stand(recipe: DetectRecipe, store: Store, *, load: bool = True) -> Standing:
     if model.weights_backbone is not None:
         return stand_on_published(recipe, name, model.weights_backbone, load=load)
     if model.backbone_tag is None:
-        net = backbone.build(name, pretrained=model.backbone_pretrained and load, **options)
+        net = build_backbone(name, pretrained=model.backbone_pretrained and load, **options)
         told = pixel_stats(recipe.data.rgb_mode) if recipe.data.rgb_mode else None
         if told and net.pixels and told != net.pixels:
             raise WeightsError(f"timm's {name} expects other pixels than {recipe.data.rgb_mode}; leave --rgb-mode out")

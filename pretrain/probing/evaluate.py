@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import torch
 
-from backbones import backbone
+from backbones import build_backbone
 from backbones.base import Backbone
 from backbones.inherit import fill, rebuild
 from pretrain.data.labelled import Chosen, choose, open_labelled
@@ -130,7 +130,7 @@ def found(told: SubjectConfig, store: Store) -> tuple[Backbone, str, Exported | 
         if told.backbone_epoch is not None:
             raise UsageError("--backbone-epoch picks an epoch of a tag; name it with --tag")
         kind = "timm's published" if told.pretrained else "random"
-        return backbone.build(told.model, pretrained=told.pretrained), f"{told.model} with {kind} weights", None
+        return build_backbone(told.model, pretrained=told.pretrained), f"{told.model} with {kind} weights", None
     if told.pretrained:
         raise UsageError("--pretrained and --tag are two kinds of weights; keep one")
     exported = store.find(told.model, told.tag, told.backbone_epoch)

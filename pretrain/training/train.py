@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from typing import Any, NamedTuple
 
-from backbones import backbone
+from backbones import build_backbone
 from backbones.base import Backbone
 from backbones.inherit import fill, kept_args, rebuild
 from backbones.sync import join_batch_norms
@@ -129,7 +129,7 @@ def start_from(recipe: PretrainRecipe, store: Store, options: dict[str, Any]) ->
     """
     told, parent = recipe.model, None
     if told.init_tag is None:
-        net = backbone.build(told.model, pretrained=told.pretrained, **options)
+        net = build_backbone(told.model, pretrained=told.pretrained, **options)
         expected = net.pixels
     elif told.pretrained:
         raise UsageError("--init-tag and --pretrained both name weights to start from; keep one")
