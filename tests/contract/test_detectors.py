@@ -33,7 +33,7 @@ def once_tiny() -> list[str]:
     first: dict[Any, str] = {}
     for name in detector.names():
         made = detector.builder(name)
-        told = {n: p.default for n, p in detector.options(name).items()} | detector.facts(name)["tiny"]
+        told = {n: p.default for n, p in detector.options(name).items()} | detector.facts(name).get("tiny", {})
         first.setdefault((getattr(made, "func", made), repr(sorted(told.items()))), name)
     return list(first.values())
 
@@ -50,7 +50,7 @@ def build(network: str, name: str, **options: Any) -> Detector:
 
 def tiny(network: str) -> dict[str, Any]:
     """Options of its small form, with as many keypoints as are drawn."""
-    return detector.facts(network)["tiny"] | (
+    return detector.facts(network).get("tiny", {}) | (
         {"num_keypoints": len(KEYPOINTS)} if "keypoints" in finds(network) else {}
     )
 
