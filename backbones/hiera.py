@@ -67,11 +67,11 @@ class Hiera(Backbone):
             raise WeightsError(
                 "nobody publishes timm weights for a Hiera with window positions; name a --backbone-tag, or train one"
             )
-        told: dict[str, Any] = {"drop_path_rate": row.drop_path if drop_path is None else drop_path}
+        args: dict[str, Any] = {"drop_path_rate": row.drop_path if drop_path is None else drop_path}
         if img_size:
-            told["img_size"] = (height, width) = (img_size[0], img_size[1])
+            args["img_size"] = (height, width) = (img_size[0], img_size[1])
             unit_grid((height, width))
-        self.net = create(row, pretrained, told)
+        self.net = create(row, pretrained, args)
         self.maps = tuple(MapInfo(f["num_chs"], f["reduction"]) for f in self.net.feature_info)
         self.width = self.net.num_features
         if pretrained:

@@ -116,20 +116,20 @@ def keep(
         tag: another than the parent's.
         args: what the child was built with.
     """
-    told, transfer = heir.parent.card, heir.transfer
+    parent_card, transfer = heir.parent.card, heir.transfer
     card = Card(
         arch=name,
-        tag=tag or told.tag,
-        epoch=told.epoch,
-        finished=told.finished,
+        tag=tag or parent_card.tag,
+        epoch=parent_card.epoch,
+        finished=parent_card.finished,
         method=heir.conversion,
         args=args or {},
-        pixels=told.pixels,
-        classes=told.classes,
+        pixels=parent_card.pixels,
+        classes=parent_card.classes,
         parents=[heir.parent.reference],
         conversion={"name": heir.conversion, "converted": transfer.converted, "kept": transfer.missing},
-        data=told.data,
-        licence=told.licence,
+        data=parent_card.data,
+        licence=parent_card.licence,
         versions=versions(),
     )
     return store.put(heir.net, card)

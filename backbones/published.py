@@ -91,7 +91,7 @@ def find(name: str) -> Any:
     except (ValueError, KeyError, AttributeError, TypeError):
         import torchvision.models
 
-        members = [f"{family}.{told.name}" for told in getattr(torchvision.models, family)]
+        members = [f"{family}.{weights.name}" for weights in getattr(torchvision.models, family)]
         raise UsageError(
             f"no published weights '{name}'{suggest(name, members)}; there is {', '.join(members)}"
         ) from None

@@ -165,9 +165,9 @@ class TimmBackbone(Backbone):
         self.width = int(getattr(self.net, "head_hidden_size", None) or self.net.num_features)
         if row.after_neck and row.args["neck_chans"]:
             self.maps = (MapInfo(row.args["neck_chans"], self.maps[-1].stride),)
-        told = self.net.pretrained_cfg if hasattr(self.net, "pretrained_cfg") else {}
-        self.pixels = PixelStats(tuple(told["mean"]), tuple(told["std"])) if pretrained else None
-        own = tuple(img_size or told.get("input_size", (224, 224))[-2:])
+        cfg = self.net.pretrained_cfg if hasattr(self.net, "pretrained_cfg") else {}
+        self.pixels = PixelStats(tuple(cfg["mean"]), tuple(cfg["std"])) if pretrained else None
+        own = tuple(img_size or cfg.get("input_size", (224, 224))[-2:])
         if not row.vetted:
             if (row.timm_name, own) not in ASKED:
                 ASKED[row.timm_name, own] = only_size(self, own)  # type: ignore[arg-type]

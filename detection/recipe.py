@@ -129,10 +129,10 @@ def usual_for(data: DataConfig) -> dict[str, Any]:
     """What a data set suggests when nobody says otherwise: a network that learns what is in it, and of the layout with
     one JSON for each image, its own folder for weights."""
     networks = {"coco_kp": "keypoint_rcnn", "custom": "keypoint_rcnn", "coco_panoptic": "detr_panoptic"}
-    told: dict[str, Any] = {"network": networks[data.dataset]} if data.dataset in networks else {}
+    values: dict[str, Any] = {"network": networks[data.dataset]} if data.dataset in networks else {}
     if data.dataset == "custom" and data.data_path is not None and (data.data_path / "result" / "weights").is_dir():
-        told["weights_dir"] = data.data_path / "result" / "weights"
-    return told
+        values["weights_dir"] = data.data_path / "result" / "weights"
+    return values
 
 
 def tiny(recipe: DetectRecipe) -> dict[str, Any]:

@@ -113,9 +113,9 @@ def tiny(recipe: PretrainRecipe) -> dict[str, Any]:
     return scale.tiny(recipe) | small
 
 
-def crop_share(told: dict[str, Any]) -> float:
-    """Of the short side, what a probe's centre crop shows; `told` are the values of a recipe by name."""
-    return told.get("probe_share") or (told.get("method_args") or {}).get("val_share") or 0.875
+def crop_share(values: dict[str, Any]) -> float:
+    """Of the short side, what a probe's centre crop shows; `values` are the values of a recipe by name."""
+    return values.get("probe_share") or (values.get("method_args") or {}).get("val_share") or 0.875
 
 
 def run_stem(recipe: PretrainRecipe) -> str:

@@ -290,14 +290,14 @@ def aspect_ratios(dataset: CocoDetection) -> np.ndarray:
     return heights / widths
 
 
-def _skeleton(table: CocoTable, told: Skeleton | None) -> Skeleton | None:
+def _skeleton(table: CocoTable, given: Skeleton | None) -> Skeleton | None:
     """Of the keypoints that were asked for. Raises DataError if somebody told one of another number."""
     known = table.skeleton
-    if known is not None and told is not None and len(known) != len(told):
+    if known is not None and given is not None and len(known) != len(given):
         raise DataError(
-            f"{table.path} has {len(known)} keypoints an object, but the skeleton has {len(told)}; give one that fits"
+            f"{table.path} has {len(known)} keypoints an object, but the skeleton has {len(given)}; give one that fits"
         )
-    return known if known is None or told is None else told
+    return known if known is None or given is None else given
 
 
 def _spread(total: int, count: int) -> np.ndarray:

@@ -33,11 +33,11 @@ class Converted(NamedTuple):
     def lines(self, out: Path) -> list[str]:
         """What a person is told of it."""
         points = f" of {self.keypoints} keypoints" if self.keypoints else ""
-        told = [
+        summary = [
             f"{split}: {self.images[split]:,} images, {self.objects[split]:,} objects{points}" for split in self.images
         ]
         kind = " --dataset coco_kp" if self.keypoints else ""
-        return [*told, f"COCO files in {out}; detect train{kind} --data-path {out}"]
+        return [*summary, f"COCO files in {out}; detect train{kind} --data-path {out}"]
 
 
 def convert_custom(source: Path, out: Path, skeleton: Skeleton | None = None) -> Converted:
@@ -60,8 +60,8 @@ def convert_custom(source: Path, out: Path, skeleton: Skeleton | None = None) ->
     tables = {split: read_custom(annotations, images, None) for split, (images, annotations) in places.items()}
     counts = {table.keypoints.shape[1] for table in tables.values() if table.keypoints is not None}
     if len(counts | ({len(skeleton)} if skeleton and counts else set())) > 1:
-        told = [*sorted(counts), *([f"{len(skeleton)} in the skeleton"] if skeleton else [])]
-        raise DataError(f"{source} has {' and '.join(map(str, told))} keypoints an object; give all the same number")
+        counted = [*sorted(counts), *([f"{len(skeleton)} in the skeleton"] if skeleton else [])]
+        raise DataError(f"{source} has {' and '.join(map(str, counted))} keypoints an object; give all the same number")
     aside = out.with_name(f".{out.name}.partial")
     try:
         shutil.rmtree(aside, ignore_errors=True)

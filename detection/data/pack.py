@@ -109,9 +109,9 @@ def finds_of(table: CocoTable) -> list[str]:
 
 def stamp(table: CocoTable, shard_size: int) -> str:
     """Which image goes where, in one word, by which an unfinished packing knows its own."""
-    told = hashlib.sha256(f"{table.sha256} {shard_size}".encode())
-    told.update(table.image_ids.tobytes())
-    return told.hexdigest()
+    digest = hashlib.sha256(f"{table.sha256} {shard_size}".encode())
+    digest.update(table.image_ids.tobytes())
+    return digest.hexdigest()
 
 
 def write_shard(shard: Path, table: CocoTable, rows: range, files: list[Path]) -> None:

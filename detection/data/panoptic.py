@@ -64,13 +64,13 @@ class PanopticDetection(CocoDetection):
         pngs: Path | None = None,
         categories: Path | None = None,
         finds: Sequence[str] = (),
-        **told: Any,
+        **options: Any,
     ) -> None:
         annotations = Path(annotations)
         self.book = read_panoptic(annotations, categories)
         self.pngs = annotations.with_suffix("") if pngs is None else Path(pngs)
         check_pngs(self.book, self.pngs)
-        super().__init__(images, annotations, classes, augment, **told)
+        super().__init__(images, annotations, classes, augment, **options)
         self.finds = tuple(finds)
 
     def table_of(self, annotations: Path | None) -> CocoTable:
@@ -154,9 +154,9 @@ def panoptic_layout(root: Path, split: str) -> tuple[Path, Path]:
     """
     root = Path(root)
     layouts = [(root / name, root / "annotations" / f"panoptic_{name}.json") for name in (f"{split}2017", split)]
-    for images, told in (*layouts, (root / "input_images", root / "panoptic_examples.json")):
-        if images.is_dir() and told.is_file():
-            return images, told
+    for images, file in (*layouts, (root / "input_images", root / "panoptic_examples.json")):
+        if images.is_dir() and file.is_file():
+            return images, file
     raise DataError(
         f"{root} is no COCO panoptic folder: it has neither {split}2017/ with annotations/panoptic_{split}2017.json "
         f"nor {split}/ with annotations/panoptic_{split}.json; give the images and the JSON by their own flags"

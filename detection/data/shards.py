@@ -77,7 +77,7 @@ def read_shards(folder: Path, finds: Sequence[str] | None = ()) -> CocoTable:
         )
     if finds is None:
         finds = [kind for kind in ("masks", "keypoints") if all(_index(shard, kind) for shard in shards)]
-    categories, skeletons, told = _read_categories(folder / CATEGORIES)
+    categories, skeletons, settings = _read_categories(folder / CATEGORIES)
     parts = [open_index(shard, categories, finds, skeletons) for shard in shards]
     counts = [len(part["image_ids"]) for part in parts]
     starts = np.cumsum([0, *counts[:-1]])
@@ -90,14 +90,14 @@ def read_shards(folder: Path, finds: Sequence[str] | None = ()) -> CocoTable:
         raise DataError(f"{folder} holds the image {columns['image_ids'][twice.argmax()]} twice; take one shard away")
     if not len(columns["boxes"]):
         raise DataError(f"{folder} has no boxes at all; pack annotations of objects ('instances')")
-    told.update("".join(str(part["sha256"]) for part in parts).encode())
+    settings.update("".join(str(part["sha256"]) for part in parts).encode())
     more: dict[str, Any] = {"skeletons": skeletons if "keypoints" in finds else {}}
     if "masks" in finds:
         more["masks"] = Outlines(*(together([part[name] for part in parts]) for name in FIELDS))
     if "keypoints" in finds:
         more["keypoints"] = stacked([part["keypoints"] for part in parts], folder)
         insist(more["keypoints"], folder)
-    return CocoTable(folder, told.hexdigest(), categories=categories, **columns, **more)
+    return CocoTable(folder, settings.hexdigest(), categories=categories, **columns, **more)
 
 
 def _read_categories(path: Path) -> tuple[dict[int, str], dict[int, Skeleton], Any]:
@@ -175,11 +175,11 @@ def build_index(
 ) -> Columns:
     """Walk a shard from its first byte to its last, and check what it says as if it were a COCO file."""
     images, spots, rows = [], [], Rows(shard, finds)
-    for key, told, offset, size in _samples(shard):
-        image_id, annotations = told.get("image_id"), told.get("annotations")
+    for key, sample, offset, size in _samples(shard):
+        image_id, annotations = sample.get("image_id"), sample.get("annotations")
         if not isinstance(annotations, list) or not all(isinstance(entry, dict) for entry in annotations):
             raise DataError(f"{shard}:{key} has no list 'annotations' in its .json; pack the shards again")
-        images.append({**told, "id": image_id})
+        images.append({**sample, "id": image_id})
         spots.append((offset, size))
         for entry in annotations:
             rows({**entry, "id": len(rows.ids) + 1, "image_id": image_id})  # others may number each image's from 1
@@ -223,9 +223,9 @@ def _samples(shard: Path) -> Iterator[tuple[str, dict[str, Any], int, int]]:
     for key, (offset, size) in images.items():
         begin, length = notes[key]
         try:
-            told = json.loads(os.pread(file.descriptor, length, begin))
+            content = json.loads(os.pread(file.descriptor, length, begin))
         except (ValueError, RecursionError) as error:
             raise DataError(f"{shard}:{key}.json is not readable JSON ({error}); pack the shards again") from None
-        if not isinstance(told, dict):
+        if not isinstance(content, dict):
             raise DataError(f"{shard}:{key}.json describes no image; pack the shards again")
-        yield key, told, offset, size
+        yield key, content, offset, size

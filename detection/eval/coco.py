@@ -188,14 +188,17 @@ def ground_truth_as_results(dataset: CocoDetection) -> list[dict[str, Any]]:
     """
     truth, results = dataset.ground_truth(), []
     sizes = {image["id"]: (image["height"], image["width"]) for image in truth["images"]}
-    for told in truth["annotations"]:
-        if told["iscrowd"] or told["bbox"][2] <= 0 or told["bbox"][3] <= 0:
+    for annotation in truth["annotations"]:
+        if annotation["iscrowd"] or annotation["bbox"][2] <= 0 or annotation["bbox"][3] <= 0:
             continue
-        entry = {name: told[name] for name in ("image_id", "category_id", "bbox")} | {"score": 1.0}
-        if told.get("segmentation"):
-            size = sizes[told["image_id"]]
-            entry["segmentation"] = {"size": [*size], "counts": merged(told["segmentation"], size).decode("ascii")}
-        if told.get("num_keypoints"):
-            entry["keypoints"] = told["keypoints"]
+        entry = {name: annotation[name] for name in ("image_id", "category_id", "bbox")} | {"score": 1.0}
+        if annotation.get("segmentation"):
+            size = sizes[annotation["image_id"]]
+            entry["segmentation"] = {
+                "size": [*size],
+                "counts": merged(annotation["segmentation"], size).decode("ascii"),
+            }
+        if annotation.get("num_keypoints"):
+            entry["keypoints"] = annotation["keypoints"]
         results.append(entry)
     return results

@@ -47,11 +47,11 @@ def evaluate_kinds(
         found: by kind, all with a mask for masks and with keypoints for keypoints.
         sigmas: K, how exact each keypoint can be expected to be.
     """
-    told = _hotcoco if backend == "hotcoco" else _pycocotools
+    backend_for = _hotcoco if backend == "hotcoco" else _pycocotools
     numbers = {}
     with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
         warnings.filterwarnings("ignore", "hotcoco: kpt_oks_sigmas differ")
-        evaluation_of = told(truth)
+        evaluation_of = backend_for(truth)
         for kind, rows in found.items():
             evaluation = evaluation_of(kind, rows)
             if kind == "keypoints":
@@ -110,15 +110,15 @@ def _hotcoco(truth: dict[str, Any]) -> Callable[[str, Rows], Any]:
 def _annotations(kind: str, rows: Rows) -> list[dict[str, Any]]:
     """Detections as dicts with ids from 1, since 0 means unmatched."""
     columns = (rows.images.tolist(), rows.rows.tolist(), _areas(kind, rows).tolist())
-    told: list[dict[str, Any]] = [
+    annotations: list[dict[str, Any]] = [
         {"id": n, "image_id": i, "category_id": int(row[5]), "bbox": row[:4], "score": row[4], "area": a, "iscrowd": 0}
         for n, (i, row, a) in enumerate(zip(*columns, strict=True), start=1)
     ]
-    for entry, runs in zip(told, rows.masks, strict=False):
+    for entry, runs in zip(annotations, rows.masks, strict=False):
         entry["segmentation"] = runs
-    for entry, points in zip(told, _flat(rows.keypoints), strict=False):
+    for entry, points in zip(annotations, _flat(rows.keypoints), strict=False):
         entry["keypoints"] = points
-    return told
+    return annotations
 
 
 def _flat(keypoints: np.ndarray) -> list[list[float]]:

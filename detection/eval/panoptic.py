@@ -87,11 +87,11 @@ def places(pixels: np.ndarray, ids: Sequence[int]) -> np.ndarray:
 
 def quality(counts: Mapping[int, np.ndarray]) -> dict[int, tuple[float, float, float]]:
     """PQ, SQ and RQ of each category that is there or was claimed."""
-    told = {}
+    qualities = {}
     for category, (iou, found, false, missed) in counts.items():
         if whole := found + 0.5 * false + 0.5 * missed:
-            told[category] = (float(iou / whole), float(iou / max(found, 1)), float(found / whole))
-    return told
+            qualities[category] = (float(iou / whole), float(iou / max(found, 1)), float(found / whole))
+    return qualities
 
 
 def means(counts: Mapping[int, np.ndarray], things: Mapping[int, bool]) -> dict[str, float]:
@@ -216,9 +216,9 @@ class PanopticEvaluator:
 
     def summary(self) -> dict[str, float]:
         """METRICS, the headline first, and the box AP of things where boxes were found."""
-        told = means(self.counts(), self.things)
+        metrics = means(self.counts(), self.things)
         with_boxes = any(own.boxes is not None for own in self.found.values())
-        return told | (self.boxes.summary() if with_boxes else {})
+        return metrics | (self.boxes.summary() if with_boxes else {})
 
     def per_class(self) -> dict[str, float]:
         """PQ by class name, for the classes that are there or were claimed."""

@@ -99,8 +99,8 @@ class PanopticFolder:
 
     def close(self) -> Path:
         """Write the JSON; its path."""
-        told = zip(self.classes.source_ids, self.classes.names, self.isthing, strict=True)
-        categories = [{"id": i, "name": name, "isthing": int(thing)} for i, name, thing in told]
+        categories_of = zip(self.classes.source_ids, self.classes.names, self.isthing, strict=True)
+        categories = [{"id": i, "name": name, "isthing": int(thing)} for i, name, thing in categories_of]
         path = self.folder / "panoptic.json"
         write_json(path, {"images": self.images, "annotations": self.annotations, "categories": categories})
         return path

@@ -74,19 +74,19 @@ def read_detections(
 
 def entries(image_id: int, found: Found, size: tuple[int, int]) -> list[dict[str, Any]]:
     """COCO result JSON of one image of (height, width) `size`."""
-    told: list[dict[str, Any]] = [
+    results: list[dict[str, Any]] = [
         {"image_id": image_id, "category_id": int(category), "bbox": box, "score": score}
         for *box, score, category in found.rows.tolist()
     ]
-    for entry, runs in zip(told, found.masks or (), strict=found.masks is not None):
+    for entry, runs in zip(results, found.masks or (), strict=found.masks is not None):
         if runs:
             entry["segmentation"] = {"size": [*size], "counts": runs.decode("ascii")}
     flat: list[Any] = [] if found.keypoints is None else found.keypoints.tolist()
-    for entry, points in zip(told, flat, strict=found.keypoints is not None):
+    for entry, points in zip(results, flat, strict=found.keypoints is not None):
         if not math.isnan(points[0][0]):
             entry["keypoints"] = [value for x, y, _ in points for value in (x, y, 1)]
             entry["keypoint_scores"] = [score for _, _, score in points]
-    return told
+    return results
 
 
 def read_entries(results: Sequence[Any], size_of: Callable[[int], tuple[int, int]]) -> dict[int, Found]:
@@ -100,8 +100,8 @@ def read_entries(results: Sequence[Any], size_of: Callable[[int], tuple[int, int
     """
     read: dict[int, list[_Entry]] = {}
     shapes: set[int] = set()
-    for number, told in enumerate(results, start=1):
-        image_id, entry = _read(told, number, size_of)
+    for number, result in enumerate(results, start=1):
+        image_id, entry = _read(result, number, size_of)
         read.setdefault(image_id, []).append(entry)
         shapes |= set() if entry.points is None else {len(entry.points)}
         if len(shapes) > 1:
@@ -124,12 +124,12 @@ class _Entry(NamedTuple):
     points: np.ndarray | None  # (K, 3)
 
 
-def _read(told: Any, number: int, size_of: Callable[[int], tuple[int, int]]) -> tuple[int, _Entry]:
+def _read(result: Any, number: int, size_of: Callable[[int], tuple[int, int]]) -> tuple[int, _Entry]:
     """(image id, the rest) of one entry; one without a box gets that of its mask, or of its keypoints."""
     try:
-        image_id, last = int(told["image_id"]), [float(told["score"]), float(told["category_id"])]
-        runs, points = _mask(told, number, image_id, size_of), _keypoints(told, number)
-        box = told["bbox"] if "bbox" in told else _box_around(runs, points, size_of(image_id))
+        image_id, last = int(result["image_id"]), [float(result["score"]), float(result["category_id"])]
+        runs, points = _mask(result, number, image_id, size_of), _keypoints(result, number)
+        box = result["bbox"] if "bbox" in result else _box_around(runs, points, size_of(image_id))
         row = [*map(float, box), *last]
     except (KeyError, TypeError, ValueError):
         image_id, row, runs, points = 0, [], b"", None
@@ -149,11 +149,11 @@ def _box_around(runs: bytes, points: np.ndarray | None, size: tuple[int, int]) -
     return [*low.tolist(), *(high - low).tolist()]
 
 
-def _mask(told: Any, number: int, image_id: int, size_of: Callable[[int], tuple[int, int]]) -> bytes:
-    if "segmentation" not in told:
+def _mask(result: Any, number: int, image_id: int, size_of: Callable[[int], tuple[int, int]]) -> bytes:
+    if "segmentation" not in result:
         return b""
     height, width = size_of(image_id)
-    runs = read_run_lengths(told["segmentation"], (height, width))
+    runs = read_run_lengths(result["segmentation"], (height, width))
     if runs is None:
         raise DataError(
             f"the segmentation of result number {number} is no run lengths of the {width}x{height} pixels of "
@@ -162,13 +162,13 @@ def _mask(told: Any, number: int, image_id: int, size_of: Callable[[int], tuple[
     return runs
 
 
-def _keypoints(told: Any, number: int) -> np.ndarray | None:
+def _keypoints(result: Any, number: int) -> np.ndarray | None:
     """(K, 3) as x y score."""
-    if "keypoints" not in told:
+    if "keypoints" not in result:
         return None
     try:
-        points = np.array(told["keypoints"], dtype=float).reshape(-1, 3)
-        points[:, 2] = told.get("keypoint_scores", 1.0)
+        points = np.array(result["keypoints"], dtype=float).reshape(-1, 3)
+        points[:, 2] = result.get("keypoint_scores", 1.0)
     except (TypeError, ValueError):
         points = np.full((1, 3), math.nan)
     if not len(points) or not np.isfinite(points).all():

@@ -42,20 +42,20 @@ def annotations_of(
         if found["score"] < min_score or min(width, height) < 1 or not area:
             continue
         own = {"id": len(annotations) + 1, "image_id": found["image_id"], "category_id": found["category_id"]}
-        told = {"area": area, "iscrowd": 0, "score": found["score"]}
-        annotations.append({**own, "bbox": [x, y, width, height], **told, **beyond_the_box(found)})
+        fields = {"area": area, "iscrowd": 0, "score": found["score"]}
+        annotations.append({**own, "bbox": [x, y, width, height], **fields, **beyond_the_box(found)})
     return {"images": images, "annotations": annotations, "categories": categories(classes, skeleton)}
 
 
 def beyond_the_box(found: dict[str, Any]) -> dict[str, Any]:
     """Mask and keypoints of a result as an annotation has them; a keypoint that scores no more than 0 is no label."""
-    told = {"segmentation": found["segmentation"]} if "segmentation" in found else {}
+    fields = {"segmentation": found["segmentation"]} if "segmentation" in found else {}
     if "keypoints" in found:
         places = zip(found["keypoints"][0::3], found["keypoints"][1::3], found["keypoint_scores"], strict=True)
         points = [(x, y, 2) if score > SURE else (0, 0, 0) for x, y, score in places]
-        told["keypoints"] = [value for point in points for value in point]
-        told["num_keypoints"] = sum(point[2] > 0 for point in points)
-    return told
+        fields["keypoints"] = [value for point in points for value in point]
+        fields["num_keypoints"] = sum(point[2] > 0 for point in points)
+    return fields
 
 
 def categories(classes: ClassMap, skeleton: Skeleton | None) -> list[dict[str, Any]]:
@@ -71,27 +71,27 @@ def inside(box: list[float], size: tuple[int, int]) -> tuple[float, float, float
     return x0, y0, x1 - x0, y1 - y0
 
 
-def report_of(told: dict[str, Any], min_score: float) -> dict[str, Any]:
+def report_of(dataset: dict[str, Any], min_score: float) -> dict[str, Any]:
     """What was labelled: boxes by class, by score and by image, and the images that got none."""
-    names = {category["id"]: category["name"] for category in told["categories"]}
-    boxes = told["annotations"]
+    names = {category["id"]: category["name"] for category in dataset["categories"]}
+    boxes = dataset["annotations"]
     by_class = Counter(names[box["category_id"]] for box in boxes)
     by_image = Counter(box["image_id"] for box in boxes)
     return {
         "min_score": min_score,
-        "images": len(told["images"]),
+        "images": len(dataset["images"]),
         "boxes": len(boxes),
         "boxes_by_class": dict(by_class.most_common()),
         "boxes_by_score": {f"{low / 10:.1f}": sum(int(box["score"] * 10) == low for box in boxes) for low in range(10)},
         "most_boxes_in_an_image": max(by_image.values(), default=0),
-        "without_boxes": [image["file_name"] for image in told["images"] if image["id"] not in by_image],
+        "without_boxes": [image["file_name"] for image in dataset["images"] if image["id"] not in by_image],
     }
 
 
-def save(out: Path, told: dict[str, Any], min_score: float) -> str:
+def save(out: Path, dataset: dict[str, Any], min_score: float) -> str:
     """annotations.json and labelled.json; a sentence about them."""
-    report = report_of(told, min_score)
-    write_json(out / "annotations.json", told)
+    report = report_of(dataset, min_score)
+    write_json(out / "annotations.json", dataset)
     write_json(out / "labelled.json", report)
     counts = ", ".join(f"{name} {count}" for name, count in report["boxes_by_class"].items()) or "none"
     empty = len(report["without_boxes"])

@@ -91,7 +91,7 @@ def all_knobs_of_data() -> dict[str, tuple[Any, Any]]:
 
 
 def evaluate(
-    told: DataConfig,
+    config: DataConfig,
     trained: Trained,
     *,
     batch_size: int,
@@ -100,19 +100,19 @@ def evaluate(
     save: Path | None,
 ) -> dict[str, float]:
     """Official COCO AP of weights on annotated images; equal to training's own last number on the same data."""
-    if trained.isthing is not None and told.dataset == "auto":
-        told = replace(told, dataset="coco_panoptic")
-    place = validation_place(told, trained.finds)
-    dataset = images_of(kind_of(told, trained.finds))(
+    if trained.isthing is not None and config.dataset == "auto":
+        config = replace(config, dataset="coco_panoptic")
+    place = validation_place(config, trained.finds)
+    dataset = images_of(kind_of(config, trained.finds))(
         place.images,
         place.annotations,
         trained.classes,
-        trained.resize(size, told.max_size),
+        trained.resize(size, config.max_size),
         finds=trained.finds,
-        skeleton=keypoints_told(told) or trained.skeleton,
+        skeleton=keypoints_told(config) or trained.skeleton,
     )
-    take_sigmas(dataset, told)
-    trained.task.evaluator = lambda: evaluator_of(dataset, told.eval_backend)
+    take_sigmas(dataset, config)
+    trained.task.evaluator = lambda: evaluator_of(dataset, config.eval_backend)
     batches = in_order(dataset, batch_size, workers=workers)
     evaluator = trained.task.evaluated(to_device(batch, trained.device) for batch in batches)
     if save is not None:
@@ -121,34 +121,34 @@ def evaluate(
     return with_classes(evaluator)
 
 
-def evaluate_results(told: DataConfig, results: str) -> dict[str, float]:
+def evaluate_results(config: DataConfig, results: str) -> dict[str, float]:
     """Official COCO AP of a result file, or of the ground truth itself (`truth`), which should score 1.
 
     Masks and keypoints are scored where both the results and the annotations hold them.
     """
-    if told.dataset == "coco_panoptic":
-        return evaluate_segments(told, results)
+    if config.dataset == "coco_panoptic":
+        return evaluate_segments(config, results)
     found = None if results == "truth" else read_results(results)
     wanted = (
         FIELDS if found is None else {kind: field for kind, field in FIELDS.items() if any(field in e for e in found)}
     )
-    learns = ("keypoints",) if found is not None and "keypoints" in wanted and told.dataset != "coco" else ()
-    place = validation_place(told, learns)
+    learns = ("keypoints",) if found is not None and "keypoints" in wanted and config.dataset != "coco" else ()
+    place = validation_place(config, learns)
     held = what_is_held(place) if wanted else ()
     for kind in wanted:
         if found is not None and kind not in held:
             log.warning("%s has no %s, so those of %s are not scored", place.annotations, kind, results)
     both = tuple(kind for kind in wanted if kind in held)
-    dataset = CocoDetection(place.images, place.annotations, finds=both, skeleton=keypoints_told(told))
-    take_sigmas(dataset, told)
-    evaluator = CocoEvaluator(dataset, told.eval_backend, both)
+    dataset = CocoDetection(place.images, place.annotations, finds=both, skeleton=keypoints_told(config))
+    take_sigmas(dataset, config)
+    evaluator = CocoEvaluator(dataset, config.eval_backend, both)
     evaluator.merge([ground_truth_as_results(dataset) if found is None else found])
     return evaluator.summary()
 
 
-def evaluate_segments(told: DataConfig, results: str) -> dict[str, float]:
+def evaluate_segments(config: DataConfig, results: str) -> dict[str, float]:
     """Panoptic quality of a panoptic JSON with its PNGs beside it, or of the truth itself, which scores 1."""
-    place = validation_place(told, ("masks",))
+    place = validation_place(config, ("masks",))
     if place.annotations is None:
         raise UsageError("panoptic annotations do not lie in shards; give the folder and the JSON")
     evaluator = PanopticEvaluator(PanopticDetection(place.images, place.annotations, finds=("masks",)))
@@ -176,16 +176,16 @@ def what_is_held(place: Place) -> tuple[str, ...]:
     return (*(("masks",) if masks else ()), *(("keypoints",) if table.keypoints is not None else ()))
 
 
-def keypoints_told(told: DataConfig) -> Skeleton | None:
-    return None if told.keypoints_file is None else Skeleton.from_yaml(told.keypoints_file)
+def keypoints_told(config: DataConfig) -> Skeleton | None:
+    return None if config.keypoints_file is None else Skeleton.from_yaml(config.keypoints_file)
 
 
-def take_sigmas(dataset: CocoDetection, told: DataConfig) -> None:
+def take_sigmas(dataset: CocoDetection, config: DataConfig) -> None:
     """How exact keypoints must be, as --oks-sigmas says."""
-    if told.oks_sigmas:
+    if config.oks_sigmas:
         if dataset.skeleton is None:
             raise UsageError("--oks-sigmas is about keypoints, and none are measured here; leave it out")
-        dataset.skeleton = dataset.skeleton.with_sigmas(told.oks_sigmas)
+        dataset.skeleton = dataset.skeleton.with_sigmas(config.oks_sigmas)
 
 
 def with_classes(evaluator: Evaluator) -> dict[str, float]:
@@ -199,15 +199,15 @@ def with_classes(evaluator: Evaluator) -> dict[str, float]:
     return metrics
 
 
-def validation_place(told: DataConfig, learns: Sequence[str] = ()) -> Place:
+def validation_place(config: DataConfig, learns: Sequence[str] = ()) -> Place:
     """The validation images, or the only images that are named.
 
     Args:
         learns: what is wanted of them besides boxes.
     """
-    if told.val_path is not None:
-        return named_validation(told)
-    training, validation = places(told, learns)
+    if config.val_path is not None:
+        return named_validation(config)
+    training, validation = places(config, learns)
     return validation or training
 
 
@@ -275,13 +275,13 @@ def predict(
     write_json(
         out / "images.json", {"images": listing, "categories": labelling.categories(trained.classes, trained.skeleton)}
     )
-    told = [f"{len(listing)} pictures and results.json in {out}"]
+    lines = [f"{len(listing)} pictures and results.json in {out}"]
     if folder is not None:
-        told.append(f"whose each pixel is in {folder.close()} and {folder.pngs}")
+        lines.append(f"whose each pixel is in {folder.close()} and {folder.pngs}")
     if annotate:
         labels = labelling.annotations_of(listing, results, trained.classes, min_score, trained.skeleton)
-        told.append(labelling.save(out, labels, min_score))
-    return told
+        lines.append(labelling.save(out, labels, min_score))
+    return lines
 
 
 def in_photograph(found: Detections, scale: tuple[float, float]) -> Detections:

@@ -129,9 +129,9 @@ class DeformableDETR(Detector):
         self.backbone, self.levels = backbone, Levels(backbone, width, num_levels, finest_stride)
         self.used_maps = self.levels.used
         self.level_of = nn.Parameter(torch.randn(num_levels, width))
-        told = (width, heads, num_levels, points, feedforward, dropout)
-        self.encoder = nn.ModuleList(EncoderLayer(*told) for _ in range(encoder_layers))
-        self.decoder = nn.ModuleList(DecoderLayer(*told) for _ in range(decoder_layers))
+        options = (width, heads, num_levels, points, feedforward, dropout)
+        self.encoder = nn.ModuleList(EncoderLayer(*options) for _ in range(encoder_layers))
+        self.decoder = nn.ModuleList(DecoderLayer(*options) for _ in range(decoder_layers))
         self.start = Proposed(width) if two_stage else Learned(width, num_queries)
         own = decoder_layers + two_stage if self.refine else 1  # the last of two stages is the encoder's
         self.classify = nn.ModuleList(nn.Linear(width, num_classes) for _ in range(own))
@@ -328,8 +328,8 @@ class Proposed(nn.Module):
         proposals = Proposals(classify(seen), locate(seen).float() + boxes)
         best = proposals.logits[..., 0].topk(min(most, seen.shape[1])).indices
         references = proposals.boxes.detach().gather(1, best[..., None].expand(-1, -1, 4)).sigmoid()
-        told = self.tell(sines(references, seen.shape[-1] // 2).flatten(2))
-        positions, states = told.chunk(2, -1)
+        embedded = self.tell(sines(references, seen.shape[-1] // 2).flatten(2))
+        positions, states = embedded.chunk(2, -1)
         return Start(states, positions, references, proposals)
 
 

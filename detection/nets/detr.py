@@ -116,11 +116,11 @@ class DETR(Detector):
         self.backbone, self.used_maps = backbone, [len(backbone.maps) - 1]
         self.narrow = nn.Conv2d(backbone.maps[-1].channels, width, 1)
         self.positions = positions_called(position_embedding, width)
-        told = (width, heads, feedforward, dropout)
-        self.encoder = Encoder(encoder_layers, *told, pre_norm=pre_norm)
+        options = (width, heads, feedforward, dropout)
+        self.encoder = Encoder(encoder_layers, *options, pre_norm=pre_norm)
         self.encoder_norm = nn.LayerNorm(width) if pre_norm else nn.Identity()
         self.queries = nn.Embedding(num_queries, width)
-        self.decoder = nn.ModuleList(DecoderLayer(*told, pre_norm=pre_norm) for _ in range(decoder_layers))
+        self.decoder = nn.ModuleList(DecoderLayer(*options, pre_norm=pre_norm) for _ in range(decoder_layers))
         self.decoder_norm = nn.LayerNorm(width)
         self.classify = nn.Linear(width, num_classes + 1)  # the last is background
         self.locate = MLP(width, 4)

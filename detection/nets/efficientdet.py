@@ -191,12 +191,12 @@ class Tower(nn.Module):
         return self.last[1].bias  # type: ignore[return-value]
 
     def forward(self, maps: list[Tensor]) -> Tensor:
-        told = []
+        outputs = []
         for level, x in enumerate(maps):
             for conv, norms in zip(self.convs, self.norms, strict=True):
                 x = F.silu(norms[level](conv(x)))  # type: ignore[index]
-            told.append(self.last(x).permute(0, 2, 3, 1).reshape(len(x), -1, self.out))
-        return torch.cat(told, 1)
+            outputs.append(self.last(x).permute(0, 2, 3, 1).reshape(len(x), -1, self.out))
+        return torch.cat(outputs, 1)
 
 
 def offer(name: str, side: int, **scaled: Any) -> None:

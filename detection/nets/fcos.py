@@ -76,10 +76,10 @@ class FCOS(Detector):
 
     def forward(self, images: Images, targets: list[Target]) -> dict[str, Tensor]:
         """Focal loss of the classes, GIoU of the boxes, cross-entropy of the centerness; each per positive place."""
-        scores, told, places = self.predict(images)
+        scores, raw_boxes, places = self.predict(images)
         labels, boxes = (torch.stack(t) for t in zip(*(self.assign(t, places) for t in targets), strict=True))
         found = labels >= 0
-        sides, centerness = sides_and_centerness(where_found(told, found), places)
+        sides, centerness = sides_and_centerness(where_found(raw_boxes, found), places)
         count = found.sum().clamp(min=1)
         centers = places.centers.expand(len(targets), -1, -1)[found]
         overlap = generalized_box_iou_loss(boxes_at(centers, sides[found]), boxes[found], reduction="sum")
@@ -92,8 +92,8 @@ class FCOS(Detector):
 
     @torch.no_grad()
     def detect(self, images: Images) -> list[Detections]:
-        scores, told, places = self.predict(images)
-        sides, centerness = sides_and_centerness(told, places)
+        scores, raw_boxes, places = self.predict(images)
+        sides, centerness = sides_and_centerness(raw_boxes, places)
         quality = (scores.sigmoid() * centerness.sigmoid()[..., None]).sqrt()
         boxes = boxes_at(places.centers, sides)
         return [
@@ -120,10 +120,10 @@ class FCOS(Detector):
         head = self.head.regression_head
         weight = torch.cat((head.bbox_reg.weight, head.bbox_ctrness.weight))
         bias = torch.cat((head.bbox_reg.bias, head.bbox_ctrness.bias))  # type: ignore[list-item]
-        told = [F.conv2d(head.conv(x), weight, bias, padding=1).flatten(2).mT.float() for x in maps]
+        raw_boxes = [F.conv2d(head.conv(x), weight, bias, padding=1).flatten(2).mT.float() for x in maps]
         return (
             self.head.classification_head(maps).float(),
-            told,
+            raw_boxes,
             self.places([m.shape[-2:] for m in maps], images.pixels),
         )
 
@@ -164,20 +164,20 @@ class FCOS(Detector):
         return target["labels"][which].masked_fill(smallest == float("inf"), NOTHING), boxes[which]
 
 
-def where_found(told: list[Tensor], found: Tensor) -> list[Tensor]:
+def where_found(raw_boxes: list[Tensor], found: Tensor) -> list[Tensor]:
     """Numbers for the boxes per level (B, P_i, 5), whether a place answers for a box (B, P) -> those numbers again.
 
     From levels where none does, nothing goes back through the tower: it would be zeros, at the cost of any gradient.
     """
-    levels = found.split([x.shape[1] for x in told], 1)
+    levels = found.split([x.shape[1] for x in raw_boxes], 1)
     busy = torch.stack([level.any() for level in levels]).tolist()
     busy[-1] |= not any(busy)  # a gradient of zeros is still one, and other processes wait for it
-    return [x if used else x.detach() for x, used in zip(told, busy, strict=True)]
+    return [x if used else x.detach() for x, used in zip(raw_boxes, busy, strict=True)]
 
 
-def sides_and_centerness(told: list[Tensor], places: Places) -> tuple[Tensor, Tensor]:
+def sides_and_centerness(raw_boxes: list[Tensor], places: Places) -> tuple[Tensor, Tensor]:
     """Five numbers per place of each level -> sides in pixels (B, P, 4), logits of centerness (B, P)."""
-    numbers = torch.cat(told, 1)
+    numbers = torch.cat(raw_boxes, 1)
     return numbers[..., :4].relu() * places.strides[:, None], numbers[..., 4]
 
 

@@ -79,7 +79,7 @@ class Import:
     allow_missing: tuple[str, ...] = ()
 
 
-def import_detector(told: Import, store: Store) -> Exported:
+def import_detector(wanted: Import, store: Store) -> Exported:
     """Read, understand, fill, export; prints what happened.
 
     Raises:
@@ -87,23 +87,23 @@ def import_detector(told: Import, store: Store) -> Exported:
         DataError: the class file does not name as many classes.
         WeightsError: the file cannot be read, holds code, is of another network, or does not fit.
     """
-    check_name(told.tag)
-    check_network(told.network)
-    found = understand(read_checkpoint(told.file))
-    digest = file_digest(told.file)
+    check_name(wanted.tag)
+    check_network(wanted.network)
+    found = understand(read_checkpoint(wanted.file))
+    digest = file_digest(wanted.file)
     published = of_file(digest)
-    reference = reference_for(told, found, published[0] if published else None)
-    network_args = options_of(found, reference, told.network_args)
-    backbone_args = {**reference.backbone_args, **({"dilation": True} if told.dilation else {})}
-    classes = classes_of(found, told.class_file)
+    reference = reference_for(wanted, found, published[0] if published else None)
+    network_args = options_of(found, reference, wanted.network_args)
+    backbone_args = {**reference.backbone_args, **({"dilation": True} if wanted.dilation else {})}
+    classes = classes_of(found, wanted.class_file)
     net = backbone.build(reference.backbone, **backbone_args)
     built = detector.build(found.network, net, len(classes), **network_args)
-    eps = told.norm_eps if told.norm_eps is not None else published[1] if published else None
-    transfer = fitted(told, built, found, digest, eps)
-    stats = pixel_stats(told.rgb_mode) if told.rgb_mode else reference.pixels
+    eps = wanted.norm_eps if wanted.norm_eps is not None else published[1] if published else None
+    transfer = fitted(wanted, built, found, digest, eps)
+    stats = pixel_stats(wanted.rgb_mode) if wanted.rgb_mode else reference.pixels
     card = Card(
         arch=f"{found.network}-{reference.backbone}",
-        tag=told.tag,
+        tag=wanted.tag,
         epoch=0,
         kind="detector",
         method="import",
@@ -116,15 +116,15 @@ def import_detector(told: Import, store: Store) -> Exported:
         pixels={"mean": list(stats.mean), "std": list(stats.std)},
         classes={**classes.to_dict(), **skeleton_of(found), **things_of(found, classes)},
         source={
-            "file": told.file.name,
+            "file": wanted.file.name,
             "sha256": digest,
             "layout": found.layout.name + found.told,
             "published": published[0] if published else None,
-            "told": told.source,
+            "told": wanted.source,
         },
-        licence=told.licence,
+        licence=wanted.licence,
         conversion={"name": "batch norm", "converted": transfer.converted} if transfer.converted else {},
-        recipe=recipe_of(told, found.network, reference, network_args),
+        recipe=recipe_of(wanted, found.network, reference, network_args),
         versions=versions(),
     )
     exported = store.put(built, card)
@@ -153,31 +153,31 @@ def check_network(name: str) -> None:
         raise UsageError(f"no detector '{name}'{suggest(name, known)}; there is {', '.join(known)}")
 
 
-def reference_for(told: Import, found: Foreign, published: str | None) -> Reference:
+def reference_for(wanted: Import, found: Foreign, published: str | None) -> Reference:
     """What the file does not say: as the published file it is, as told by name, or as the nearest there is.
 
     Raises:
         WeightsError: the file is of another network than was named.
     """
-    named = REFERENCES.get(told.network)
-    if (named.network if named else told.network) != found.network:
+    named = REFERENCES.get(wanted.network)
+    if (named.network if named else wanted.network) != found.network:
         fitting = [found.network, *(name for name, r in REFERENCES.items() if r.network == found.network)]
         raise WeightsError(
-            f"{told.file.name} is a checkpoint of another family: its layout is {found.layout.name}{found.told}, and "
-            f"{told.network} is not that; say --network {' or '.join(fitting)}"
+            f"{wanted.file.name} is a checkpoint of another family: its layout is {found.layout.name}{found.told}, and "
+            f"{wanted.network} is not that; say --network {' or '.join(fitting)}"
         )
-    seen = told.backbone or found.backbone
+    seen = wanted.backbone or found.backbone
     reference = named or (REFERENCES[published] if published else None)
     if reference is None:
         return nearest(found.network, seen or "resnet_v1_50")
     return reference._replace(backbone=seen or reference.backbone)
 
 
-def options_of(found: Foreign, reference: Reference, told: Mapping[str, Any]) -> dict[str, Any]:
+def options_of(found: Foreign, reference: Reference, given: Mapping[str, Any]) -> dict[str, Any]:
     """The network's options, where they are not what they usually are: what is told goes over what is seen."""
     usual = {name: parameter.default for name, parameter in detector.options(found.network).items()}
-    options = {**reference.args, **found.options, **told}
-    return {name: value for name, value in options.items() if name in told or usual.get(name) != value}
+    options = {**reference.args, **found.options, **given}
+    return {name: value for name, value in options.items() if name in given or usual.get(name) != value}
 
 
 def classes_of(found: Foreign, class_file: Path | None) -> ClassMap:
@@ -217,15 +217,15 @@ def things_of(found: Foreign, classes: ClassMap) -> dict[str, Any]:
     return {"isthing": [i <= COCO for i in classes.source_ids]} if detector.facts(found.network).get("segments") else {}
 
 
-def fitted(told: Import, built: Detector, found: Foreign, digest: str, eps: float | None) -> Transfer:
+def fitted(wanted: Import, built: Detector, found: Foreign, digest: str, eps: float | None) -> Transfer:
     tensors = found.renamed()
     converted = [] if eps is None else take_eps(built, tensors, eps)
     return fill(
         built,
         tensors,
-        source=told.file.name,
+        source=wanted.file.name,
         digest=digest,
-        allow_missing=(COUNTERS, *told.allow_missing),
+        allow_missing=(COUNTERS, *wanted.allow_missing),
         converted=converted,
         otherwise=f"name its --backbone or the options it was built with, or what may stay with --allow-missing GLOB "
         f"(layout: {found.layout.name})",
@@ -248,15 +248,15 @@ def take_eps(built: nn.Module, tensors: Tensors, eps: float) -> list[str]:
     return changed
 
 
-def recipe_of(told: Import, network: str, reference: Reference, network_args: dict[str, Any]) -> dict[str, Any]:
+def recipe_of(wanted: Import, network: str, reference: Reference, network_args: dict[str, Any]) -> dict[str, Any]:
     """The recipe that evaluation reads: sizes as published, or as told."""
-    size = tuple(told.size) if told.size else reference.size
-    longest = told.max_size if told.size or told.max_size else reference.longest
+    size = tuple(wanted.size) if wanted.size else reference.size
+    longest = wanted.max_size if wanted.size or wanted.max_size else reference.longest
     values = {
         "network": network,
         "network_args": network_args,
         "backbone": reference.backbone,
-        "tag": told.tag,
+        "tag": wanted.tag,
         "size": size,
         "max_size": longest,
         "antialias": reference.antialias,

@@ -103,12 +103,12 @@ def of_transformer(tensors: Tensors) -> Options:
 
 
 def of_detr(tensors: Tensors) -> Options:
-    told = of_transformer(tensors) | {"num_queries": len(tensors["query_embed.weight"])}
+    options = of_transformer(tensors) | {"num_queries": len(tensors["query_embed.weight"])}
     if "transformer.encoder.norm.weight" in tensors:
-        told["pre_norm"] = True
+        options["pre_norm"] = True
     if "backbone.1.row_embed.weight" in tensors:
-        told["position_embedding"] = "learned"
-    return told
+        options["position_embedding"] = "learned"
+    return options
 
 
 def of_smca(tensors: Tensors) -> Options:
@@ -119,14 +119,14 @@ def of_smca(tensors: Tensors) -> Options:
 
 
 def of_deformable(tensors: Tensors) -> Options:
-    told = of_transformer(tensors) | {"num_levels": len(tensors["transformer.level_embed"])}
+    options = of_transformer(tensors) | {"num_levels": len(tensors["transformer.level_embed"])}
     if "query_embed.weight" in tensors:
-        told["num_queries"] = len(tensors["query_embed.weight"])
+        options["num_queries"] = len(tensors["query_embed.weight"])
     if "transformer.decoder.bbox_embed.0.layers.0.weight" in tensors:
-        told["network"] = "deformable_detr_boxref"
+        options["network"] = "deformable_detr_boxref"
     if "transformer.enc_output.weight" in tensors:
-        told["two_stage"] = True
-    return told
+        options["two_stage"] = True
+    return options
 
 
 def without_no_object(tensors: Tensors) -> Tensors:

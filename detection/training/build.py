@@ -74,10 +74,10 @@ def stand(recipe: DetectRecipe, store: Store, *, load: bool = True) -> Standing:
         return stand_on_published(recipe, name, model.weights_backbone, load=load)
     if model.backbone_tag is None:
         net = build_backbone(name, pretrained=model.backbone_pretrained and load, **options)
-        told = pixel_stats(recipe.data.rgb_mode) if recipe.data.rgb_mode else None
-        if told and net.pixels and told != net.pixels:
+        pixels = pixel_stats(recipe.data.rgb_mode) if recipe.data.rgb_mode else None
+        if pixels and net.pixels and pixels != net.pixels:
             raise WeightsError(f"timm's {name} expects other pixels than {recipe.data.rgb_mode}; leave --rgb-mode out")
-        return Standing(net, told or net.pixels or pixel_stats("imagenet"), None, None, dilation_of(model))
+        return Standing(net, pixels or net.pixels or pixel_stats("imagenet"), None, None, dilation_of(model))
     parent, nothing = None, None
     try:
         parent = store.find(name, model.backbone_tag, model.backbone_epoch)
@@ -110,10 +110,10 @@ def stand_on_published(recipe: DetectRecipe, name: str, weights: str, *, load: b
     stats, transfer = published_pixels(weights), None
     if load:
         transfer, stats = fill_published(net, weights, offline=recipe.runtime.offline)
-    told = pixel_stats(recipe.data.rgb_mode) if recipe.data.rgb_mode else stats
-    if told != stats:
+    pixels = pixel_stats(recipe.data.rgb_mode) if recipe.data.rgb_mode else stats
+    if pixels != stats:
         log.warning("%s expects other pixels than --rgb-mode %s, which it gets", weights, recipe.data.rgb_mode)
-    return Standing(net, told, None, transfer, dilation_of(recipe.model))
+    return Standing(net, pixels, None, transfer, dilation_of(recipe.model))
 
 
 def only_tag(store: Store, name: str) -> str:
@@ -155,8 +155,8 @@ def inherited(recipe: DetectRecipe, store: Store, name: str, args: dict[str, Any
 
 def asked_of(model: ModelConfig) -> dict[str, Any]:
     """Options of the backbone that the recipe names."""
-    told = {} if model.drop_path is None else {"drop_path": model.drop_path}
-    return told | dilation_of(model)
+    options = {} if model.drop_path is None else {"drop_path": model.drop_path}
+    return options | dilation_of(model)
 
 
 def dilation_of(model: ModelConfig) -> dict[str, Any]:
@@ -186,19 +186,19 @@ def build_detector(recipe: DetectRecipe, net: Backbone, num_classes: int) -> Det
     return built
 
 
-def apply_freezes(built: Detector, told: FreezeConfig) -> None:
-    asked = [told.freeze_body, told.freeze_backbone, told.freeze_backbone_stages is not None]
+def apply_freezes(built: Detector, config: FreezeConfig) -> None:
+    asked = [config.freeze_body, config.freeze_backbone, config.freeze_backbone_stages is not None]
     if sum(asked) > 1:
         raise UsageError("--freeze-body, --freeze-backbone and --freeze-backbone-stages exclude one another; keep one")
-    if told.freeze_body:
+    if config.freeze_body:
         built.requires_grad_(False)
         for part in built.class_head():
             part.requires_grad_(True)
-    if told.freeze_backbone:
+    if config.freeze_backbone:
         freeze(built.backbone)
-    if told.freeze_backbone_stages is not None:
-        freeze_stages(built.backbone, told.freeze_backbone_stages)
-    if told.trainable_backbone_layers is not None:
-        train_last(built.backbone, told.trainable_backbone_layers)
-    if told.freeze_backbone_bn:
+    if config.freeze_backbone_stages is not None:
+        freeze_stages(built.backbone, config.freeze_backbone_stages)
+    if config.trainable_backbone_layers is not None:
+        train_last(built.backbone, config.trainable_backbone_layers)
+    if config.freeze_backbone_bn:
         freeze_batch_norm(built.backbone)

@@ -47,51 +47,51 @@ def open_data(recipe: DetectRecipe, start: Exported | None = None) -> Data:
     Args:
         start: a trained detector whose classes the images are labelled with.
     """
-    told, learns = recipe.data, finds(recipe.model.network)
-    training, validation = places(told, learns)
-    size = input_size(told.size, told.aug_type, recipe.model.network)
+    data, learns = recipe.data, finds(recipe.model.network)
+    training, validation = places(data, learns)
+    size = input_size(data.size, data.aug_type, recipe.model.network)
 
     def opened(place: Place, classes: ClassMap | None, skeleton: Skeleton | None, *, training: bool) -> CocoDetection:
         augment = build_augment(
-            told.aug_type,
-            level=told.aug_level,
+            data.aug_type,
+            level=data.aug_level,
             size=size,
-            max_size=told.max_size,
-            multiscale=told.multiscale,
-            smallest_side=told.smallest_side,
-            antialias=told.antialias,
+            max_size=data.max_size,
+            multiscale=data.multiscale,
+            smallest_side=data.smallest_side,
+            antialias=data.antialias,
             train=training,
         )
-        return images_of(kind_of(told, learns))(
+        return images_of(kind_of(data, learns))(
             place.images,
             place.annotations,
             classes,
             augment,
-            ignore_file=shipped(told.ignore_file) if training else None,
-            drop_empty=told.drop_empty and training,
-            allow_missing=told.allow_missing_images,
-            limit=told.limit,
+            ignore_file=shipped(data.ignore_file) if training else None,
+            drop_empty=data.drop_empty and training,
+            allow_missing=data.allow_missing_images,
+            limit=data.limit,
             finds=learns,
             skeleton=skeleton,
             min_keypoints=None if training else 0,
-            copy_paste=told.use_copypaste and training,
+            copy_paste=data.use_copypaste and training,
         )
 
-    named = shipped(told.class_file)
-    wanted = ClassMap.binary() if told.binary_mode else ClassMap.from_file(named) if named else None
-    skeleton = Skeleton.from_yaml(told.keypoints_file) if told.keypoints_file else None
+    named = shipped(data.class_file)
+    wanted = ClassMap.binary() if data.binary_mode else ClassMap.from_file(named) if named else None
+    skeleton = Skeleton.from_yaml(data.keypoints_file) if data.keypoints_file else None
     train_set = opened(training, wanted, skeleton, training=True)
     if start is not None:
         take_classes(train_set, start)
-    if told.oks_sigmas and train_set.skeleton is not None:
-        train_set.skeleton = train_set.skeleton.with_sigmas(told.oks_sigmas)
+    if data.oks_sigmas and train_set.skeleton is not None:
+        train_set.skeleton = train_set.skeleton.with_sigmas(data.oks_sigmas)
     val_set = opened(validation, train_set.classes, train_set.skeleton, training=False) if validation else None
     return Data(train_set, val_set)
 
 
-def shapes_of(data: CocoDetection, told: DataConfig) -> np.ndarray | None:
+def shapes_of(data: CocoDetection, config: DataConfig) -> np.ndarray | None:
     """(N,) for each image a number of its shape, from as high as twice its width to as wide; None to mix them all."""
-    factor = told.aspect_ratio_group_factor
+    factor = config.aspect_ratio_group_factor
     if factor < 0:
         return None
     if data.shards:
@@ -113,12 +113,12 @@ def shipped(path: Path | None) -> Path | None:
     return known if known is not None and known.is_file() and path is not None and not path.is_file() else path
 
 
-def input_size(told: tuple[int, ...] | None, aug_type: str, network: str) -> tuple[int, int]:
+def input_size(size: tuple[int, ...] | None, aug_type: str, network: str) -> tuple[int, int]:
     """(height, width) as told, or what the augmentation was made for, or the network's usual size."""
-    return pair(told) if told else MADE_FOR.get(aug_type) or usual_size(network)
+    return pair(size) if size else MADE_FOR.get(aug_type) or usual_size(network)
 
 
-def places(told: DataConfig, learns: Sequence[str] = ()) -> tuple[Place, Place | None]:
+def places(config: DataConfig, learns: Sequence[str] = ()) -> tuple[Place, Place | None]:
     """Where training and validation data lie.
 
     Args:
@@ -128,36 +128,36 @@ def places(told: DataConfig, learns: Sequence[str] = ()) -> tuple[Place, Place |
         UsageError: images are named without annotations, or annotations that lack what is wanted.
         DataError: a COCO folder is named that is none.
     """
-    if told.dataset == "coco" and "keypoints" in learns:
+    if config.dataset == "coco" and "keypoints" in learns:
         raise UsageError("--dataset coco has no keypoints, which this network learns; say --dataset coco_kp, or custom")
-    if told.data_path is None:
-        if told.coco_json_path is not None:
+    if config.data_path is None:
+        if config.coco_json_path is not None:
             raise UsageError("--coco-json-path needs the folder of its images; add --data-path")
         from shared.feeding.demo import demo_data
 
         demo = demo_data(cache_dir() / "demo")
         named = [demo.train_json, demo.val_json]
-        if told.dataset == "coco_panoptic":
+        if config.dataset == "coco_panoptic":
             named = [path.with_name(f"panoptic_{path.name}") for path in named]
         return Place(demo.train_images, named[0]), Place(demo.val_images, named[1])
-    kind = kind_of(told, learns)
-    training = place_of(told.data_path, told.coco_json_path, "train", kind)
-    if told.val_path is not None or told.coco_val_json_path is not None:
-        return training, named_validation(told)
-    if told.coco_json_path is not None or training.images == told.data_path:
+    kind = kind_of(config, learns)
+    training = place_of(config.data_path, config.coco_json_path, "train", kind)
+    if config.val_path is not None or config.coco_val_json_path is not None:
+        return training, named_validation(config)
+    if config.coco_json_path is not None or training.images == config.data_path:
         return training, None
-    if training.annotations is None and not holds_shards(told.data_path / "val"):
+    if training.annotations is None and not holds_shards(config.data_path / "val"):
         return training, None
-    if kind == "custom" and not any((told.data_path / name).is_dir() for name in ("test", "val")):
+    if kind == "custom" and not any((config.data_path / name).is_dir() for name in ("test", "val")):
         return training, None
-    return training, place_of(told.data_path, None, "val", kind)
+    return training, place_of(config.data_path, None, "val", kind)
 
 
-def kind_of(told: DataConfig, learns: Sequence[str]) -> str:
+def kind_of(config: DataConfig, learns: Sequence[str]) -> str:
     """Which annotations of a folder are meant: as told, or what the folder looks like and the network learns."""
-    if told.dataset != "auto":
-        return told.dataset
-    if told.data_path is not None and (told.data_path / "train" / "annotations").is_dir():
+    if config.dataset != "auto":
+        return config.dataset
+    if config.data_path is not None and (config.data_path / "train" / "annotations").is_dir():
         return "custom"
     return "coco_kp" if "keypoints" in learns else "coco"
 
@@ -172,8 +172,8 @@ def place_of(images: Path, annotations: Path | None, split: str, kind: str = "co
     return Place(*(panoptic_layout(images, split) if kind == "coco_panoptic" else coco_layout(images, split, kind)))
 
 
-def named_validation(told: DataConfig) -> Place:
+def named_validation(config: DataConfig) -> Place:
     """What --val-path and --coco-val-json-path say. Raises UsageError unless they go together, or name shards."""
-    if told.val_path is None or (told.coco_val_json_path is None and not holds_shards(told.val_path)):
+    if config.val_path is None or (config.coco_val_json_path is None and not holds_shards(config.val_path)):
         raise UsageError("--val-path and --coco-val-json-path go together; give both, neither, or a folder of shards")
-    return Place(told.val_path, told.coco_val_json_path)
+    return Place(config.val_path, config.coco_val_json_path)

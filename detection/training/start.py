@@ -67,53 +67,53 @@ def find_weights(reference: str, root: Path, epoch: int | None = None) -> Export
     return Store(root).find(arch or None, tag, epoch)
 
 
-def find_start(told: ModelConfig, root: Path) -> Exported | None:
+def find_start(model: ModelConfig, root: Path) -> Exported | None:
     """The trained detector that a run starts from; None when it starts from a backbone.
 
     Raises:
         UsageError: --reset-head without anything to start from.
         WeightsError: what is named leads to nothing, or to a backbone.
     """
-    if told.init_from is None and told.resume_epoch is None:
-        if told.reset_head:
+    if model.init_from is None and model.resume_epoch is None:
+        if model.reset_head:
             raise UsageError("--reset-head begins a trained detector's class head anew; name the detector: --init-from")
         return None
-    if told.init_from is not None:
-        exported = find_weights(told.init_from, root, told.resume_epoch)
+    if model.init_from is not None:
+        exported = find_weights(model.init_from, root, model.resume_epoch)
     else:
-        exported = own_weights(told, Store(root))
+        exported = own_weights(model, Store(root))
     if exported.card.kind != "detector":
         raise WeightsError(f"{exported} is a backbone and no detector; say --backbone-tag {exported.card.tag}")
     return exported
 
 
-def own_weights(told: ModelConfig, store: Store) -> Exported:
+def own_weights(model: ModelConfig, store: Store) -> Exported:
     """What was exported before for this network, backbone and --tag; without a tag, for this network and backbone.
 
     Raises:
         WeightsError: nothing was, or it has several tags.
     """
-    arch = f"{told.network}-{told.backbone or 'resnet_v1_50'}"
-    tags = [told.tag] if told.tag else sorted(p.name for p in (store.root / arch).glob("*") if p.is_dir())
+    arch = f"{model.network}-{model.backbone or 'resnet_v1_50'}"
+    tags = [model.tag] if model.tag else sorted(p.name for p in (store.root / arch).glob("*") if p.is_dir())
     if len(tags) > 1:
         raise WeightsError(f"{arch} has {listed(tags)}; say which with --init-from {arch}/{tags[0]}")
     try:
         if not tags:
             raise NotThere("")
-        return store.find(arch, tags[0], told.resume_epoch)
+        return store.find(arch, tags[0], model.resume_epoch)
     except NotThere:
         there = [f"{e.card.arch}/{e.card.tag}" for e in store.all() if e.card.kind == "detector"]
-        named = f" tagged '{told.tag}'" if told.tag else ""
+        named = f" tagged '{model.tag}'" if model.tag else ""
         raise WeightsError(
-            f"--resume-epoch {told.resume_epoch}: {store.root} has no {arch}{named}; name the detector or run to start "
-            f"from with --init-from{', such as ' + listed(list(dict.fromkeys(there))) if there else ''}"
+            f"--resume-epoch {model.resume_epoch}: {store.root} has no {arch}{named}; name the detector or run to "
+            f"start from with --init-from{', such as ' + listed(list(dict.fromkeys(there))) if there else ''}"
         ) from None
 
 
 def as_recipe(start: Exported) -> dict[str, Any]:
     """What a detector is, as values below a recipe: a run that starts from it need not say so again."""
-    told = start.card.args
-    return {"network": told["network"], "backbone": told["backbone"], "network_args": told["network_args"]}
+    args = start.card.args
+    return {"network": args["network"], "backbone": args["backbone"], "network_args": args["network_args"]}
 
 
 def stand_on(start: Exported, recipe: DetectRecipe) -> Standing:
@@ -122,17 +122,17 @@ def stand_on(start: Exported, recipe: DetectRecipe) -> Standing:
     Raises:
         WeightsError: the recipe asks for another network or backbone, or for other pixels.
     """
-    told, model = start.card.args, recipe.model
-    grown = grown_from(model.network, told["network"])  # it has all of that, and more
+    card_args, model = start.card.args, recipe.model
+    grown = grown_from(model.network, card_args["network"])  # it has all of that, and more
     for what, wanted in (("network", None if grown else model.network), ("backbone", model.backbone)):
-        if wanted is not None and wanted != told[what]:
+        if wanted is not None and wanted != card_args[what]:
             raise WeightsError(
-                f"{start} has the {what} {told[what]}, not {wanted}; leave --{what} out, or start from another"
+                f"{start} has the {what} {card_args[what]}, not {wanted}; leave --{what} out, or start from another"
             )
     if recipe.data.rgb_mode is not None:
         check_pixels(start, pixel_stats(recipe.data.rgb_mode))
-    args = told.get("backbone_args", {}) | dilation_of(model)
-    net = backbone.build(told["backbone"], **{**args, **asked_of(model)})
+    args = card_args.get("backbone_args", {}) | dilation_of(model)
+    net = backbone.build(card_args["backbone"], **{**args, **asked_of(model)})
     return Standing(net, expected_pixels(start), start, None, args)
 
 

@@ -126,10 +126,10 @@ def card(session: Session, data: Data, standing: Standing, tag: str, epoch: int,
 
 def spoken_classes(data: CocoDetection) -> dict[str, Any]:
     """Names and ids of the classes, the keypoints that their objects have, and which of them are things."""
-    told = data.classes.to_dict()
+    classes = data.classes.to_dict()
     if data.skeleton is not None:
-        told["skeleton"] = data.skeleton.to_dict()
-    return told | ({"isthing": data.isthing} if isinstance(data, PanopticDetection) else {})
+        classes["skeleton"] = data.skeleton.to_dict()
+    return classes | ({"isthing": data.isthing} if isinstance(data, PanopticDetection) else {})
 
 
 def built_from(recipe: DetectRecipe, standing: Standing) -> dict[str, Any]:
@@ -179,13 +179,19 @@ def listed_classes(classes: ClassMap, most: int = 6) -> str:
 def report_of(standing: Standing, model: ModelConfig) -> dict[str, Any]:
     """transfer.json: the transfer report as the run's report shows it."""
     assert standing.transfer is not None
-    told = asdict(standing.transfer)
+    transfer = asdict(standing.transfer)
     if standing.parent is None:
         pixels = f"mean {list(standing.stats.mean)}, std {list(standing.stats.std)}"
-        return {**told, "tag": model.weights_backbone, "arch": usual_backbone(model), "path": "", "pixel_note": pixels}
+        return {
+            **transfer,
+            "tag": model.weights_backbone,
+            "arch": usual_backbone(model),
+            "path": "",
+            "pixel_note": pixels,
+        }
     card = standing.parent.card
     pixels = f"mean {card.pixels['mean']}, std {card.pixels['std']}, as the weights expect"
-    return {**told, "tag": card.tag, "arch": card.arch, "path": str(standing.parent.path), "pixel_note": pixels}
+    return {**transfer, "tag": card.tag, "arch": card.arch, "path": str(standing.parent.path), "pixel_note": pixels}
 
 
 def save_pictures(task: DetectTask, val: CocoDetection, folder: Path, count: int, device: torch.device) -> None:

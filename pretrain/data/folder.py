@@ -42,8 +42,8 @@ class ImageFolder:
         self.paths = [str(item.path) for item in items]
         self.labels = np.array([item.label for item in items], dtype=np.int64)
         self.sizes, self.num_classes = [len(items)], len(classes)
-        told = (f"{path} {label} {(folder / path).stat().st_size}\n" for path, label in self)
-        self.fingerprint = hashlib.sha256("".join(told).encode("utf-8", "surrogateescape")).hexdigest()
+        lines = (f"{path} {label} {(folder / path).stat().st_size}\n" for path, label in self)
+        self.fingerprint = hashlib.sha256("".join(lines).encode("utf-8", "surrogateescape")).hexdigest()
 
     def __len__(self) -> int:
         return len(self.paths)

@@ -60,9 +60,9 @@ class Decoder(nn.Module):
         """(B, T + M, seen_width) tokens, T of no place first; (B, M) places seen; (B, K) places hidden -> (B, K, P)"""
         places = F.embedding(torch.cat((at, hidden), 1), self.positions)  # (B, N, width)
         known, free = self.embed(seen), seen.shape[1] - at.shape[1]
-        told = known[:, free:] + places[:, : at.shape[1]]
+        visible = known[:, free:] + places[:, : at.shape[1]]
         asked = self.mask_token + places[:, at.shape[1] :]
-        x = self.blocks(torch.cat((known[:, :free], told, asked), 1))
+        x = self.blocks(torch.cat((known[:, :free], visible, asked), 1))
         return self.predict(self.norm(answers(self.last, x, hidden.shape[1])))
 
 

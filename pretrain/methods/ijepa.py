@@ -180,9 +180,9 @@ class Predictor(nn.Module):
         -> (B, K, T, width). Target blocks do not see each other.
         """
         blocks, asked = targets.shape[1:]
-        told = self.narrow(seen) + self.positions[context]
-        questions = (self.mask_token + self.positions[targets].flatten(0, 1)).to(told.dtype)
-        x = torch.cat((told.repeat_interleave(blocks, 0), questions), 1)
+        known = self.narrow(seen) + self.positions[context]
+        questions = (self.mask_token + self.positions[targets].flatten(0, 1)).to(known.dtype)
+        x = torch.cat((known.repeat_interleave(blocks, 0), questions), 1)
         answers = last_tokens(self.last, self.blocks(x), asked)
         return self.widen(self.norm(answers)).unflatten(0, (-1, blocks))
 

@@ -89,11 +89,11 @@ class MaskedImages(Method):
         check(mask_ratio=ratio, crop_scale=smallest, hflip=hflip, val_share=val_share)
         if crop_ratio < 1:
             raise UsageError(f"crop_ratio is {crop_ratio}; it is 1 or more")
-        told: dict[str, Any] = {"cell": mask_size}
+        options: dict[str, Any] = {"cell": mask_size}
         if kind != "simmim":
-            told = {"width": decoder_width, "depth": decoder_depth, "heads": decoder_heads}
-            told |= {"norm_pixels": norm_pixels, "fresh": xavier}
-        self.net = paper.net(backbone, facts.size, ratio=ratio, **told)
+            options = {"width": decoder_width, "depth": decoder_depth, "heads": decoder_heads}
+            options |= {"norm_pixels": norm_pixels, "fresh": xavier}
+        self.net = paper.net(backbone, facts.size, ratio=ratio, **options)
         self.normalize = Normalize(facts.pixels)
         self.size, self.hflip, self.val_share, self.bicubic = facts.size, hflip, val_share, paper.bicubic
         self.crop_scale, self.crop_ratio = smallest, crop_ratio

@@ -137,12 +137,12 @@ def cut(entries: Sequence[Entry], count: int, size: int) -> Iterator[Sequence[En
 
 def stamp(source: Source, shards: dict[str, list[Sequence[Entry]]], treatment: Treatment) -> str:
     """Which image goes where, and how: in one word, by which an unfinished packing knows its own."""
-    told = hashlib.sha256(json.dumps([source.classes, source.skipped, asdict(treatment)]).encode())
+    digest = hashlib.sha256(json.dumps([source.classes, source.skipped, asdict(treatment)]).encode())
     for split, parts in shards.items():
         for n, part in enumerate(parts):
             for entry in part:
-                told.update(os.fsencode(f"{split}\0{n}\0{entry.key}\0{entry.label}\n"))
-    return told.hexdigest()
+                digest.update(os.fsencode(f"{split}\0{n}\0{entry.key}\0{entry.label}\n"))
+    return digest.hexdigest()
 
 
 def summary(place: Path, source: Source, made: Made, kept: int) -> Packed:

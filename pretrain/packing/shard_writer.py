@@ -77,10 +77,10 @@ class Task(NamedTuple):
 
     def made_from(self) -> str:
         """A word for where the entries lie, and for how their files are now."""
-        told = hashlib.sha256()
+        digest = hashlib.sha256()
         for entry in self.entries:
-            told.update(os.fsencode(f"{entry.file}\0{entry.begin}\0{entry.size}\0{entry.changed}\n"))
-        return told.hexdigest()
+            digest.update(os.fsencode(f"{entry.file}\0{entry.begin}\0{entry.size}\0{entry.changed}\n"))
+        return digest.hexdigest()
 
 
 def write_shard(task: Task, treatment: Treatment, tick: Callable[[], None]) -> Note:
@@ -121,9 +121,9 @@ def write_shard(task: Task, treatment: Treatment, tick: Callable[[], None]) -> N
 def finished(task: Task) -> Note | None:
     """The note of a shard that is there, whole, the one its note is of, and made from the files as they are now."""
     with suppress(OSError, ValueError, TypeError, DataError):
-        told = Note(**json.loads(task.note.read_text(encoding="utf-8")))
-        there = not told.samples or open_index(task.shard).sha256 == told.sha256
-        return told if there and told.made_from == task.made_from() else None
+        note = Note(**json.loads(task.note.read_text(encoding="utf-8")))
+        there = not note.samples or open_index(task.shard).sha256 == note.sha256
+        return note if there and note.made_from == task.made_from() else None
     return None
 
 
@@ -164,14 +164,14 @@ class Reader:
         return os.pread(self._open(file).descriptor, entry.size, entry.begin), entry.label, {}
 
     def treated(self, data: bytes) -> bytes:
-        told, size = self.treatment, image_size(data)
-        if told.verify:
+        treatment, size = self.treatment, image_size(data)
+        if treatment.verify:
             decode_image(data, upright=True)
-        if told.short_side is not None and min(size) > told.short_side:
-            data = shrunk(data, told.short_side, restart_markers=told.jpegtran is not None)
+        if treatment.short_side is not None and min(size) > treatment.short_side:
+            data = shrunk(data, treatment.short_side, restart_markers=treatment.jpegtran is not None)
             self.note.shrunk += 1
-        if told.jpegtran is not None:
-            data = marked(data, told.jpegtran)
+        if treatment.jpegtran is not None:
+            data = marked(data, treatment.jpegtran)
             self.note.marked += rows_of(data) is not None
         return data
 

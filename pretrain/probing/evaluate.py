@@ -86,9 +86,9 @@ def evaluate(resolved: Resolved) -> int:
     return 0
 
 
-def protocols(told: tuple[str, ...]) -> list[str]:
+def protocols(given: tuple[str, ...]) -> list[str]:
     """['knn,linear'] or ['knn', 'linear'] -> the protocols."""
-    words = [word for part in told for word in part.split(",") if word]
+    words = [word for part in given for word in part.split(",") if word]
     for word in words:
         if word not in PROTOCOLS:
             raise UsageError(
@@ -105,8 +105,8 @@ def open_subject(recipe: EvalRecipe) -> Subject:
     Raises:
         WeightsError: the tag leads to nothing, or to weights that do not fit or expect other pixels.
     """
-    told, data = recipe.subject, recipe.data
-    net, words, exported = found(told, Store(recipe.runtime.weights_dir))
+    subject, data = recipe.subject, recipe.data
+    net, words, exported = found(subject, Store(recipe.runtime.weights_dir))
     if exported is not None:
         pixels, trained = expected_pixels(exported), exported.card.recipe
         if data.rgb_mode is not None:
@@ -115,25 +115,29 @@ def open_subject(recipe: EvalRecipe) -> Subject:
         pixels, trained = net.pixels or pixel_stats("imagenet"), {}
         if data.rgb_mode is not None:
             if net.pixels and pixel_stats(data.rgb_mode) != net.pixels:
-                raise WeightsError(f"timm's {told.model} expects other pixels than {data.rgb_mode}; leave it out")
+                raise WeightsError(f"timm's {subject.model} expects other pixels than {data.rgb_mode}; leave it out")
             pixels = pixel_stats(data.rgb_mode)
     size = pair(data.size or tuple(trained.get("size") or net.only or (224,)))
     share = crop_share({**trained, **({"probe_share": data.probe_share} if data.probe_share else {})})
     return Subject(net, words, exported, pixels, size, share)
 
 
-def found(told: SubjectConfig, store: Store) -> tuple[Backbone, str, Exported | None]:
+def found(subject: SubjectConfig, store: Store) -> tuple[Backbone, str, Exported | None]:
     """The backbone with its weights, what they are in words, and the export that fills it if a tag is given."""
-    if told.tag is None:
-        if told.model is None:
+    if subject.tag is None:
+        if subject.model is None:
             raise UsageError("nothing to evaluate; name weights with --tag, or a --model for its random weights")
-        if told.backbone_epoch is not None:
+        if subject.backbone_epoch is not None:
             raise UsageError("--backbone-epoch picks an epoch of a tag; name it with --tag")
-        kind = "timm's published" if told.pretrained else "random"
-        return build_backbone(told.model, pretrained=told.pretrained), f"{told.model} with {kind} weights", None
-    if told.pretrained:
+        kind = "timm's published" if subject.pretrained else "random"
+        return (
+            build_backbone(subject.model, pretrained=subject.pretrained),
+            f"{subject.model} with {kind} weights",
+            None,
+        )
+    if subject.pretrained:
         raise UsageError("--pretrained and --tag are two kinds of weights; keep one")
-    exported = store.find(told.model, told.tag, told.backbone_epoch)
+    exported = store.find(subject.model, subject.tag, subject.backbone_epoch)
     if exported.card.kind != "backbone":
         raise WeightsError(f"{exported} is a {exported.card.kind} and no backbone; name a tag that `pretrain` exported")
     net = rebuild(exported.card)
@@ -141,13 +145,13 @@ def found(told: SubjectConfig, store: Store) -> tuple[Backbone, str, Exported | 
 
 
 def open_images(recipe: EvalRecipe, subject: Subject) -> Images:
-    told, path = recipe.data, recipe.data.data_path
+    data, path = recipe.data, recipe.data.data_path
     if path is None:
         from shared.feeding.demo import demo_data
 
         path = str(demo_data(cache_dir() / "demo").shards)
-    sets = open_labelled(path, told.val_path, ResizeCenterCrop(subject.size, share=subject.share))
-    known, asked = choose(sets.known, told.probe_bank), choose(sets.asked, told.probe_queries)
+    sets = open_labelled(path, data.val_path, ResizeCenterCrop(subject.size, share=subject.share))
+    known, asked = choose(sets.known, data.probe_bank), choose(sets.asked, data.probe_queries)
     return Images(known, asked, sets.num_classes)
 
 
@@ -163,8 +167,8 @@ def measure_vectors(session: Session, subject: Subject, images: Images, wanted: 
         )
     metrics: dict[str, float] = {}
     if "knn" in wanted:
-        told = recipe.protocol
-        metrics |= nearest_neighbours(known, asked, images.num_classes, k=told.k, temperature=told.temperature)
+        protocol = recipe.protocol
+        metrics |= nearest_neighbours(known, asked, images.num_classes, k=protocol.k, temperature=protocol.temperature)
         metrics |= health(known.values)._asdict()
     if "linear" in wanted:
         metrics |= quick_linear(recipe, known, asked, images.num_classes)
@@ -226,10 +230,10 @@ def finish(session: Session, subject: Subject, images: Images, metrics: dict[str
 
 
 def explanations(recipe: EvalRecipe, subject: Subject) -> dict[str, str]:
-    told = recipe.protocol
-    how = "on vectors computed once" if told.linear_on_features else "on random crops"
+    protocol = recipe.protocol
+    how = "on vectors computed once" if protocol.linear_on_features else "on random crops"
     return {
-        "knn": f"share right by {told.k} neighbours, temperature {told.temperature:g}",
+        "knn": f"share right by {protocol.k} neighbours, temperature {protocol.temperature:g}",
         "linear": f"share right by a linear layer, {recipe.schedule.epochs} epochs {how}",
         "std": "1: directions of images fill the space evenly, 0: they are all the same",
         "covariance": "0: every dimension says something else",

@@ -69,8 +69,8 @@ class LinearProbe(Task):
     @torch.no_grad()
     def evaluate(self, loader: Iterable[Any]) -> dict[str, float]:
         """linear and, where there are more than five classes, linear_top5: shares of the images, from 0 to 1."""
-        told = [(self.classify(images).cpu(), labels.cpu()) for images, labels in loader]
-        scores, labels = zip(*[pair for share in dist.gather(told) for pair in share], strict=True)
+        predicted = [(self.classify(images).cpu(), labels.cpu()) for images, labels in loader]
+        scores, labels = zip(*[pair for share in dist.gather(predicted) for pair in share], strict=True)
         return shares_right(torch.cat(scores), torch.cat(labels), "linear")
 
 

@@ -42,8 +42,8 @@ class Vectors(NamedTuple):
 
     def of_all(self) -> Vectors:
         """Those of all processes, in each of them."""
-        told = dist.gather((self.values.cpu(), self.labels.cpu()))
-        values, labels = (torch.cat(column).to(self.values.device) for column in zip(*told, strict=True))
+        gathered = dist.gather((self.values.cpu(), self.labels.cpu()))
+        values, labels = (torch.cat(column).to(self.values.device) for column in zip(*gathered, strict=True))
         return Vectors(values, labels)
 
 

@@ -106,6 +106,6 @@ def tiny(recipe: EvalRecipe) -> dict[str, Any]:
 
 
 def eval_stem(recipe: EvalRecipe) -> str:
-    told = recipe.subject
-    words = (told.model, told.tag or ("pretrained" if told.pretrained else "random"), "eval")
+    subject = recipe.subject
+    words = (subject.model, subject.tag or ("pretrained" if subject.pretrained else "random"), "eval")
     return "-".join(word for word in words if word).replace("/", "_").replace("@", "-")

@@ -69,8 +69,8 @@ def train(resolved: Resolved) -> int:
         data.train.view = task.view()
         if data.val is not None:
             data.val.view = task.val_view()
-        told = recipe.data.limit
-        data = data._replace(train=limited(data.train, told), val=limited(data.val, told))
+        limit = recipe.data.limit
+        data = data._replace(train=limited(data.train, limit), val=limited(data.val, limit))
         if recipe.runtime.dry_run:
             return dry_run(session, resolved, task, data)
         run_dir = session.open()
@@ -127,14 +127,14 @@ def start_from(recipe: PretrainRecipe, store: Store, options: dict[str, Any]) ->
         UsageError: two sources of weights are named.
         WeightsError: the tag leads to nothing, its weights do not fit, or they expect other pixels.
     """
-    told, parent = recipe.model, None
-    if told.init_tag is None:
-        net = build_backbone(told.model, pretrained=told.pretrained, **options)
+    model, parent = recipe.model, None
+    if model.init_tag is None:
+        net = build_backbone(model.model, pretrained=model.pretrained, **options)
         expected = net.pixels
-    elif told.pretrained:
+    elif model.pretrained:
         raise UsageError("--init-tag and --pretrained both name weights to start from; keep one")
     else:
-        parent = store.find(told.model, told.init_tag)
+        parent = store.find(model.model, model.init_tag)
         net, expected = rebuild(parent.card, **options), expected_pixels(parent)
         log.info("loaded %s", fill(store, net, parent))
     if recipe.data.rgb_mode is None:
@@ -147,8 +147,8 @@ def start_from(recipe: PretrainRecipe, store: Store, options: dict[str, Any]) ->
 
 def open_data(recipe: PretrainRecipe) -> Data:
     """Training and validation shards; the demo data when none are named."""
-    told = recipe.data
-    path, labelled = told.data_path, method_is_labelled(recipe.model.method)
+    data = recipe.data
+    path, labelled = data.data_path, method_is_labelled(recipe.model.method)
     if path is None:
         from shared.feeding.demo import demo_data
 
@@ -157,14 +157,14 @@ def open_data(recipe: PretrainRecipe) -> Data:
     if any(is_remote(shard) for shard in shards):
         train: Any = streamed(recipe, shards, labelled)
     else:
-        train = ShardSet(shards, no_view, num_classes=told.num_classes, labelled=labelled, verify=told.verify_shards)
-    if told.val_path:
-        val_shards = find_shards(told.val_path, "val") or find_shards(told.val_path, None)
+        train = ShardSet(shards, no_view, num_classes=data.num_classes, labelled=labelled, verify=data.verify_shards)
+    if data.val_path:
+        val_shards = find_shards(data.val_path, "val") or find_shards(data.val_path, None)
     else:
         val_shards = val_beside(path)
     val = None
     if val_shards:
-        val = ShardSet(val_shards, no_view, num_classes=train.num_classes, labelled=labelled, verify=told.verify_shards)
+        val = ShardSet(val_shards, no_view, num_classes=train.num_classes, labelled=labelled, verify=data.verify_shards)
     return Data(train, val, train.num_classes, train.classes)
 
 
@@ -172,17 +172,17 @@ def streamed(recipe: PretrainRecipe, shards: list[str], labelled: bool) -> Any:
     """Remote shards, which cannot be counted beforehand."""
     from pretrain.data.stream import RemoteShards
 
-    told = recipe.data
-    if told.samples is None:
+    data = recipe.data
+    if data.samples is None:
         raise UsageError("remote shards cannot be counted; say with --samples how many images make an epoch")
-    if labelled and told.num_classes is None:
+    if labelled and data.num_classes is None:
         raise UsageError("remote shards cannot be asked for their classes; say how many with --num-classes")
     return RemoteShards(
         shards,
         no_view,
         seed=recipe.runtime.seed,
-        epoch_samples=told.samples,
-        num_classes=told.num_classes,
+        epoch_samples=data.samples,
+        num_classes=data.num_classes,
         labelled=labelled,
         max_bad=recipe.runtime.max_bad_samples,
     )
@@ -217,21 +217,21 @@ def open_probe(session: Session, data: Data, stats: PixelStats) -> Probe | None:
         UsageError: fewer images to look among than neighbours.
     """
     recipe: PretrainRecipe = session.recipe
-    told, limit = recipe.probing, recipe.data.limit
-    if not told.probe:
+    probing, limit = recipe.probing, recipe.data.limit
+    if not probing.probe:
         return None
     view = ResizeCenterCrop(pair(recipe.data.size), share=crop_share(flat(recipe)))
-    if told.probe_path is not None:
-        sets, limit = open_labelled(told.probe_path, told.probe_val_path, view), None
+    if probing.probe_path is not None:
+        sets, limit = open_labelled(probing.probe_path, probing.probe_val_path, view), None
     elif data.val is None or not hasattr(data.train, "labels"):
         raise DataError("--probe needs images to learn from and to validate on that lie here; name some: --probe-path")
     else:
         sets = same_classes(seen_as(data.train, view), seen_as(data.val, view))
-    bank = choose(sets.known, told.probe_bank, limit=limit, forgiving=True)
-    check_k(told.probe_k, sum(bank.sizes), "--probe-k")
-    queries = choose(sets.asked, told.probe_queries, limit=limit)
+    bank = choose(sets.known, probing.probe_bank, limit=limit, forgiving=True)
+    check_k(probing.probe_k, sum(bank.sizes), "--probe-k")
+    queries = choose(sets.asked, probing.probe_queries, limit=limit)
     known, asked = session.in_order(bank), session.in_order(queries)
-    return Probe(known, asked, sets.num_classes, stats, session.device, told.probe_k)
+    return Probe(known, asked, sets.num_classes, stats, session.device, probing.probe_k)
 
 
 def describe(recipe: PretrainRecipe, data: Data, tag: str) -> None:

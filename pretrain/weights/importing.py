@@ -45,30 +45,30 @@ class Import:
     img_size: tuple[int, int] | None = None
 
 
-def import_weights(told: Import, store: Store) -> Exported:
+def import_weights(wanted: Import, store: Store) -> Exported:
     """Read, understand, fill, export; prints what happened.
 
     Raises:
         UsageError: no such backbone, a tag that cannot be one, or pixels that nobody tells.
         WeightsError: the file cannot be read, holds code, or does not fit.
     """
-    check_name(told.tag)
-    args: dict[str, Any] = {"img_size": list(told.img_size)} if told.img_size else {}
-    net = backbone.build(told.model, **args)
-    content = read_checkpoint(told.file)
-    found = understand(content, told.model, net)
-    digest = file_digest(told.file)
-    transfer = fitted(told, net, found, digest)
-    stats, why = pixels_for(told, net, found)
+    check_name(wanted.tag)
+    args: dict[str, Any] = {"img_size": list(wanted.img_size)} if wanted.img_size else {}
+    net = backbone.build(wanted.model, **args)
+    content = read_checkpoint(wanted.file)
+    found = understand(content, wanted.model, net)
+    digest = file_digest(wanted.file)
+    transfer = fitted(wanted, net, found, digest)
+    stats, why = pixels_for(wanted, net, found)
     card = Card(
-        arch=told.model,
-        tag=told.tag,
+        arch=wanted.model,
+        tag=wanted.tag,
         epoch=0,
         method="import",
         args=args,
         pixels={"mean": list(stats.mean), "std": list(stats.std)},
-        source={"file": told.file.name, "sha256": digest, "layout": found.layout, "told": told.source},
-        licence=told.licence,
+        source={"file": wanted.file.name, "sha256": digest, "layout": found.layout, "told": wanted.source},
+        licence=wanted.licence,
         conversion={"name": "resize", "converted": transfer.converted} if transfer.converted else {},
         versions=versions(),
     )
@@ -78,32 +78,32 @@ def import_weights(told: Import, store: Store) -> Exported:
     if found.left_out:
         print(f"left out, no part of the backbone: {listed(found.left_out)}")
     print(f"pixels: mean {stats.mean}, std {stats.std} ({why})")
-    print(f"licence: {told.licence or 'not told; say it with --licence'}")
+    print(f"licence: {wanted.licence or 'not told; say it with --licence'}")
     print(f"exported {exported} to {exported.path}")
     return exported
 
 
-def fitted(told: Import, net: Backbone, found: Foreign, digest: str) -> Transfer:
+def fitted(wanted: Import, net: Backbone, found: Foreign, digest: str) -> Transfer:
     tensors, converted = fit_sizes(found.tensors, net)
     return fill(
         net,
         tensors,
-        source=told.file.name,
+        source=wanted.file.name,
         digest=digest,
-        allow_missing=(COUNTERS, *told.allow_missing),
+        allow_missing=(COUNTERS, *wanted.allow_missing),
         converted=converted,
         otherwise=f"name the --model it is of (layout: {found.layout}), or what may stay with --allow-missing GLOB",
     )
 
 
-def pixels_for(told: Import, net: Backbone, found: Foreign) -> tuple[PixelStats, str]:
+def pixels_for(wanted: Import, net: Backbone, found: Foreign) -> tuple[PixelStats, str]:
     """The statistics the weights expect, and who says so."""
-    if told.rgb_mode is not None:
-        stats = pixel_stats(told.rgb_mode)
+    if wanted.rgb_mode is not None:
+        stats = pixel_stats(wanted.rgb_mode)
         if found.pixels is not None and found.pixels != stats:
             raise WeightsError(
-                f"{told.file.name} says it expects mean {found.pixels.mean} and std {found.pixels.std}, "
-                f"not {told.rgb_mode}; leave --rgb-mode out"
+                f"{wanted.file.name} says it expects mean {found.pixels.mean} and std {found.pixels.std}, "
+                f"not {wanted.rgb_mode}; leave --rgb-mode out"
             )
         return stats, "as told"
     if found.pixels is not None:
@@ -112,7 +112,7 @@ def pixels_for(told: Import, net: Backbone, found: Foreign) -> tuple[PixelStats,
     timms = PixelStats(tuple(cfg.get("mean", usual.mean)), tuple(cfg.get("std", usual.std)))
     if found.layout.startswith("plain") and timms != usual:
         raise UsageError(
-            f"{told.file.name} does not say which pixels it expects, and timm's own {told.model} expect mean "
+            f"{wanted.file.name} does not say which pixels it expects, and timm's own {wanted.model} expect mean "
             f"{timms.mean} and not ImageNet's; say which with --rgb-mode, centered (0.5) or imagenet"
         )
     return usual, "the usual ones; say others with --rgb-mode"

@@ -31,16 +31,19 @@ def adopt(environ: MutableMapping[str, str]) -> None:
         size, rank, local = (environ.get(name) for name in names)
         if size is None or rank is None or int(size) == 1:
             continue
-        told = {"WORLD_SIZE": size, "RANK": rank, "LOCAL_RANK": local or "0"}
+        variables = {"WORLD_SIZE": size, "RANK": rank, "LOCAL_RANK": local or "0"}
         if names is SLURM:
             first = first_host(environ.get("SLURM_STEP_NODELIST", environ.get("SLURM_JOB_NODELIST", "")))
             # two jobs on one host must not meet at one port
-            told |= {"MASTER_ADDR": first, "MASTER_PORT": str(20000 + int(environ.get("SLURM_JOB_ID", "0")) % 20000)}
+            variables |= {
+                "MASTER_ADDR": first,
+                "MASTER_PORT": str(20000 + int(environ.get("SLURM_JOB_ID", "0")) % 20000),
+            }
         elif environ.get("OMPI_COMM_WORLD_LOCAL_SIZE", environ.get("MPI_LOCALNRANKS", size)) == size:
-            told |= {"MASTER_ADDR": "127.0.0.1"}
+            variables |= {"MASTER_ADDR": "127.0.0.1"}
         elif "MASTER_ADDR" not in environ:
             raise UsageError("mpirun started processes on several hosts; tell them the first with -x MASTER_ADDR=HOST")
-        environ.update({name: value for name, value in told.items() if name not in environ})
+        environ.update({name: value for name, value in variables.items() if name not in environ})
         environ.setdefault("MASTER_PORT", PORT)
         return
 

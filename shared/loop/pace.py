@@ -61,5 +61,5 @@ class Cadence:
 
 
 def mean_over_processes(losses: dict[str, float]) -> dict[str, float]:
-    told = dist.gather(losses)
-    return {name: sum(one[name] for one in told) / len(told) for name in losses}
+    gathered = dist.gather(losses)
+    return {name: sum(one[name] for one in gathered) / len(gathered) for name in losses}

@@ -102,14 +102,18 @@ def read_replay(path: Path) -> Kept:
         WeightsError: the file cannot be read, or is no step that this version kept.
     """
     try:
-        told = torch.load(path, map_location="cpu", weights_only=True)
+        content = torch.load(path, map_location="cpu", weights_only=True)
     except OSError as error:
         raise WeightsError(f"{path} cannot be read ({error.strerror}); name a replay-step-*.pt of a run") from None
     except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError):
-        told = None
-    if not isinstance(told, dict) or told.keys() != set(Kept._fields) or told["precision"] not in [*PRECISIONS]:
+        content = None
+    if (
+        not isinstance(content, dict)
+        or content.keys() != set(Kept._fields)
+        or content["precision"] not in [*PRECISIONS]
+    ):
         raise WeightsError(f"{path} is no step that this version kept; name a replay-step-*.pt of a run")
-    return Kept(**told)
+    return Kept(**content)
 
 
 def replay_with(build: Callable[[dict[str, Any]], Task], path: Path, command: str) -> list[str]:
@@ -146,23 +150,23 @@ def replay(kept: Kept, task: Task) -> list[str]:
             task.get_submodule(name).eval()
     except (RuntimeError, AttributeError):
         raise WeightsError("the kept weights are not of the task that they say they are; keep a step anew") from None
-    told = [f"step {kept.step}{samples_of(task, kept.batches)}", f"  kept               {spoken(kept.losses)}"]
-    told.append(f"  weights            {of_weights(task)}")
+    lines = [f"step {kept.step}{samples_of(task, kept.batches)}", f"  kept               {spoken(kept.losses)}"]
+    lines.append(f"  weights            {of_weights(task)}")
     precision = PRECISIONS[kept.precision]
     step = (kept.batches, kept.seeds, kept.step)
     looks = {kept.precision or "single precision": look(task, *step, precision)}
     if precision is not None:
         looks["single precision"] = look(task, *step, None)
     for name, came in looks.items():
-        told.append(f"  {name:<18} {spoken(came.losses)}")
+        lines.append(f"  {name:<18} {spoken(came.losses)}")
         if came.broke:
-            told.append(f"  {'':<18} first not finite: {came.broke}")
+            lines.append(f"  {'':<18} first not finite: {came.broke}")
     if any(not came.finite for came in looks.values()):
         worst = None if not looks["single precision"].finite else precision
-        told += [f"  image {name:<12} {said}" for name, said in on_their_own(kept, task, worst)]
+        lines += [f"  image {name:<12} {said}" for name, said in on_their_own(kept, task, worst)]
     else:
-        told.append("  all is finite on this processor; what broke it is the device that it ran on, or its precision")
-    return told
+        lines.append("  all is finite on this processor; what broke it is the device that it ran on, or its precision")
+    return lines
 
 
 def of_weights(task: nn.Module) -> str:

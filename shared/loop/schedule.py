@@ -56,7 +56,7 @@ def total_steps(steps_per_epoch: float, config: ScheduleConfig) -> int:
 
 def warmup_steps(steps_per_epoch: float, config: ScheduleConfig) -> int:
     """Optimizer steps of the warm-up; where steps and epochs are both told, the shorter of them."""
-    told = round(config.warmup_epochs * steps_per_epoch)
+    steps = round(config.warmup_epochs * steps_per_epoch)
     if config.warmup_steps is None:
-        return told
-    return min(config.warmup_steps, told) if config.warmup_epochs else config.warmup_steps
+        return steps
+    return min(config.warmup_steps, steps) if config.warmup_epochs else config.warmup_steps

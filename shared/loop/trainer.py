@@ -198,11 +198,11 @@ class Trainer:
     def insist_on_finite_losses(self) -> None:
         losses = self.losses.so_far()
         if not all(math.isfinite(value) for value in losses.values()):
-            told = ", ".join(f"{name} {value:.4g}" for name, value in losses.items())
+            values = ", ".join(f"{name} {value:.4g}" for name, value in losses.items())
             step = (self.task, self.seen, self.seeds, self.amp_dtype)
             path = None if self.sharded else keep_replay(self.run_dir, self.step, losses, *step)
             raise Refusal(
-                f"a loss is not finite at step {self.step}, epoch {self.step / self.feed.steps_per_epoch:.2f}: {told}"
+                f"a loss is not finite at step {self.step}, epoch {self.step / self.feed.steps_per_epoch:.2f}: {values}"
                 f"{samples_of(self.task, self.seen)}{f' (kept in {path})' if path else ''}; "
                 f"lower --lr, lengthen --warmup-epochs or set --clip-grad-norm, then --resume from the last saved step"
             )
@@ -336,8 +336,8 @@ class Trainer:
             raise UsageError(
                 f"{self.run_dir} was run with another network or other frozen parts; resume it with its own flags"
             ) from None
-        for group, told in zip(self.optimizer.param_groups, fresh, strict=True):
-            group.update(told)  # what today's flags say of rates and decay; the file brings the moments
+        for group, options in zip(self.optimizer.param_groups, fresh, strict=True):
+            group.update(options)  # what today's flags say of rates and decay; the file brings the moments
         self.scaler.load_state_dict(state["scaler"])
         log.info("resuming %s at step %d of %d", self.run_dir, self.step, self.total)
 

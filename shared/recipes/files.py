@@ -103,8 +103,8 @@ def recipes_for(arch: str | None, tag: str) -> list[str]:
     """The pretraining recipes whose result is found under this arch (None: any) and tag."""
     found = []
     for name in recipe_names("pretrain"):
-        told, _ = load(name, "pretrain")
-        made = tag_of(told.get("method", "supervised"), told.get("tag"))
-        if made == tag and arch in (None, told.get("model")):
+        values, _ = load(name, "pretrain")
+        made = tag_of(values.get("method", "supervised"), values.get("tag"))
+        if made == tag and arch in (None, values.get("model")):
             found.append(name)
     return found

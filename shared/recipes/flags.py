@@ -140,8 +140,8 @@ def recipe_parser(recipe_cls: type, prog: str, *, scales: bool = False) -> Parse
     parser = Parser(prog=prog, usage=f"{prog} [--recipe NAME] [flags]")
     parser.add_argument("--recipe", help="a name under recipes/ or a .yaml file; flags override it", metavar="NAME")
     if scales:
-        told = "the recipe in a minute on a laptop, to see it run"
-        parser.add_argument("--scale", choices=["tiny"], default=argparse.SUPPRESS, help=told)
+        description = "the recipe in a minute on a laptop, to see it run"
+        parser.add_argument("--scale", choices=["tiny"], default=argparse.SUPPRESS, help=description)
     parser.add_argument("--debug", action="store_true", default=argparse.SUPPRESS, help="show tracebacks")
     add_flags(parser, recipe_cls)
     return parser

@@ -54,11 +54,11 @@ def describe_schedule(steps_per_epoch: float, step_size: int, schedule: Schedule
 def announce_plan(resolved: Resolved, lines: list[str]) -> None:
     """What --dry-run prints: every value that is not a default and where it came from, then what would be done."""
     values = flat(resolved.recipe)
-    told = {name: origin for name, origin in resolved.origins.items() if origin != "default"}
+    origins = {name: origin for name, origin in resolved.origins.items() if origin != "default"}
     width = max((len(name) for name in values), default=0)
     print("recipe")
     for name, value in values.items():
-        origin = told.get(name, "default")
+        origin = origins.get(name, "default")
         print(f"  {name:<{width}}  {plain(value)!s:<24}  {origin}")
     print("\n".join(lines))
     sys.stdout.flush()

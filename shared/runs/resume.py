@@ -34,8 +34,8 @@ def layered(read: Callable[[Under], Resolved], *, stem: Callable[[Any], str], de
         values, _ = load(demo, "base")
         resolved = read([(f"base {demo}", values)])
         if os.environ.get("RANK", "0") == "0":
-            told = [f"--{k.replace('_', '-')} {v}" for k, v in values.items() if resolved.origins[k] == f"base {demo}"]
-            print(f"no --data-path: using the built-in demo data with {' '.join(told)}", flush=True)
+            flags = [f"--{k.replace('_', '-')} {v}" for k, v in values.items() if resolved.origins[k] == f"base {demo}"]
+            print(f"no --data-path: using the built-in demo data with {' '.join(flags)}", flush=True)
     return resolved
 
 

@@ -146,8 +146,8 @@ class Session:
 
     def finish(self, exported: Exported, metrics: dict[str, float], store: Store) -> None:
         """What a finished run came to: its metrics, its weights and their ancestors."""
-        told = {"metrics": metrics, "weights": str(exported.path), "finished": True, "seconds": self.seconds()}
-        self.write("result.json", told)
+        result = {"metrics": metrics, "weights": str(exported.path), "finished": True, "seconds": self.seconds()}
+        self.write("result.json", result)
         self.write("lineage.json", store.lineage(exported))
 
     def told(self) -> dict[str, Any]:

@@ -160,9 +160,9 @@ def expected_pixels(exported: Exported) -> PixelStats:
     Raises:
         WeightsError: the card does not say, or says what cannot be.
     """
-    told = exported.card.pixels
+    stats = exported.card.pixels
     try:
-        mean, std = (tuple(float(value) for value in told[name]) for name in ("mean", "std"))
+        mean, std = (tuple(float(value) for value in stats[name]) for name in ("mean", "std"))
         sane = len(mean) == len(std) == 3 and all(map(math.isfinite, mean + std)) and min(std) > 0
     except (KeyError, TypeError, ValueError):
         mean, std, sane = (), (), False
@@ -198,10 +198,10 @@ def versions() -> dict[str, str]:
     """The libraries whose numbers these are."""
     from importlib.metadata import PackageNotFoundError, version
 
-    told = {}
+    found = {}
     for name in ("chordate", "torch", "torchvision", "timm"):
         try:
-            told[name] = version(name)
+            found[name] = version(name)
         except PackageNotFoundError:
-            told[name] = "?"
-    return told
+            found[name] = "?"
+    return found

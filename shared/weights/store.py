@@ -181,15 +181,15 @@ class Store:
         tags = sorted({(p.parent.name, p.name) for p in self.root.glob("*/*") if p.is_dir()})
         here = [name for owner, name in tags if owner == arch] if arch else sorted({name for _, name in tags})
         others = [owner for owner, name in tags if name == tag]
-        told = []
+        hints = []
         if here:
-            told.append(f"{f'{arch} has' if arch else 'there are'} {listed(here)}{suggest(tag, here)}")
+            hints.append(f"{f'{arch} has' if arch else 'there are'} {listed(here)}{suggest(tag, here)}")
         elif others:
-            told.append(f"{listed(others)} has that tag")
+            hints.append(f"{listed(others)} has that tag")
         recipes = [f"`pretrain train --recipe {name}`" for name in recipes_for(arch, tag)]
         if recipes:
-            told.append(f"{' or '.join(recipes)} makes it")
-        return "; ".join(told) or f"make them with `pretrain train --model {arch or 'NAME'}`"
+            hints.append(f"{' or '.join(recipes)} makes it")
+        return "; ".join(hints) or f"make them with `pretrain train --model {arch or 'NAME'}`"
 
     def lineage(self, exported: Exported) -> list[dict[str, Any]]:
         """The export and its ancestors, nearest first, as far as the store holds them."""
@@ -214,8 +214,8 @@ class Store:
                     }
                 )
                 continue
-            told = {"method": card.method, "created": card.created, "metrics": card.metrics, "data": card.data}
-            nodes.append({**reference, **told, "parents": [p["digest"] for p in card.parents]})
+            facts = {"method": card.method, "created": card.created, "metrics": card.metrics, "data": card.data}
+            nodes.append({**reference, **facts, "parents": [p["digest"] for p in card.parents]})
             queue += card.parents
         return nodes
 

@@ -40,8 +40,8 @@ class Transfer:
             f"{self.matched_params / 1e6:.2f} M/{self.total_params / 1e6:.2f} M parameters, "
             f"mean |change| from initialisation {self.moved:.3g}"
         )
-        told = {"converted": self.converted, "kept as initialised": self.missing, "left over": self.unexpected}
-        for what, names in told.items():
+        lists = {"converted": self.converted, "kept as initialised": self.missing, "left over": self.unexpected}
+        for what, names in lists.items():
             words += f"; {what}: {listed(names)}" if names else ""
         return words
 

@@ -62,30 +62,30 @@ def read_custom(annotations: Path, images: Path | None = None, finds: Sequence[s
         raise UsageError(f"{annotations} holds boxes and keypoints, no masks; take a network without, or COCO files")
     images = annotations.parent / "images" if images is None else images
     photographs = pair_up(annotations, images)
-    told = [read_file(annotations / f"{photo.stem}.json") for photo in photographs]
+    files = [read_file(annotations / f"{photo.stem}.json") for photo in photographs]
     wanted = finds is not None and "keypoints" in finds
-    for each in told:
+    for each in files:
         if each.points is None and len(each.boxes) and wanted:
             raise DataError(f"{each.file} has no keypoints; add a list 'keypoints', or learn boxes alone")
-    counts = [len(each.boxes) for each in told]
+    counts = [len(each.boxes) for each in files]
     if not sum(counts):
         raise DataError(f"{annotations} has no boxes at all; give annotations of objects")
-    corners = np.concatenate([each.boxes for each in told])
+    corners = np.concatenate([each.boxes for each in files])
     boxes = np.hstack((corners[:, :2], corners[:, 2:] - corners[:, :2]))
-    some = wanted or (finds is None and any(each.points is not None for each in told))
+    some = wanted or (finds is None and any(each.points is not None for each in files))
     return CocoTable(
         annotations,
-        fingerprint([each.file for each in told]),
+        fingerprint([each.file for each in files]),
         categories={1: CATEGORY},
-        image_ids=np.arange(1, len(told) + 1),
+        image_ids=np.arange(1, len(files) + 1),
         sizes=np.array([photograph_size(photo) for photo in photographs], np.int32),
         file_names=np.array([photo.name.encode() for photo in photographs]),
-        image_of=np.repeat(np.arange(len(told), dtype=np.int32), counts),
+        image_of=np.repeat(np.arange(len(files), dtype=np.int32), counts),
         boxes=boxes,
         category_ids=np.ones(len(boxes), np.int32),
         areas=boxes[:, 2:].clip(0).prod(axis=1),
         crowd=np.zeros(len(boxes), dtype=bool),
-        keypoints=in_one_order(told) if some else None,
+        keypoints=in_one_order(files) if some else None,
     )
 
 
@@ -121,17 +121,17 @@ def _more(lonely: list[str]) -> str:
 def read_file(file: Path) -> Told:
     """One annotation. Raises DataError that names the file."""
     try:
-        told = json.loads(file.read_text("utf-8-sig"))
+        content = json.loads(file.read_text("utf-8-sig"))
     except json.JSONDecodeError as error:
         raise DataError(f"{file} {_damage(error)}") from None
     except (OSError, ValueError, RecursionError) as error:
         raise DataError(f"cannot read {file} ({error}); write it again as JSON") from None
-    if not isinstance(told, dict) or not isinstance(told.get("bboxes"), list):
+    if not isinstance(content, dict) or not isinstance(content.get("bboxes"), list):
         raise DataError(f"{file} has no list 'bboxes'; write {{'bboxes': [[x1, y1, x2, y2], ...], 'keypoints': ...}}")
-    boxes = _numbers(told["bboxes"], (4,), f"{file}: bboxes", "list of boxes [x1, y1, x2, y2]")
-    if told.get("keypoints") is None:
+    boxes = _numbers(content["bboxes"], (4,), f"{file}: bboxes", "list of boxes [x1, y1, x2, y2]")
+    if content.get("keypoints") is None:
         return Told(file, boxes, None)
-    points = _numbers(told["keypoints"], (0, 3), f"{file}: keypoints", "list, object by object, of points [x, y, v]")
+    points = _numbers(content["keypoints"], (0, 3), f"{file}: keypoints", "list, object by object, of points [x, y, v]")
     seen = points[:, :, 2]
     wrong = ~((seen == 0) | (seen == 1) | (seen == 2))
     if wrong.any():
@@ -161,32 +161,32 @@ def _damage(error: json.JSONDecodeError) -> str:
     return f"is not readable JSON ({error.msg} at {place}); it may be damaged or cut short"
 
 
-def _numbers(told: Any, tail: tuple[int, ...], where: str, what: str) -> np.ndarray:
+def _numbers(value: Any, tail: tuple[int, ...], where: str, what: str) -> np.ndarray:
     """Nested lists of finite numbers -> (N, *tail), 0 in it for any length."""
     try:
-        values = np.array(told, dtype=np.float64) if told else np.zeros((0, *tail))
+        values = np.array(value, dtype=np.float64) if value else np.zeros((0, *tail))
     except (TypeError, ValueError, OverflowError):
         values = np.zeros(())
     if len(tail) == 2 and not values.size:
         return np.zeros((0, *tail))
     fits = values.ndim == len(tail) + 1 and all(b in (0, a) for a, b in zip(values.shape[1:], tail, strict=True))
-    if not fits or _has_words(told) or not np.isfinite(values).all():
+    if not fits or _has_words(value) or not np.isfinite(values).all():
         raise DataError(f"{where} is no {what}, all finite and of the same length; correct it")
     return values
 
 
-def _has_words(told: Any) -> bool:
+def _has_words(value: Any) -> bool:
     """numpy takes "5" and True for numbers."""
-    return any(map(_has_words, told)) if isinstance(told, list) else type(told) not in (int, float)
+    return any(map(_has_words, value)) if isinstance(value, list) else type(value) not in (int, float)
 
 
-def in_one_order(told: list[Told]) -> np.ndarray:
+def in_one_order(files: list[Told]) -> np.ndarray:
     """(A, K, 3) keypoints of all objects, whichever way each file nests them.
 
     Raises:
         DataError: the files differ in K, or no length tells which way a file is nested.
     """
-    some = [each for each in told if each.points is not None]
+    some = [each for each in files if each.points is not None]
     clear = {order for each in some if len(each.orders()) == 1 for order in each.orders()}
     parts: list[np.ndarray] = []
     for each in some:
@@ -208,7 +208,7 @@ def in_one_order(told: list[Told]) -> np.ndarray:
                 "give each object all of them, [0, 0, 0] for one that is absent"
             )
     own = {each.file: part for each, part in zip(some, parts, strict=True)}
-    everything = np.concatenate([own.get(each.file, np.zeros((len(each.boxes), count, 3))) for each in told])
+    everything = np.concatenate([own.get(each.file, np.zeros((len(each.boxes), count, 3))) for each in files])
     return compact(everything.reshape(-1)).reshape(everything.shape)
 
 
@@ -229,7 +229,7 @@ def photograph_size(photo: Path) -> tuple[int, int]:
 
 def fingerprint(files: list[Path]) -> str:
     """sha256 over names and contents."""
-    told = hashlib.sha256()
+    digest = hashlib.sha256()
     for file in files:
-        told.update(f"{file.name} ".encode() + hashlib.sha256(file.read_bytes()).digest())
-    return told.hexdigest()
+        digest.update(f"{file.name} ".encode() + hashlib.sha256(file.read_bytes()).digest())
+    return digest.hexdigest()

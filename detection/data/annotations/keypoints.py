@@ -40,12 +40,12 @@ class KeypointRows:
     def __init__(self) -> None:
         self.numbers, self.lengths = array("d"), array("i")
 
-    def take(self, told: Any) -> None:
+    def take(self, values: Any) -> None:
         """A list of numbers; None is none. Raises TypeError."""
-        if told is None:
-            told = []
-        self.numbers.extend(told)
-        self.lengths.append(len(told))
+        if values is None:
+            values = []
+        self.numbers.extend(values)
+        self.lengths.append(len(values))
 
     def column(
         self, count: int, category_ids: np.ndarray, names: dict[int, str], refuse: Callable[..., None]

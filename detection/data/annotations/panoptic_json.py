@@ -57,10 +57,13 @@ def read_panoptic(path: Path, categories: Path | None = None) -> Panoptic:
     for key in ("images", "annotations", "categories"):
         if not isinstance(top, dict) or not isinstance(top.get(key), list) or not top[key]:
             raise DataError(f"{path} is no panoptic JSON: it has no list '{key}'; see cocodataset.org, 'Data format'")
-    told = top["categories"]
-    if not all(isinstance(entry, dict) and "isthing" in entry for entry in told):
-        told = listed_categories(path, categories)
-    names, things = read_categories(told, path), {entry["id"]: bool(entry["isthing"]) for entry in told}
+    categories_list = top["categories"]
+    if not all(isinstance(entry, dict) and "isthing" in entry for entry in categories_list):
+        categories_list = listed_categories(path, categories)
+    names, things = (
+        read_categories(categories_list, path),
+        {entry["id"]: bool(entry["isthing"]) for entry in categories_list},
+    )
     image_ids, sizes, file_names = image_columns(top["images"], path)
     pngs, infos = read_annotations(top["annotations"], path)
     for known, others, what in ((pngs, image_ids.tolist(), "listed"), (set(image_ids.tolist()), pngs, "annotated")):
@@ -107,10 +110,10 @@ def listed_categories(path: Path, categories: Path | None) -> list[dict[str, Any
         raise DataError(
             f"{path} does not say which of its categories are things (isthing); put {CATEGORIES} of COCO beside it"
         )
-    told, _ = read_json(beside)
-    if not isinstance(told, list) or not all(isinstance(entry, dict) and "isthing" in entry for entry in told):
+    content, _ = read_json(beside)
+    if not isinstance(content, list) or not all(isinstance(entry, dict) and "isthing" in entry for entry in content):
         raise DataError(f"{beside} is no list of categories with id, name and isthing; give COCO's {CATEGORIES}")
-    return told
+    return content
 
 
 def read_annotations(annotations: list[Any], path: Path) -> tuple[dict[int, str], dict[int, list[dict[str, Any]]]]:

@@ -90,7 +90,7 @@ class Skeleton:
         return cls.from_words({"keypoints": count}, "a skeleton")
 
     @classmethod
-    def from_words(cls, told: Mapping[str, Any], where: str) -> Skeleton:
+    def from_words(cls, entry: Mapping[str, Any], where: str) -> Skeleton:
         """The words of a COCO category, or of a YAML file, in the table of this page.
 
         Args:
@@ -99,24 +99,24 @@ class Skeleton:
         Raises:
             DataError: they do not fit one another.
         """
-        names = _names(told.get("keypoints"), where)
+        names = _names(entry.get("keypoints"), where)
         bare = cls(names, (), tuple(range(len(names))), usual_sigmas(names))
-        edges = bare._pairs(told.get("skeleton") or [], f"{where}: skeleton")
-        if told.get("flip_pairs") is None:
+        edges = bare._pairs(entry.get("skeleton") or [], f"{where}: skeleton")
+        if entry.get("flip_pairs") is None:
             mirrored = mirrored_by_name(names)
         else:
-            mirrored = _exchanged(len(names), bare._pairs(told["flip_pairs"], f"{where}: flip_pairs"), where)
+            mirrored = _exchanged(len(names), bare._pairs(entry["flip_pairs"], f"{where}: flip_pairs"), where)
         skeleton = replace(bare, edges=edges, mirrored=mirrored)
-        sigmas = told.get("sigmas")
+        sigmas = entry.get("sigmas")
         return skeleton if sigmas is None else skeleton.with_sigmas(sigmas, f"{where}: sigmas")
 
     @classmethod
     def from_yaml(cls, path: Path) -> Skeleton:
         """A file of the words above."""
-        told = _read_yaml(path)
-        if not isinstance(told, dict):
+        content = _read_yaml(path)
+        if not isinstance(content, dict):
             raise DataError(f"{path} holds no skeleton; write 'keypoints:' and a list of names, or their number")
-        return cls.from_words(told, str(path))
+        return cls.from_words(content, str(path))
 
     def to_words(self) -> dict[str, Any]:
         """The words of a COCO category; our own two only where names do not say the same."""
@@ -127,26 +127,26 @@ class Skeleton:
             words["sigmas"] = list(self.sigmas)
         return words
 
-    def with_sigmas(self, told: float | str | Path | Sequence[Any] | Mapping[str, Any], where: str = "") -> Skeleton:
+    def with_sigmas(self, given: float | str | Path | Sequence[Any] | Mapping[str, Any], where: str = "") -> Skeleton:
         """The same keypoints, expected to be as exact as told, in pycocotools' unit: 0.026 for a nose.
 
         Args:
-            told: one number for all, one for each, numbers by name, or a file of any of these as JSON, YAML or lines.
+            given: one number for all, one for each, numbers by name, or a file of any of these as JSON, YAML or lines.
             where: what a refusal names; the file, or the flag.
 
         Raises:
             DataError: there are more or fewer than keypoints, or one is no positive number.
         """
-        if isinstance(told, Sequence) and not isinstance(told, str) and len(told) == 1 and len(self) != 1:
-            return self.with_sigmas(told[0], where)
-        if isinstance(told, str | Path) and _number(told) is None:
-            return self.with_sigmas(_listed(Path(told)), f"{told}")
+        if isinstance(given, Sequence) and not isinstance(given, str) and len(given) == 1 and len(self) != 1:
+            return self.with_sigmas(given[0], where)
+        if isinstance(given, str | Path) and _number(given) is None:
+            return self.with_sigmas(_listed(Path(given)), f"{given}")
         where = where or "--oks-sigmas"
-        if isinstance(told, Mapping):
-            if missing := [name for name in self.names if name not in told]:
+        if isinstance(given, Mapping):
+            if missing := [name for name in self.names if name not in given]:
                 raise DataError(f"{where} says nothing of {', '.join(missing[:5])}; give each keypoint its number")
-            told = [told[name] for name in self.names]
-        several = list(told) if isinstance(told, Sequence) and not isinstance(told, str) else [told] * len(self)
+            given = [given[name] for name in self.names]
+        several = list(given) if isinstance(given, Sequence) and not isinstance(given, str) else [given] * len(self)
         if len(several) != len(self):
             raise DataError(
                 f"{where} gives {len(several)} sigmas for {len(self)} keypoints; give one number, or one for each"
@@ -160,16 +160,16 @@ class Skeleton:
             )
         return replace(self, sigmas=sigmas)
 
-    def _pairs(self, told: Any, where: str) -> tuple[tuple[int, int], ...]:
+    def _pairs(self, value: Any, where: str) -> tuple[tuple[int, int], ...]:
         """Pairs of names, or of numbers from 1 -> pairs of numbers from 0."""
         known = {name: number for number, name in enumerate(self.names)} | {
             number + 1: number for number in range(len(self))
         }
         try:
-            return tuple((known[a], known[b]) for a, b in told)
+            return tuple((known[a], known[b]) for a, b in value)
         except (KeyError, TypeError, ValueError):
             raise DataError(
-                f"{where} holds {str(told)[:60]}, which are not pairs of the {len(self)} keypoints, by name or from 1; "
+                f"{where} holds {str(value)[:60]}, which are not pairs of the {len(self)} keypoints, by name or from 1; "
                 "correct or remove them"
             ) from None
 
@@ -204,29 +204,29 @@ def _exchanged(count: int, pairs: Sequence[tuple[int, int]], where: str) -> tupl
     return tuple(order)
 
 
-def _names(told: Any, where: str) -> tuple[str, ...]:
-    if type(told) is int and 0 < told < 10_000:
-        return tuple(str(number) for number in range(1, told + 1))
-    if not isinstance(told, list) or not told or not all(isinstance(name, str) and name for name in told):
+def _names(value: Any, where: str) -> tuple[str, ...]:
+    if type(value) is int and 0 < value < 10_000:
+        return tuple(str(number) for number in range(1, value + 1))
+    if not isinstance(value, list) or not value or not all(isinstance(name, str) and name for name in value):
         raise DataError(f"{where} has no list of names under 'keypoints'; write them, or how many there are")
-    if len(set(told)) < len(told):
+    if len(set(value)) < len(value):
         raise DataError(f"{where} gives two keypoints one name; give each its own")
-    return tuple(told)
+    return tuple(value)
 
 
-def _number(told: Any) -> float | None:
-    if isinstance(told, bool):
+def _number(value: Any) -> float | None:
+    if isinstance(value, bool):
         return None
     try:
-        return float(told)
+        return float(value)
     except (TypeError, ValueError):
         return None
 
 
 def _listed(path: Path) -> Any:
     """What a file of sigmas holds: JSON, YAML, or numbers on lines of their own or beside one another."""
-    told = _read_yaml(path)
-    return re.split(r"[\s,;]+", told.strip()) if isinstance(told, str) else told
+    content = _read_yaml(path)
+    return re.split(r"[\s,;]+", content.strip()) if isinstance(content, str) else content
 
 
 def _read_yaml(path: Path) -> Any:

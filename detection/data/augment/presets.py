@@ -89,66 +89,66 @@ class Augmentation:
         return through(image, target, window, size, antialias=self.output.antialias)
 
 
-def plain(image: Tensor, target: Target, told: Augmentation, _: np.random.Generator) -> Sample:
+def plain(image: Tensor, target: Target, augmentation: Augmentation, _: np.random.Generator) -> Sample:
     """The resize alone: what evaluation sees."""
-    return told.resized(image, target, told.output.of(size_of(image)))
+    return augmentation.resized(image, target, augmentation.output.of(size_of(image)))
 
 
-def mirror(image: Tensor, target: Target, told: Augmentation, rng: np.random.Generator) -> Sample:
+def mirror(image: Tensor, target: Target, augmentation: Augmentation, rng: np.random.Generator) -> Sample:
     """hflip and multiscale."""
     image, target = half_mirrored(image, target, rng)
-    return told.resized(image, target, told.output.of(size_of(image), rng))
+    return augmentation.resized(image, target, augmentation.output.of(size_of(image), rng))
 
 
-def birder(image: Tensor, target: Target, told: Augmentation, rng: np.random.Generator) -> Sample:
+def birder(image: Tensor, target: Target, augmentation: Augmentation, rng: np.random.Generator) -> Sample:
     """The default, by level."""
-    if told.level >= 3:
+    if augmentation.level >= 3:
         window, inside = windows.overlapping(target["boxes"], windows.whole(size_of(image)), rng)
         image, target = crop(image, kept(target, inside), window)
-    if told.level >= 1:
+    if augmentation.level >= 1:
         image, target = half_mirrored(image, target, rng)
-    size = told.output.of(size_of(image), rng)
-    if told.level >= 1 and not told.output.short:
-        window = windows.jittered(size_of(image), draw_scale(told.level, rng), rng)
-        image, target = told.seen(image, target, window, size)
+    size = augmentation.output.of(size_of(image), rng)
+    if augmentation.level >= 1 and not augmentation.output.short:
+        window = windows.jittered(size_of(image), draw_scale(augmentation.level, rng), rng)
+        image, target = augmentation.seen(image, target, window, size)
     else:
-        image, target = told.resized(image, target, size)
-    return recolour(image, told.level, rng), target
+        image, target = augmentation.resized(image, target, size)
+    return recolour(image, augmentation.level, rng), target
 
 
-def detr(image: Tensor, target: Target, told: Augmentation, rng: np.random.Generator) -> Sample:
+def detr(image: Tensor, target: Target, augmentation: Augmentation, rng: np.random.Generator) -> Sample:
     """DETR's, with the random part that its paper cuts out of every other image."""
     image, target = half_mirrored(image, target, rng)
     if rng.random() < 0.5:
-        image, target = crop(image, target, windows.cropped(size_of(image), told.output.factor, rng))
-    return told.resized(image, target, told.output.of(size_of(image), rng))
+        image, target = crop(image, target, windows.cropped(size_of(image), augmentation.output.factor, rng))
+    return augmentation.resized(image, target, augmentation.output.of(size_of(image), rng))
 
 
-def ssd(image: Tensor, target: Target, told: Augmentation, rng: np.random.Generator) -> Sample:
+def ssd(image: Tensor, target: Target, augmentation: Augmentation, rng: np.random.Generator) -> Sample:
     """SSD's; the canvas that it zooms out to is never painted where the crop does not look."""
     image = distort_colours(image, rng, share=0.5)
     window = windows.zoomed_out(size_of(image), rng) if rng.random() < 0.5 else windows.whole(size_of(image))
-    return overlapping_part(image, target, window, told, rng)
+    return overlapping_part(image, target, window, augmentation, rng)
 
 
-def ssdlite(image: Tensor, target: Target, told: Augmentation, rng: np.random.Generator) -> Sample:
+def ssdlite(image: Tensor, target: Target, augmentation: Augmentation, rng: np.random.Generator) -> Sample:
     """SSD's crop alone."""
-    return overlapping_part(image, target, windows.whole(size_of(image)), told, rng)
+    return overlapping_part(image, target, windows.whole(size_of(image)), augmentation, rng)
 
 
 def overlapping_part(
-    image: Tensor, target: Target, window: Part, told: Augmentation, rng: np.random.Generator
+    image: Tensor, target: Target, window: Part, augmentation: Augmentation, rng: np.random.Generator
 ) -> Sample:
     window, inside = windows.overlapping(target["boxes"], window, rng)
-    size = told.output.of((window.height, window.width), rng)
-    return half_mirrored(*told.seen(image, kept(target, inside), window, size), rng)
+    size = augmentation.output.of((window.height, window.width), rng)
+    return half_mirrored(*augmentation.seen(image, kept(target, inside), window, size), rng)
 
 
-def lsj(image: Tensor, target: Target, told: Augmentation, rng: np.random.Generator) -> Sample:
+def lsj(image: Tensor, target: Target, augmentation: Augmentation, rng: np.random.Generator) -> Sample:
     """Large scale jitter."""
     image, target = half_mirrored(image, target, rng)
-    window = windows.scaled(size_of(image), told.output.size, rng)
-    return told.seen(image, target, window, told.output.size)
+    window = windows.scaled(size_of(image), augmentation.output.size, rng)
+    return augmentation.seen(image, target, window, augmentation.output.size)
 
 
 def half_mirrored(image: Tensor, target: Target, rng: np.random.Generator) -> Sample:

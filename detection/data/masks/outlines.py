@@ -133,17 +133,17 @@ class OutlineRows:
         self.numbers, self.in_ring, self.rings = array("d"), array("i"), array("i")
         self.codes, self.in_code, self.sizes = bytearray(), array("i"), array("i")
 
-    def take(self, told: Any) -> None:
+    def take(self, segmentation: Any) -> None:
         """A segmentation as JSON has it; None is none. Raises TypeError, ValueError, KeyError, OverflowError."""
         rings, code, size = 0, b"", (0, 0)
-        if isinstance(told, dict):
-            height, width = told["size"]
-            size, counts = (height, width), told["counts"]
+        if isinstance(segmentation, dict):
+            height, width = segmentation["size"]
+            size, counts = (height, width), segmentation["counts"]
             code = counts.encode("ascii") if isinstance(counts, str) else compressed(counts, size)
             if not code:
                 raise ValueError("no counts")
-        elif told is not None:
-            for ring in told:
+        elif segmentation is not None:
+            for ring in segmentation:
                 self.numbers.extend(ring)
                 self.in_ring.append(len(ring))
                 rings += 1
@@ -180,11 +180,11 @@ class OutlineRows:
             ring = np.zeros(len(in_ring), dtype=bool)
             ring[np.searchsorted(np.cumsum(in_ring), at, side="right")] = True
             refuse(of_ring(ring), lambda row: f"has a polygon with {numbers[at]}; its numbers are finite pixels")
-        told = np.array(self.sizes, np.int32).reshape(-1, 2)
+        own_sizes = np.array(self.sizes, np.int32).reshape(-1, 2)
         refuse(
-            (in_code > 0) & (told != sizes).any(axis=1),
+            (in_code > 0) & (own_sizes != sizes).any(axis=1),
             lambda row: (
-                f"has an RLE of {told[row][1]}x{told[row][0]} pixels in an image of {sizes[row][1]}x{sizes[row][0]}"
+                f"has an RLE of {own_sizes[row][1]}x{own_sizes[row][0]} pixels in an image of {sizes[row][1]}x{sizes[row][0]}"
             ),
         )
         found = Outlines(compact(numbers), in_ring, rings, np.frombuffer(bytes(self.codes), np.uint8), in_code)

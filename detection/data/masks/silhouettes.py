@@ -61,8 +61,10 @@ class Silhouettes:
         codes = [encoded(self.outlines, int(number), self.size) for number in self.numbers]
         if not codes:
             return torch.from_numpy(masks)
-        told = [code["counts"] for code in codes]
-        counts, first = run_lengths(np.frombuffer(b"".join(told), np.uint8), ends(np.array([len(t) for t in told])))
+        strings = [code["counts"] for code in codes]
+        counts, first = run_lengths(
+            np.frombuffer(b"".join(strings), np.uint8), ends(np.array([len(t) for t in strings]))
+        )
         boxes = coco_mask.toBbox(codes).astype(np.int64).tolist()
         for canvas, (x, y, width, height), runs in zip(masks, boxes, np.split(counts, first[1:-1]), strict=True):
             across, down = _between(columns, x, x + width), _between(rows, y, y + height)

@@ -50,9 +50,10 @@ class BiFPN(nn.Module):
             self.used, given = self.simple.used, list(self.simple.maps[:-1])  # its own pooled level is not wanted
         strides = [info.stride for info in given]
         if strides[:1] != [FINEST] or any(coarser != 2 * finer for finer, coarser in pairwise(strides)):
-            told = [info.stride for info in backbone.maps]
+            backbone_strides = [info.stride for info in backbone.maps]
             raise UsageError(
-                f"a BiFPN needs maps of strides {FINEST}, 16 and {COARSEST}; this backbone has {told}, take another"
+                f"a BiFPN needs maps of strides {FINEST}, 16 and {COARSEST}; this backbone has {backbone_strides}, "
+                "take another"
             )
         widths = [info.channels for info in given] + [width] * (LEVELS - len(given))
         self.top = project(widths[len(given) - 1], width)

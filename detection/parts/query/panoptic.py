@@ -65,8 +65,8 @@ def whose_pixels(
     own = sorted(set(first))
     number = torch.zeros(len(alive), dtype=torch.int32, device=logits.device)
     number[own] = torch.arange(1, len(own) + 1, dtype=torch.int32, device=logits.device)
-    told = [Labelled(k, labels[alive[place]], scores[alive[place]]) for k, place in enumerate(own, start=1)]
-    return PanopticMap(number[segment], told)
+    segments = [Labelled(k, labels[alive[place]], scores[alive[place]]) for k, place in enumerate(own, start=1)]
+    return PanopticMap(number[segment], segments)
 
 
 def first_of_each(labels: Sequence[int], isthing: Sequence[bool]) -> list[int]:

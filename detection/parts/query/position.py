@@ -46,8 +46,8 @@ def extent(images: Images, maps: Sequence[Tensor]) -> Extent:
         for own in images.sizes
     ]
     padded = any(tuple(cells) != shape for own in held for cells, shape in zip(own, shapes, strict=True))
-    told = torch.tensor([*held, shapes], dtype=torch.float32).flip(-1).to(images.pixels.device)  # in one message
-    return Extent(shapes, told[:-1], told[:-1] / told[-1], padded)
+    sizes = torch.tensor([*held, shapes], dtype=torch.float32).flip(-1).to(images.pixels.device)  # in one message
+    return Extent(shapes, sizes[:-1], sizes[:-1] / sizes[-1], padded)
 
 
 def padding(where: Extent) -> Tensor | None:

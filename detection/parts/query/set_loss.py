@@ -134,9 +134,9 @@ def flat_places(
     first = np.cumsum([0, *counts[:-1]])
     known = [(n, i, first[i], len(pair[0])) for n, layer in enumerate(matches) for i, pair in enumerate(layer)]
     layer, image, offset, length = np.array(known).T
-    told = torch.from_numpy(np.stack([np.repeat(row, length) for row in (layer, image, offset)])).to(device)
+    indices = torch.from_numpy(np.stack([np.repeat(row, length) for row in (layer, image, offset)])).to(device)
     query, target = (torch.cat([pair[side] for layer in matches for pair in layer]) for side in (0, 1))
-    return (told[0], told[1], query), target + told[2]
+    return (indices[0], indices[1], query), target + indices[2]
 
 
 def boxes_per_process(count: int, device: torch.device) -> Tensor:
