@@ -8,7 +8,7 @@ from torch import Tensor
 
 
 class Images(NamedTuple):
-    """A padded batch: normalised pixels (B, 3, H, W), and each image's own (height, width) inside it."""
+    """A padded batch: normalized pixels (B, 3, H, W), and each image's own (height, width) inside it."""
 
     pixels: Tensor
     sizes: list[tuple[int, int]]

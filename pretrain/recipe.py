@@ -57,7 +57,7 @@ class ProbeConfig:
 
     probe: int = knob(
         0,
-        "measure nearest neighbours and the health of the representation every so many epochs and at the end; "
+        "measure nearest neighbors and the health of the representation every so many epochs and at the end; "
         "alone after every epoch, 0 never",
         metavar="EPOCHS",
         low=0,
@@ -69,12 +69,12 @@ class ProbeConfig:
     probe_val_path: str | None = knob(
         None, "the same to be asked about (default: what --probe-path sets aside)", metavar="SHARDS|FOLDER"
     )
-    probe_bank: int = knob(10_000, "training images to look for neighbours in, by chance; 0 for all", low=0)
+    probe_bank: int = knob(10_000, "training images to look for neighbors in, by chance; 0 for all", low=0)
     probe_queries: int = knob(2_000, "validation images to ask about, by chance; 0 for all", low=0)
-    probe_k: int = knob(20, "neighbours that vote", low=1)
+    probe_k: int = knob(20, "neighbors that vote", low=1)
     probe_share: float | None = knob(
         None,
-        "share of the short side that the probe's centre crop shows (default: the method's val_share, else 0.875)",
+        "share of the short side that the probe's center crop shows (default: the method's val_share, else 0.875)",
         above=0,
         high=1,
     )
@@ -114,7 +114,7 @@ def tiny(recipe: PretrainRecipe) -> dict[str, Any]:
 
 
 def crop_share(values: dict[str, Any]) -> float:
-    """Of the short side, what a probe's centre crop shows; `values` are the values of a recipe by name."""
+    """Of the short side, what a probe's center crop shows; `values` are the values of a recipe by name."""
     return values.get("probe_share") or (values.get("method_args") or {}).get("val_share") or 0.875
 
 

@@ -94,7 +94,7 @@ def card() -> Callable[..., Card]:
 
 @pytest.fixture
 def scenes() -> Callable[..., tuple[Images, list[Target]]]:
-    """Normalised images of bright squares on noise, whose label is their colour, padded as the loader would."""
+    """Normalized images of bright squares on noise, whose label is their color, padded as the loader would."""
 
     def make(
         boxes_per_image: list[int], *, size: int = 128, classes: int = 3, seed: int = 0, smallest: float = 0.25

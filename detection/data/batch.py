@@ -18,7 +18,7 @@ def collate(samples: list[tuple[Tensor, Target]]) -> tuple[list[Tensor], list[Ta
 def pad_batch(images: list[Tensor], normalize: Callable[[Tensor], Tensor], multiple: int = 32) -> Images:
     """B images uint8 (3, H, W), already on the device -> pixels (B, 3, H, W) float32 there, and their sizes.
 
-    Images lie at the top left; the rest is 0, which is the mean colour once pixels are normalised.
+    Images lie at the top left; the rest is 0, which is the mean color once pixels are normalized.
 
     Args:
         normalize: uint8 (3, H, W) -> float (3, H, W).

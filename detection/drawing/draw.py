@@ -1,4 +1,4 @@
-"""Detections as pictures: what was found in the colour of its class, what is true in white.
+"""Detections as pictures: what was found in the color of its class, what is true in white.
 
     image, detections, truth -> draw_detections -> a picture for a person
     pictures                 -> sheet           -> one picture
@@ -26,12 +26,12 @@ if TYPE_CHECKING:
     from detection.data.masks.paste import Patch
     from detection.types import Detections, Target
 
-COVER = 0.4  # of a mask's photograph is its colour
+COVER = 0.4  # of a mask's photograph is its color
 SMALLEST_SIDE = 640  # the long side of a picture is at least this
 FIELDS = ("boxes", "labels", "scores", "masks", "keypoints")
 WHITE, BLACK = (255, 255, 255), (0, 0, 0)
 
-Colour = tuple[int, int, int]
+Color = tuple[int, int, int]
 Box = tuple[float, float, float, float]  # x0 y0 x1 y1, in pixels of the picture
 
 
@@ -77,7 +77,7 @@ def draw_detections(
     taken: list[Box] = []
     for each in found:
         text = f"{class_name(names, each.label)} {each.score:.2f}"
-        taken.append(draw_label(pen, each.box, text, class_colour(each.label), font, picture.size, taken))
+        taken.append(draw_label(pen, each.box, text, class_color(each.label), font, picture.size, taken))
     for each in true:
         if not any(each.label == other.label and overlap(each.box, other.box) >= 0.5 for other in found):
             text = class_name(names, each.label)
@@ -96,14 +96,14 @@ def draw_shapes(
     thin = max(1, width // 2)
     for each in reversed(found):
         if each.mask is not None:
-            draw_mask(picture, each.mask, class_colour(each.label), cover=COVER, width=thin)
+            draw_mask(picture, each.mask, class_color(each.label), cover=COVER, width=thin)
     for each in true:
         if each.mask is not None:
-            draw_mask(picture, each.mask, class_colour(each.label), cover=0.0 if found else COVER, width=0)
+            draw_mask(picture, each.mask, class_color(each.label), cover=0.0 if found else COVER, width=0)
             draw_mask(picture, each.mask, WHITE, cover=0.0, width=thin)
     pen = ImageDraw.Draw(picture)
     for each in reversed(found):
-        pen.rectangle(each.box, outline=class_colour(each.label), width=width)
+        pen.rectangle(each.box, outline=class_color(each.label), width=width)
     for each in true:
         draw_dashes(pen, each.box, thin)
     for each in true:
@@ -111,11 +111,11 @@ def draw_shapes(
             draw_skeleton(pen, each.points, edges, WHITE, thin if found else width)
     for each in reversed(found):
         if each.points is not None:
-            draw_skeleton(pen, each.points, edges, lighter(class_colour(each.label)), width)
+            draw_skeleton(pen, each.points, edges, lighter(class_color(each.label)), width)
 
 
 def sheet(pictures: Sequence[Image.Image], columns: int) -> Image.Image:
-    """At least one picture, row by row; each is centred in its cell, a row is as high as its highest."""
+    """At least one picture, row by row; each is centered in its cell, a row is as high as its highest."""
     columns, gap = min(columns, len(pictures)), 6
     width = max(picture.width for picture in pictures)
     rows = [pictures[i : i + columns] for i in range(0, len(pictures), columns)]
@@ -188,7 +188,7 @@ def draw_label(
     pen: ImageDraw.ImageDraw,
     box: Box,
     text: str,
-    colour: Colour,
+    color: Color,
     font: ImageFont.FreeTypeFont | ImageFont.ImageFont,
     size: tuple[int, int],
     taken: Sequence[Box],
@@ -213,8 +213,8 @@ def draw_label(
         x, y = max(0, min(x, size[0] - wide)), max(0, min(y, size[1] - tall))
         places.append((x, y, x + wide, y + tall))
     best = min(places, key=lambda place: sum(cover(place, other) for other in taken))
-    pen.rectangle(best, fill=colour)
-    pen.text((best[0] + pad, best[1] + pad - top), text, fill=readable_on(colour), font=font)
+    pen.rectangle(best, fill=color)
+    pen.text((best[0] + pad, best[1] + pad - top), text, fill=readable_on(color), font=font)
     return best
 
 
@@ -222,20 +222,20 @@ def class_name(names: Sequence[str], label: int) -> str:
     return names[label] if 0 <= label < len(names) else str(label)
 
 
-def class_colour(label: int) -> Colour:
-    """A colour of its own for each class; neighbours are far apart on the colour circle."""
+def class_color(label: int) -> Color:
+    """A color of its own for each class; neighbors are far apart on the color circle."""
     hue = (0.58 + label * 0.618034) % 1
     red, green, blue = colorsys.hsv_to_rgb(hue, (0.85, 0.6)[label // 8 % 2], (1.0, 0.85)[label // 4 % 2])
     return round(red * 255), round(green * 255), round(blue * 255)
 
 
-def lighter(colour: Colour) -> Colour:
-    """Half way to white: it shows on a mask of the colour itself."""
-    red, green, blue = ((255 + part) // 2 for part in colour)
+def lighter(color: Color) -> Color:
+    """Half way to white: it shows on a mask of the color itself."""
+    red, green, blue = ((255 + part) // 2 for part in color)
     return red, green, blue
 
 
-def readable_on(colour: Colour) -> Colour:
-    """Black on light colours, white on dark ones."""
-    red, green, blue = colour
+def readable_on(color: Color) -> Color:
+    """Black on light colors, white on dark ones."""
+    red, green, blue = color
     return BLACK if 0.299 * red + 0.587 * green + 0.114 * blue > 140 else WHITE

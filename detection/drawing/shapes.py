@@ -1,4 +1,4 @@
-"""Masks and skeletons on a picture: translucent colour inside an outline, lines between dots.
+"""Masks and skeletons on a picture: translucent color inside an outline, lines between dots.
 
     mask over a box, or of the whole image -> Patch, in pixels of the picture -> draw_mask
     keypoints (K, 3)                       -> Points                         -> draw_skeleton
@@ -20,7 +20,7 @@ from detection.types import Detections, Target
 
 SEEN = 1  # a true keypoint's visibility above this
 SURE = 0  # a found keypoint's score above this; it is a heatmap's height, which may be any number
-Colour = tuple[int, int, int]
+Color = tuple[int, int, int]
 
 
 class Points(NamedTuple):
@@ -66,8 +66,8 @@ def read_points(source: Detections | Target, scale: float) -> list[Points]:
     ]
 
 
-def draw_mask(picture: Image.Image, patch: Patch, colour: Colour, *, cover: float, width: int) -> None:
-    """Let the colour cover so much of what is inside; the outline, inside too, is all colour.
+def draw_mask(picture: Image.Image, patch: Patch, color: Color, *, cover: float, width: int) -> None:
+    """Let the color cover so much of what is inside; the outline, inside too, is all color.
 
     Args:
         cover: from 0 to 1.
@@ -80,7 +80,7 @@ def draw_mask(picture: Image.Image, patch: Patch, colour: Colour, *, cover: floa
     box = (patch.left, patch.top, patch.left + across, patch.top + down)
     pixels = np.asarray(picture.crop(box)).astype(np.float32)
     opaque = np.where(eroded(inside, width), cover, 1.0) * inside
-    mixed = pixels + (np.array(colour, np.float32) - pixels) * opaque[..., None]
+    mixed = pixels + (np.array(color, np.float32) - pixels) * opaque[..., None]
     picture.paste(Image.fromarray(mixed.round().astype(np.uint8)), box[:2])
 
 
@@ -93,11 +93,11 @@ def eroded(inside: np.ndarray, width: int) -> np.ndarray:
 
 
 def draw_skeleton(
-    pen: ImageDraw.ImageDraw, points: Points, edges: Sequence[tuple[int, int]], colour: Colour, width: int
+    pen: ImageDraw.ImageDraw, points: Points, edges: Sequence[tuple[int, int]], color: Color, width: int
 ) -> None:
-    """Lines in the colour, on black so that they show on any ground, and white dots."""
+    """Lines in the color, on black so that they show on any ground, and white dots."""
     drawn = [(a, b) for a, b in edges if max(a, b) < len(points.places) and points.shown[a] and points.shown[b]]
-    for rim, ink in ((2, (0, 0, 0)), (0, colour)):
+    for rim, ink in ((2, (0, 0, 0)), (0, color)):
         for a, b in drawn:
             thickness = max(1, width // 2) if points.thin[a] or points.thin[b] else width
             pen.line((*points.places[a], *points.places[b]), fill=ink, width=thickness + rim)

@@ -3,7 +3,7 @@
     detections -> whose_pixels -> spoken: ids (H, W), segments_info -> PanopticFolder: panoptic.json, panoptic/*.png
                                                                     -> painted: the photograph with its segments
 
-An id is the colour that its pixels have in the PNG, so that the PNGs show something: that of the class, each segment's
+An id is the color that its pixels have in the PNG, so that the PNGs show something: that of the class, each segment's
 a little off.
 """
 
@@ -20,14 +20,14 @@ from torch import Tensor
 
 from detection.data.annotations.classes import ClassMap
 from detection.data.annotations.panoptic_json import IDS, NOBODY, write_ids
-from detection.drawing.draw import class_colour
+from detection.drawing.draw import class_color
 from detection.parts.query.mask_queries import Segmented
 from detection.parts.query.panoptic import SURE, PanopticMap, whose_pixels
 from detection.types import Detections
 from shared.files import write_json
 
-OFF = 0x0D0713  # how far the colours of two segments of a class are apart
-VEIL = 0.55  # how much of a picture is the colours of its segments
+OFF = 0x0D0713  # how far the colors of two segments of a class are apart
+VEIL = 0.55  # how much of a picture is the colors of its segments
 
 
 def spoken(found: PanopticMap, source_ids: Sequence[int], isthing: Sequence[bool]) -> tuple[np.ndarray, list[dict]]:
@@ -42,7 +42,7 @@ def spoken(found: PanopticMap, source_ids: Sequence[int], isthing: Sequence[bool
     areas = np.bincount(numbers.ravel(), minlength=len(ids)).tolist()
     infos = []
     for segment, where in zip(found.segments, find_objects(numbers, max_label=len(ids) - 1), strict=True):
-        red, green, blue = class_colour(segment.label)
+        red, green, blue = class_color(segment.label)
         own = red + 256 * green + 65536 * blue
         while own in ids or own == NOBODY:
             own = (own + OFF) % IDS
@@ -109,8 +109,8 @@ class PanopticFolder:
 def painted(picture: Tensor, ids: np.ndarray, infos: Sequence[dict[str, Any]], names: dict[int, str]) -> Image.Image:
     """uint8 (3, H, W), whose each of its pixels is, and who there is -> a picture, its larger segments named."""
     pixels = picture.permute(1, 2, 0).cpu().numpy().astype(np.float32)
-    colours = np.stack([ids >> shift & 255 for shift in (0, 8, 16)], axis=-1)
-    mixed = np.where((ids == NOBODY)[..., None], pixels, (1 - VEIL) * pixels + VEIL * colours)
+    colors = np.stack([ids >> shift & 255 for shift in (0, 8, 16)], axis=-1)
+    mixed = np.where((ids == NOBODY)[..., None], pixels, (1 - VEIL) * pixels + VEIL * colors)
     edge = np.zeros(ids.shape, dtype=bool)
     edge[1:] |= ids[1:] != ids[:-1]
     edge[:, 1:] |= ids[:, 1:] != ids[:, :-1]

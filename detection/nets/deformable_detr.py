@@ -178,7 +178,7 @@ class DeformableDETR(Detector):
         return list(self.classify)
 
     def predict(self, images: Images) -> tuple[Tensor, Tensor, Proposals | None]:
-        """-> logits (N, B, Q, K), boxes (N, B, Q, 4) as centre, width, height in shares of the images; proposals"""
+        """-> logits (N, B, Q, K), boxes (N, B, Q, 4) as center, width, height in shares of the images; proposals"""
         maps = self.levels(self.backbone.forward_features(images.pixels))
         memory = self.encode(maps, extent(images, maps))
         if isinstance(self.start, Proposed):

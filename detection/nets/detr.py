@@ -65,7 +65,7 @@ class DETR(Detector):
         decoder_layers: in which the queries look at one another and at the map.
         feedforward: width inside each layer's feed-forward part.
         dropout: share of values set to 0 in training, in every layer.
-        pre_norm: normalise before each step of a layer and not after it.
+        pre_norm: normalize before each step of a layer and not after it.
         position_embedding: sine, or learned for each of 50 rows and 50 columns.
         num_queries: Q, the most objects an image may have.
         no_aux_loss: judge the last decoder layer alone and not all of them.
@@ -170,7 +170,7 @@ class DETR(Detector):
         return [self.classify]
 
     def predict(self, images: Images) -> tuple[Tensor, Tensor]:
-        """-> logits (L, B, Q, K + 1), boxes (L, B, Q, 4) as centre, width, height in shares of the unpadded images"""
+        """-> logits (L, B, Q, K + 1), boxes (L, B, Q, 4) as center, width, height in shares of the unpadded images"""
         return self.say(self.look(images))
 
     def look(self, images: Images) -> Seen:
@@ -186,7 +186,7 @@ class DETR(Detector):
         return self.classify(seen.states).float(), self.locate(seen.states).float().sigmoid()
 
     def decode(self, memory: Tensor, positions: Tensor, hidden: Tensor | None) -> Tensor:
-        """(B, S, C) -> (L, B, Q, C): what the queries hold after each layer, normalised."""
+        """(B, S, C) -> (L, B, Q, C): what the queries hold after each layer, normalized."""
         queries = self.queries.weight
         x, states = memory.new_zeros(len(memory), *queries.shape), []
         placed = memory + positions

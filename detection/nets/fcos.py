@@ -66,7 +66,7 @@ class FCOS(Detector):
     ) -> None:
         super().__init__()
         if width % 64:  # a group of one channel at one place has no deviation
-            raise UsageError(f"fcos: width is {width}; its towers normalise 32 groups, give a multiple of 64")
+            raise UsageError(f"fcos: width is {width}; its towers normalize 32 groups, give a multiple of 64")
         self.backbone = backbone
         self.neck = build_pyramid(backbone, width, finest=8, coarser="convs")
         self.used_maps = self.neck.used

@@ -7,7 +7,7 @@ Li, Mao, Girshick, He, "Exploring Plain Vision Transformer Backbones for Object 
     image -> backbone -> pyramid -> RPN -> boxes -> RoIAlign -> two layers                        -> class, box
     mask_rcnn                           -> boxes -> RoIAlign -> four convolutions, twice up       -> mask of the class
     keypoint_rcnn                       -> boxes -> RoIAlign -> eight convolutions, four times up -> keypoints
-    vitdet, vitdet_mask          two convolutions propose; four, normalised over channels, and a layer look at a box
+    vitdet, vitdet_mask          two convolutions propose; four, normalized over channels, and a layer look at a box
     faster_rcnn_v2, mask_rcnn_v2 the same with batch norm, in the pyramid too: torchvision's second versions
 
 The stages are torchvision's; this page decides what they stand on and how they are set. A plain ViT's one map is made a

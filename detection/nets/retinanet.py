@@ -76,7 +76,7 @@ class RetinaNet(Detector):
         if p6_from not in ("p5", "c5"):
             raise UsageError(f"retinanet: p6_from is '{p6_from}'; give p5 or c5")
         if norm == "group" and width % 64:  # a group of one channel at one place has no deviation
-            raise UsageError(f"retinanet: width is {width}; its towers normalise 32 groups, give a multiple of 64")
+            raise UsageError(f"retinanet: width is {width}; its towers normalize 32 groups, give a multiple of 64")
         self.backbone = backbone
         coarser = "convs of c5" if p6_from == "c5" else "convs"
         self.neck = build_pyramid(backbone, width, finest=8, coarser=coarser)

@@ -3,7 +3,7 @@
 Gao, Zheng, Wang, Dai, Li, "Fast Convergence of DETR with Spatially Modulated Co-Attention", 2021; on one map.
 
     image -> backbone -> coarsest map -> encoder -> memory
-                             queries -> references -> in each decoder layer: centres, scales -> Gaussians
+                             queries -> references -> in each decoder layer: centers, scales -> Gaussians
                              queries -> decoder, looking at the memory where the Gaussians are -> classes, box
 
 A Gaussian is a bias of attention (`parts.gaussian`), one for each head. Places and distances are in cells of the map,
@@ -65,7 +65,7 @@ class SMCADETR(Detector):
         decoder_layers: in which the queries look at one another and at the map.
         feedforward: width inside each layer's feed-forward part.
         dropout: share of values set to 0 in training, in every layer.
-        pre_norm: normalise before each step of a layer and not after it.
+        pre_norm: normalize before each step of a layer and not after it.
         position_embedding: sine, or learned for each of 50 rows and 50 columns.
         num_queries: Q, the most objects an image may have.
         no_aux_loss: judge the last decoder layer alone and not all of them.
@@ -159,7 +159,7 @@ class SMCADETR(Detector):
         return [self.classify]
 
     def predict(self, images: Images) -> tuple[Tensor, Tensor]:
-        """-> logits (L, B, Q, K), boxes (L, B, Q, 4) as centre, width, height in shares of the unpadded images"""
+        """-> logits (L, B, Q, K), boxes (L, B, Q, 4) as center, width, height in shares of the unpadded images"""
         coarsest = self.narrow(self.backbone.forward_features(images.pixels)[-1])
         where = extent(images, [coarsest])
         positions, hidden = self.positions(where), hide(padding(where))
@@ -182,7 +182,7 @@ class SMCADETR(Detector):
     def decode(
         self, memory: Tensor, positions: Tensor, hidden: Tensor | None, references: Tensor, shape: tuple[int, int]
     ) -> Tensor:
-        """(B, S, C), (B, Q, 2) in cells -> (L, B, Q, C): what the queries hold after each layer, normalised."""
+        """(B, S, C), (B, Q, 2) in cells -> (L, B, Q, C): what the queries hold after each layer, normalized."""
         queries = self.queries.weight
         x, states = memory.new_zeros(len(memory), *queries.shape), []
         placed = memory + positions

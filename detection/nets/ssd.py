@@ -181,7 +181,7 @@ def ssd(
     Args:
         num_classes: K, without background.
         ssd300: the first paper's levels, on a backbone whose last two maps have strides 8 and 16, as those of tv_vgg16:
-            the first map normalised, two convolutions above the second, no batch norm; images of 300x300 alone.
+            the first map normalized, two convolutions above the second, no batch norm; images of 300x300 alone.
         extra_width: share of the 512, 256, 256, 256 channels of the levels above the backbone's.
         finest_scale: side of the finest level's square boxes, as a share of the image.
         min_scale: the same of the second level.

@@ -26,7 +26,7 @@ class Reference(NamedTuple):
     size: height and width; with `longest`, the short side of an image that keeps its shape.
     longest: how long the long side may become.
     antialias: whether images made smaller were smoothed.
-    pixels: what they are normalised by.
+    pixels: what they are normalized by.
     files: how the sha256 of each published file begins, and what its batch norm adds to variances.
     """
 

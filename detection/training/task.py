@@ -43,7 +43,7 @@ class DetectTask(Task):
         return self
 
     def images(self, pictures: list[Tensor]) -> Images:
-        """uint8 images of any sizes, on the device -> a normalised, padded batch."""
+        """uint8 images of any sizes, on the device -> a normalized, padded batch."""
         return pad_batch(pictures, self.normalize, self.multiple)
 
     def forward(self, batch: tuple[list[Tensor], list[Target]]) -> dict[str, Tensor]:

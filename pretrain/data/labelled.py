@@ -2,7 +2,7 @@
 
     path, val path -> two data sets with the same classes -> a fixed choice of each, if not all -> batches
 
-Both are seen without chance (a centre crop). Whatever cannot be compared is refused here, before anything is computed.
+Both are seen without chance (a center crop). Whatever cannot be compared is refused here, before anything is computed.
 """
 
 from __future__ import annotations

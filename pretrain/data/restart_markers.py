@@ -6,7 +6,7 @@ other. From such a file
     header | row 0 | RST0 | row 1 | RST1 | row 2 | ... | end
 
 the rows of a crop make a smaller file that is a JPEG in its own right, once its header names the smaller height and its
-markers count from 0 again. Where colour is stored at half height its smoothing looks one pixel row across the border,
+markers count from 0 again. Where color is stored at half height its smoothing looks one pixel row across the border,
 so a crop that ends at a border takes the row of blocks beyond along.
 
     marked(data)                  -> the same pixels with markers, by the program jpegtran
@@ -42,7 +42,7 @@ NO_JPEGTRAN = (
 class Rows(NamedTuple):
     """How the pixels of a marked JPEG lie.
 
-    height, width: of the image. tall: pixel rows between two markers. context: pixel rows beyond a crop that its colour
+    height, width: of the image. tall: pixel rows between two markers. context: pixel rows beyond a crop that its color
     depends on. height_at, begin: bytes at which the header says the height, and at which the first row begins.
     """
 
@@ -57,7 +57,7 @@ class Rows(NamedTuple):
 def rows_of(data: bytes | bytearray) -> Rows | None:
     """Bytes of a file -> how its rows lie, or None if they cannot be taken apart.
 
-    Those of sequential, Huffman-coded JPEGs of 8 bits can, with all colours in one scan and no turn to be made.
+    Those of sequential, Huffman-coded JPEGs of 8 bits can, with all colors in one scan and no turn to be made.
     """
     at, frame, interval = 2, 0, 0
     while is_jpeg(data) and data[at : at + 1] == b"\xff" and at + 4 <= len(data):
@@ -78,20 +78,20 @@ def _rows(data: bytes | bytearray, frame: int, scan: int, begin: int, interval: 
     if begin >= len(data) or scan - frame < 13 or scan - frame < 10 + 3 * data[frame + 9]:
         return None  # cut short
     height, width = int.from_bytes(data[frame + 5 : frame + 7]), int.from_bytes(data[frame + 7 : frame + 9])
-    colours = data[frame + 9]
-    if data[frame + 4] != 8 or colours not in (1, 3):
+    colors = data[frame + 9]
+    if data[frame + 4] != 8 or colors not in (1, 3):
         return None
     if not 0 < height * width <= MAX_PIXELS or max(height, width) > MAX_SIDE:
         return None  # to be refused
-    if data[scan + 4 : scan + 5] != data[frame + 9 : frame + 10]:  # one colour after another
+    if data[scan + 4 : scan + 5] != data[frame + 9 : frame + 10]:  # one color after another
         return None
-    factors = [divmod(data[frame + 11 + 3 * n], 16) for n in range(colours)]
-    # a scan of a single colour has blocks of 8 by 8 whatever its factors say
-    across, down = (max(f[k] for f in factors) for k in (0, 1)) if colours > 1 else (1, 1)
+    factors = [divmod(data[frame + 11 + 3 * n], 16) for n in range(colors)]
+    # a scan of a single color has blocks of 8 by 8 whatever its factors say
+    across, down = (max(f[k] for f in factors) for k in (0, 1)) if colors > 1 else (1, 1)
     blocks = -(-width // (8 * max(across, 1)))
     if interval % blocks or not down:
         return None
-    context = int(colours > 1 and any(f[1] != down for f in factors))
+    context = int(colors > 1 and any(f[1] != down for f in factors))
     return Rows(height, width, 8 * down * (interval // blocks), context, frame + 5, begin)
 
 

@@ -3,7 +3,7 @@
 A place is a square of pixels: a patch, a mask unit, a cell; they are numbered row by row. Noise draws them, one number
 each, of which the least are seen: who hands in the noise decides the mask.
 
-Shape letters: B images, N places, M of them seen, K hidden, P values of a place (3 colours, then rows, then columns).
+Shape letters: B images, N places, M of them seen, K hidden, P values of a place (3 colors, then rows, then columns).
 """
 
 from __future__ import annotations

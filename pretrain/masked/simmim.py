@@ -5,7 +5,7 @@ Xie et al., "SimMIM: A Simple Framework for Masked Image Modeling", 2022.
     image -> [mask token in the hidden cells] -> backbone -> coarsest map -> 1x1 convolution, pixel shuffle -> pixels
 
 The mask token stands in for the patches of a network that begins with patches (plain ViTs and Swin), and for the pixels
-of any other: there it is a colour, learned as well.
+of any other: there it is a color, learned as well.
 
 Shape letters: B images, R x S cells, C channels and h x w places of the coarsest map.
 """

@@ -100,7 +100,7 @@ class Supervised(Method):
         return {"classification": F.cross_entropy(logits.float(), target, label_smoothing=self.label_smoothing)}
 
     def classify(self, x: Tensor) -> Tensor:
-        """(B, 3, H, W) normalised -> (B, num_classes)"""
+        """(B, 3, H, W) normalized -> (B, num_classes)"""
         return self.classifier(self.dropout(self.backbone(x)))
 
     @torch.no_grad()
@@ -159,7 +159,7 @@ def rectangles(count: int, tall: int, wide: int, areas: Tensor) -> Tensor:
 
 
 def erased(x: Tensor, probability: float) -> Tensor:
-    """Rectangles of 2 % to a third of the area set to the mean colour, which is 0 after normalisation."""
+    """Rectangles of 2 % to a third of the area set to the mean color, which is 0 after normalization."""
     count, _, tall, wide = x.shape
     areas = 0.02 + (1 / 3 - 0.02) * torch.rand(count, device=x.device)
     chosen = (torch.rand(count, device=x.device) < probability).view(-1, 1, 1, 1)

@@ -2,13 +2,13 @@
 
 Bardes, Ponce, LeCun, "VICReg: Variance-Invariance-Covariance Regularization for Self-Supervised Learning", 2022.
 
-    image -> two crops -> colours of its own for each -> backbone -> vector -> expander -> embedding z, z'
+    image -> two crops -> colors of its own for each -> backbone -> vector -> expander -> embedding z, z'
 
     invariance    mean squared distance of z and z', within each process
     variance      how far the deviation of each dimension falls short of 1          } over the images
     covariance    squares of the covariances between different dimensions           } of all processes
 
-Colours are done on the device, crops by the loader. Shape letters: B images of a process, N of all, D dimensions.
+Colors are done on the device, crops by the loader. Shape letters: B images of a process, N of all, D dimensions.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from torch.autograd.function import once_differentiable
 
 from backbones.base import Backbone
 from pretrain.methods import Facts, Method, View, method
-from pretrain.views.color import Colour
+from pretrain.views.color import Color
 from pretrain.views.crops import Compose, HorizontalFlip, RandomResizedCrop, ResizeCenterCrop, Several
 from shared.devices import dist
 from shared.errors import UsageError
@@ -44,7 +44,7 @@ class VICReg(Method):
         crop_scale: smallest share of the image's area that a view shows.
         hflip: probability that a view is mirrored.
         jitter: probability that a view's brightness, contrast, saturation and hue change.
-        grey: probability that a view loses its colours.
+        gray: probability that a view loses its colors.
         blur_first: probability that the first view is blurred, by 0.1 to 2 pixels at 224 and in proportion elsewhere.
         blur_second: the same for the second view.
         solarize_first: probability that the bright half of the first view's scale is turned over.
@@ -66,14 +66,14 @@ class VICReg(Method):
         crop_scale: float = 0.08,
         hflip: float = 0.5,
         jitter: float = 0.8,
-        grey: float = 0.2,
+        gray: float = 0.2,
         blur_first: float = 1.0,
         blur_second: float = 0.1,
         solarize_first: float = 0.0,
         solarize_second: float = 0.2,
     ) -> None:
         super().__init__()
-        shares = {"hflip": hflip, "jitter": jitter, "grey": grey, "blur_first": blur_first, "blur_second": blur_second}
+        shares = {"hflip": hflip, "jitter": jitter, "gray": gray, "blur_first": blur_first, "blur_second": blur_second}
         for name, share in (shares | {"solarize_first": solarize_first, "solarize_second": solarize_second}).items():
             if not 0 <= share <= 1:
                 raise UsageError(f"{name} is {share}; it is a probability, from 0 to 1")
@@ -90,9 +90,9 @@ class VICReg(Method):
         self.sim_coeff, self.std_coeff, self.cov_coeff = sim_coeff, std_coeff, cov_coeff
         self.size, self.crop_scale, self.hflip = facts.size, crop_scale, hflip
         small = min(facts.size) / SIDE
-        same: dict[str, Any] = {"jitter": jitter, "grey": grey, "sigma": (0.1 * small, 2.0 * small)}
-        self.first = Colour(blur=blur_first, solarize=solarize_first, **same)
-        self.second = Colour(blur=blur_second, solarize=solarize_second, **same)
+        same: dict[str, Any] = {"jitter": jitter, "gray": gray, "sigma": (0.1 * small, 2.0 * small)}
+        self.first = Color(blur=blur_first, solarize=solarize_first, **same)
+        self.second = Color(blur=blur_second, solarize=solarize_second, **same)
 
     def view(self) -> View:
         crop = RandomResizedCrop(self.size, scale=(self.crop_scale, 1.0), bicubic=True)
@@ -158,7 +158,7 @@ def spread(z: Tensor) -> Spread:
 class _Spread(torch.autograd.Function):
     """Both terms and their own backward pass, in the cheaper of two equal forms.
 
-    With X the centred rows, the covariances are C = X'X / (N - 1), D x D. When N < D the products of the rows, XX',
+    With X the centered rows, the covariances are C = X'X / (N - 1), D x D. When N < D the products of the rows, XX',
     N x N, say the same: sum of all C_ij^2 = sum of all (XX')_ij^2 / (N - 1)^2. The diagonal of C is the variance. Both
     gradients are linear in X, so one matrix product makes them.
     """

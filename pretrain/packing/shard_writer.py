@@ -198,7 +198,7 @@ def ending_of(data: bytes) -> str:
 def shrunk(data: bytes, short_side: int, *, restart_markers: bool) -> bytes:
     """An image file -> the same picture, upright, with this short side, in the same format.
 
-    Bicubic, filtered. JPEG and lossy WebP are written at quality 95, colour sampled as before; PNG and lossless WebP
+    Bicubic, filtered. JPEG and lossy WebP are written at quality 95, color sampled as before; PNG and lossless WebP
     stay lossless. Only pixels that training would see are kept: 8 bits, no transparency, no metadata.
     """
     image = Image.fromarray(decode_image(data, upright=True).permute(1, 2, 0).contiguous().numpy())
@@ -209,7 +209,7 @@ def shrunk(data: bytes, short_side: int, *, restart_markers: bool) -> bytes:
         image = image.getchannel(0)
     if is_jpeg(data):
         rows = {"restart_marker_rows": 1} if restart_markers else {}
-        sampling = max(get_sampling(before), 0)  # below 0 is none that can be asked for: colour in full, then
+        sampling = max(get_sampling(before), 0)  # below 0 is none that can be asked for: color in full, then
         image.save(to, "JPEG", quality=QUALITY, subsampling=sampling, optimize=True, **rows)
     elif before.format == "WEBP":
         image.save(to, "WEBP", quality=QUALITY, lossless=b"VP8L" in data)

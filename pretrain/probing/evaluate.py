@@ -1,6 +1,6 @@
 """`pretrain eval`: what does a backbone's representation know?
 
-    weights by tag + labelled images -> vectors -> nearest neighbours, health
+    weights by tag + labelled images -> vectors -> nearest neighbors, health
                                      -> frozen backbone and a linear layer -> the loop -> share it gets right
 
 Pixel statistics, image size and crop are those the weights were trained with, unless told otherwise. The numbers go to
@@ -20,7 +20,7 @@ from backbones.inherit import fill, rebuild
 from pretrain.data.labelled import Chosen, choose, open_labelled
 from pretrain.probing.health import health
 from pretrain.probing.linear import LinearProbe, linear_on_vectors, training_view
-from pretrain.probing.probe import Vectors, at_rest, check_k, nearest_neighbours, vectors_of
+from pretrain.probing.probe import Vectors, at_rest, check_k, nearest_neighbors, vectors_of
 from pretrain.probing.recipe import EvalRecipe, SubjectConfig, eval_stem
 from pretrain.recipe import crop_share
 from pretrain.views.crops import ResizeCenterCrop
@@ -52,7 +52,7 @@ class Subject(NamedTuple):
 
 
 class Images(NamedTuple):
-    """Labelled images to learn from and to be asked about, on centre crops; `num_classes` of both."""
+    """Labelled images to learn from and to be asked about, on center crops; `num_classes` of both."""
 
     known: Chosen
     asked: Chosen
@@ -156,7 +156,7 @@ def open_images(recipe: EvalRecipe, subject: Subject) -> Images:
 
 
 def measure_vectors(session: Session, subject: Subject, images: Images, wanted: list[str]) -> dict[str, float]:
-    """Everything that needs each image's vector once: neighbours, health, the quick linear probe."""
+    """Everything that needs each image's vector once: neighbors, health, the quick linear probe."""
     recipe: EvalRecipe = session.recipe
     net, normalize = subject.net.to(session.device), Normalize(subject.pixels).to(session.device)
     dtype = precision(recipe.runtime, session.device)
@@ -168,7 +168,7 @@ def measure_vectors(session: Session, subject: Subject, images: Images, wanted: 
     metrics: dict[str, float] = {}
     if "knn" in wanted:
         protocol = recipe.protocol
-        metrics |= nearest_neighbours(known, asked, images.num_classes, k=protocol.k, temperature=protocol.temperature)
+        metrics |= nearest_neighbors(known, asked, images.num_classes, k=protocol.k, temperature=protocol.temperature)
         metrics |= health(known.values)._asdict()
     if "linear" in wanted:
         metrics |= quick_linear(recipe, known, asked, images.num_classes)
@@ -233,7 +233,7 @@ def explanations(recipe: EvalRecipe, subject: Subject) -> dict[str, str]:
     protocol = recipe.protocol
     how = "on vectors computed once" if protocol.linear_on_features else "on random crops"
     return {
-        "knn": f"share right by {protocol.k} neighbours, temperature {protocol.temperature:g}",
+        "knn": f"share right by {protocol.k} neighbors, temperature {protocol.temperature:g}",
         "linear": f"share right by a linear layer, {recipe.schedule.epochs} epochs {how}",
         "std": "1: directions of images fill the space evenly, 0: they are all the same",
         "covariance": "0: every dimension says something else",

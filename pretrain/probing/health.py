@@ -11,7 +11,7 @@ length sqrt(D), which makes the numbers comparable between networks, layers and 
     covariance   the covariance term of Bardes, Ponce, LeCun, "VICReg", 2022: squares of the covariances between
                  different dimensions, their sum over D.  Redundancy: 0 when every dimension says something else
     rank         RankMe of Garrido, Balestriero, Najman, LeCun, 2023: exp of the entropy of the singular values of the
-                 (N, D) matrix, which is not centred.  Directions in use: from 1 to D
+                 (N, D) matrix, which is not centered.  Directions in use: from 1 to D
 
 What is a collapse?  Cosines that no longer differ: std under 0.02 (directions of images are a degree apart), or fewer
 than two directions in use. Networks at random weights lie far above (std 0.28 to 0.97, rank 20 to 200 for eight of

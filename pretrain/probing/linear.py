@@ -4,10 +4,10 @@
 
 The protocol is that of Bardes, Ponce, LeCun, "VICReg", 2022, as they published it for ResNet-50 on ImageNet: SGD with
 momentum 0.9, rate 0.02 on a cosine to 0, weight decay 1e-6, 100 epochs, 256 images a step, weights drawn with deviation
-0.01; evaluated on centre crops. (Theirs lowers the rate once an epoch, the loop here with every step.) It is trained by
+0.01; evaluated on center crops. (Theirs lowers the rate once an epoch, the loop here with every step.) It is trained by
 the loop, so it runs on several processes and resumes as every run does.
 
-The quick form computes each vector once, on a centre crop, scales every dimension to mean 0 and deviation 1 over the
+The quick form computes each vector once, on a center crop, scales every dimension to mean 0 and deviation 1 over the
 training images, and trains the same layer on those by the same rates: minutes instead of hours, without augmentation.
 """
 

@@ -1,6 +1,6 @@
-"""What a frozen backbone knows: weighted nearest neighbours, and the health of its vectors.
+"""What a frozen backbone knows: weighted nearest neighbors, and the health of its vectors.
 
-    images -> centre crop -> backbone in eval mode -> vectors (N, D) with labels
+    images -> center crop -> backbone in eval mode -> vectors (N, D) with labels
     query  -> its k most similar vectors of the bank, by cosine -> each votes exp(cosine / temperature) for its class
 
 Wu, Xiong, Yu, Lin, "Unsupervised Feature Learning via Non-Parametric Instance Discrimination", 2018, temperature 0.07;
@@ -48,14 +48,14 @@ class Vectors(NamedTuple):
 
 
 class Probe:
-    """Nearest neighbours and health along the way, on the same images every time.
+    """Nearest neighbors and health along the way, on the same images every time.
 
     Args:
         bank, queries: this process's batches of labelled images, as often as they are asked for.
         num_classes: of both.
         pixels: what the backbone wants its pixels to be.
         device: where it runs.
-        k: neighbours that vote.
+        k: neighbors that vote.
     """
 
     def __init__(
@@ -78,7 +78,7 @@ class Probe:
                 vectors_of(backbone, self.normalize, batches, self.device) for batches in (self.bank, self.queries)
             )
             compared = deviation(task.embed, bank.values)
-        metrics = nearest_neighbours(bank, queries, self.num_classes, k=self.k)
+        metrics = nearest_neighbors(bank, queries, self.num_classes, k=self.k)
         found = health(bank.values)
         warning = collapse(found, backbone.width, compared)
         if warning and dist.is_main():
@@ -113,10 +113,10 @@ def vectors_of(backbone: Backbone, normalize: nn.Module, batches: Iterable[Any],
 
 def check_k(k: int, bank: int, flag: str = "--k") -> None:
     if k > bank:
-        raise UsageError(f"{k} nearest neighbours are asked for among {bank} images; give a smaller {flag}")
+        raise UsageError(f"{k} nearest neighbors are asked for among {bank} images; give a smaller {flag}")
 
 
-def nearest_neighbours(
+def nearest_neighbors(
     bank: Vectors, queries: Vectors, num_classes: int, *, k: int = K, temperature: float = TEMPERATURE
 ) -> dict[str, float]:
     """Shares of the queries whose class has the most votes (`knn`), or is among the first five (`knn_top5`)."""

@@ -44,7 +44,7 @@ class JudgeConfig:
     )
     rgb_mode: str | None = knob(None, "pixel statistics (default: what the weights expect)")
     probe_share: float | None = knob(
-        None, "share of the short side that the centre crop shows (default: as in training)", above=0, high=1
+        None, "share of the short side that the center crop shows (default: as in training)", above=0, high=1
     )
     probe_bank: int = knob(0, "use only so many training images, by chance; 0 for all", low=0)
     probe_queries: int = knob(0, "use only so many validation images, by chance; 0 for all", low=0)
@@ -55,8 +55,8 @@ class ProtocolConfig:
     """How it is measured"""
 
     protocol: tuple[str, ...] = knob(("knn",), "knn, linear, or both: knn,linear", metavar="PROTOCOL")
-    k: int = knob(20, "knn: neighbours that vote", low=1)
-    temperature: float = knob(0.07, "knn: a neighbour's vote is exp(cosine / temperature)", above=0)
+    k: int = knob(20, "knn: neighbors that vote", low=1)
+    temperature: float = knob(0.07, "knn: a neighbor's vote is exp(cosine / temperature)", above=0)
     linear_on_features: bool = knob(
         False, "linear: compute every vector once, without augmentation; minutes instead of hours"
     )

@@ -214,7 +214,7 @@ def open_probe(session: Session, data: Data, stats: PixelStats) -> Probe | None:
 
     Raises:
         DataError: there are no labels, or no images to ask about.
-        UsageError: fewer images to look among than neighbours.
+        UsageError: fewer images to look among than neighbors.
     """
     recipe: PretrainRecipe = session.recipe
     probing, limit = recipe.probing, recipe.data.limit

@@ -1,10 +1,10 @@
-"""Colours of whole batches, on the device: jitter, grey, blur and solarize, drawn anew for every image.
+"""Colors of whole batches, on the device: jitter, gray, blur and solarize, drawn anew for every image.
 
-    uint8 (B, 3, H, W) -> brightness, contrast, saturation, hue in any order -> grey -> blur -> solarize -> float32
+    uint8 (B, 3, H, W) -> brightness, contrast, saturation, hue in any order -> gray -> blur -> solarize -> float32
 
 What is drawn, and how much of it, is distributed as torchvision's ColorJitter, RandomGrayscale, GaussianBlur and
 RandomSolarize draw it. Pixels stay within 0 to 255 and are not rounded in between. Chance is torch's global generator
-on the processor, so one seed gives the same colours on any device, and no device is waited for.
+on the processor, so one seed gives the same colors on any device, and no device is waited for.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 LUMA = (0.2989, 0.587, 0.114)  # shares of red, green and blue in how bright a pixel looks, ITU-R BT.601
-REACH = 2.6  # deviations at which a blur ends; what lies beyond is less than a grey level
+REACH = 2.6  # deviations at which a blur ends; what lies beyond is less than a gray level
 CACHED = 2**18  # pixel values that a processor works on at a time
 
 Finish = Callable[[Tensor], Tensor]
@@ -32,14 +32,14 @@ class Drawn(NamedTuple):
 
     order: (B, 4) which of brightness, contrast, saturation and hue (0 to 3) comes first, second, third and last.
     amounts: (B, 4) how much of each: three factors around 1, and the shift of the hue in turns.
-    jittered, grey, solarized: (B,) whether an image is.
+    jittered, gray, solarized: (B,) whether an image is.
     sigma: (B,) deviation of the blur in pixels; 0 for none.
     """
 
     order: np.ndarray
     amounts: np.ndarray
     jittered: np.ndarray
-    grey: np.ndarray
+    gray: np.ndarray
     sigma: np.ndarray
     solarized: np.ndarray
 
@@ -48,12 +48,12 @@ class Drawn(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Colour:
+class Color:
     """What may happen to an image, and how often.
 
     Args:
         jitter: probability that brightness, contrast, saturation and hue are changed.
-        grey: probability that no colours are left.
+        gray: probability that no colors are left.
         blur: probability of a Gaussian blur.
         solarize: probability that the brighter half of the scale is turned over.
         strengths: how far from 1 the factors of brightness, contrast and saturation go, how far from 0 the hue.
@@ -61,7 +61,7 @@ class Colour:
     """
 
     jitter: float = 0.8
-    grey: float = 0.2
+    gray: float = 0.2
     blur: float = 0.5
     solarize: float = 0.0
     strengths: tuple[float, float, float, float] = (0.4, 0.4, 0.2, 0.1)
@@ -69,23 +69,23 @@ class Colour:
 
     def __call__(self, images: Tensor, finish: Finish | None = None) -> Tensor:
         """(B, 3, H, W) uint8 -> (B, 3, H, W) float32: 0 to 255, or what `finish`, such as Normalize, makes of it"""
-        return coloured(images, self.draw(len(images)), finish)
+        return colored(images, self.draw(len(images)), finish)
 
     def draw(self, count: int) -> Drawn:
         """What happens to each of `count` images."""
-        chances = torch.rand(count, 4) < torch.tensor([self.jitter, self.grey, self.blur, self.solarize])
-        jittered, grey, blurred, solarized = chances.numpy().transpose()
+        chances = torch.rand(count, 4) < torch.tensor([self.jitter, self.gray, self.blur, self.solarize])
+        jittered, gray, blurred, solarized = chances.numpy().transpose()
         order = torch.rand(count, 4).argsort(1).numpy()
         low = torch.tensor([max(0.0, 1 - s) for s in self.strengths[:3]] + [-self.strengths[3]])
         high = torch.tensor([1 + s for s in self.strengths[:3]] + [self.strengths[3]])
         amounts = (low + (high - low) * torch.rand(count, 4)).numpy()
         sigma = (self.sigma[0] + (self.sigma[1] - self.sigma[0]) * torch.rand(count)).numpy()
-        return Drawn(order, amounts, jittered, grey, sigma * blurred, solarized)
+        return Drawn(order, amounts, jittered, gray, sigma * blurred, solarized)
 
 
 @torch.no_grad()
 @torch.compiler.disable()  # chance on the processor and compiled graphs do not mix
-def coloured(images: Tensor, drawn: Drawn, finish: Finish | None = None) -> Tensor:
+def colored(images: Tensor, drawn: Drawn, finish: Finish | None = None) -> Tensor:
     """(B, 3, H, W) uint8 -> (B, 3, H, W) float32"""
     pixels = images.to(torch.float32, copy=True, memory_format=torch.contiguous_format)
     # a processor is quickest with what stays in its cache, such as one image of 224 pixels a side
@@ -104,7 +104,7 @@ def paint(pixels: Tensor, drawn: Drawn) -> None:
         for number in sorted(set(drawn.order[drawn.jittered, place].tolist())):
             chosen = drawn.jittered & (drawn.order[:, place] == number)
             change(pixels, chosen, JITTERS[number], drawn.amounts[:, number])
-    change(pixels, drawn.grey, saturation, np.zeros_like(drawn.sigma))
+    change(pixels, drawn.gray, saturation, np.zeros_like(drawn.sigma))
     change(pixels, drawn.sigma > 0, partial(blur, reach=math.ceil(REACH * drawn.sigma.max())), drawn.sigma)
     change(pixels, drawn.solarized, solarize, drawn.sigma)
 
@@ -132,16 +132,16 @@ def brightness(pixels: Tensor, factor: Tensor) -> None:
 
 
 def contrast(pixels: Tensor, factor: Tensor) -> None:
-    """Away from the image's mean grey, or towards it."""
-    grey = (pixels.mean((2, 3), keepdim=True) * pixels.new_tensor(LUMA).view(3, 1, 1)).sum(1, keepdim=True)
-    pixels.mul_(factor).add_(grey * (1 - factor)).clamp_(0, 255)
+    """Away from the image's mean gray, or towards it."""
+    gray = (pixels.mean((2, 3), keepdim=True) * pixels.new_tensor(LUMA).view(3, 1, 1)).sum(1, keepdim=True)
+    pixels.mul_(factor).add_(gray * (1 - factor)).clamp_(0, 255)
 
 
 def saturation(pixels: Tensor, factor: Tensor) -> None:
-    """Away from each pixel's own grey, or towards it: 0 leaves no colours."""
+    """Away from each pixel's own gray, or towards it: 0 leaves no colors."""
     r, g, b = pixels.split(1, 1)
-    grey = (r * LUMA[0]).add_(g, alpha=LUMA[1]).add_(b, alpha=LUMA[2]).mul_(1 - factor)
-    pixels.mul_(factor).add_(grey).clamp_(0, 255)
+    gray = (r * LUMA[0]).add_(g, alpha=LUMA[1]).add_(b, alpha=LUMA[2]).mul_(1 - factor)
+    pixels.mul_(factor).add_(gray).clamp_(0, 255)
 
 
 def hue(pixels: Tensor, turns: Tensor) -> None:

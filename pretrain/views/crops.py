@@ -2,7 +2,7 @@
 
     Compose([RandomResizedCrop(224), HorizontalFlip(0.5)])(image, rng) -> (3, 224, 224) uint8, contiguous
 
-Pixels stay uint8 to the end: crops and resizes of bytes are several times cheaper than of floats, and normalising
+Pixels stay uint8 to the end: crops and resizes of bytes are several times cheaper than of floats, and normalizing
 belongs on the device.
 """
 
@@ -108,7 +108,7 @@ class RandomResizedCrop:
         return self.middle(height, width)
 
     def middle(self, height: int, width: int) -> Box:
-        """For images too narrow for the dice: the largest box of an allowed shape, centred."""
+        """For images too narrow for the dice: the largest box of an allowed shape, centered."""
         w, h = width, height
         if width / height < self.ratio[0]:
             h = max(1, min(height, round(width / self.ratio[0])))
@@ -128,7 +128,7 @@ class HorizontalFlip:
 
 
 class ResizeCenterCrop:
-    """The middle of the image, for evaluation: the same as resizing to size / share and cropping the centre.
+    """The middle of the image, for evaluation: the same as resizing to size / share and cropping the center.
 
     Args:
         size: of the result, one side or (height, width).
@@ -145,7 +145,7 @@ class ResizeCenterCrop:
         return crop_resize(image, box, self.size)
 
     def box(self, height: int, width: int, rng: np.random.Generator | None = None) -> Box:
-        # cropping first touches fewer pixels; the box is what the centre crop of the resized image would show
+        # cropping first touches fewer pixels; the box is what the center crop of the resized image would show
         grow = max(self.size[0] / height, self.size[1] / width) / self.share
         h = min(height, max(1, round(self.size[0] / grow)))
         w = min(width, max(1, round(self.size[1] / grow)))
@@ -157,7 +157,7 @@ def crop_resize(image: Tensor, box: Box, size: tuple[int, int], *, bicubic: bool
     top, left, height, width = box
     crop = image[None, :, top : top + height, left : left + width]
     if (height, width) != size:
-        # colours side by side is the layout in which bytes are resized fastest
+        # colors side by side is the layout in which bytes are resized fastest
         crop = crop.contiguous(memory_format=torch.channels_last)
         crop = F.interpolate(crop, size, mode="bicubic" if bicubic else "bilinear", antialias=True)
     return crop[0].contiguous()

@@ -8,7 +8,7 @@
               panoptic_train.json panoptic_train/ whose each of their pixels is: a digit's, or the ground's
     demo.json                                     written last: the data is complete, and of this version
 
-The scenes alone are too few to learn what ten digits look like in any colour on any background; the shards are not.
+The scenes alone are too few to learn what ten digits look like in any color on any background; the shards are not.
 That gap is what the demo shows. The same versions of the libraries make the same bytes every time.
 """
 
@@ -227,17 +227,17 @@ def draw_ink(scans: np.ndarray, height: int, rng: np.random.Generator) -> np.nda
 
 
 def paste(canvas: np.ndarray, ink: np.ndarray, x: int, y: int, rng: np.random.Generator) -> None:
-    """Lay ink (h, w) on the canvas (H, W, 3) in place, in a random colour that stands out from what is under it."""
+    """Lay ink (h, w) on the canvas (H, W, 3) in place, in a random color that stands out from what is under it."""
     height, width = ink.shape
     under = canvas[y : y + height, x : x + width]
-    grey = np.array((0.299, 0.587, 0.114), dtype=np.float32)
-    here = float((under @ grey).mean())
-    colour = rng.uniform(0, 255, 3).astype(np.float32)
+    gray = np.array((0.299, 0.587, 0.114), dtype=np.float32)
+    here = float((under @ gray).mean())
+    color = rng.uniform(0, 255, 3).astype(np.float32)
     contrast = rng.uniform(90, 160)
     wanted = here + contrast if here + contrast <= 245 and (here < 70 or rng.random() < 0.5) else here - contrast
     wanted = float(np.clip(wanted, 5, 250)) if wanted > 0 else min(here + contrast, 250.0)
-    colour = np.clip(colour * 0.5 + (wanted - 0.5 * float(colour @ grey)), 0, 255)
-    under += (ink * rng.uniform(0.85, 1.0))[..., None] * (colour - under)
+    color = np.clip(color * 0.5 + (wanted - 0.5 * float(color @ gray)), 0, 255)
+    under += (ink * rng.uniform(0.85, 1.0))[..., None] * (color - under)
 
 
 def to_image(canvas: np.ndarray, rng: np.random.Generator) -> Image.Image:
@@ -287,7 +287,7 @@ def write_scenes(folder: Path, split: str, sources: Sources) -> None:
         (folder / split / name).write_bytes(jpeg(picture))
         images.append({"id": i + 1, "file_name": name, "width": SCENE, "height": SCENE})
         whose = owners(digits)
-        (folder / f"panoptic_{split}" / f"{i:04d}.png").write_bytes(coloured(whose))
+        (folder / f"panoptic_{split}" / f"{i:04d}.png").write_bytes(colored(whose))
         maps.append({"image_id": i + 1, "file_name": f"{i:04d}.png", "segments_info": segments(whose, digits)})
         for digit in digits:
             x0, y0, x1, y1 = digit.box
@@ -336,7 +336,7 @@ def segments(whose: np.ndarray, digits: list[Digit]) -> list[dict[str, Any]]:
     return infos
 
 
-def coloured(whose: np.ndarray) -> bytes:
+def colored(whose: np.ndarray) -> bytes:
     """A PNG as COCO wants it: an id is R + 256 G + 65536 B."""
     buffer = io.BytesIO()
     Image.fromarray(np.dstack((whose, np.zeros_like(whose), np.zeros_like(whose)))).save(buffer, "PNG")

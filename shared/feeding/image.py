@@ -1,7 +1,7 @@
 """Bytes of an image file -> pixels: always (3, H, W) uint8 RGB, or a refusal in a few words.
 
 bytes -> size, from the header alone -> too large?  refused before anything is decoded
-      -> JPEG of one or three colours: torchvision's decoder, the fastest there is
+      -> JPEG of one or three colors: torchvision's decoder, the fastest there is
       -> everything else:              Pillow, whose decoders survive damaged files
 """
 
@@ -44,9 +44,9 @@ def decode_image(data: bytes | bytearray, *, upright: bool) -> Tensor:
     """
     if not is_jpeg(data):
         return _by_pillow(data, upright)
-    height, width, colours = _jpeg_frame(data)
+    height, width, colors = _jpeg_frame(data)
     _check_size(height, width)
-    if colours == 4:  # how CMYK is stored depends on an Adobe marker, which only Pillow looks at
+    if colors == 4:  # how CMYK is stored depends on an Adobe marker, which only Pillow looks at
         return _by_pillow(data, upright)
     try:
         # decode_jpeg wants memory it may write to, hence the copy of `bytes`
@@ -77,7 +77,7 @@ def is_jpeg(data: bytes | bytearray) -> bool:
 
 
 def _jpeg_frame(data: bytes | bytearray) -> tuple[int, int, int]:
-    """Height, width and number of colours, found by hopping from marker to marker as a decoder would."""
+    """Height, width and number of colors, found by hopping from marker to marker as a decoder would."""
     at = 2
     while at >= 0:
         at = data.find(b"\xff", at)

@@ -4,7 +4,7 @@ You, Gitman, Ginsburg, "Large Batch Training of Convolutional Networks", 2017, i
 
     g <- g + wd w;   g <- g * eta |w| / |g|;   m <- momentum m + g;   w <- w - lr m
 
-Biases and the weights of normalisation layers, which have one dimension, take the plain step whatever group they are
+Biases and the weights of normalization layers, which have one dimension, take the plain step whatever group they are
 in: no decay, no ratio.
 """
 

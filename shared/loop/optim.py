@@ -1,7 +1,7 @@
 """From a task's parameters to an optimizer: few groups, each with its own learning rate and weight decay.
 
     rate    backbone block i of n: backbone_lr * layer_decay ** (n - i);  everything else: lr
-    decay   normalisation layers: norm_wd;  biases: bias_wd;  everything else: wd
+    decay   normalization layers: norm_wd;  biases: bias_wd;  everything else: wd
 
 A layer that carries an `lr_scale`, such as what a detector says should learn slowly, has all its rates times that.
 
@@ -88,7 +88,7 @@ def parameter_scales(module: nn.Module) -> dict[int, float]:
 
 
 def parameter_kinds(module: nn.Module) -> dict[int, str]:
-    """Which parameters belong to normalisation layers, and which are biases of other layers."""
+    """Which parameters belong to normalization layers, and which are biases of other layers."""
     kinds: dict[int, str] = {}
     for layer in module.modules():
         named = type(layer).__name__.lower()

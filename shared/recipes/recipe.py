@@ -60,7 +60,7 @@ class OptimConfig:
     wd: float = knob(1e-4, "weight decay", "--weight-decay", low=0)
     wd_end: float | None = knob(None, "weight decay at the end of the run, reached on a half cosine", low=0)
     norm_wd: float | None = knob(
-        None, "weight decay of normalisation layers (default: --wd)", "--norm-weight-decay", low=0
+        None, "weight decay of normalization layers (default: --wd)", "--norm-weight-decay", low=0
     )
     bias_wd: float | None = knob(None, "weight decay of biases (default: --wd)", "--bias-weight-decay", low=0)
     layer_decay: float | None = knob(
@@ -112,7 +112,7 @@ class RuntimeConfig:
     use_deterministic_algorithms: bool = knob(
         False, "slower kernels that give the same sums every time, and a refusal where there is none"
     )
-    sync_bn: bool = knob(False, "synchronise batch norm across processes")
+    sync_bn: bool = knob(False, "synchronize batch norm across processes")
     model_ema: bool = knob(False, "keep, evaluate and export an exponential moving average of the weights")
     model_ema_decay: float = knob(
         0.9998, "decay of --model-ema per optimizer step, once it has warmed up", low=0, high=1

@@ -27,7 +27,7 @@ from shared.logs.metrics import read_metrics
 log = logging.getLogger(__name__)
 
 COLOURS = ("#3b82f6", "#f97316", "#10b981", "#a855f7", "#ef4444", "#0ea5a8", "#ca8a04", "#ec4899")
-INK = "#010203"  # stands for the colour of the page's text, which is dark or light
+INK = "#010203"  # stands for the color of the page's text, which is dark or light
 ROW_KEYS = ("kind", "step", "epoch", "time")
 NOT_LOSSES = ("lr", "grad_norm", "images_per_s", "wait_share", "seconds", "memory_gb")
 MOST_PICTURES, MOST_PARTS = 12, 6
@@ -39,7 +39,7 @@ class Run:
     """What a run folder says about itself."""
 
     name: str
-    colour: str
+    color: str
     rows: list[dict[str, Any]]
     result: dict[str, Any]
     transfer: dict[str, Any]
@@ -125,14 +125,14 @@ def read_runs(folders: Sequence[Path]) -> list[Run]:
     ]
 
 
-def read_run(folder: Path, name: str, colour: str) -> Run:
+def read_run(folder: Path, name: str, color: str) -> Run:
     recipe = folder / "recipe.yaml"
     kinds = (".jpg", ".jpeg", ".png")
     pictures = sorted(path for path in (folder / "pictures").glob("*") if path.suffix.lower() in kinds)
     lineage = read_json(folder / "lineage.json", [])
     return Run(
         name=name,
-        colour=colour,
+        color=color,
         rows=read_metrics(folder),
         result=read_json(folder / "result.json", {}),
         transfer=read_json(folder / "transfer.json", {}),
@@ -210,7 +210,7 @@ def draw_curves(runs: Sequence[Run]) -> list[Panel]:
     panels = []
     try:
         for name, kind in wanted:
-            lines = [(run.colour, *run.series(name, kind)) for run in totals]
+            lines = [(run.color, *run.series(name, kind)) for run in totals]
             if any(epochs for _, epochs, _ in lines):
                 title = {"train": "training", "val": "validation"}[kind]
                 panels.append(Panel(f"{name} ({title})", draw_chart(lines, f"{kind}-{len(panels)}")))
@@ -230,7 +230,7 @@ def with_total(run: Run) -> Run:
 
 
 def draw_chart(lines: Sequence[tuple[str, list[float], list[float]]], key: str) -> str:
-    """(colour, epochs, values) of each run -> an SVG that takes the page's text colour. `key` keeps its ids apart."""
+    """(color, epochs, values) of each run -> an SVG that takes the page's text color. `key` keeps its ids apart."""
     import matplotlib
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -239,11 +239,11 @@ def draw_chart(lines: Sequence[tuple[str, list[float], list[float]]], key: str) 
         figure = Figure(figsize=(5, 3), layout="constrained")
         FigureCanvasAgg(figure)
         axes = figure.add_subplot()
-        for colour, epochs, values in lines:
+        for color, epochs, values in lines:
             noisy = len(values) > 40
-            axes.plot(epochs, values, color=colour, linewidth=1.6, alpha=0.25 if noisy else 1, marker=marker(values))
+            axes.plot(epochs, values, color=color, linewidth=1.6, alpha=0.25 if noisy else 1, marker=marker(values))
             if noisy:
-                axes.plot(epochs, smooth(values), color=colour, linewidth=1.8)
+                axes.plot(epochs, smooth(values), color=color, linewidth=1.8)
         axes.set_xlabel("epoch", color=INK)
         axes.tick_params(colors=INK)
         axes.grid(color=INK, alpha=0.15, linewidth=0.6)

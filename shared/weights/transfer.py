@@ -38,9 +38,9 @@ class Transfer:
         words = (
             f"{self.source}: {self.matched_tensors}/{self.total_tensors} tensors, "
             f"{self.matched_params / 1e6:.2f} M/{self.total_params / 1e6:.2f} M parameters, "
-            f"mean |change| from initialisation {self.moved:.3g}"
+            f"mean |change| from initialization {self.moved:.3g}"
         )
-        lists = {"converted": self.converted, "kept as initialised": self.missing, "left over": self.unexpected}
+        lists = {"converted": self.converted, "kept as initialized": self.missing, "left over": self.unexpected}
         for what, names in lists.items():
             words += f"; {what}: {listed(names)}" if names else ""
         return words

@@ -53,7 +53,7 @@ def scrambled(net: Any) -> Any:
 
 
 def converted(parent: Backbone, child: Backbone) -> tuple[str, list[str], list[str]]:
-    """Fill the child; the conversion's name, what it changed, what it left as initialised."""
+    """Fill the child; the conversion's name, what it changed, what it left as initialized."""
     tensors = parent.state_dict()
     way = conversion_for(tensors, child)
     assert way is not None

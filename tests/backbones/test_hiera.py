@@ -96,7 +96,7 @@ def test_tokens_come_back_from_their_units_in_the_order_of_the_image() -> None:
 
 
 @torch.no_grad()
-def test_units_left_out_are_not_even_seen_by_the_edges_of_their_neighbours() -> None:
+def test_units_left_out_are_not_even_seen_by_the_edges_of_their_neighbors() -> None:
     net, x = small_hiera(), torch.randn(1, 3, *SIZE)
     keep = torch.tensor([[0, 2, 6, 12]])
     other = x.clone()

@@ -4,8 +4,8 @@
 
 FOLDER holds coco-tiny/. Both sides of a comparison run in this process, in turn, on one thread; time is CPU time; what
 is printed is the median over rounds of reference time / our time. The reference for reading is torchvision's: Pillow,
-the transforms of references/detection (v2: flip, float), then resize, normalisation and padding as in its
-GeneralizedRCNNTransform. Ours ends with uint8, because normalisation and padding are the device's work; further lines
+the transforms of references/detection (v2: flip, float), then resize, normalization and padding as in its
+GeneralizedRCNNTransform. Ours ends with uint8, because normalization and padding are the device's work; further lines
 say what either costs when it is done here.
 """
 

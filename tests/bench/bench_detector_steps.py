@@ -2,7 +2,7 @@
 
 Faster R-CNN, FCOS and RetinaNet: same ResNet and FPN, same weights, pixels, boxes and random draws; from pixels to
 losses, targets included, and back. Images come resized: torchvision's transform finds nothing to resize, ours has only
-to normalise and pad. CPU time on one thread, taking turns, median of the ratios; both must lose the same.
+to normalize and pad. CPU time on one thread, taking turns, median of the ratios; both must lose the same.
 """
 
 from __future__ import annotations
@@ -101,7 +101,7 @@ def compare(network: str, told: argparse.Namespace) -> None:
             other.zero_grad(set_to_none=True)
             task.zero_grad(set_to_none=True)
         for name in steps:
-            spent[name].append(min(took[name]))  # of two, so that a neighbour on the machine disturbs less
+            spent[name].append(min(took[name]))  # of two, so that a neighbor on the machine disturbs less
         assert abs(lost["ours"] / lost["torchvision"] - 1) < 0.02, lost  # a proposal may change places with its like
     ratio = statistics.median(a / b for a, b in zip(spent["torchvision"][1:], spent["ours"][1:], strict=True))
     a, b = (statistics.median(spent[name][1:]) * 1000 for name in steps)  # the first round warms up

@@ -1,6 +1,6 @@
 """A step of I-JEPA beside one made of lightly's modules: `python tests/bench/bench_ijepa.py`.
 
-Same vision transformer, same weights, same masks, same batch: normalise, forward, backward, move the average. CPU time
+Same vision transformer, same weights, same masks, same batch: normalize, forward, backward, move the average. CPU time
 on one thread, taking turns, median of the ratios; what either keeps for its backward pass; and drawing masks alone.
 """
 

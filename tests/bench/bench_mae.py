@@ -1,6 +1,6 @@
 """A step of MAE beside one built of lightly's modules: `python tests/bench/bench_mae.py`.
 
-Same vision transformer, same weights, same masks, same batch: normalise, forward, backward. CPU time on one thread,
+Same vision transformer, same weights, same masks, same batch: normalize, forward, backward. CPU time on one thread,
 taking turns, median of the ratios; then what either step keeps for its backward pass.
 """
 
@@ -51,10 +51,10 @@ class WithLightly(nn.Module):
         theirs.decoder_embed.load_state_dict(mine.embed.state_dict())
         nn.Sequential(*theirs.decoder_blocks).load_state_dict(nn.Sequential(*mine.blocks, mine.last).state_dict())
         theirs.decoder_norm.load_state_dict(mine.norm.state_dict())
-        colours_last = torch.arange(3 * side**2).view(3, side, side).permute(1, 2, 0).flatten()
+        colors_last = torch.arange(3 * side**2).view(3, side, side).permute(1, 2, 0).flatten()
         with torch.no_grad():
-            theirs.decoder_pred.weight.copy_(mine.predict.weight[colours_last])
-            theirs.decoder_pred.bias.copy_(mine.predict.bias[colours_last])
+            theirs.decoder_pred.weight.copy_(mine.predict.weight[colors_last])
+            theirs.decoder_pred.bias.copy_(mine.predict.bias[colors_last])
             theirs.mask_token.copy_(mine.mask_token)
             theirs.decoder_pos_embed.zero_()[0, self.free :] = mine.positions
 

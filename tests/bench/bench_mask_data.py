@@ -4,9 +4,9 @@
 
 FOLDER holds coco-keypoints/. Both sides run in this process, in turn, on one thread; time is CPU time; what is printed
 is the median over rounds of reference time / our time. The reference does what torchvision's detection references do:
-Pillow, every polygon of every object rasterised and decoded at full size, then flip, and resize, normalisation and
+Pillow, every polygon of every object rasterized and decoded at full size, then flip, and resize, normalization and
 padding as in its GeneralizedRCNNTransform, whose nearest pixel is the one half a pixel up and left of ours. Ours ends
-with uint8, because normalisation and padding are the device's work; a further line makes the float batch here, too.
+with uint8, because normalization and padding are the device's work; a further line makes the float batch here, too.
 """
 
 from __future__ import annotations

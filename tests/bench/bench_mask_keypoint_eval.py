@@ -46,11 +46,11 @@ PEOPLE, FOUND_PEOPLE = 5, 20
 POINTS = [f"point {i}" for i in range(17)]
 
 
-def shaped(rng: np.random.Generator, centre: np.ndarray, radius: float, corners: int = 24) -> np.ndarray:
+def shaped(rng: np.random.Generator, center: np.ndarray, radius: float, corners: int = 24) -> np.ndarray:
     """(corners, 2) of an uneven round shape inside the image."""
     turn = np.linspace(0, 2 * np.pi, corners, endpoint=False)
     reach = radius * rng.uniform(0.7, 1, corners)
-    shape = centre + reach[:, None] * np.stack((np.cos(turn), np.sin(turn)), -1)
+    shape = center + reach[:, None] * np.stack((np.cos(turn), np.sin(turn)), -1)
     return np.clip(shape, 0, (SIZE[1] - 1, SIZE[0] - 1)).round(2)
 
 

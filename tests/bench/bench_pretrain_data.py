@@ -63,7 +63,7 @@ def show(title: str, rows: dict[str, tuple[float, float]], *goals: float) -> Non
     print()
 
 
-normalise = v2.Compose([v2.ToImage(), v2.ToDtype(torch.float32, scale=True)])
+normalize = v2.Compose([v2.ToImage(), v2.ToDtype(torch.float32, scale=True)])
 statistics_of_imagenet = v2.Normalize([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
 
 
@@ -72,7 +72,7 @@ def reference(data: bytes, box: Box, flip: bool) -> Tensor:
     image: Any = Image.open(io.BytesIO(data)).convert("RGB")
     image = TF.resized_crop(image, *box, [SIDE, SIDE], antialias=True)
     image = TF.horizontal_flip(image) if flip else image
-    return statistics_of_imagenet(normalise(image))
+    return statistics_of_imagenet(normalize(image))
 
 
 def ours(data: bytes, box: Box, flip: bool) -> Tensor:
@@ -100,7 +100,7 @@ def images(files: list[bytes], rounds: int) -> None:
     whole = Compose([crop, HorizontalFlip(0.5)])
     rows = compare(
         {
-            "reference: Pillow, v2 crop and flip, normalised float": lambda: torch.stack([reference(*j) for j in jobs]),
+            "reference: Pillow, v2 crop and flip, normalized float": lambda: torch.stack([reference(*j) for j in jobs]),
             "ours, same boxes: uint8 batch": lambda: torch.stack([ours(*job) for job in jobs]),
             "ours, boxes drawn too: uint8 batch": lambda: torch.stack(
                 [whole(decode_image(job[0], upright=True), rng_for(0, 1, n)) for n, job in enumerate(jobs)]
@@ -152,7 +152,7 @@ usual = v2.Compose(
     [
         v2.RandomResizedCrop(SIDE, antialias=True),
         v2.RandomHorizontalFlip(),
-        normalise,
+        normalize,
         statistics_of_imagenet,
     ]
 )

@@ -2,7 +2,7 @@
 
 Same ResNet and FPN, same weights, pixels, targets and random draws; from pixels to losses, targets included, and back.
 CHORDATE_REAL_DATA or --data names a folder with coco-keypoints/, whose photographs are then learnt; without it, drawn
-discs are. Images come resized: torchvision's transform finds nothing to resize, ours has only to normalise and pad.
+discs are. Images come resized: torchvision's transform finds nothing to resize, ours has only to normalize and pad.
 CPU time on one thread, taking turns, median of the ratios; both must lose the same.
 
 How much a step takes hangs on how many proposals hold an object, which is told: each passes eight convolutions.
@@ -135,7 +135,7 @@ def compare(network: str, told: argparse.Namespace) -> None:
             other.zero_grad(set_to_none=True)
             task.zero_grad(set_to_none=True)
         for name in steps:
-            spent[name].append(min(took[name]))  # of two, so that a neighbour on the machine disturbs less
+            spent[name].append(min(took[name]))  # of two, so that a neighbor on the machine disturbs less
         assert abs(lost["ours"] / lost["torchvision"] - 1) < 0.02, lost  # a proposal may change places with its like
     ratio = statistics.median(a / b for a, b in zip(spent["torchvision"][1:], spent["ours"][1:], strict=True))
     a, b = (statistics.median(spent[name][1:]) * 1000 for name in spent)  # the first round warms up

@@ -1,7 +1,7 @@
 """VICReg beside lightly's: `python tests/bench/bench_vicreg.py [--data FOLDER]`.
 
 The loss forward and backward at width 8192, its extra memory, and, with a folder of photographs, two views of an image
-from its bytes to normalised floats. CPU time on one thread, variants taking turns, medians of ratios; memory is the
+from its bytes to normalized floats. CPU time on one thread, variants taking turns, medians of ratios; memory is the
 growth of the peak resident size, each variant in a process of its own.
 """
 
@@ -21,7 +21,7 @@ from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 from pretrain.methods.vicreg import spread
-from pretrain.views.color import Colour
+from pretrain.views.color import Color
 from pretrain.views.crops import Compose, HorizontalFlip, RandomResizedCrop, Several
 from shared.feeding.image import decode_image
 from shared.feeding.pixels import PIXEL_STATS, Normalize
@@ -100,7 +100,7 @@ def compare_memory(count: int) -> None:
 
 
 def compare_views(files: list[bytes], rounds: int) -> None:
-    """Both start from the bytes of the same JPEGs and end with two normalised float views in a batch."""
+    """Both start from the bytes of the same JPEGs and end with two normalized float views in a batch."""
     from lightly.transforms.vicreg_transform import VICRegTransform
     from PIL import Image
 
@@ -110,7 +110,7 @@ def compare_views(files: list[bytes], rounds: int) -> None:
         samples = [theirs(Image.open(io.BytesIO(data)).convert("RGB")) for data in files]
         return [torch.stack(views) for views in zip(*samples, strict=True)]
 
-    def with_colours(first: Colour, second: Colour, bicubic: bool) -> Callable[[], list[Tensor]]:
+    def with_colors(first: Color, second: Color, bicubic: bool) -> Callable[[], list[Tensor]]:
         crops = Several(Compose([RandomResizedCrop(224, bicubic=bicubic), HorizontalFlip(0.5)]), 2)
 
         def batch() -> list[Tensor]:
@@ -120,13 +120,13 @@ def compare_views(files: list[bytes], rounds: int) -> None:
 
         return batch
 
-    same, plain = Colour(blur=0.5, solarize=0.1), Colour(0, 0, 0, 0)
-    first, second = Colour(blur=1.0), Colour(blur=0.1, solarize=0.2)
+    same, plain = Color(blur=0.5, solarize=0.1), Color(0, 0, 0, 0)
+    first, second = Color(blur=1.0), Color(blur=0.1, solarize=0.2)
     variants = {
         "lightly's VICRegTransform after Pillow's decoding": usual,
-        "ours with its probabilities (bilinear, blur 0.5, solarize 0.1)": with_colours(same, same, False),
-        "ours, the official recipe (bicubic, blur 1.0 / 0.1)": with_colours(first, second, True),
-        "of which decoding, crops, flips, normalising": with_colours(plain, plain, True),
+        "ours with its probabilities (bilinear, blur 0.5, solarize 0.1)": with_colors(same, same, False),
+        "ours, the official recipe (bicubic, blur 1.0 / 0.1)": with_colors(first, second, True),
+        "of which decoding, crops, flips, normalizing": with_colors(plain, plain, True),
     }
     spent: dict[str, list[float]] = {name: [] for name in variants}
     for n in range(rounds + 1):

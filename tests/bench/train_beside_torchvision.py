@@ -43,7 +43,7 @@ BOTH = {**dict.fromkeys(boxes_alone.AS_TORCHVISION, boxes_alone), **dict.fromkey
 
 
 class Beside(nn.Module):
-    """torchvision's detector with the two verbs of ours. What it gets is normalised and padded, as ours is."""
+    """torchvision's detector with the two verbs of ours. What it gets is normalized and padded, as ours is."""
 
     def __init__(self, net: Any, first: int) -> None:
         super().__init__()

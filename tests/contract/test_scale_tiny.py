@@ -23,7 +23,7 @@ IMAGES, CLASSES = 24, 3
 
 @pytest.fixture(scope="module")
 def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two dozen training and a few validation pictures of three colours, where the demo data would be."""
+    """Two dozen training and a few validation pictures of three colors, where the demo data would be."""
     from torchvision.io import encode_jpeg
     from webdataset.writer import ShardWriter
 

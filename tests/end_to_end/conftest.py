@@ -41,7 +41,7 @@ def noise(rng: np.random.Generator, width: int, height: int) -> Image.Image:
     return Image.fromarray(rng.integers(60, 130, (height, width, 3), dtype=np.uint8))
 
 
-def coloured_picture(rng: np.random.Generator, kind: str, side: int = 40) -> Image.Image:
+def colored_picture(rng: np.random.Generator, kind: str, side: int = 40) -> Image.Image:
     """One shape on noise, for classification."""
     image = noise(rng, side, side)
     x, y = (int(v) for v in rng.integers(4, 14, 2))
@@ -65,7 +65,7 @@ def write_shards(folder: Path, train: int = 28, val: int = 9) -> Path:
         pattern = str(folder / f"{split}-%06d.tar")
         with webdataset.ShardWriter(pattern, maxcount=per_shard, verbose=0) as out:  # type: ignore[attr-defined]
             for i in range(count):
-                jpg = as_bytes(coloured_picture(rng, kinds[i % 3]))
+                jpg = as_bytes(colored_picture(rng, kinds[i % 3]))
                 out.write({"__key__": f"{i:05d}", "jpg": jpg, "cls": str(i % 3).encode()})
     return folder
 
@@ -117,7 +117,7 @@ def class_folders(tmp_path: Path) -> Path:
     for kind in COLOURS:
         (tmp_path / "photos" / kind).mkdir(parents=True)
         for i in range(4):
-            coloured_picture(rng, kind).save(tmp_path / "photos" / kind / f"{i}.jpg")
+            colored_picture(rng, kind).save(tmp_path / "photos" / kind / f"{i}.jpg")
     return tmp_path / "photos"
 
 

@@ -140,7 +140,7 @@ def test_unlabelled_shards_are_probed_with_the_images_of_a_folder(
     assert ended.code == 0, ended.err
     rows = val_rows(left("run"))
     assert [row["epoch"] for row in rows] == [2, 3]
-    assert all(row["knn"] == 1.0 for row in rows), "the nearest neighbour of a known image is itself"
+    assert all(row["knn"] == 1.0 for row in rows), "the nearest neighbor of a known image is itself"
 
 
 # --- collapse ---------------------------------------------------------------------------------
@@ -227,7 +227,7 @@ def test_a_tag_is_measured_on_shards_and_on_the_folder_of_the_same_images_alike(
     metrics = left("shards").result()["metrics"]
     assert list(metrics) == [*HEALTH, "linear"]
     assert json.loads((tmp_path / "numbers.json").read_text()) == metrics
-    assert re.search(rf"^knn +{metrics['knn']:.4g} +share right by 5 neighbours", first.out, re.MULTILINE)
+    assert re.search(rf"^knn +{metrics['knn']:.4g} +share right by 5 neighbors", first.out, re.MULTILINE)
     assert "28 training and 9 validation images of 3 classes, 32x32 pixels, 100% of the short side" in first.out
     assert re.search(r"loaded test_resnet supervised@\w{6} \(epoch 2\): (\d+)/\1 tensors", first.out)
     again = run(words + f"--data-path {packed_out(trained, tmp_path / 'folder')} --name folder --batch-size 5")
@@ -279,7 +279,7 @@ def test_two_processes_measure_what_one_process_measures(
     ("words", "code", "complaint"),
     [
         ("--tag nothing --data-path {shards}", 4, "test_resnet has supervised"),
-        ("--tag supervised --data-path {shards} --k 29", 2, "29 nearest neighbours are asked for among 28 images"),
+        ("--tag supervised --data-path {shards} --k 29", 2, "29 nearest neighbors are asked for among 28 images"),
         ("--tag supervised --data-path {bare}", 3, "no classes"),
         ("--tag supervised --data-path {empty}", 3, "there is no jpg"),
         ("--tag supervised --data-path {shards}/train-000000.tar", 3, "--val-path"),

@@ -24,7 +24,7 @@ TRAIN = (
     "pretrain train --method vicreg --model test_vit --drop-path 0 --size 32 --epochs 1 --expander-width 16 "
     "--opt lars --lr 1 --wd 0.001 --save-every 2 --log-every 1 --device cpu --num-workers 0 "
 )
-CERTAIN = "--expander-layers 1 --jitter 0 --grey 0 --blur-first 0 --blur-second 0 --solarize-second 0 "
+CERTAIN = "--expander-layers 1 --jitter 0 --gray 0 --blur-first 0 --blur-second 0 --solarize-second 0 "
 
 
 def weights(folder: Path) -> dict[str, Tensor]:
@@ -61,7 +61,7 @@ def distance(ours: dict[str, Tensor], theirs: dict[str, Tensor]) -> float:
 
 @pytest.mark.slow
 def test_a_run_stopped_halfway_goes_on_to_the_same_bits(shards: Path, run: Callable, left: Callable) -> None:
-    """Colours, expander statistics and LARS's momentum included."""
+    """Colors, expander statistics and LARS's momentum included."""
     words = TRAIN + f"--data-path {shards} --batch-size 4 --name "
     assert run(words + "straight").code == 0
 

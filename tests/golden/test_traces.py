@@ -35,25 +35,25 @@ SCHEDULE = ScheduleConfig(epochs=4, warmup_epochs=1, lr_scheduler="cosine")
 
 
 def pictures(rng: torch.Generator, count: int, side: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Bright squares on grey noise: (B, 3, S, S) uint8, boxes (B, 4), colours (B,)."""
+    """Bright squares on gray noise: (B, 3, S, S) uint8, boxes (B, 4), colors (B,)."""
     pixels = torch.randint(90, 120, (count, 3, side, side), generator=rng, dtype=torch.uint8)
-    colours = torch.randint(3, (count,), generator=rng)
+    colors = torch.randint(3, (count,), generator=rng)
     corners = torch.randint(0, side // 2, (count, 2), generator=rng)
     sides = torch.randint(side // 4, side // 2, (count, 1), generator=rng)
     boxes = torch.cat((corners, corners + sides), 1)
-    for canvas, colour, (x0, y0, x1, y1) in zip(pixels, colours.tolist(), boxes.tolist(), strict=True):
-        canvas[colour, y0:y1, x0:x1] = 240
-    return pixels, boxes.float(), colours
+    for canvas, color, (x0, y0, x1, y1) in zip(pixels, colors.tolist(), boxes.tolist(), strict=True):
+        canvas[color, y0:y1, x0:x1] = 240
+    return pixels, boxes.float(), colors
 
 
 def labelled(rng: torch.Generator) -> Any:
-    pixels, _, colours = pictures(rng, 8, 32)
-    return pixels, colours
+    pixels, _, colors = pictures(rng, 8, 32)
+    return pixels, colors
 
 
 def annotated(rng: torch.Generator) -> Any:
-    pixels, boxes, colours = pictures(rng, 2, 96)
-    targets = [Target(boxes=box[None], labels=colour[None]) for box, colour in zip(boxes, colours, strict=True)]
+    pixels, boxes, colors = pictures(rng, 2, 96)
+    targets = [Target(boxes=box[None], labels=color[None]) for box, color in zip(boxes, colors, strict=True)]
     return list(pixels), targets
 
 

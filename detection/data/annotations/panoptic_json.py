@@ -1,7 +1,7 @@
 """COCO's panoptic format: a JSON of the segments of each image, and a PNG of whose each pixel is.
 
     {"annotations": [{"image_id", "file_name", "segments_info": [{"id", "category_id", "area", "bbox", "iscrowd"}]}],
-     "categories": [{"id", "name", "isthing"}], "images": ...}      colour of a pixel: id = R + 256 G + 65536 B, or 0
+     "categories": [{"id", "name", "isthing"}], "images": ...}      color of a pixel: id = R + 256 G + 65536 B, or 0
 
 Everything is checked at the door; whatever is wrong is a DataError that names the file and the segment. PNGs are looked
 into one by one, when their image is loaded.
@@ -23,7 +23,7 @@ from detection.data.annotations.coco_json import CocoTable, image_columns, read_
 from shared.errors import DataError
 
 NOBODY = 0  # the id of pixels that are of no segment
-IDS = 1 << 24  # as many as there are colours
+IDS = 1 << 24  # as many as there are colors
 CATEGORIES = "panoptic_coco_categories.json"  # where to look for what the annotations do not say of their categories
 
 
@@ -169,12 +169,12 @@ def read_ids(path: Path, size: tuple[int, int] | None = None) -> np.ndarray:
     """(H, W) int32 from a PNG.
 
     Raises:
-        DataError: it is damaged, of fewer colours, or not of (height, width) `size`.
+        DataError: it is damaged, of fewer colors, or not of (height, width) `size`.
     """
     try:
         with Image.open(path, formats=("PNG",)) as image:
             if image.mode not in ("RGB", "RGBA"):
-                raise DataError(f"{path} has the colours '{image.mode}' and not RGB, which ids are; write it again")
+                raise DataError(f"{path} has the colors '{image.mode}' and not RGB, which ids are; write it again")
             pixels = np.asarray(image.convert("RGB"), dtype=np.int32)
     except (OSError, SyntaxError, ValueError) as error:
         raise DataError(f"{path} cannot be read as a PNG ({error}); fetch or write it again") from None
@@ -186,9 +186,9 @@ def read_ids(path: Path, size: tuple[int, int] | None = None) -> np.ndarray:
 
 def write_ids(ids: np.ndarray) -> bytes:
     """(H, W) ids -> a PNG."""
-    colours = np.stack([ids >> shift & 255 for shift in (0, 8, 16)], axis=-1).astype(np.uint8)
+    colors = np.stack([ids >> shift & 255 for shift in (0, 8, 16)], axis=-1).astype(np.uint8)
     buffer = io.BytesIO()
-    Image.fromarray(colours).save(buffer, format="PNG")
+    Image.fromarray(colors).save(buffer, format="PNG")
     return buffer.getvalue()
 
 

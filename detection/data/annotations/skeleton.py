@@ -169,7 +169,7 @@ class Skeleton:
             return tuple((known[a], known[b]) for a, b in value)
         except (KeyError, TypeError, ValueError):
             raise DataError(
-                f"{where} holds {str(value)[:60]}, which are not pairs of the {len(self)} keypoints, by name or from 1; "
+                f"{where} holds {str(value)[:60]}, not pairs of the {len(self)} keypoints, by name or from 1; "
                 "correct or remove them"
             ) from None
 

@@ -25,7 +25,7 @@ Sample = tuple[Tensor, Target]
 Masks = TypeVar("Masks", Tensor, Silhouettes)
 Size = tuple[int, int]  # height, width
 ROUNDING = 1e-6  # 480 * (800 / 480) is 800, and floats may say a little less
-FILL = (124, 116, 104)  # ImageNet's mean colour: what shows where an image does not reach
+FILL = (124, 116, 104)  # ImageNet's mean color: what shows where an image does not reach
 
 
 class Part(NamedTuple):
@@ -133,7 +133,7 @@ def resize(image: Tensor, target: Target, size: Size, *, antialias: bool = True)
 
 
 def nearest(before: int, after: int) -> Tensor:
-    """Which of the pixels before lies under the centre of each pixel after."""
+    """Which of the pixels before lies under the center of each pixel after."""
     return (torch.arange(after) * 2 + 1) * before // (2 * after)
 
 
@@ -165,7 +165,7 @@ def paste(image: Tensor, target: Target, corner: Size, size: Size) -> Sample:
 
 
 def through(image: Tensor, target: Target, window: Part, size: Size, *, antialias: bool = True) -> Sample:
-    """What is seen through a window, brought to `size`; where the window reaches outside the image, mean colour.
+    """What is seen through a window, brought to `size`; where the window reaches outside the image, mean color.
 
     Cut first, resized once and pasted last, so no pixel is touched that is not seen.
     """

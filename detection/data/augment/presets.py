@@ -6,11 +6,11 @@
                    0   nothing                                        -> resize
                    1   mirror half of them -> jitter the scale, or zoom out, inside the size a resize would give
                    3   SSD's crop before that
-                   4   then one of: brightness, contrast and hue | SSD's colours | nothing
-                   6   then one of: grey | solarize, half of the time
+                   4   then one of: brightness, contrast and hue | SSD's colors | nothing
+                   6   then one of: gray | solarize, half of the time
                  with `multiscale` the short side varies instead of the scale inside the size
     detr         mirror half of them -> of half of them a random part -> resize to a short side from 480 to 800
-    ssd          SSD's colours -> zoom out half of them -> SSD's crop -> resize -> mirror half of them
+    ssd          SSD's colors -> zoom out half of them -> SSD's crop -> resize -> mirror half of them
     ssdlite      SSD's crop                                           -> resize -> mirror half of them
     lsj          mirror half of them -> a tenth to twice the size that fits, in a canvas of exactly (height, width)
 
@@ -30,7 +30,7 @@ import numpy as np
 from torch import Tensor
 
 from detection.data.augment import windows
-from detection.data.augment.color import distort_colours, recolour
+from detection.data.augment.color import distort_colors, recolor
 from detection.data.augment.geometry import Part, Sample, Size, crop, fitted, hflip, kept, resize, size_of, through
 from detection.types import Target
 from shared.errors import UsageError
@@ -113,7 +113,7 @@ def birder(image: Tensor, target: Target, augmentation: Augmentation, rng: np.ra
         image, target = augmentation.seen(image, target, window, size)
     else:
         image, target = augmentation.resized(image, target, size)
-    return recolour(image, augmentation.level, rng), target
+    return recolor(image, augmentation.level, rng), target
 
 
 def detr(image: Tensor, target: Target, augmentation: Augmentation, rng: np.random.Generator) -> Sample:
@@ -126,7 +126,7 @@ def detr(image: Tensor, target: Target, augmentation: Augmentation, rng: np.rand
 
 def ssd(image: Tensor, target: Target, augmentation: Augmentation, rng: np.random.Generator) -> Sample:
     """SSD's; the canvas that it zooms out to is never painted where the crop does not look."""
-    image = distort_colours(image, rng, share=0.5)
+    image = distort_colors(image, rng, share=0.5)
     window = windows.zoomed_out(size_of(image), rng) if rng.random() < 0.5 else windows.whole(size_of(image))
     return overlapping_part(image, target, window, augmentation, rng)
 

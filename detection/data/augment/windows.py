@@ -66,7 +66,7 @@ def cropped(size: Size, factor: float, rng: np.random.Generator) -> Part:
 
 
 def overlapping(boxes: Tensor, window: Part, rng: np.random.Generator) -> tuple[Part, Tensor]:
-    """A part of a window that overlaps some object enough, and (N,) bool: the objects whose centre it holds.
+    """A part of a window that overlaps some object enough, and (N,) bool: the objects whose center it holds.
 
     Without an object, the window as it is.
     """
@@ -85,7 +85,7 @@ def overlapping(boxes: Tensor, window: Part, rng: np.random.Generator) -> tuple[
 
 
 def _part_overlapping(boxes: np.ndarray, size: Size, overlap: float, rng: np.random.Generator) -> np.ndarray | None:
-    """(N, 4) -> (4,) int, the first of T random parts to hold a centre and reach the overlap; None if none does."""
+    """(N, 4) -> (4,) int, the first of T random parts to hold a center and reach the overlap; None if none does."""
     height, width = size
     draws = rng.random((CROP_TRIALS, 4))
     sides = ((0.3 + 0.7 * draws[:, :2]) * (width, height)).astype(int)
@@ -100,8 +100,8 @@ def _part_overlapping(boxes: np.ndarray, size: Size, overlap: float, rng: np.ran
 
 def _centres_inside(boxes: np.ndarray, parts: np.ndarray) -> np.ndarray:
     """(N, 4), (T, 4) -> (T, N) bool."""
-    centres = (boxes[:, :2] + boxes[:, 2:]) / 2
-    inside: np.ndarray = (centres > parts[:, None, :2]) & (centres < parts[:, None, 2:])
+    centers = (boxes[:, :2] + boxes[:, 2:]) / 2
+    inside: np.ndarray = (centers > parts[:, None, :2]) & (centers < parts[:, None, 2:])
     return np.all(inside, axis=2)
 
 

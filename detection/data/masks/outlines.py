@@ -22,7 +22,7 @@ from detection.data.masks.rle import compressed, run_lengths
 from shared.feeding.columns import compact, ends, exact, floats, stretches
 
 FIELDS = ("numbers", "in_ring", "rings", "codes", "in_code")
-FARTHEST = 100_000  # pixels from the image's corner; the rasteriser counts in C ints
+FARTHEST = 100_000  # pixels from the image's corner; the rasterizer counts in C ints
 BLOCK = 1 << 16  # annotations that are looked at in one go
 
 
@@ -184,7 +184,8 @@ class OutlineRows:
         refuse(
             (in_code > 0) & (own_sizes != sizes).any(axis=1),
             lambda row: (
-                f"has an RLE of {own_sizes[row][1]}x{own_sizes[row][0]} pixels in an image of {sizes[row][1]}x{sizes[row][0]}"
+                f"has an RLE of {own_sizes[row][1]}x{own_sizes[row][0]} pixels "
+                f"in an image of {sizes[row][1]}x{sizes[row][0]}"
             ),
         )
         found = Outlines(compact(numbers), in_ring, rings, np.frombuffer(bytes(self.codes), np.uint8), in_code)

@@ -48,10 +48,10 @@ def paste(masks: Tensor, boxes: Tensor, size: tuple[int, int]) -> Iterator[Patch
 
 
 def grow(boxes: Tensor, scale: float) -> list[list[int]]:
-    """(M, 4) -> M boxes of whole pixels about the same centres, `scale` times as wide and high."""
+    """(M, 4) -> M boxes of whole pixels about the same centers, `scale` times as wide and high."""
     half = (boxes[:, 2:] - boxes[:, :2]) * 0.5 * scale
-    centre = (boxes[:, 2:] + boxes[:, :2]) * 0.5
-    return torch.cat((centre - half, centre + half), 1).long().tolist()
+    center = (boxes[:, 2:] + boxes[:, :2]) * 0.5
+    return torch.cat((center - half, center + half), 1).long().tolist()
 
 
 def encode(patch: Patch, size: tuple[int, int]) -> bytes:

@@ -2,7 +2,7 @@
 
     [5, 3, 92] -> differences -> characters of five bits -> "53R2"
 
-pycocotools encodes and rasterises; here is what it does not do: look at many codes at once, and at odd ones unharmed.
+pycocotools encodes and rasterizes; here is what it does not do: look at many codes at once, and at odd ones unharmed.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Masks between the file and the batch: still compressed while the photograph is moved, pixels once and at the end.
 
     Outlines -> Silhouettes: which rows and columns of each mask an image shows -> move, move, drop, move
-             -> pixels(): each kept mask is rasterised once, and what of it is seen is copied to its place
+             -> pixels(): each kept mask is rasterized once, and what of it is seen is copied to its place
 
 A mirror image, a crop, a nearest-pixel resize and a larger canvas all say, row by row and column by column, where a
 pixel comes from; so a chain of them is one such table, and nobody moves N full masks at every link of it.
@@ -75,7 +75,7 @@ class Silhouettes:
 
 
 def encoded(outlines: Outlines, number: int, size: tuple[int, int]) -> dict[str, Any]:
-    """One mask as compressed RLE; polygons are rasterised, and joined where there are several."""
+    """One mask as compressed RLE; polygons are rasterized, and joined where there are several."""
     if code := outlines.code(number):
         return {"size": list(size), "counts": code}
     rings = coco_mask.frPyObjects(outlines.polygons(number), *size)
@@ -85,7 +85,7 @@ def encoded(outlines: Outlines, number: int, size: tuple[int, int]) -> dict[str,
 def empty(outlines: Outlines, sizes: np.ndarray) -> np.ndarray:
     """(A,) bool: masks without a pixel in their image.
 
-    Only those are rasterised that look like it: outside, narrower than a pixel, or of hardly any area.
+    Only those are rasterized that look like it: outside, narrower than a pixel, or of hardly any area.
 
     Args:
         sizes: (A, 2) height and width of each one's image.

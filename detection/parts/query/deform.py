@@ -98,7 +98,7 @@ class DeformableAttention(nn.Module):
         """
         Args:
             query: (B, Q, C).
-            places: (B, Q, L, 2) reference points x, y, or (B, Q, L, 4) boxes as centre x, centre y, width, height, in
+            places: (B, Q, L, 2) reference points x, y, or (B, Q, L, 4) boxes as center x, center y, width, height, in
                 shares of each level.
             memory: (B, S, C).
             padding: (B, S), true where there is no image.
@@ -121,7 +121,7 @@ class DeformableAttention(nn.Module):
 def around(references: Tensor, offsets: Tensor, shapes: Shapes) -> Tensor:
     """(B, Q, L, 2 or 4), (B, Q, M, L, P, 2) -> (B, Q, M, L, P, 2).
 
-    Offsets count places of a map around a point; around a box, P of them reach from its centre to its side.
+    Offsets count places of a map around a point; around a box, P of them reach from its center to its side.
     """
     references = references[:, :, None, :, None]
     if references.shape[-1] == 2:

@@ -1,8 +1,8 @@
-"""Where a query looks: a bias of its attention that is nothing at a centre and falls with the squared distance from it.
+"""Where a query looks: a bias of its attention that is nothing at a center and falls with the squared distance from it.
 
 Gao, Zheng, Wang, Dai, Li, "Fast Convergence of DETR with Spatially Modulated Co-Attention", 2021.
 
-    query -> norm -> moves  + reference      -> a centre for each head
+    query -> norm -> moves  + reference      -> a center for each head
                   -> scales squared / smooth -> what a squared step costs
 
     dynamic_scale   cost D of a place dx columns and dy rows away     learnt for each head
@@ -58,7 +58,7 @@ class Gaussian(nn.Module):
         """
         Args:
             queries: (B, Q, C) what they hold and where they are.
-            references: (B, Q, 2) x and y that the centres lie around, in columns and rows; 0 is the first.
+            references: (B, Q, 2) x and y that the centers lie around, in columns and rows; 0 is the first.
             strength: (H, Q, 1) what D is multiplied by: 1 / smooth, and 0 where there shall be no Gaussian.
             shape: rows and columns of the map.
             hidden: (B, 1, 1, S) minus infinity at padding, or None.

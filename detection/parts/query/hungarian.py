@@ -37,7 +37,7 @@ class SetTarget(NamedTuple):
     """The objects of one image, in shares of its height and width."""
 
     labels: Tensor  # (N,) int64 from 0
-    boxes: Tensor  # (N, 4) as centre x, centre y, width, height from 0 to 1
+    boxes: Tensor  # (N, 4) as center x, center y, width, height from 0 to 1
 
 
 @torch.no_grad()
@@ -56,7 +56,7 @@ def match(
     Args:
         cost_kind: "softmax" if the last of the classes is the background, "focal" if each class is a yes or no.
         logits: (L, B, Q, K).
-        boxes: (L, B, Q, 4) as centre x, centre y, width, height in shares of the image.
+        boxes: (L, B, Q, 4) as center x, center y, width, height in shares of the image.
 
     Returns:
         Per layer and image, min(Q, objects) queries, ascending, and the object that each of them answers for.
@@ -135,7 +135,7 @@ def class_costs(kind: CostKind, logits: Tensor, labels: Tensor) -> Tensor:
 
 
 def giou(a: Sequence[Tensor], b: Sequence[Tensor]) -> Tensor:
-    """Generalised overlap of boxes, from -1 to 1: centre x, centre y, width, height of each side, broadcast together.
+    """Generalised overlap of boxes, from -1 to 1: center x, center y, width, height of each side, broadcast together.
 
     Rezatofighi et al., "Generalized Intersection over Union", 2019.
     """

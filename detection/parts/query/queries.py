@@ -34,7 +34,7 @@ def detections(
     """
     Args:
         best: scores, labels and queries, best first.
-        boxes: (B, Q, 4) as centre x, centre y, width, height in shares of the unpadded images.
+        boxes: (B, Q, 4) as center x, center y, width, height in shares of the unpadded images.
         sizes: (height, width) of each unpadded image.
         min_score: leave out what scores less.
     """

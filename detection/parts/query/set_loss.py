@@ -80,7 +80,7 @@ class SetLoss(nn.Module):
 
         Args:
             logits: (L, B, Q, K), one column more for softmax.
-            boxes: (L, B, Q, 4) as centre x, centre y, width, height in shares of the unpadded images.
+            boxes: (L, B, Q, 4) as center x, center y, width, height in shares of the unpadded images.
             targets: objects in pixels.
             sizes: (height, width) of each unpadded image.
             prefix: put before every name.

@@ -5,7 +5,7 @@ Carion, Massa, Synnaeve, Usunier, Kirillov, Zagoruyko, "End-to-End Object Detect
     encoder layer   self-attention -> feed-forward
     decoder layer   self-attention of the queries -> attention to the memory -> feed-forward
 
-Every step is added to what it was given, and normalised after that (post-norm) or before it (pre-norm). A `bias` is
+Every step is added to what it was given, and normalized after that (post-norm) or before it (pre-norm). A `bias` is
 added to the logits of attention: minus infinity hides padding, and who wants queries to look somewhere says so there.
 
 Shape letters: B images, Q queries, S places of the memory, C channels, H heads, L layers.
@@ -138,7 +138,7 @@ class FeedForward(nn.Sequential):
 
 
 class Around(nn.Module):
-    """What is around each step of a layer: it is added to what it was given, and normalised after that or before it."""
+    """What is around each step of a layer: it is added to what it was given, and normalized after that or before it."""
 
     def __init__(self, width: int, dropout: float, *, pre_norm: bool = False) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Batches: images keep their pixels, padding is the mean colour."""
+"""Batches: images keep their pixels, padding is the mean color."""
 
 from __future__ import annotations
 

@@ -55,8 +55,8 @@ def folder(tmp_path: Path) -> Path:
             own = {"id": number, "category_id": category, "area": len(rows), "bbox": box, "iscrowd": crowd}
             infos.append(own)
         (root / "annotations" / "panoptic_val2017" / f"{i}.png").write_bytes(write_ids(ids))
-        colours = np.stack([ids % 251] * 3, -1).astype(np.uint8)
-        Image.fromarray(colours).save(root / "val2017" / f"{i}.png")
+        colors = np.stack([ids % 251] * 3, -1).astype(np.uint8)
+        Image.fromarray(colors).save(root / "val2017" / f"{i}.png")
         images.append({"id": 10 * i, "file_name": f"{i}.png", "height": 30, "width": 40})
         annotations.append({"image_id": 10 * i, "file_name": f"{i}.png", "segments_info": infos})
     save(root, {"images": images, "annotations": annotations, "categories": CATEGORIES})
@@ -105,15 +105,15 @@ def test_masks_go_where_their_pixels_go(folder: Path, name: str) -> None:
             assert (rows.min() >= box[1] - 1) and (rows.max() + 1 <= box[3] + 1)
 
 
-def test_mirrored_masks_are_where_the_mirrored_colours_are(folder: Path) -> None:
+def test_mirrored_masks_are_where_the_mirrored_colors_are(folder: Path) -> None:
     data = opened(folder)
     data.augment = build_augment("hflip", size=(30, 40))
     seen = set()
     for seed in range(8):
         image, target = data.load(0, RNG(seed))
         seen.add(float(target["boxes"][1, 0]))
-        colours = torch.tensor([70000 % 251, 5, 6])[:, None, None]
-        assert torch.equal(target["masks"].bool(), image[0] == colours)  # type: ignore[typeddict-item]
+        colors = torch.tensor([70000 % 251, 5, 6])[:, None, None]
+        assert torch.equal(target["masks"].bool(), image[0] == colors)  # type: ignore[typeddict-item]
     assert seen == {4.0, 26.0}, "as it is, and mirrored"
 
 
@@ -132,7 +132,7 @@ def test_classes_are_matched_by_name_and_a_part_of_the_images_is_still_itself(fo
     assert isinstance(data.table, CocoTable)
 
 
-def test_ids_are_colours(tmp_path: Path) -> None:
+def test_ids_are_colors(tmp_path: Path) -> None:
     ids = np.array([[0, 1, 256, 65536], [255, 65535, 2**24 - 1, 1193046]])
     (tmp_path / "ids.png").write_bytes(write_ids(ids))
     assert np.array_equal(read_ids(tmp_path / "ids.png"), ids)
@@ -192,9 +192,9 @@ def test_files_that_do_not_fit_together_are_refused_in_a_sentence(
 
 @pytest.mark.parametrize(
     ("content", "sentence"),
-    [(b"\x89PNG\r\n", "cannot be read as a PNG"), (None, "has the colours 'L' and not RGB")],
+    [(b"\x89PNG\r\n", "cannot be read as a PNG"), (None, "has the colors 'L' and not RGB")],
 )
-def test_png_that_is_none_or_has_no_colours_is_refused(folder: Path, content: bytes | None, sentence: str) -> None:
+def test_png_that_is_none_or_has_no_colors_is_refused(folder: Path, content: bytes | None, sentence: str) -> None:
     path = folder / "annotations" / "panoptic_val2017" / "1.png"
     Image.new("L", (40, 30)).save(path)
     if content is not None:

@@ -11,7 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
-from detection.drawing.draw import class_colour, draw_detections, readable_on, sheet
+from detection.drawing.draw import class_color, draw_detections, readable_on, sheet
 from detection.types import Detections, Target
 
 NAMES = ("cat", "dog")
@@ -26,7 +26,7 @@ def found(boxes: list[list[float]], labels: list[int], scores: list[float]) -> D
     )
 
 
-def grey(height: int = 400, width: int = 640) -> torch.Tensor:
+def gray(height: int = 400, width: int = 640) -> torch.Tensor:
     return torch.full((3, height, width), 128, dtype=torch.uint8)
 
 
@@ -34,79 +34,79 @@ def pixels(picture: Image.Image) -> np.ndarray:
     return np.asarray(picture).astype(int)
 
 
-def count(picture: Image.Image, colour: tuple[int, int, int]) -> int:
-    return int((pixels(picture) == np.array(colour)).all(-1).sum())
+def count(picture: Image.Image, color: tuple[int, int, int]) -> int:
+    return int((pixels(picture) == np.array(color)).all(-1).sum())
 
 
-def test_a_box_is_drawn_in_the_colour_of_its_class_where_it_is() -> None:
-    picture = draw_detections(grey(), found([[100, 100, 300, 200]], [1], [0.9]), NAMES)
+def test_a_box_is_drawn_in_the_color_of_its_class_where_it_is() -> None:
+    picture = draw_detections(gray(), found([[100, 100, 300, 200]], [1], [0.9]), NAMES)
     assert picture.size == (640, 400)
-    colour = class_colour(1)
-    assert all(picture.getpixel(at) == colour for at in ((100, 150), (300, 150), (250, 200)))
+    color = class_color(1)
+    assert all(picture.getpixel(at) == color for at in ((100, 150), (300, 150), (250, 200)))
     assert picture.getpixel((200, 150)) == (128, 128, 128)
-    assert picture.getpixel((105, 85)) == colour  # the plate of the label, above the box
+    assert picture.getpixel((105, 85)) == color  # the plate of the label, above the box
 
 
 def test_nothing_found_leaves_the_picture_as_it_is() -> None:
-    picture = draw_detections(grey(), found([], [], []), NAMES)
+    picture = draw_detections(gray(), found([], [], []), NAMES)
     assert (pixels(picture) == 128).all()
 
 
 def test_weak_detections_are_not_shown() -> None:
     weak = found([[100, 100, 300, 200]], [0], [0.2])
-    assert (pixels(draw_detections(grey(), weak, NAMES)) == 128).all()
-    assert count(draw_detections(grey(), weak, NAMES, min_score=0.1), class_colour(0)) > 500
+    assert (pixels(draw_detections(gray(), weak, NAMES)) == 128).all()
+    assert count(draw_detections(gray(), weak, NAMES, min_score=0.1), class_color(0)) > 500
 
 
 def test_small_images_are_enlarged_with_their_boxes_and_large_ones_are_not() -> None:
-    small = draw_detections(grey(60, 80), found([[10, 10, 40, 30]], [0], [0.9]), NAMES)
+    small = draw_detections(gray(60, 80), found([[10, 10, 40, 30]], [0], [0.9]), NAMES)
     assert small.size == (640, 480)
-    assert small.getpixel((80, 200)) == small.getpixel((200, 240)) == class_colour(0)
-    assert draw_detections(grey(900, 1200), found([], [], []), NAMES).size == (1200, 900)
+    assert small.getpixel((80, 200)) == small.getpixel((200, 240)) == class_color(0)
+    assert draw_detections(gray(900, 1200), found([], [], []), NAMES).size == (1200, 900)
 
 
 def test_true_boxes_are_white_dashes_and_named_only_where_no_detection_agrees() -> None:
     box = [[100.0, 100.0, 300.0, 200.0]]
     truth = Target(boxes=torch.tensor(box), labels=torch.tensor([0]))
-    agreed = draw_detections(grey(), found(box, [0], [0.9]), NAMES, truth=truth)
+    agreed = draw_detections(gray(), found(box, [0], [0.9]), NAMES, truth=truth)
     side = pixels(agreed)[110:190, 100]
     assert (side == 255).all(-1).any() and (side == 0).all(-1).any()
-    confused = draw_detections(grey(), found(box, [1], [0.9]), NAMES, truth=truth)
-    missed = draw_detections(grey(), found([], [], []), NAMES, truth=truth)
+    confused = draw_detections(gray(), found(box, [1], [0.9]), NAMES, truth=truth)
+    missed = draw_detections(gray(), found([], [], []), NAMES, truth=truth)
     plates = [count(picture, (255, 255, 255)) for picture in (agreed, confused, missed)]
     assert plates[1] > plates[0] + 150 and plates[2] > plates[0] + 150
 
 
 def test_labels_do_not_cover_each_other_and_stay_inside() -> None:
     boxes = [[0.0, 0.0, 50.0, 50.0], [2.0, 2.0, 52.0, 52.0], [590.0, 350.0, 639.0, 399.0]]
-    alone = [draw_detections(grey(), found([box], [i], [0.9]), (*NAMES, "mouse")) for i, box in enumerate(boxes)]
-    together = draw_detections(grey(), found(boxes, [0, 1, 2], [0.9, 0.8, 0.7]), (*NAMES, "mouse"))
+    alone = [draw_detections(gray(), found([box], [i], [0.9]), (*NAMES, "mouse")) for i, box in enumerate(boxes)]
+    together = draw_detections(gray(), found(boxes, [0, 1, 2], [0.9, 0.8, 0.7]), (*NAMES, "mouse"))
     for label, picture in enumerate(alone):
-        assert count(together, class_colour(label)) > 0.7 * count(picture, class_colour(label)) > 300
+        assert count(together, class_color(label)) > 0.7 * count(picture, class_color(label)) > 300
 
 
 def test_boxes_that_are_outside_or_no_numbers_do_no_harm() -> None:
     boxes = [[-50.0, -50.0, 900.0, 900.0], [700, 700, 800, 800], [float("nan")] * 4, [30, 30, 30, 30], [50, 50, 40, 40]]
-    picture = draw_detections(grey(), found(boxes, [0, 0, 0, 0, 7], [0.9] * 5), NAMES)
-    assert picture.getpixel((0, 200)) == picture.getpixel((639, 200)) == class_colour(0)
+    picture = draw_detections(gray(), found(boxes, [0, 0, 0, 0, 7], [0.9] * 5), NAMES)
+    assert picture.getpixel((0, 200)) == picture.getpixel((639, 200)) == class_color(0)
 
 
-def test_text_can_be_read_on_every_class_colour() -> None:
-    def grey_level(colour: tuple[int, int, int]) -> float:
-        return float(np.dot(colour, (0.299, 0.587, 0.114)))
+def test_text_can_be_read_on_every_class_color() -> None:
+    def gray_level(color: tuple[int, int, int]) -> float:
+        return float(np.dot(color, (0.299, 0.587, 0.114)))
 
-    colours = [class_colour(label) for label in range(80)]
-    assert len(set(colours[:20])) == 20
-    assert all(abs(grey_level(colour) - grey_level(readable_on(colour))) > 100 for colour in colours)
+    colors = [class_color(label) for label in range(80)]
+    assert len(set(colors[:20])) == 20
+    assert all(abs(gray_level(color) - gray_level(readable_on(color))) > 100 for color in colors)
 
 
 def test_a_sheet_holds_every_picture_whole() -> None:
     pictures = [
-        Image.new("RGB", size, colour) for size, colour in (((60, 40), "red"), ((30, 50), "lime"), ((9, 9), "blue"))
+        Image.new("RGB", size, color) for size, color in (((60, 40), "red"), ((30, 50), "lime"), ((9, 9), "blue"))
     ]
     page = sheet(pictures, 2)
     assert page.size == (2 * 60 + 18, 50 + 9 + 18)
-    assert [count(page, colour) for colour in ((255, 0, 0), (0, 255, 0), (0, 0, 255))] == [2400, 1500, 81]
+    assert [count(page, color) for color in ((255, 0, 0), (0, 255, 0), (0, 0, 255))] == [2400, 1500, 81]
     assert sheet(pictures[:1], 4).size == (72, 52)
 
 
@@ -125,4 +125,4 @@ def test_real_annotations_can_be_drawn_on_real_photographs() -> None:
         truth = Target(boxes=torch.tensor(corners), labels=torch.tensor(labels))
         picture = draw_detections(raw, found(corners, labels, [0.9] * len(own)), names, truth=truth)
         assert max(picture.size) >= 640
-        assert all(count(picture, class_colour(label)) > 0 for label in set(labels))
+        assert all(count(picture, class_color(label)) > 0 for label in set(labels))

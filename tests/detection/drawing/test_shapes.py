@@ -1,4 +1,4 @@
-"""Masks and skeletons are drawn where they are, in the colour of their class, and nothing else changes."""
+"""Masks and skeletons are drawn where they are, in the color of their class, and nothing else changes."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from PIL import Image, ImageDraw
 from detection.data.annotations.skeleton import Skeleton
 from detection.data.coco import CocoDetection
 from detection.data.masks.paste import Patch
-from detection.drawing.draw import class_colour, draw_detections
+from detection.drawing.draw import class_color, draw_detections
 from detection.drawing.shapes import Points, draw_mask, draw_skeleton, enlarged
 from detection.types import Detections, Target
 
@@ -23,12 +23,12 @@ SKELETON = Skeleton(("a", "b", "c"), ((0, 1), (1, 2)), (0, 1, 2), (0.1,) * 3)
 RED = (255, 0, 0)
 
 
-def grey(height: int = 400, width: int = 640) -> torch.Tensor:
+def gray(height: int = 400, width: int = 640) -> torch.Tensor:
     return torch.full((3, height, width), 128, dtype=torch.uint8)
 
 
 def changed(picture: Image.Image) -> np.ndarray:
-    """(H, W) bool: where a grey picture is not grey any more."""
+    """(H, W) bool: where a gray picture is not gray any more."""
     return (np.asarray(picture) != 128).any(-1)
 
 
@@ -63,7 +63,7 @@ def test_a_found_mask_fills_its_part_of_its_box() -> None:
     left_half = torch.zeros(1, 28, 28)
     left_half[:, :, :14] = 1
     bare, with_mask = (
-        changed(draw_detections(grey(), one, ("cat", "dog"))) for one in (found(), found(masks=left_half))
+        changed(draw_detections(gray(), one, ("cat", "dog"))) for one in (found(), found(masks=left_half))
     )
     more = with_mask & ~bare
     down, across = np.nonzero(more)
@@ -75,18 +75,18 @@ def test_masks_of_weak_detections_and_of_boxes_that_are_none_are_not_drawn() -> 
     masks = torch.ones(1, 28, 28)
     for change in ({"scores": torch.tensor([0.1])}, {"boxes": torch.full((1, 4), float("nan"))}):
         one: Any = {**found(masks=masks, keypoints=torch.ones(1, 3, 3)), **change}
-        assert not changed(draw_detections(grey(), one, ("cat", "dog"), skeleton=SKELETON)).any()
+        assert not changed(draw_detections(gray(), one, ("cat", "dog"), skeleton=SKELETON)).any()
 
 
 def test_true_masks_grow_with_a_small_image_and_are_filled_where_nothing_is_found() -> None:
     mask = torch.zeros(1, 60, 80, dtype=torch.uint8)
     mask[0, 20:40, 20:60] = 1
     truth = Target(boxes=torch.tensor([[20.0, 20, 60, 40]]), labels=torch.tensor([0]), masks=mask)
-    picture = np.asarray(draw_detections(grey(60, 80), NOTHING, ("cat",), truth=truth)).astype(int)
+    picture = np.asarray(draw_detections(gray(60, 80), NOTHING, ("cat",), truth=truth)).astype(int)
     inside = picture[240, 400]
-    assert np.abs(inside - (128 * 0.6 + 0.4 * np.array(class_colour(0)))).max() <= 1
+    assert np.abs(inside - (128 * 0.6 + 0.4 * np.array(class_color(0)))).max() <= 1
     one: Any = {**found(), "boxes": torch.tensor([[5.0, 5, 70, 55]])}
-    over = draw_detections(grey(60, 80), one, ("cat", "dog"), truth=truth)
+    over = draw_detections(gray(60, 80), one, ("cat", "dog"), truth=truth)
     assert over.getpixel((400, 240)) == (128, 128, 128)
 
 
@@ -115,15 +115,15 @@ def test_lines_join_what_is_shown_and_are_thin_where_it_is_hidden() -> None:
 def test_keypoints_follow_visibility_in_truth_and_score_in_detections() -> None:
     points = torch.tensor([[[150.0, 150, 2], [200, 150, 1], [250, 150, 0]]])
     truth = Target(boxes=torch.tensor([[100.0, 100, 300, 200]]), labels=torch.tensor([1]), keypoints=points)
-    true = np.asarray(draw_detections(grey(), NOTHING, ("cat", "dog"), truth=truth, skeleton=SKELETON))
+    true = np.asarray(draw_detections(gray(), NOTHING, ("cat", "dog"), truth=truth, skeleton=SKELETON))
     assert (true[150, 175] == 255).all() and (true[145:156, 225] == 128).all() and (true[150, 250] == 128).all()
     scored = points.clone()
     scored[..., 2] = torch.tensor([4.0, -1.0, -2.0])
-    picture = np.asarray(draw_detections(grey(), found(keypoints=scored), ("cat", "dog"), skeleton=SKELETON))
+    picture = np.asarray(draw_detections(gray(), found(keypoints=scored), ("cat", "dog"), skeleton=SKELETON))
     assert all((picture[150, x] == 255).all() for x in (150, 200, 250))
     dots = [int((picture[140:160, x] == 255).all(-1).sum()) for x in (150, 250)]
     assert dots[0] > dots[1]
-    without = np.asarray(draw_detections(grey(), found(keypoints=scored), ("cat", "dog")))
+    without = np.asarray(draw_detections(gray(), found(keypoints=scored), ("cat", "dog")))
     assert (without[150, 175] == 128).all() and (without[150, 150] == 255).all()
 
 

@@ -52,7 +52,7 @@ def of_different_sizes(scenes: Callable, counts: list[int]) -> tuple[Images, lis
 def layers_of(theirs: Any, batch: dict[str, Any]) -> tuple[Tensor, Tensor]:
     """Logits and boxes of every decoder layer, as the paper's auxiliary heads say them.
 
-    transformers' own feed each layer with normalised states as soon as auxiliary losses are on, so these are off.
+    transformers' own feed each layer with normalized states as soon as auxiliary losses are on, so these are off.
     """
     states: list[Tensor] = []
     layers = theirs.model.decoder.layers

@@ -229,13 +229,13 @@ def test_an_anchor_answers_for_the_box_it_overlaps_most_and_no_box_goes_without(
     )
     labels, which = net.assign(Target(boxes=corners, labels=torch.arange(len(boxes))), anchors)
     overlap = box_iou(corners, anchors)
-    favourites: dict[int, int] = {}
+    favorites: dict[int, int] = {}
     for n, row in enumerate(overlap):
-        favourites.setdefault(int(row.argmax()), n)
+        favorites.setdefault(int(row.argmax()), n)
     for p, label in enumerate(labels.tolist()):
         best = float(overlap[:, p].max())
-        if p in favourites:
-            assert label == which[p] == favourites[p]
+        if p in favorites:
+            assert label == which[p] == favorites[p]
         elif best >= 0.5:
             assert overlap[label, p] == best and which[p] == label
         else:

@@ -229,7 +229,7 @@ def test_nothing_is_cut_from_the_pooled_level(network: str, small: Callable) -> 
 
 
 def test_heads_of_vitdet_are_those_of_the_paper() -> None:
-    """Two convolutions propose; four, normalised over channels and without bias, and one layer look at a box."""
+    """Two convolutions propose; four, normalized over channels and without bias, and one layer look at a box."""
     with torch.device("meta"):
         net: Any = detector.build("vitdet", backbone.build("vit_det_m16_rms"), 80)
     assert isinstance(net.neck, SimpleFPN) and [info.stride for info in net.neck.maps] == [4, 8, 16, 32, 64]

@@ -102,7 +102,7 @@ def test_recipe_of_the_name_is_set_as_what_was_published(name: str) -> None:
 @pytest.mark.parametrize("shape", [(480, 640), (1000, 700), (90, 201)])
 @pytest.mark.parametrize("name", WEIGHTS)
 def test_images_come_to_a_network_as_torchvisions_transform_brings_them(name: str, shape: tuple[int, int]) -> None:
-    """Sizes, resizing and normalisation; one level of 255 is lost by keeping bytes."""
+    """Sizes, resizing and normalization; one level of 255 is lost by keeping bytes."""
     known = REFERENCES[name]
     with torch.device("meta"):
         transform = getattr(theirs, name)(weights=None, weights_backbone=None).eval().transform

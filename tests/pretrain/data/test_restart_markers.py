@@ -29,19 +29,19 @@ REAL = Path(os.environ.get("CHORDATE_REAL_DATA", "nowhere")) / "imagenet-sample"
 needs_jpegtran = pytest.mark.skipif(shutil.which("jpegtran") is None, reason="needs the program jpegtran")
 needs_photographs = pytest.mark.skipif(not REAL.is_dir(), reason="needs CHORDATE_REAL_DATA with imagenet-sample")
 
-KINDS = {  # how colour is stored -> what Pillow calls it, pixel rows of a row of blocks, of context
+KINDS = {  # how color is stored -> what Pillow calls it, pixel rows of a row of blocks, of context
     "4:4:4": (0, 8, 0),
     "4:2:2": (1, 8, 0),
     "4:2:0": (2, 16, 1),
-    "grey": (None, 8, 0),
+    "gray": (None, 8, 0),
 }
 
 
 def jpeg(kind: str = "4:2:0", size: tuple[int, int] = (75, 131), **options) -> bytes:
-    """Noise in colour, (width, height), with markers unless the options say otherwise."""
+    """Noise in color, (width, height), with markers unless the options say otherwise."""
     pixels = np.random.default_rng(size[0]).integers(0, 256, (size[1], size[0], 3)).astype(np.uint8)
     image, to = Image.fromarray(pixels).filter(ImageFilter.GaussianBlur(1)), io.BytesIO()
-    if kind == "grey":
+    if kind == "gray":
         image = image.convert("L")
     else:
         options["subsampling"] = KINDS[kind][0]
@@ -67,7 +67,7 @@ def crops(height: int, step: int = 1) -> list[tuple[int, int]]:
 VIEWS = {
     "crop": RandomResizedCrop(32),
     "crop and flip": Compose([RandomResizedCrop(32), HorizontalFlip(0.5)]),
-    "centre": Compose([ResizeCenterCrop((20, 48), share=0.7)]),
+    "center": Compose([ResizeCenterCrop((20, 48), share=0.7)]),
 }
 OTHER_VIEWS = {
     "flip first": Compose([HorizontalFlip(0.5), RandomResizedCrop(32)]),
@@ -99,7 +99,7 @@ def test_no_more_rows_are_decoded_than_the_crop_and_its_context_need():
     assert rows is not None
     for (top, bottom), (first, height) in {
         (17, 31): (16, 16),
-        (16, 31): (0, 32),  # the first row of blocks for the colour of the first pixel row
+        (16, 31): (0, 32),  # the first row of blocks for the color of the first pixel row
         (17, 32): (16, 32),
         (0, 1): (0, 16),
         (130, 131): (128, 3),
@@ -112,7 +112,7 @@ def test_no_more_rows_are_decoded_than_the_crop_and_its_context_need():
     assert 0 < len(piece) < 0.4 * len(data)
 
 
-def test_without_the_context_colour_at_the_border_would_be_wrong():
+def test_without_the_context_color_at_the_border_would_be_wrong():
     data = jpeg("4:2:0")
     rows, whole = rows_of(data), decode_image(data, upright=True)
     assert rows is not None
@@ -249,7 +249,7 @@ def test_markers_are_written_without_loss(kind, options):
 
 
 @needs_jpegtran
-def test_colour_at_half_height_alone_has_its_context_too(tmp_path):
+def test_color_at_half_height_alone_has_its_context_too(tmp_path):
     (tmp_path / "a.jpg").write_bytes(plain(kind="4:2:2"))
     data = subprocess.run(
         [jpegtran(), "-rotate", "90", "-trim", tmp_path / "a.jpg"], capture_output=True, check=True

@@ -83,7 +83,7 @@ def test_any_backbone_fills_in_hidden_pixels_without_having_seen_them(
     torch.testing.assert_close(net(x, noise), distances.mean())
 
 
-def test_the_colour_of_hidden_pixels_is_learned(tiny_backbone: type) -> None:
+def test_the_color_of_hidden_pixels_is_learned(tiny_backbone: type) -> None:
     net = SimMIM(tiny_backbone(), (64, 64))
     net(torch.randn(4, 3, 64, 64)).backward()
     assert net.mask_token.shape == (3,) and net.mask_token.grad is not None and net.mask_token.grad.abs().sum() > 0

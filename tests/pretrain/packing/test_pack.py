@@ -410,20 +410,20 @@ def test_larger_images_are_shrunk_to_the_short_side_and_others_stay_byte_for_byt
         expected = np.asarray(before.convert("RGB").resize((80, 60), Image.Resampling.BICUBIC), int)
         assert np.abs(np.asarray(image.convert("RGB"), int) - expected).max() <= (0 if name == "w" else 12)
     image = Image.open(io.BytesIO(found["c/large"]))
-    assert isinstance(image, JpegImageFile) and get_sampling(image) == 0  # colour in full, as before
+    assert isinstance(image, JpegImageFile) and get_sampling(image) == 0  # color in full, as before
     assert image.quantization[0][0] == 2  # quality 95
 
 
-def test_shrunk_images_are_upright_and_grey_stays_grey(tmp_path):
+def test_shrunk_images_are_upright_and_gray_stays_gray(tmp_path):
     exif = Image.Exif()
     exif[0x0112] = 6  # to be turned by a quarter
     large(tmp_path / "in" / "c" / "turned.jpg", "JPEG", exif=exif)
-    grey = Image.new("L", (100, 100), 77)
-    grey.save(tmp_path / "in" / "c" / "grey.jpg")
+    gray = Image.new("L", (100, 100), 77)
+    gray.save(tmp_path / "in" / "c" / "gray.jpg")
     pack(tmp_path / "in", tmp_path / "out", short_side=45)
     found = {key: Image.open(io.BytesIO(data)) for key, (data, _) in contents(tmp_path / "out", "train").items()}
     assert found["c/turned"].size == (45, 60) and not found["c/turned"].getexif()
-    assert found["c/grey"].mode == "L" and found["c/grey"].getpixel((3, 3)) == 77
+    assert found["c/gray"].mode == "L" and found["c/gray"].getpixel((3, 3)) == 77
 
 
 # -- the command ------------------------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""Neighbours vote as spelled out by hand, a probe tells what is there to tell, and it leaves no trace."""
+"""Neighbors vote as spelled out by hand, a probe tells what is there to tell, and it leaves no trace."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from backbones import backbone
 from pretrain.methods import Facts, Method, method
 from pretrain.probing import probe as page
-from pretrain.probing.probe import Probe, Vectors, at_rest, check_k, knn_votes, nearest_neighbours, shares_right
+from pretrain.probing.probe import Probe, Vectors, at_rest, check_k, knn_votes, nearest_neighbors, shares_right
 from shared.errors import UsageError
 from shared.feeding.pixels import PIXEL_STATS
 
@@ -26,15 +26,15 @@ NEUTRAL = PIXEL_STATS["neutral"]
 def some(count: int, width: int = 5, classes: int = 4, seed: int = 0) -> Vectors:
     rng = torch.Generator().manual_seed(seed)
     labels = torch.randint(classes, (count,), generator=rng)
-    centres = torch.randn(classes, width, generator=torch.Generator().manual_seed(99))
-    return Vectors(centres[labels] + torch.randn(count, width, generator=rng), labels)
+    centers = torch.randn(classes, width, generator=torch.Generator().manual_seed(99))
+    return Vectors(centers[labels] + torch.randn(count, width, generator=rng), labels)
 
 
-# --- neighbours -------------------------------------------------------------------------------
+# --- neighbors -------------------------------------------------------------------------------
 
 
 def votes_by_hand(bank: Vectors, query: Tensor, classes: int, k: int, temperature: float) -> list[float]:
-    """One query, one neighbour at a time."""
+    """One query, one neighbor at a time."""
     cosines = []
     for vector, label in zip(bank.values.double().tolist(), bank.labels.tolist(), strict=True):
         dot = sum(a * b for a, b in zip(vector, query.double().tolist(), strict=True))
@@ -57,7 +57,7 @@ def test_votes_are_those_counted_by_hand(k: int, temperature: float, count: int,
     assert ((votes > 0) == (wanted > 0)).all()
 
 
-def test_nearer_neighbours_weigh_more_so_the_temperature_can_outvote_the_majority() -> None:
+def test_nearer_neighbors_weigh_more_so_the_temperature_can_outvote_the_majority() -> None:
     bank = Vectors(torch.tensor([[1.0, 0.0], [1.0, 1.0], [1.0, 1.1]]), torch.tensor([0, 1, 1]))
     query = torch.tensor([[3.0, 0.1]])
     assert knn_votes(bank, query, 2, k=3, temperature=0.07).argmax() == 0
@@ -74,7 +74,7 @@ def test_predictions_are_those_of_lightly() -> None:
 
 
 @given(cut=st.integers(0, 30), seed=st.integers(0, 2**31))
-def test_processes_that_share_the_bank_find_the_neighbours_of_the_whole(cut: int, seed: int) -> None:
+def test_processes_that_share_the_bank_find_the_neighbors_of_the_whole(cut: int, seed: int) -> None:
     bank, queries = some(30, seed=seed), some(8, seed=seed + 1).values
     first, second = Vectors(bank.values[:cut], bank.labels[:cut]), Vectors(bank.values[cut:], bank.labels[cut:])
     told: list[Any] = []
@@ -89,9 +89,9 @@ def test_processes_that_share_the_bank_find_the_neighbours_of_the_whole(cut: int
 
 def test_queries_are_taken_in_parts_that_fit_into_memory_without_a_difference(monkeypatch: pytest.MonkeyPatch) -> None:
     bank, queries = some(50), some(17, seed=1)
-    whole = nearest_neighbours(bank, queries, 4)
+    whole = nearest_neighbors(bank, queries, 4)
     monkeypatch.setattr(page, "AT_ONCE", 120)  # two queries at a time
-    assert nearest_neighbours(bank, queries, 4) == whole
+    assert nearest_neighbors(bank, queries, 4) == whole
 
 
 def test_top_five_counts_classes_that_have_votes_and_is_left_out_where_there_are_five_or_fewer() -> None:
@@ -102,17 +102,17 @@ def test_top_five_counts_classes_that_have_votes_and_is_left_out_where_there_are
     assert shares_right(torch.ones(2, 1), torch.zeros(2, dtype=torch.int64), "knn") == {"knn": 1.0}
 
 
-def test_more_neighbours_than_images_are_refused_with_the_flag_that_helps() -> None:
+def test_more_neighbors_than_images_are_refused_with_the_flag_that_helps() -> None:
     check_k(20, 20)
-    with pytest.raises(UsageError, match=r"21 nearest neighbours .* 20 images; give a smaller --probe-k"):
+    with pytest.raises(UsageError, match=r"21 nearest neighbors .* 20 images; give a smaller --probe-k"):
         check_k(21, 20, "--probe-k")
 
 
 # --- the probe --------------------------------------------------------------------------------
 
 
-class Colour(Method):
-    """A method whose backbone is a layer over the mean colour; nothing in it learns here."""
+class Color(Method):
+    """A method whose backbone is a layer over the mean color; nothing in it learns here."""
 
     def __init__(self, gain: float = 1.0, shift: float = 0.0, expander: float | None = None) -> None:
         super().__init__()
@@ -128,7 +128,7 @@ class Colour(Method):
 
 
 class Mean(nn.Module):
-    """(B, 3, H, W) -> (B, 3): mean colours through a batch norm."""
+    """(B, 3, H, W) -> (B, 3): mean colors through a batch norm."""
 
     width = 3
 
@@ -141,8 +141,8 @@ class Mean(nn.Module):
 
 
 @pytest.fixture
-def coloured() -> Callable[..., list[tuple[Tensor, Tensor]]]:
-    """Batches of pictures in one of three colours, and which."""
+def colored() -> Callable[..., list[tuple[Tensor, Tensor]]]:
+    """Batches of pictures in one of three colors, and which."""
 
     def make(count: int = 60, seed: int = 0) -> list[tuple[Tensor, Tensor]]:
         rng = torch.Generator().manual_seed(seed)
@@ -154,49 +154,49 @@ def coloured() -> Callable[..., list[tuple[Tensor, Tensor]]]:
     return make
 
 
-def probe_of(coloured: Callable) -> Probe:
-    return Probe(coloured(), coloured(30, 1), 3, NEUTRAL, torch.device("cpu"))
+def probe_of(colored: Callable) -> Probe:
+    return Probe(colored(), colored(30, 1), 3, NEUTRAL, torch.device("cpu"))
 
 
-def test_a_probe_of_colours_tells_coloured_pictures_apart(coloured: Callable) -> None:
-    metrics = probe_of(coloured)(Colour())
+def test_a_probe_of_colors_tells_colored_pictures_apart(colored: Callable) -> None:
+    metrics = probe_of(colored)(Color())
     assert list(metrics) == ["knn", "std", "covariance", "rank"]
     assert metrics["knn"] == 1.0 and metrics["rank"] == pytest.approx(3, rel=0.2)
-    assert probe_of(coloured)(Colour()) == metrics
+    assert probe_of(colored)(Color()) == metrics
 
 
 @pytest.mark.parametrize(
     ("task", "word"),
     [
-        (Colour(), None),
-        (Colour(expander=3.0), None),
-        (Colour(gain=1e-3, shift=1.0), "one direction"),
-        (Colour(expander=0.01), "where it aims at 1"),
+        (Color(), None),
+        (Color(expander=3.0), None),
+        (Color(gain=1e-3, shift=1.0), "one direction"),
+        (Color(expander=0.01), "where it aims at 1"),
     ],
 )
 def test_a_probe_warns_of_a_collapse_and_of_nothing_else(
-    task: Colour, word: str | None, coloured: Callable, caplog: pytest.LogCaptureFixture
+    task: Color, word: str | None, colored: Callable, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.WARNING):
-        metrics = probe_of(coloured)(task)
+        metrics = probe_of(colored)(task)
     assert [record.levelname for record in caplog.records] == (["WARNING"] if word else [])
     assert word is None or word in caplog.text
     assert ("embedding_std" in metrics) == (task.expander is not None)
 
 
-def test_a_probe_leaves_statistics_weights_modes_and_gradients_as_they_were(coloured: Callable) -> None:
-    task = Colour()
+def test_a_probe_leaves_statistics_weights_modes_and_gradients_as_they_were(colored: Callable) -> None:
+    task = Color()
     task.train()
     task.backbone.norm.eval()
     before = {name: value.clone() for name, value in task.state_dict().items()}
-    probe_of(coloured)(task)
+    probe_of(colored)(task)
     assert all(torch.equal(value, before[name]) for name, value in task.state_dict().items())
     assert (task.training, task.backbone.training, task.backbone.norm.training) == (True, True, False)
     assert all(p.grad is None and p.requires_grad for p in task.parameters())
 
 
-def test_the_exported_encoder_is_the_one_that_is_probed(coloured: Callable) -> None:
-    class Taught(Colour):
+def test_the_exported_encoder_is_the_one_that_is_probed(colored: Callable) -> None:
+    class Taught(Color):
         def __init__(self) -> None:
             super().__init__(gain=0.0, shift=1.0)
             self.teacher = Mean(1.0, 0.0)
@@ -204,7 +204,7 @@ def test_the_exported_encoder_is_the_one_that_is_probed(coloured: Callable) -> N
         def exports(self) -> dict[str, nn.Module]:
             return {"backbone": self.teacher}
 
-    assert probe_of(coloured)(Taught().train()) == probe_of(coloured)(Colour())
+    assert probe_of(colored)(Taught().train()) == probe_of(colored)(Color())
 
 
 def test_rest_sees_weights_as_they_are_now() -> None:

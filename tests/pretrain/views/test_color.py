@@ -1,4 +1,4 @@
-"""Colours of batches: each change is torchvision's for the same amount, and as often and as much is drawn as there."""
+"""Colors of batches: each change is torchvision's for the same amount, and as often and as much is drawn as there."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from torch import Tensor
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as TF
 
-from pretrain.views import color as colour
-from pretrain.views.color import Colour, Drawn, blur, brightness, coloured, contrast, hue, paint, saturation, solarize
+from pretrain.views import color as color
+from pretrain.views.color import Color, Drawn, blur, brightness, colored, contrast, hue, paint, saturation, solarize
 from shared.feeding.pixels import PIXEL_STATS, Normalize
 
-EVERYTHING = Colour(blur=0.5, solarize=0.3)
+EVERYTHING = Color(blur=0.5, solarize=0.3)
 
 
 def pictures(count: int = 4, height: int = 24, width: int = 31) -> Tensor:
-    """Soft colours, strong colours, greys, black and white: (count, 3, height, width) uint8."""
+    """Soft colors, strong colors, grays, black and white: (count, 3, height, width) uint8."""
     images = torch.randint(0, 256, (count, 3, height, width), dtype=torch.uint8)
-    images[:, :, :4] = images[:, :1, :4]  # greys have no hue
+    images[:, :, :4] = images[:, :1, :4]  # grays have no hue
     images[:, :, 4:6], images[:, :, 6:8] = 0, 255
     images[:, 0, 8:10] = images[:, 1, 8:10]  # two channels share the top
     return images
@@ -64,10 +64,10 @@ def test_hue_turns_past_red_and_back_again() -> None:
     torch.testing.assert_close(there, images.float(), atol=0.02, rtol=0)
 
 
-def test_no_colours_are_torchvisions_grey() -> None:
+def test_no_colors_are_torchvisions_gray() -> None:
     images = pictures()
-    grey = TF.rgb_to_grayscale(images / 255, num_output_channels=3) * 255
-    torch.testing.assert_close(done(images, saturation, [0.0] * 4), grey, atol=1e-3, rtol=0)
+    gray = TF.rgb_to_grayscale(images / 255, num_output_channels=3) * 255
+    torch.testing.assert_close(done(images, saturation, [0.0] * 4), gray, atol=1e-3, rtol=0)
 
 
 def test_solarize_is_torchvisions_at_the_middle_of_the_scale() -> None:
@@ -141,7 +141,7 @@ def test_amounts_are_distributed_like_torchvisions(drawn: Drawn, theirs: list[di
 
 
 def test_stronger_amounts_are_told_apart_by_that_measure(drawn: Drawn) -> None:
-    stronger = Colour(strengths=(0.5, 0.5, 0.3, 0.13)).draw(COUNT)
+    stronger = Color(strengths=(0.5, 0.5, 0.3, 0.13)).draw(COUNT)
     for number in range(4):
         assert distance(drawn.amounts[:, number], stronger.amounts[:, number]) > CLOSE
 
@@ -162,7 +162,7 @@ def test_deviations_of_the_blur_are_even_between_their_ends(drawn: Drawn) -> Non
 
 
 def test_each_happens_as_often_as_told_and_without_regard_to_the_others(drawn: Drawn) -> None:
-    fates = np.stack([drawn.jittered, drawn.grey, drawn.sigma > 0, drawn.solarized])
+    fates = np.stack([drawn.jittered, drawn.gray, drawn.sigma > 0, drawn.solarized])
     for fate, share in zip(fates, (0.8, 0.2, 0.5, 0.3), strict=True):
         assert abs(fate.mean() - share) < 3.3 * np.sqrt(share * (1 - share) / COUNT)
     assert np.abs(np.corrcoef(fates) - np.eye(4)).max() < 3.9 / np.sqrt(COUNT)
@@ -172,9 +172,9 @@ def test_each_happens_as_often_as_told_and_without_regard_to_the_others(drawn: D
 
 def test_never_and_always_are_never_and_always() -> None:
     images = pictures(40, 8, 8)
-    assert torch.equal(Colour(0, 0, 0, 0)(images), images.float())
-    everything = Colour(1, 1, 1, 1).draw(200)
-    assert everything.jittered.all() and everything.grey.all() and everything.solarized.all()
+    assert torch.equal(Color(0, 0, 0, 0)(images), images.float())
+    everything = Color(1, 1, 1, 1).draw(200)
+    assert everything.jittered.all() and everything.gray.all() and everything.solarized.all()
     assert (everything.sigma > 0).all()
 
 
@@ -188,7 +188,7 @@ def by_torchvision(image: Tensor, drawn: Drawn, i: int) -> Tensor:
         steps = (TF.adjust_brightness, TF.adjust_contrast, TF.adjust_saturation, TF.adjust_hue)
         for number in drawn.order[i]:
             x = steps[number](x, float(drawn.amounts[i, number]))
-    if drawn.grey[i]:
+    if drawn.gray[i]:
         x = TF.rgb_to_grayscale(x, num_output_channels=3)
     if drawn.sigma[i]:
         x = TF.gaussian_blur(x, [13, 13], [float(drawn.sigma[i])] * 2)
@@ -199,7 +199,7 @@ def by_torchvision(image: Tensor, drawn: Drawn, i: int) -> Tensor:
 
 def test_a_batch_is_what_torchvision_makes_of_its_images_one_by_one() -> None:
     images, drawn = pictures(48), EVERYTHING.draw(48)
-    ours = coloured(images, drawn)
+    ours = colored(images, drawn)
     for i, (mine, image) in enumerate(zip(ours, images, strict=True)):
         torch.testing.assert_close(mine / 255, by_torchvision(image, drawn, i), atol=2e-3, rtol=0)
 
@@ -210,9 +210,9 @@ def test_images_done_together_are_images_done_alone(monkeypatch: pytest.MonkeyPa
     together = images.float()
     paint(together, drawn)
     for cached in (1, 10 * images[0].numel()):
-        monkeypatch.setattr(colour, "CACHED", cached)
-        # the widest blur says how far all of them reach, which is less than half a grey level
-        torch.testing.assert_close(together, coloured(images, drawn), atol=0.5, rtol=0)
+        monkeypatch.setattr(color, "CACHED", cached)
+        # the widest blur says how far all of them reach, which is less than half a gray level
+        torch.testing.assert_close(together, colored(images, drawn), atol=0.5, rtol=0)
 
 
 def test_bytes_come_in_and_stay_as_they_are() -> None:
@@ -226,10 +226,10 @@ def test_bytes_come_in_and_stay_as_they_are() -> None:
 def test_what_comes_last_is_done_to_every_image() -> None:
     images, drawn = pictures(48), EVERYTHING.draw(48)
     normalize = Normalize(PIXEL_STATS["imagenet"])
-    torch.testing.assert_close(coloured(images, drawn, normalize), normalize(coloured(images, drawn)))
+    torch.testing.assert_close(colored(images, drawn, normalize), normalize(colored(images, drawn)))
 
 
-def test_colours_follow_torchs_random_state_and_differ_between_images() -> None:
+def test_colors_follow_torchs_random_state_and_differ_between_images() -> None:
     images = pictures(1).expand(6, -1, -1, -1)
     results = []
     for seed in (1, 1, 2):

@@ -1,4 +1,4 @@
-"""The fast path does what the usual one does: the same boxes in distribution, the same pixels to two grey levels."""
+"""The fast path does what the usual one does: the same boxes in distribution, the same pixels to two gray levels."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def generator(seed: int = 0) -> np.random.Generator:
 
 
 def photograph(height: int, width: int) -> torch.Tensor:
-    """Noise over soft colours, with the strides a JPEG decoder leaves."""
+    """Noise over soft colors, with the strides a JPEG decoder leaves."""
     y, x = np.mgrid[:height, :width] * 180.0 / max(height, width)
     pixels = np.stack([y, x, (x + y) / 2], -1) + generator().integers(0, 75, (height, width, 3))
     return torch.from_numpy(pixels.astype(np.uint8)).permute(2, 0, 1)
@@ -38,7 +38,7 @@ def levels(one: torch.Tensor, other: torch.Tensor) -> int:
 
 
 @pytest.mark.parametrize("size", [(64, 64), (40, 90)])
-def test_a_resized_box_is_pillows_to_two_grey_levels(size):
+def test_a_resized_box_is_pillows_to_two_gray_levels(size):
     image, crop, rng = photograph(231, 317), RandomResizedCrop(size), generator(1)
     for _ in range(40):
         box = crop.box(231, 317, rng)
@@ -116,7 +116,7 @@ def test_the_evaluation_view_shows_what_resize_and_centre_crop_show(height, widt
         whole, (round(height * grow), round(width * grow)), mode="bilinear", antialias=True
     )[0]
     usual = v2.functional.center_crop(large, [high, wide])
-    # the boxes agree to a pixel of the source, so noise may differ where colours may not
+    # the boxes agree to a pixel of the source, so noise may differ where colors may not
     blurred = [torch.nn.functional.avg_pool2d(pixels[None].float(), 16, 8) for pixels in (view, usual)]
     assert (blurred[0] - blurred[1]).abs().max() < 8
 

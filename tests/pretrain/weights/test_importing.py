@@ -129,7 +129,7 @@ def test_part_of_a_file_is_taken_only_where_that_is_said(
     code, said = run(
         "import", file, "--model", NAME, "--tag", "x", "--rgb-mode", "centered", "--allow-missing", "net.layer4.*"
     )
-    assert code == 0 and "kept as initialised: net.layer4" in said and only(store).card.tag == "x"
+    assert code == 0 and "kept as initialized: net.layer4" in said and only(store).card.tag == "x"
 
 
 def test_pixels_the_file_speaks_of_are_believed_and_not_overruled(
@@ -193,7 +193,7 @@ def test_converted_tag_says_its_parent_and_what_stayed(
     run: Callable[..., tuple[int, str]], small: Exported, store: Store
 ) -> None:
     code, said = run("convert", "--model", "small_vit", "--tag", "mae", "--to", "small_vitdet", "--size", "320")
-    assert code == 0 and "as small_vitdet by vit-to-vitdet" in said and "kept as initialised: net.blocks.0" in said
+    assert code == 0 and "as small_vitdet by vit-to-vitdet" in said and "kept as initialized: net.blocks.0" in said
     made = store.find("small_vitdet", "mae")
     assert made.card.parents == [small.reference] and made.card.args == {"img_size": [320, 320]}
     assert made.card.licence == "CC BY-NC 4.0" and made.card.conversion["kept"][-1] == "net.neck.bias"

@@ -15,7 +15,7 @@ from shared.feeding.image import BadImage, decode_image, image_size
 
 
 def pattern(height: int = 24, width: int = 32) -> Image.Image:
-    """Large soft colours, so that lossy formats keep them."""
+    """Large soft colors, so that lossy formats keep them."""
     y, x = np.mgrid[:height, :width] * 255.0 / max(height, width)
     return Image.fromarray(np.stack([y, x, (x + y) / 2], -1).astype(np.uint8))
 
@@ -39,7 +39,7 @@ SIXTEEN = Image.fromarray((np.arange(24 * 32).reshape(24, 32) * 85).astype(np.ui
 KINDS = {
     "baseline JPEG": encoded(pattern(), "JPEG"),
     "progressive JPEG": encoded(pattern(), "JPEG", progressive=True),
-    "grey JPEG": encoded(pattern().convert("L"), "JPEG"),
+    "gray JPEG": encoded(pattern().convert("L"), "JPEG"),
     "CMYK JPEG": encoded(pattern().convert("CMYK"), "JPEG"),
     "RGB PNG": encoded(pattern(), "PNG"),
     "L PNG": encoded(pattern().convert("L"), "PNG"),
@@ -66,7 +66,7 @@ def test_every_mode_becomes_rgb_bytes_that_pillow_would_also_see(kind):
 def test_ycck_is_not_taken_for_rgb_or_plain_cmyk():
     ycck = bytearray(KINDS["CMYK JPEG"])
     adobe = ycck.find(b"Adobe")
-    ycck[adobe + 11] = 2  # the transform byte of the Adobe marker: the first three colours are YCbCr
+    ycck[adobe + 11] = 2  # the transform byte of the Adobe marker: the first three colors are YCbCr
     pixels = decode_image(bytes(ycck), upright=False)
     assert pixels.shape == (3, 24, 32) and difference(pixels, Image.open(io.BytesIO(bytes(ycck)))) == 0
     assert not torch.equal(pixels, decode_image(KINDS["CMYK JPEG"], upright=False))

@@ -15,9 +15,9 @@ def test_normalising_is_that_of_torchvision(name: str) -> None:
     pixels = torch.randint(256, (2, 3, 5, 7), dtype=torch.uint8)
     stats = pixel_stats(name)
     expected = normalize(to_dtype(pixels, torch.float32, scale=True), list(stats.mean), list(stats.std))
-    normalised = Normalize(stats)(pixels)
-    assert normalised.dtype == torch.float32
-    torch.testing.assert_close(normalised, expected, rtol=1e-5, atol=1e-5)
+    normalized = Normalize(stats)(pixels)
+    assert normalized.dtype == torch.float32
+    torch.testing.assert_close(normalized, expected, rtol=1e-5, atol=1e-5)
 
 
 def test_pixels_handed_in_stay_as_they_are() -> None:

@@ -19,7 +19,7 @@ from shared.recipes.recipe import OptimConfig
 
 
 class Headed(Task):
-    """A backbone and a head with a normalisation of its own."""
+    """A backbone and a head with a normalization of its own."""
 
     def __init__(self, net: nn.Module) -> None:
         super().__init__()

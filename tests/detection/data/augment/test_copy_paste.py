@@ -25,15 +25,15 @@ from tests.detection.data.of_people import people
 SIZE = (40, 60)
 
 
-def scene(*corners: tuple[int, int, int, int], grey: int = 50, label: int = 0) -> Sample:
-    """A grey picture and boxes that their masks fill."""
+def scene(*corners: tuple[int, int, int, int], gray: int = 50, label: int = 0) -> Sample:
+    """A gray picture and boxes that their masks fill."""
     masks = torch.zeros((len(corners), *SIZE), dtype=torch.uint8)
     for mask, (x0, y0, x1, y1) in zip(masks, corners, strict=True):
         mask[y0:y1, x0:x1] = 1
     boxes = torch.tensor(corners, dtype=torch.float32).reshape(-1, 4)
     labels = torch.full((len(corners),), label)
     target: Any = {"boxes": boxes, "labels": labels, "masks": masks, "image_id": label}
-    return torch.full((3, *SIZE), grey, dtype=torch.uint8), target
+    return torch.full((3, *SIZE), gray, dtype=torch.uint8), target
 
 
 def rng(seed: int = 0) -> np.random.Generator:
@@ -42,7 +42,7 @@ def rng(seed: int = 0) -> np.random.Generator:
 
 def test_a_pasted_object_hides_what_lies_under_it() -> None:
     onto = scene((0, 0, 20, 20), (30, 10, 50, 30), (52, 30, 58, 38))
-    image, target = copy_paste(onto, scene((10, 5, 52, 25), grey=250, label=1), rng())
+    image, target = copy_paste(onto, scene((10, 5, 52, 25), gray=250, label=1), rng())
     masks: Any = target["masks"]  # pyright: ignore
     assert target["labels"].tolist() == [0, 0, 0, 1] and target["image_id"] == 0  # pyright: ignore
     assert target["boxes"].tolist() == [[0, 0, 20, 20], [30, 25, 50, 30], [52, 30, 58, 38], [10, 5, 52, 25]]
@@ -58,7 +58,7 @@ def test_an_object_that_is_hidden_altogether_is_dropped_with_its_label() -> None
 
 
 def test_edges_are_blended_and_nothing_else_changes() -> None:
-    image, _ = copy_paste(scene((0, 0, 5, 5)), scene((20, 10, 40, 30), grey=250), rng())
+    image, _ = copy_paste(scene((0, 0, 5, 5)), scene((20, 10, 40, 30), gray=250), rng())
     line = image[0, 20].tolist()
     assert line[:18] == [50] * 18 and line[22:38] == [250] * 16 and line[42:] == [50] * 18
     assert all(a < b for a, b in pairwise(line[17:22])) and 50 < line[19] < 150 < line[20] < 250

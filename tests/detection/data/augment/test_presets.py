@@ -84,7 +84,7 @@ def test_every_augmentation_keeps_its_promises(
 
 @pytest.mark.parametrize("name", NAMES)
 def test_the_box_is_where_the_pixels_are(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(A, "distort_colours", lambda image, rng, share: image)
+    monkeypatch.setattr(A, "distort_colors", lambda image, rng, share: image)
     kept = 0
     for key in range(50):
         rng = np.random.default_rng(key)
@@ -104,8 +104,8 @@ def test_the_box_is_where_the_pixels_are(name: str, monkeypatch: pytest.MonkeyPa
 
 @pytest.mark.parametrize("name", NAMES)
 def test_labels_stay_with_their_boxes(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Four patches, each with a grey of its own that its label names."""
-    monkeypatch.setattr(A, "distort_colours", lambda image, rng, share: image)
+    """Four patches, each with a gray of its own that its label names."""
+    monkeypatch.setattr(A, "distort_colors", lambda image, rng, share: image)
     seen = set()
     for key in range(25):
         image = torch.zeros((3, 120, 120), dtype=torch.uint8)

@@ -35,8 +35,8 @@ def test_ssds_crop_holds_the_objects_whose_centre_it_holds(size: tuple[int, int]
     window = W.zoomed_out(size, rng) if zoom else W.whole(size)
     part, inside = W.overlapping(boxes, window, rng)
     assert lies_in(part, window) and inside.any()
-    centres = (boxes[:, :2] + boxes[:, 2:]) / 2 - torch.tensor([part.across, part.down])
-    held = ((centres > 0) & (centres < torch.tensor([part.width, part.height]))).all(1)
+    centers = (boxes[:, :2] + boxes[:, 2:]) / 2 - torch.tensor([part.across, part.down])
+    held = ((centers > 0) & (centers < torch.tensor([part.width, part.height]))).all(1)
     assert torch.equal(held, inside) or (part == window and inside.all())
     if part != window:
         assert part.height >= 0.3 * window.height - 1 and part.width >= 0.3 * window.width - 1

@@ -78,7 +78,7 @@ def test_levels_of_the_right_width_are_taken_as_they_are() -> None:
 
 @pytest.mark.parametrize("weights", [[1.0, 1.0, 1.0], [2.0, -1.0, 0.5]])
 def test_voices_count_by_their_share_and_a_negative_weight_is_none(weights: list[float]) -> None:
-    """The paper's fast normalised fusion, then what follows it."""
+    """The paper's fast normalized fusion, then what follows it."""
     mix = Mix(3, 4, weighted=True).eval()
     mix.weights.data = torch.tensor(weights)  # type: ignore[union-attr]
     voices = [torch.randn(1, 4, 5, 5) for _ in weights]

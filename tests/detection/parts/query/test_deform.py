@@ -184,8 +184,8 @@ def test_untrained_heads_look_eight_ways_ever_farther_and_weigh_all_alike() -> N
     assert not attention.sampling_offsets.weight.any() and not attention.attention_weights.weight.any()
     assert attention.sampling_offsets.lr_scale == 0.1
     # a constant memory is what every query sees, wherever it looks inside
-    memory, centre = torch.ones(1, 400, 16), torch.full((1, 1, 4, 2), 0.5)
-    seen = attention(torch.randn(1, 1, 16), centre, memory, [(10, 10)] * 4)
+    memory, center = torch.ones(1, 400, 16), torch.full((1, 1, 4, 2), 0.5)
+    seen = attention(torch.randn(1, 1, 16), center, memory, [(10, 10)] * 4)
     torch.testing.assert_close(seen[0, 0], attention.output_proj(attention.value_proj(memory[0, 0])))
 
 

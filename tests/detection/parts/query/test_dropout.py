@@ -12,7 +12,7 @@ from shared.errors import UsageError
 
 @pytest.mark.parametrize("share", [0.02, 0.1, 0.5, 0.9])
 def test_what_is_dropped_is_as_much_and_as_scattered_as_independent_draws(share: float) -> None:
-    """The mean, the chance that neighbours fall together, and that of each place, all within five deviations."""
+    """The mean, the chance that neighbors fall together, and that of each place, all within five deviations."""
     rounds, count = 400, 500
     dropped = torch.zeros(rounds, count)
     for row in dropped:

@@ -12,14 +12,14 @@ from detection.parts.query.gaussian import LEARNT, Gaussian
 from shared.errors import UsageError
 
 WIDTH, HEADS = 8, 2
-# D of the nine places around a centre in the second row and the first column: dx2 is 0, 1, 4 and dy2 is 1, 0, 1
+# D of the nine places around a center in the second row and the first column: dx2 is 0, 1, 4 and dy2 is 1, 0, 1
 HAND = {
     "type1": [[1, 2, 5], [0, 1, 4], [1, 2, 5]],
     "type2": [[2, 4, 10], [0, 2, 8], [2, 4, 10]],  # s = 2
     "type3": [[3, 5, 11], [0, 2, 8], [3, 5, 11]],  # sx = 2, sy = 3
     "type4": [[3, 10, 31], [0, 2, 8], [3, 10, 31]],  # and sxy = 5
 }
-# with scales of 1 around a centre in the last row, halfway between the first columns: 1/4, 1/4, 9/4 and 4, 1, 0
+# with scales of 1 around a center in the last row, halfway between the first columns: 1/4, 1/4, 9/4 and 4, 1, 0
 OTHER = [[4.25, 4.25, 6.25], [1.25, 1.25, 3.25], [0.25, 0.25, 2.25]]
 OTHER_TYPE4 = [[5.25, 5.25, 15.25], [1.5, 1.5, 5.5], [0.25, 0.25, 2.25]]
 each_type = pytest.mark.parametrize("kind", LEARNT)
@@ -63,7 +63,7 @@ def spelled_out(gaussian: Gaussian, kind: str, told: dict[str, Any]) -> Tensor:
 
 @each_type
 def test_costs_are_those_of_the_hand_table(kind: str) -> None:
-    """One query, whose heads have centres and scales of their own."""
+    """One query, whose heads have centers and scales of their own."""
     gaussian = Gaussian(WIDTH, HEADS, kind)
     roots = torch.tensor({"type1": [], "type2": [2.0], "type3": [2.0, 3.0], "type4": [2.0, 3.0, 5.0]}[kind]).sqrt()
     with torch.no_grad():
