@@ -1,12 +1,12 @@
-"""Refusals: what the program says when it will not go on, and the exit code a script can act on.
+"""Errors a user can fix: one sentence on stderr and an exit code that a script can act on.
 
     2  usage or recipe      a flag, a value or a recipe that cannot be understood
     3  data                 images, annotations or shards that cannot be used
-    4  weights              weights that are not there, or are not what was asked for
-    75 stopped              asked to stop; the state is saved, run again with --resume
+    4  weights              weights that do not exist or do not match
+    75 stopped              stopped by a signal; the state is saved, continue with --resume
     1  anything else
 
-Every message is one sentence that ends with the way out. `guarded` prints it; nothing else does.
+Every message is one sentence that ends with what to do. `guarded` prints it; nothing else does.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from collections.abc import Callable
 
 
 class Refusal(Exception):
-    """The run cannot go on; the message says why and what would help."""
+    """The run cannot continue; the message says why and what to do."""
 
     exit_code = 1
 
@@ -36,23 +36,23 @@ class DataError(Refusal):
 
 
 class WeightsError(Refusal):
-    """Weights that are not there, or are not what was asked for."""
+    """Weights that do not exist or do not match."""
 
     exit_code = 4
 
 
 class Stopped(Refusal):
-    """Somebody asked the run to stop; its state is saved."""
+    """The run was stopped by a signal; its state is saved."""
 
     exit_code = 75
 
 
 class BadSample(ValueError):
-    """One sample that cannot be read. The feed reports it, counts it and takes the next of the plan instead.
+    """A sample that cannot be read. The feed logs it, counts it and takes the next one of the plan instead.
 
     Args:
-        name: what a person would look for: a file name, or shard and key.
-        reason: why it cannot be read, in a few words.
+        name: file name, or shard and key.
+        reason: why it cannot be read, a few words.
     """
 
     def __init__(self, name: str, reason: str) -> None:
@@ -81,7 +81,7 @@ def guarded(prog: str) -> Callable[[Callable[[list[str]], int]], Callable[..., i
             except KeyboardInterrupt:
                 print(f"{prog}: interrupted", file=sys.stderr)
                 return 130
-            except BrokenPipeError:  # `detect list | head`: the reader has seen enough
+            except BrokenPipeError:  # `detect list | head` closes the pipe early
                 os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
                 return 0
             except Exception as error:
@@ -97,3 +97,9 @@ def guarded(prog: str) -> Callable[[Callable[[list[str]], int]], Callable[..., i
         return run
 
     return decorate
+
+
+def plural(count: int, noun: str) -> str:
+    """'1 class', '2 classes', '1,000 images': a count with its noun."""
+    ending = "" if count == 1 else "es" if noun.endswith(("s", "x", "ch", "sh")) else "s"
+    return f"{count:,} {noun}{ending}"

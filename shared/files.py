@@ -30,7 +30,7 @@ def file_digest(path: Path) -> str:
 
 
 def sync_folder(folder: Path) -> None:
-    """Make renames inside the folder last through a power cut."""
+    """fsync a folder, so that renames inside it survive a power failure."""
     handle = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(handle)

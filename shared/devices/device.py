@@ -1,4 +1,4 @@
-"""Where the steps are computed, and in which precision."""
+"""Device and precision."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ log = logging.getLogger(__name__)
 
 
 def to_device(batch: Any, device: torch.device) -> Any:
-    """The same nest of dicts, lists and tuples, its tensors on the device."""
+    """Copy a nest of dicts, lists and tuples with its tensors moved to the device."""
     if isinstance(batch, Tensor):
         return batch.to(device, non_blocking=True)
     if isinstance(batch, dict):
@@ -28,10 +28,10 @@ def to_device(batch: Any, device: torch.device) -> Any:
 
 
 def pick_device(name: str) -> torch.device:
-    """The device a recipe names; `auto` is the GPU if there is one.
+    """The device of a recipe; `auto` is the GPU if there is one.
 
     Raises:
-        UsageError: CUDA is asked for and absent, or the name is none.
+        UsageError: not a device, or CUDA is not available.
     """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
@@ -40,23 +40,23 @@ def pick_device(name: str) -> torch.device:
     except RuntimeError:
         raise UsageError(f"--device is {name!r}; give cpu, cuda, cuda:1 or auto") from None
     if device.type == "cuda" and not torch.cuda.is_available():
-        raise UsageError("--device cuda is asked for and this machine shows no CUDA device; use --device cpu or auto")
+        raise UsageError("--device cuda, but no CUDA device was found; use --device cpu or auto")
     return device
 
 
 def precision(runtime: RuntimeConfig, device: torch.device) -> torch.dtype | None:
-    """The dtype autocast uses, or None for float32 throughout. On a processor without bfloat16, --amp is declined."""
+    """The dtype of autocast, or None for float32. On a CPU without bfloat16, --amp is ignored with a warning."""
     if not runtime.amp:
         return None
     if device.type == "cuda":
         return getattr(torch, runtime.amp_dtype)
     if has_native_bfloat16():
         return torch.bfloat16
-    log.warning("--amp is declined: this processor has no bfloat16 of its own and would be many times slower with it")
+    log.warning("--amp is ignored: this CPU has no native bfloat16 and would be many times slower with it")
     return None
 
 
 def has_native_bfloat16() -> bool:
-    """Does the processor multiply bfloat16 itself?  Emulated, it is up to 17 times slower than float32."""
+    """True if the CPU has bfloat16 instructions. Emulated bfloat16 is up to 17 times slower than float32."""
     asks = ("_is_amx_tile_supported", "_is_avx512_bf16_supported")
     return any(getattr(torch.cpu, ask)() for ask in asks if hasattr(torch.cpu, ask))

@@ -1,7 +1,7 @@
-"""Several processes as one run: who am I, what do the others say. Alone, every question has the obvious answer.
+"""Process group: rank, world size and collectives; with a single process they do nothing.
 
-Rank and address come from the environment that torchrun sets; gloo joins processors, NCCL joins GPUs, and a gloo group
-beside NCCL carries the small things (flags, lists) so that the GPU never waits for them.
+Rank and address come from the environment variables of torchrun. gloo is used on CPUs and NCCL on GPUs; a gloo group
+besides NCCL exchanges small objects (flags, lists), so that the GPU does not wait for them.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _side_group: Any = None
 
 
 def start(device_type: str) -> None:
-    """Join the process group, when a launcher has set one up and nobody has joined yet."""
+    """Initialize the process group if a launcher set the environment and it is not initialized yet."""
     global _side_group
     if int(os.environ.get("WORLD_SIZE", "1")) == 1 or dist.is_initialized():
         return
@@ -51,12 +51,12 @@ def is_main() -> bool:
 
 
 def launched_rank() -> int:
-    """The rank the launcher gave this process, known before anything is joined."""
+    """The rank from the environment, known before the process group is initialized."""
     return int(os.environ.get("RANK", "0"))
 
 
 def any_of(flags: list[bool]) -> list[bool]:
-    """For each flag: does it stand in any process?"""
+    """For each flag: True if it is set in any process."""
     if world() == 1:
         return flags
     raised = torch.tensor(flags, dtype=torch.int32)
@@ -65,7 +65,7 @@ def any_of(flags: list[bool]) -> list[bool]:
 
 
 def gather(thing: Any) -> list[Any]:
-    """The thing of every process, in the order of ranks; plain data only."""
+    """Objects of all processes, in the order of ranks; plain data only."""
     if world() == 1:
         return [thing]
     things: list[Any] = [None] * world()
@@ -74,10 +74,10 @@ def gather(thing: Any) -> list[Any]:
 
 
 def gather_rows(x: torch.Tensor) -> torch.Tensor:
-    """(B, ...) of every process, B being the same in all -> (world * B, ...), in the order of ranks.
+    """(B, ...) of every process, with the same B -> (world * B, ...), in the order of ranks.
 
-    Gradients flow back: a process's rows receive what every process's loss says of them, summed. So when the gradients
-    of weights are averaged over the processes, as they are, the mean of their losses is what is minimised.
+    Differentiable: the gradients of all processes' losses for a process's rows are summed. Since DDP averages weight
+    gradients over processes, the mean of the processes' losses is minimized.
     """
     return x if world() == 1 else _Gathered.apply(x)  # type: ignore[return-value]
 
@@ -97,7 +97,7 @@ class _Gathered(torch.autograd.Function):
 
 
 def from_main(thing: Any) -> Any:
-    """What the main process holds."""
+    """Broadcast an object from the main process."""
     if world() == 1:
         return thing
     box = [thing]
@@ -106,7 +106,7 @@ def from_main(thing: Any) -> Any:
 
 
 def copy_from_main(tensors: Iterable[torch.Tensor]) -> None:
-    """Overwrite these tensors, in every process, with the main process's values."""
+    """Broadcast tensors in place from the main process."""
     if world() > 1:
         for tensor in tensors:
             dist.broadcast(tensor, src=0)

@@ -1,8 +1,8 @@
-"""Which launcher started this process: torchrun says so itself; what mpirun and srun say is put in the same words.
+"""Launchers: translate the environment variables of mpirun and srun to those of torchrun.
 
     WORLD_SIZE RANK LOCAL_RANK MASTER_ADDR MASTER_PORT       what `shared.devices.dist` reads
 
-Imports no torch: the command line has to know whether it speaks for all processes.
+Imports no torch, since the command line uses it before anything is loaded.
 """
 
 from __future__ import annotations
@@ -12,18 +12,18 @@ from collections.abc import MutableMapping
 
 from shared.errors import UsageError
 
-# who says what: processes, this one, this one on its host
+# world size, rank, local rank
 OPEN_MPI = ("OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_LOCAL_RANK")
 MPICH = ("PMI_SIZE", "PMI_RANK", "MPI_LOCALRANKID")
-SLURM = ("SLURM_STEP_NUM_TASKS", "SLURM_PROCID", "SLURM_LOCALID")  # SLURM_NTASKS stands in a batch script, too
+SLURM = ("SLURM_STEP_NUM_TASKS", "SLURM_PROCID", "SLURM_LOCALID")  # SLURM_NTASKS is also set in a batch script
 PORT = "29500"
 
 
 def adopt(environ: MutableMapping[str, str]) -> None:
-    """Say what mpirun or srun said in torchrun's words. Does nothing under torchrun, or without any launcher.
+    """Set torchrun's variables from those of mpirun or srun. Does nothing under torchrun or without a launcher.
 
     Raises:
-        UsageError: the processes are on several hosts, and nobody says where the first of them is.
+        UsageError: several hosts without the address of the first.
     """
     if "WORLD_SIZE" in environ:
         return
@@ -34,7 +34,7 @@ def adopt(environ: MutableMapping[str, str]) -> None:
         variables = {"WORLD_SIZE": size, "RANK": rank, "LOCAL_RANK": local or "0"}
         if names is SLURM:
             first = first_host(environ.get("SLURM_STEP_NODELIST", environ.get("SLURM_JOB_NODELIST", "")))
-            # two jobs on one host must not meet at one port
+            # two jobs on one host must not use the same port
             variables |= {
                 "MASTER_ADDR": first,
                 "MASTER_PORT": str(20000 + int(environ.get("SLURM_JOB_ID", "0")) % 20000),
@@ -42,7 +42,7 @@ def adopt(environ: MutableMapping[str, str]) -> None:
         elif environ.get("OMPI_COMM_WORLD_LOCAL_SIZE", environ.get("MPI_LOCALNRANKS", size)) == size:
             variables |= {"MASTER_ADDR": "127.0.0.1"}
         elif "MASTER_ADDR" not in environ:
-            raise UsageError("mpirun started processes on several hosts; tell them the first with -x MASTER_ADDR=HOST")
+            raise UsageError("mpirun started processes on several hosts; give the first one with -x MASTER_ADDR=HOST")
         environ.update({name: value for name, value in variables.items() if name not in environ})
         environ.setdefault("MASTER_PORT", PORT)
         return

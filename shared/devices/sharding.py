@@ -1,7 +1,7 @@
-"""A task whose weights are shared out over the processes: `--fsdp`, for what does not fit on one device.
+"""`--fsdp`: weights sharded over the processes, for models that do not fit on one device.
 
-Each block's weights live in slices, one per process, and are put together for the moment they are used. A saved state
-holds whole tensors, so a run may be taken up by any number of processes, and what is exported knows nothing of it.
+Each block's weights are sharded over the processes and gathered while they are used. A saved state holds full tensors,
+so a run can be resumed by any number of processes, and exports are the same as without it.
 """
 
 from __future__ import annotations
@@ -18,24 +18,24 @@ from shared.devices import dist
 from shared.errors import UsageError
 from shared.recipes.recipe import RuntimeConfig
 
-WORTHWHILE = 100_000  # parameters from which a layer is gathered on its own
+WORTHWHILE = 100_000  # layers with at least so many parameters are sharded on their own
 
 
 def check_sharding(runtime: RuntimeConfig) -> None:
-    """Refuse what does not go together with --fsdp."""
+    """Raise UsageError for options that cannot be combined with --fsdp."""
     if runtime.model_ema:
-        raise UsageError("--fsdp keeps no second copy of the weights; leave --model-ema out")
+        raise UsageError("--fsdp cannot be combined with --model-ema; remove one of them")
     if runtime.amp and runtime.amp_dtype == "float16" and runtime.device != "cpu":
-        raise UsageError("--fsdp goes with bfloat16, which needs no loss scaling; give --amp-dtype bfloat16")
+        raise UsageError("--fsdp needs bfloat16, since it has no loss scaling; give --amp-dtype bfloat16")
 
 
 def shard(task: nn.Module, device: torch.device) -> nn.Module:
-    """The same task in slices: every layer of note by itself, the rest together. Zhao et al., "PyTorch FSDP", 2023."""
+    """Shard a task: every large layer on its own, the rest together. Zhao et al., "PyTorch FSDP", 2023."""
     from torch.distributed.fsdp import fully_shard
 
     scalar = next((name for name, p in task.named_parameters() if p.dim() == 0), None)
     if scalar:
-        raise UsageError(f"--fsdp cannot slice {scalar}, a single number; train this without --fsdp")
+        raise UsageError(f"--fsdp cannot shard the scalar parameter {scalar}; train without --fsdp")
     mesh = init_device_mesh(device.type, (dist.world(),))
     for layer in layers(task):
         fully_shard(layer, mesh=mesh)
@@ -44,7 +44,7 @@ def shard(task: nn.Module, device: torch.device) -> nn.Module:
 
 
 def layers(module: nn.Module, listed: bool = False) -> list[nn.Module]:
-    """The members of sequences and lists that hold many weights, none inside another."""
+    """Large members of Sequential and ModuleList containers, none inside another."""
     container = isinstance(module, nn.Sequential | nn.ModuleList)
     if listed and not container and sum(p.numel() for p in module.parameters()) >= WORTHWHILE:
         return [module]
@@ -59,7 +59,7 @@ def slices(task: nn.Module) -> list[Any]:
 
 @contextmanager
 def put_together(task: nn.Module) -> Iterator[None]:
-    """Whole weights in every process for a while, so that processes may take different numbers of batches."""
+    """Context with full weights in every process, so that processes may run different numbers of batches."""
     parts = slices(task)
     for part in parts:
         part.set_reshard_after_forward(False, recurse=False)
@@ -73,13 +73,13 @@ def put_together(task: nn.Module) -> Iterator[None]:
 
 
 def accumulate(task: nn.Module, last: bool) -> None:
-    """Exchange gradients after this backward pass only if it is the last of its step."""
+    """Reduce gradients after this backward pass only if it is the last of its step."""
     for part in slices(task)[:1]:
         part.set_requires_gradient_sync(last)
 
 
 def whole_state(task: nn.Module, optimizer: torch.optim.Optimizer) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Weights and optimizer state as whole tensors on the processor; empty but for the main process."""
+    """Weights and optimizer state as full tensors on the CPU; empty in all processes but the main one."""
     from torch.distributed.checkpoint.state_dict import StateDictOptions, get_state_dict
 
     return get_state_dict(task, optimizer, options=StateDictOptions(full_state_dict=True, cpu_offload=True))
@@ -92,7 +92,7 @@ def whole_weights(task: nn.Module) -> dict[str, Any]:
 
 
 def fill(task: nn.Module, optimizer: torch.optim.Optimizer, weights: dict[str, Any], moments: dict[str, Any]) -> None:
-    """Take up a state that `whole_state` gave; every process has read it."""
+    """Load a state of `whole_state`, which every process has read."""
     from torch.distributed.checkpoint.state_dict import StateDictOptions, set_state_dict
 
     options = StateDictOptions(full_state_dict=True)

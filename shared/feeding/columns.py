@@ -1,4 +1,4 @@
-"""Columns of numbers that COCO files are kept in: ragged, and in as few bytes as lose nothing."""
+"""Compact, lossless storage of ragged lists of numbers, as in COCO files."""
 
 from __future__ import annotations
 
@@ -6,16 +6,16 @@ from array import array
 
 import numpy as np
 
-BLOCK = 1 << 16  # stretches that are looked up in one go
+BLOCK = 1 << 16  # slices gathered per block
 
 
 def ends(lengths: np.ndarray) -> np.ndarray:
-    """(N,) -> (N + 1,) int64: where each begins, and the last ends."""
+    """Lengths (N,) -> offsets (N + 1,) int64, from 0 to their sum."""
     return np.append(0, np.cumsum(lengths, dtype=np.int64))
 
 
 def compact(values: np.ndarray) -> np.ndarray:
-    """float64 -> float32 where every number has three decimals at most and so comes back from `exact`, else float64."""
+    """float64 -> float32 if every number has at most three decimals, so that `exact` restores it; else float64."""
     for start in range(0, len(values), 1 << 20):
         part = values[start : start + (1 << 20)]
         if not np.array_equal(np.round(part.astype(np.float32).astype(np.float64), 3), part):
@@ -24,12 +24,12 @@ def compact(values: np.ndarray) -> np.ndarray:
 
 
 def exact(values: np.ndarray) -> np.ndarray:
-    """The float64 that `compact` was given."""
+    """The inverse of `compact`, float64."""
     return np.round(values.astype(np.float64), 3) if values.dtype == np.float32 else values
 
 
 def stretches(values: np.ndarray, starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:
-    """Parts of an array, one after another; by blocks, so that the places take little memory."""
+    """Concatenate slices (start, length) of an array; in blocks, so that the indices take little memory."""
     found = np.empty(int(lengths.sum(dtype=np.int64)), values.dtype)
     done = 0
     for at in range(0, len(starts), BLOCK):
@@ -41,7 +41,7 @@ def stretches(values: np.ndarray, starts: np.ndarray, lengths: np.ndarray) -> np
 
 
 def together(parts: list[np.ndarray]) -> np.ndarray:
-    """Columns of one kind, some of which may be compact."""
+    """Concatenate columns, some of which may be compact."""
     return np.concatenate(parts if len({part.dtype for part in parts}) == 1 else [exact(part) for part in parts])
 
 

@@ -1,15 +1,15 @@
-"""The built-in demo data: scikit-learn's own digit scans pasted on its own photographs. Nothing is downloaded.
+"""The built-in demo data: scikit-learn's digit scans pasted on its photos. Nothing is downloaded.
 
-    scans (1797 of 8x8)  -> four pools, no scan in two of them
+    scans (1797 of 8x8)  -> four disjoint pools
     photographs (2)      -> left part for training, right part for validation
 
-    shards/   train-*.tar val-*.tar classes.txt   one digit somewhere in a 48x48 crop: many pictures, many scans
-    scenes/   train/ train.json val/ val.json     6 to 14 small digits in a 192x192 scene: few pictures, few scans
-              panoptic_train.json panoptic_train/ whose each of their pixels is: a digit's, or the ground's
-    demo.json                                     written last: the data is complete, and of this version
+    shards/   train-*.tar val-*.tar classes.txt   one digit in a 48x48 crop: many images, many scans
+    scenes/   train/ train.json val/ val.json     6 to 14 small digits in a 192x192 scene: few images, few scans
+              panoptic_train.json panoptic_train/ panoptic segmentation: digits and background
+    demo.json                                     version; written last, when the data is complete
 
-The scenes alone are too few to learn what ten digits look like in any color on any background; the shards are not.
-That gap is what the demo shows. The same versions of the libraries make the same bytes every time.
+The scenes alone are too few to learn ten digits in any color on any background; the shards are enough. The demo shows
+this difference. The same library versions produce the same bytes.
 """
 
 from __future__ import annotations
@@ -32,18 +32,18 @@ log = logging.getLogger(__name__)
 
 VERSION = 4
 CLASSES = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
-FIRST_CATEGORY_ID = 11  # the ids of the scenes are 11 to 20, so that whoever forgets the class map notices
+FIRST_CATEGORY_ID = 11  # category ids are 11 to 20, so that a forgotten class map shows
 CROP, SCENE = 32, 192
 NUM_CROPS = {"train": 6000, "val": 1000}
 NUM_SCENES = {"train": 120, "val": 60}
 CROPS_PER_SHARD = 500
-# shares of the scans of each class; scenes are validated on scans that nothing was trained on
+# fractions of the scans of each class; scenes are validated on scans not used in training
 POOLS = {"shards/train": 0.68, "shards/val": 0.10, "scenes/train": 0.08, "scenes/val": 0.14}
 TRAIN_COLUMNS = 0.6  # of each photograph, from the left
 
-GROUND = 1  # category and segment of what is no digit, in the panoptic files
-INK = 0.3  # coverage from which a pixel is of the digit
-TIPS = ("top", "right_tip", "bottom", "left_tip")  # keypoints of a digit: where its ink reaches farthest
+GROUND = 1  # category and segment of the background, in the panoptic files
+INK = 0.3  # minimum coverage of a pixel of the digit
+TIPS = ("top", "right_tip", "bottom", "left_tip")  # keypoints of a digit: the extreme points of its ink
 
 Box = tuple[int, int, int, int]  # x0 y0 x1 y1, in pixels, the far sides excluded
 
@@ -57,7 +57,7 @@ class Digit(NamedTuple):
 
 
 class DemoPaths(NamedTuple):
-    """Where the demo data lies."""
+    """Paths of the demo data."""
 
     root: Path
     shards: Path
@@ -68,29 +68,30 @@ class DemoPaths(NamedTuple):
 
 
 class Sources(NamedTuple):
-    """What the pictures of one split are made of: scans by class, each (N, 8, 8) from 0 to 1, and photographs."""
+    """Sources of a split: scans by class, each (N, 8, 8) from 0 to 1, and photos."""
 
     scans: list[np.ndarray]
     photos: list[Image.Image]
 
 
 def demo_data(root: Path) -> DemoPaths:
-    """The demo data in `root`, made there on first use (a few seconds) and reused after that.
+    """The demo data in `root`, created on first use (a few seconds).
 
-    Raises UsageError without scikit-learn, and where `root` cannot be written or holds something else.
+    Raises:
+        UsageError: scikit-learn is missing, or `root` cannot be written or contains other files.
     """
     root = Path(root)
     if not is_complete(root):
         if root.is_file() or (root.is_dir() and any(root.iterdir()) and not (root / "demo.json").is_file()):
-            raise UsageError(f"{root} is not the demo data but something else; move it away, or give --data-path")
+            raise UsageError(f"{root} exists and is not the demo data; move it away, or give --data-path")
         scans, photos = open_sources()
-        log.info("making the demo data in %s", root)
+        log.info("creating the demo data in %s", root)
         try:
             make_aside(root, scans, photos)
         except OSError as error:
             raise UsageError(
                 f"cannot write the demo data to {root} ({error.strerror or error}); "
-                "work in a folder that can be written, or give --data-path"
+                "set CHORDATE_CACHE to a writable folder, or give --data-path"
             ) from error
     scenes = root / "scenes"
     return DemoPaths(
@@ -106,7 +107,7 @@ def is_complete(root: Path) -> bool:
 
 
 def make_aside(root: Path, scans: dict[str, list[np.ndarray]], photos: dict[str, list[Image.Image]]) -> None:
-    """Write everything beside `root`, then rename: a killed run leaves no half of it, two at once both succeed."""
+    """Write next to `root`, then rename: a killed process leaves no partial data, two at once both succeed."""
     aside = root.with_name(f".{root.name}-{uuid.uuid4().hex[:8]}")
     try:
         for split in ("train", "val"):
@@ -119,7 +120,7 @@ def make_aside(root: Path, scans: dict[str, list[np.ndarray]], photos: dict[str,
         try:
             aside.rename(root)
         except OSError:
-            if not is_complete(root):  # otherwise another process was first, with the same bytes
+            if not is_complete(root):  # otherwise another process wrote the same bytes first
                 raise
     finally:
         shutil.rmtree(aside, ignore_errors=True)
@@ -150,7 +151,7 @@ def open_sources() -> tuple[dict[str, list[np.ndarray]], dict[str, list[Image.Im
 
 
 def split_scans(classes: np.ndarray) -> dict[str, list[np.ndarray]]:
-    """(N,) class of each scan -> for each pool, for each class, the indices of its scans. No index is in two pools."""
+    """(N,) class of each scan -> indices of the scans by pool and class; the pools are disjoint."""
     pools: dict[str, list[np.ndarray]] = {pool: [] for pool in POOLS}
     for label in range(len(CLASSES)):
         own = np.flatnonzero(classes == label)
@@ -165,7 +166,7 @@ def split_scans(classes: np.ndarray) -> dict[str, list[np.ndarray]]:
 
 
 def draw_crop(sources: Sources, label: int, rng: np.random.Generator) -> Image.Image:
-    """One digit of a class, wholly inside a 32x32 crop of a photograph."""
+    """One digit of a class, inside a crop of a photo."""
     canvas = np.asarray(background(sources.photos, CROP, rng), dtype=np.float32).copy()
     ink = draw_ink(sources.scans[label], int(rng.integers(14, 29)), rng)
     x, y = (int(rng.integers(0, CROP - side + 1)) for side in reversed(ink.shape))
@@ -188,8 +189,8 @@ def draw_scene(sources: Sources, rng: np.random.Generator) -> tuple[Image.Image,
 
 
 def find_place(width: int, height: int, taken: list[Box], rng: np.random.Generator) -> Box:
-    """A place in the scene that covers little of what is there, half of the time beside it: crowds, not a scatter."""
-    while True:  # 14 digits cover a third of a scene at most, so there is always one
+    """A position with little overlap with existing digits; in half of the cases next to one, to form crowds."""
+    while True:  # 14 digits cover at most a third of a scene, so there is always a position
         x, y = int(rng.integers(0, SCENE - width + 1)), int(rng.integers(0, SCENE - height + 1))
         if taken and rng.random() < 0.5:
             near = taken[int(rng.integers(len(taken)))]
@@ -201,7 +202,7 @@ def find_place(width: int, height: int, taken: list[Box], rng: np.random.Generat
 
 
 def background(photos: list[Image.Image], side: int, rng: np.random.Generator) -> Image.Image:
-    """A (side, side) piece of some photograph at some scale, turned left to right half of the time."""
+    """A (side, side) crop of a random photo at a random scale, flipped with probability 0.5."""
     photo = photos[int(rng.integers(len(photos)))]
     piece = int(rng.uniform(min(side, 96), min(photo.size)))
     x, y = int(rng.integers(0, photo.width - piece + 1)), int(rng.integers(0, photo.height - piece + 1))
@@ -211,9 +212,9 @@ def background(photos: list[Image.Image], side: int, rng: np.random.Generator) -
 
 
 def draw_ink(scans: np.ndarray, height: int, rng: np.random.Generator) -> np.ndarray:
-    """Some scan of (N, 8, 8), a little turned, its ink `height` pixels tall -> coverage (height, W) from 0 to 1."""
+    """A random scan of (N, 8, 8), slightly rotated, `height` pixels tall -> coverage (height, W) from 0 to 1."""
     scan = Image.fromarray((scans[int(rng.integers(len(scans)))] * 255).astype(np.uint8))
-    # drawn large first, so that turning and shrinking leave smooth edges; 8 pixels become 32 of 40
+    # drawn large first, so that rotation and scaling leave smooth edges; 8 pixels become 32 of 40
     angle = math.radians(float(rng.uniform(-12, 12)))
     across, down = math.cos(angle) / 4, math.sin(angle) / 4
     turned = (across, down, 4 - 20 * (across + down), -down, across, 4 - 20 * (across - down))
@@ -227,7 +228,7 @@ def draw_ink(scans: np.ndarray, height: int, rng: np.random.Generator) -> np.nda
 
 
 def paste(canvas: np.ndarray, ink: np.ndarray, x: int, y: int, rng: np.random.Generator) -> None:
-    """Lay ink (h, w) on the canvas (H, W, 3) in place, in a random color that stands out from what is under it."""
+    """Draw ink (h, w) on the canvas (H, W, 3) in place, in a random color that contrasts with the background."""
     height, width = ink.shape
     under = canvas[y : y + height, x : x + width]
     gray = np.array((0.299, 0.587, 0.114), dtype=np.float32)
@@ -241,13 +242,13 @@ def paste(canvas: np.ndarray, ink: np.ndarray, x: int, y: int, rng: np.random.Ge
 
 
 def to_image(canvas: np.ndarray, rng: np.random.Generator) -> Image.Image:
-    """(H, W, 3) from 0 to 255 -> picture, with a little noise, as a camera has it."""
+    """(H, W, 3) from 0 to 255 -> image with a little noise."""
     noise = rng.standard_normal(canvas.shape, dtype=np.float32)
     return Image.fromarray(np.clip(canvas + 3 * noise, 0, 255).astype(np.uint8))
 
 
 def overlap(a: Box, b: Box) -> float:
-    """The share of the smaller box that both cover."""
+    """Intersection area divided by the area of the smaller box."""
     wide, tall = min(a[2], b[2]) - max(a[0], b[0]), min(a[3], b[3]) - max(a[1], b[1])
     areas = ((box[2] - box[0]) * (box[3] - box[1]) for box in (a, b))
     return max(wide, 0) * max(tall, 0) / min(areas)
@@ -257,7 +258,7 @@ def overlap(a: Box, b: Box) -> float:
 
 
 def write_shards(folder: Path, split: str, sources: Sources) -> None:
-    """Crops as WebDataset shards: `key.jpg` and `key.cls`, classes in turn and then shuffled."""
+    """Write crops as WebDataset shards: `key.jpg` and `key.cls`, shuffled."""
     from webdataset.writer import ShardWriter
 
     folder.mkdir(parents=True, exist_ok=True)
@@ -275,7 +276,7 @@ def write_shards(folder: Path, split: str, sources: Sources) -> None:
 
 
 def write_scenes(folder: Path, split: str, sources: Sources) -> None:
-    """Scenes as JPEG files with COCO's `instances` JSON, and its `panoptic` JSON with PNGs."""
+    """Write scenes as JPEG files with COCO `instances` JSON, and `panoptic` JSON with PNGs."""
     for name in (split, f"panoptic_{split}"):
         (folder / name).mkdir(parents=True, exist_ok=True)
     images: list[dict[str, Any]] = []
@@ -316,7 +317,7 @@ def write_scenes(folder: Path, split: str, sources: Sources) -> None:
 
 
 def owners(digits: list[Digit]) -> np.ndarray:
-    """(SCENE, SCENE) uint8: 1 for the ground, k + 2 where digit k was pasted last."""
+    """(SCENE, SCENE) uint8: 1 for the background, k + 2 for digit k."""
     whose = np.full((SCENE, SCENE), GROUND, dtype=np.uint8)
     for k, digit in enumerate(digits):
         x0, y0, x1, y1 = digit.box
@@ -325,7 +326,7 @@ def owners(digits: list[Digit]) -> np.ndarray:
 
 
 def segments(whose: np.ndarray, digits: list[Digit]) -> list[dict[str, Any]]:
-    """COCO's `segments_info` of a map."""
+    """COCO `segments_info` of a segment map."""
     infos = []
     for number in np.unique(whose).tolist():
         down, across = np.nonzero(whose == number)
@@ -337,14 +338,14 @@ def segments(whose: np.ndarray, digits: list[Digit]) -> list[dict[str, Any]]:
 
 
 def colored(whose: np.ndarray) -> bytes:
-    """A PNG as COCO wants it: an id is R + 256 G + 65536 B."""
+    """A segment map as PNG in COCO's encoding: id = R + 256 G + 65536 B."""
     buffer = io.BytesIO()
     Image.fromarray(np.dstack((whose, np.zeros_like(whose), np.zeros_like(whose)))).save(buffer, "PNG")
     return buffer.getvalue()
 
 
 def run_lengths(digit: Digit) -> dict[str, Any]:
-    """COCO's uncompressed run lengths of the ink in its scene: column by column, blank and inked in turns."""
+    """Uncompressed COCO RLE of a digit's ink in its scene: column-major, background first."""
     canvas = np.zeros((SCENE, SCENE), dtype=bool)
     x0, y0, x1, y1 = digit.box
     canvas[y0:y1, x0:x1] = digit.ink > INK
@@ -354,7 +355,7 @@ def run_lengths(digit: Digit) -> dict[str, Any]:
 
 
 def tips(digit: Digit) -> list[int]:
-    """TIPS as x y visibility, three numbers each."""
+    """The keypoints TIPS as x, y, visibility."""
     down, across = np.nonzero(digit.ink > INK)
     ends = [down.argmin(), across.argmax(), down.argmax(), across.argmin()]
     x0, y0, _, _ = digit.box

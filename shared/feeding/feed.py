@@ -1,10 +1,10 @@
-"""From samples to batches: the plan says which, workers fetch them, nothing is remembered.
+"""Loading of training and evaluation batches; a pure function of the position in the run.
 
-    position p of the run -> (epoch, place in the epoch) -> plan -> sample index -> load(index, its own random numbers)
+    position p of the run -> (epoch, position in the epoch) -> plan -> sample index -> load(index, random generator)
 
-A step is a fixed number of micro batches, shared out over the processes in order. Position, order and randomness are
-functions of integers, so any step of a run can be fetched by any number of processes and workers, today or after a
-crash, and is the same to the last bit. An epoch's end may fall inside a batch: every sample comes once an epoch.
+A step is a fixed number of micro batches, distributed over the processes in order. Order and random numbers are
+functions of integers, so any number of processes and workers loads the same step, bit for bit, also after a crash.
+The end of an epoch may fall inside a batch; every sample comes once per epoch.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ from shared.feeding.grouped import GroupedPlan
 from shared.feeding.plan import Plan, rng_for
 
 log = logging.getLogger(__name__)
-TRIES = 100  # how many bad samples in a row are stepped over before the data as a whole is called unreadable
+TRIES = 100  # consecutive unreadable samples to skip before giving up
 
 
 class Samples(Protocol):
-    """What a data set must be.
+    """The interface of a data set.
 
-    sizes: samples per shard, in order; one entry for data in one piece.
-    fingerprint: sha256 of what the data is; a resumed run insists on it.
+    sizes: samples per shard, in order; one entry if there are no shards.
+    fingerprint: sha256 of the content; must be the same when a run is resumed.
     """
 
     @property
@@ -41,16 +41,16 @@ class Samples(Protocol):
     @property
     def fingerprint(self) -> str: ...
     def load(self, index: int, rng: np.random.Generator) -> Any:
-        """One sample, augmented with these random numbers and no others. Raises BadSample."""
+        """Load and augment a sample; all random numbers come from `rng`. Raises BadSample."""
         ...
 
     def collate(self, samples: list[Any]) -> Any:
-        """Samples -> one micro batch of uint8 pixels."""
+        """Samples -> one micro batch with uint8 pixels."""
         ...
 
 
 class Fetched(NamedTuple):
-    """A micro batch, and what had to be stepped over to fill it."""
+    """A micro batch and the samples that were skipped while it was filled."""
 
     batch: Any
     bad: list[str]
@@ -62,16 +62,16 @@ class Feed:
     Args:
         samples: the data.
         seed: of order and augmentation.
-        batch_size: samples in a micro batch.
-        micro_batches: micro batches in an optimizer step, over all processes; fixed for the life of a run.
-        rank, world: this process, and how many share the work; `world` divides `micro_batches`.
-        workers: processes that load; 0 loads in line.
-        groups: (N,) a number for each sample; a micro batch then holds samples of one number. Not for shards.
-        max_bad: share of the samples that may turn out unreadable before the run is stopped.
-        pin: lock batches in memory for a faster way to the GPU.
+        batch_size: samples per micro batch.
+        micro_batches: micro batches per optimizer step, over all processes; fixed for a run.
+        rank, world: rank and number of processes; `world` divides `micro_batches`.
+        workers: loading processes; 0 loads in this process.
+        groups: (N,) group number of each sample; each micro batch then has samples of one group. Not for shards.
+        max_bad: fraction of the samples that may be unreadable before DataError is raised.
+        pin: pin batches in memory for a faster copy to the GPU.
     """
 
-    whole_epochs = False  # it can be taken up at any step
+    whole_epochs = False  # it can be resumed at any step
 
     def __init__(
         self,
@@ -93,7 +93,7 @@ class Feed:
         self.rank, self.world, self.workers, self.max_bad, self.pin = rank, world, workers, max_bad, pin
         self.bad: set[str] = set()
         if len(self.plan) == 0:
-            raise DataError("the training data holds no sample; look at --data-path")
+            raise DataError("the training data has no samples; check --data-path")
 
     @property
     def step_size(self) -> int:
@@ -105,7 +105,7 @@ class Feed:
         return len(self.plan) / self.step_size
 
     def steps(self, first: int, stop: int) -> Iterator[list[Any]]:
-        """This process's micro batches of each step from `first` to before `stop`."""
+        """Yield this process's micro batches of each step in range(first, stop)."""
         mine = self.micro_batches // self.world
         order = Positions(first, stop, self.step_size, self.batch_size, self.rank * mine, (self.rank + 1) * mine)
         fetched = plainly(loader(self.fetch, order, self.workers, self.pin))
@@ -113,17 +113,17 @@ class Feed:
             for _ in range(first, stop):
                 yield [self.unpack(next(fetched)) for _ in range(mine)]
         finally:
-            fetched.close()  # ends the workers now, and not when somebody drops the last traceback
+            fetched.close()  # ends the workers now, even if a traceback still refers to them
 
     def unpack(self, fetched: Fetched) -> Any:
         for sentence in fetched.bad:
             if sentence not in self.bad:
                 self.bad.add(sentence)
-                log.warning("stepped over %s", sentence)
+                log.warning("skipped %s", sentence)
         if len(self.bad) > self.max_bad * len(self.plan):
             raise DataError(
-                f"{len(self.bad)} of {len(self.plan)} samples cannot be read, the last being {fetched.bad[-1]}; "
-                f"mend them or allow more with --max-bad-samples"
+                f"{len(self.bad)} of {len(self.plan)} samples cannot be read, the last one is {fetched.bad[-1]}; "
+                f"fix them or allow more with --max-bad-samples"
             )
         return fetched.batch
 
@@ -131,14 +131,14 @@ class Feed:
 def in_order(
     samples: Samples, batch_size: int, *, rank: int = 0, world: int = 1, workers: int = 0, pin: bool = False
 ) -> InOrderBatches:
-    """Every sample once, without shuffling; each process gets its share of the batches. For evaluation."""
+    """Evaluation loader: every sample once, without shuffling; each process gets its share of the batches."""
     count = sum(samples.sizes)
     batches = [list(range(i, min(i + batch_size, count))) for i in range(0, count, batch_size)][rank::world]
     return InOrderBatches(loader(InOrder(samples), batches, workers, pin))
 
 
 class InOrderBatches:
-    """The batches of an evaluation, as often as they are asked for."""
+    """A loader that can be iterated repeatedly."""
 
     def __init__(self, batches: DataLoader) -> None:
         self.batches = batches
@@ -151,7 +151,7 @@ class InOrderBatches:
 
 
 class Fetch(Dataset):
-    """Positions of the run -> one micro batch."""
+    """Dataset from lists of positions of the run to micro batches."""
 
     def __init__(self, samples: Samples, plan: Plan | GroupedPlan, seed: int) -> None:
         self.samples, self.plan, self.seed = samples, plan, seed
@@ -170,7 +170,7 @@ class Fetch(Dataset):
                 return self.samples.load(index, rng)
             except BadSample as error:
                 bad.append(str(error))
-        raise DataError(f"{TRIES} samples in a row cannot be read, the last being {bad[-1]}; look at --data-path")
+        raise DataError(f"{TRIES} consecutive samples cannot be read, the last one is {bad[-1]}; check --data-path")
 
 
 class InOrder(Dataset):
@@ -181,11 +181,11 @@ class InOrder(Dataset):
         try:
             return self.samples.collate([self.samples.load(i, rng_for(0, 0, i)) for i in indices])
         except BadSample as error:
-            raise DataError(f"{error}; validation data must be readable, mend or remove it") from None
+            raise DataError(f"{error}; validation data must be readable, fix or remove it") from None
 
 
 class Positions(Sampler):
-    """The positions of each micro batch that this process owes, step by step."""
+    """The positions of this process's micro batches, step by step."""
 
     def __init__(self, first: int, stop: int, step_size: int, batch_size: int, low: int, high: int) -> None:
         self.first, self.stop, self.step_size, self.batch_size = first, stop, step_size, batch_size
@@ -210,12 +210,12 @@ def loader(dataset: Dataset, order: Any, workers: int, pin: bool) -> DataLoader:
         pin_memory=pin,
         worker_init_fn=start_worker,
         prefetch_factor=4 if workers else None,
-        # the parent's threads and locks do not survive a fork once CUDA or OpenMP run; DataLoader's default copes
+        # forking is unsafe once CUDA or OpenMP threads run; the DataLoader's default start method handles that
     )
 
 
 def plainly(batches: Iterable[Any]) -> Generator[Any, None, None]:
-    """What workers fetch. A refusal raised in one arrives as its sentence, not as the text of a traceback."""
+    """Iterate over batches. An error of ours raised in a worker is re-raised with its message, not a traceback text."""
     try:
         yield from iter(batches)
         return
@@ -223,12 +223,12 @@ def plainly(batches: Iterable[Any]) -> Generator[Any, None, None]:
         if "\n" not in str(refusal):
             raise
         kind, sentence = type(refusal), str(refusal).strip().rpartition("\n")[2].partition(": ")[2]
-        refusal.__traceback__ = None  # its frames hold the loader; without them the workers end now
+        refusal.__traceback__ = None  # its frames refer to the loader; without them the workers end now
     raise kind(sentence)
 
 
 def start_worker(_: int) -> None:
-    """A worker decodes on one thread and leaves signals to its parent, which saves and then ends it."""
+    """Initialize a worker: one thread, and signals are ignored, since the parent handles them."""
     torch.set_num_threads(1)
     for name in ("SIGTERM", "SIGUSR1", "SIGINT"):
         signal.signal(getattr(signal, name), signal.SIG_IGN)
@@ -236,14 +236,14 @@ def start_worker(_: int) -> None:
 
 @atexit.register
 def end_workers() -> None:
-    """Loading processes ignore the SIGTERM with which Python would end them, and would then be waited for forever."""
+    """Kill loading processes at exit; they ignore SIGTERM, and Python would wait for them forever."""
     for child in multiprocessing.active_children():
         if child.daemon:
             child.kill()
 
 
 def choose_workers(asked: int, processes: int = 1) -> int:
-    """How many loading processes to start: as asked, or what this machine can feed one training process with."""
+    """Number of loading workers: as requested, or chosen from the number of cores per training process."""
     if asked >= 0:
         return asked
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

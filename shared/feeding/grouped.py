@@ -1,10 +1,10 @@
-"""An order in which every micro batch holds samples of one group: photographs of one shape need little padding.
+"""An order with each micro batch from one group, such as images of similar aspect ratio, which need little padding.
 
-    the epoch's order -> each sample joins the open batch of its group -> batches, in the order they became full
-                                                                      -> what is left, filled up from its group
+    the epoch's order -> each sample is added to its group's open batch -> batches, in the order they became full
+                                                                       -> remaining ones, filled up from their group
 
-As of `shared.feeding.plan`, any place of any epoch can be asked for at once; so any number of processes shares the
-work, and a run goes on wherever it stopped.
+As with `shared.feeding.plan`, any position of any epoch can be computed directly, for any number of processes and after
+any resume.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from shared.feeding.plan import order_of
 
 
 class GroupedPlan:
-    """The order of samples of every epoch: each once, and some again to fill the last batch of their group.
+    """The order of samples of every epoch: each once, and some twice to fill the last batch of their group.
 
     Args:
         groups: (N,) the group of each sample.
@@ -34,11 +34,11 @@ class GroupedPlan:
     def __len__(self) -> int:
         return self.length
 
-    def __reduce__(self):  # the cache does not travel to worker processes
+    def __reduce__(self):  # the cache is not sent to worker processes
         return GroupedPlan, (self.groups, self.batch_size, self.seed)
 
     def index(self, epoch: int, position: int) -> int:
-        """Which sample stands at this position of this epoch; positions of one batch are of one group.
+        """Sample index at a position of an epoch; the positions of a batch are from one group.
 
         Args:
             epoch: from 0.

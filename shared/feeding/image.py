@@ -1,8 +1,8 @@
-"""Bytes of an image file -> pixels: always (3, H, W) uint8 RGB, or a refusal in a few words.
+"""Decode image files to (3, H, W) uint8 RGB, or raise BadImage.
 
-bytes -> size, from the header alone -> too large?  refused before anything is decoded
-      -> JPEG of one or three colors: torchvision's decoder, the fastest there is
-      -> everything else:              Pillow, whose decoders survive damaged files
+bytes -> size, from the header alone -> too large: BadImage before anything is decoded
+      -> JPEG with one or three components: torchvision's decoder, the fastest
+      -> everything else: Pillow, whose decoders do not crash on damaged files
 """
 
 from __future__ import annotations
@@ -20,24 +20,23 @@ MAX_PIXELS = 50_000_000
 MAX_SIDE = 20_000
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "PPM")  # no EPS or PDF, which start programs
-NO_LENGTH = {0x01, *range(0xD0, 0xD9)}  # JPEG markers that stand alone
+NO_LENGTH = {0x01, *range(0xD0, 0xD9)}  # JPEG markers without a length
 FRAMES = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}  # JPEG markers whose segment holds the size
 
-# Pillow warns of bombs, where our own limit is stricter, and of damage, which is a BadImage if it matters
+# Pillow warns of large images, where our limit is stricter, and of damage, which raises BadImage if it matters
 warnings.filterwarnings("ignore", module=r"PIL\.")
 warnings.filterwarnings("ignore", message="(?s).*decoding and encoding capabilities of TorchVision")
 
 
 class BadImage(ValueError):
-    """Bytes that are no usable image; the message is the reason in a few words."""
+    """Bytes that are not a usable image; the message is the reason, a few words."""
 
 
 def decode_image(data: bytes | bytearray, *, upright: bool) -> Tensor:
-    """Bytes of a file -> (3, H, W) uint8 RGB; the first frame if it moves, transparency dropped.
+    """Bytes of a file -> (3, H, W) uint8 RGB; first frame of animations, transparency dropped.
 
     Args:
-        upright: turn the image as its EXIF orientation says; otherwise the pixels stay as stored, which is what
-            boxes of COCO files refer to.
+        upright: apply the EXIF orientation; otherwise pixels are as stored, as boxes of COCO files refer to them.
 
     Raises:
         BadImage: not an image, damaged, or over 50 megapixels or 20,000 pixels on a side.
@@ -46,16 +45,16 @@ def decode_image(data: bytes | bytearray, *, upright: bool) -> Tensor:
         return _by_pillow(data, upright)
     height, width, colors = _jpeg_frame(data)
     _check_size(height, width)
-    if colors == 4:  # how CMYK is stored depends on an Adobe marker, which only Pillow looks at
+    if colors == 4:  # CMYK storage depends on an Adobe marker, which only Pillow reads
         return _by_pillow(data, upright)
     try:
-        # decode_jpeg wants memory it may write to, hence the copy of `bytes`
+        # decode_jpeg needs writable memory, hence the copy of `bytes`
         encoded = torch.frombuffer(data if isinstance(data, bytearray) else bytearray(data), dtype=torch.uint8)
         pixels = decode_jpeg(encoded, mode=ImageReadMode.RGB, apply_exif_orientation=upright)
-        assert isinstance(pixels, Tensor)  # a list comes only from a list
+        assert isinstance(pixels, Tensor)  # a list is returned only for a list
         return pixels
     except RuntimeError:
-        return _by_pillow(data, upright)  # it knows a few more kinds of JPEG, and says why not in fewer words
+        return _by_pillow(data, upright)  # it reads more kinds of JPEG and has shorter error messages
 
 
 def image_size(data: bytes | bytearray) -> tuple[int, int]:
@@ -77,11 +76,11 @@ def is_jpeg(data: bytes | bytearray) -> bool:
 
 
 def _jpeg_frame(data: bytes | bytearray) -> tuple[int, int, int]:
-    """Height, width and number of colors, found by hopping from marker to marker as a decoder would."""
+    """Height, width and number of components, from the markers."""
     at = 2
     while at >= 0:
         at = data.find(b"\xff", at)
-        while at >= 0 and data[at : at + 1] == b"\xff":  # any number of fill bytes may stand before a marker
+        while at >= 0 and data[at : at + 1] == b"\xff":  # fill bytes may precede a marker
             at += 1
         if at < 0 or at + 9 > len(data):
             break
@@ -104,7 +103,7 @@ def _check_size(height: int, width: int) -> None:
 
 
 def _open(data: bytes | bytearray) -> Image.Image:
-    """Pillow's view of the file, nothing but the header read."""
+    """Open with Pillow; reads the header only."""
     if not data:
         raise BadImage("empty file")
     try:
@@ -121,7 +120,7 @@ def _by_pillow(data: bytes | bytearray, upright: bool) -> Tensor:
     try:
         image.load()
         image = _rgb(_turned(image) if upright else image)
-        return torch.from_numpy(np.array(image)).permute(2, 0, 1)  # a copy that is ours to write to
+        return torch.from_numpy(np.array(image)).permute(2, 0, 1)  # a writable copy
     except Exception as error:  # damaged files raise nearly anything
         raise BadImage(_few_words(error)) from None
 
@@ -129,19 +128,19 @@ def _by_pillow(data: bytes | bytearray, upright: bool) -> Tensor:
 def _turned(image: Image.Image) -> Image.Image:
     try:
         return ImageOps.exif_transpose(image)
-    except Exception:  # a damaged note about the pixels is no reason to lose the pixels
+    except Exception:  # damaged EXIF does not make the pixels unusable
         return image
 
 
 def _rgb(image: Image.Image) -> Image.Image:
-    """Any mode -> RGB: 16 bits lose their lower half; floats count from 0 to 1, or to 255 if they go beyond 1."""
+    """Any mode -> RGB: 16-bit values keep the upper 8 bits; floats are from 0 to 1, or to 255 if any exceeds 1."""
     if image.mode == "F":
         values = np.nan_to_num(np.asarray(image))
         image = Image.fromarray((values * (255 if values.max() <= 1 else 1)).clip(0, 255).astype(np.uint8))
     elif image.mode.startswith("I"):
         image = Image.fromarray((np.asarray(image).astype(np.int64).clip(0, 65535) >> 8).astype(np.uint8))
     elif image.mode == "P":
-        image = image.convert("RGBA")  # Pillow warns of palettes with transparency on the direct way
+        image = image.convert("RGBA")  # Pillow warns of palettes with transparency when converted directly
     return image.convert("RGB")
 
 

@@ -1,4 +1,4 @@
-"""A few samples of many, for trying things out: `--limit 100`."""
+"""`--limit 100`: a subset of a data set, for quick tests."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from shared.feeding.feed import Samples
 
 
 class Limited:
-    """`count` samples spread evenly over a data set, itself a data set for the feed; the others are never read."""
+    """A data set of `count` samples spread evenly over another one; the others are never read."""
 
     def __init__(self, samples: Samples, count: int) -> None:
         total = sum(samples.sizes)
@@ -28,13 +28,13 @@ class Limited:
 
 
 def limited(samples: Any, count: int | None) -> Any:
-    """The data set, or a part of it when a limit is given.
+    """The data set, or a subset if a limit is given.
 
     Raises:
-        UsageError: it is a stream, which has no parts.
+        UsageError: it is a stream, which has no positions.
     """
     if count is None or samples is None:
         return samples
     if hasattr(samples, "stream_feed"):
-        raise UsageError("--limit picks samples by number and streams have none; say --samples for a shorter epoch")
+        raise UsageError("--limit does not work with streamed shards; use --samples for a shorter epoch")
     return Limited(samples, count)

@@ -1,4 +1,4 @@
-"""What a network wants its pixels to be: mean and deviation by name, and the buffer that applies them on the device."""
+"""Pixel mean and standard deviation by name, and the module that applies them on the device."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from shared.recipes.registry import suggest
 
 
 class PixelStats(NamedTuple):
-    """Mean and standard deviation of red, green and blue, in units of full scale (0 to 1)."""
+    """Mean and standard deviation of R, G and B, for pixels from 0 to 1."""
 
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
@@ -25,21 +25,21 @@ PIXEL_STATS = {
     "centered": PixelStats((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
     "neutral": PixelStats((0.0, 0.0, 0.0), (1.0, 1.0, 1.0)),
 }
-PIXEL_STATS["none"] = PIXEL_STATS["centered"]  # the seed's older word for it
+PIXEL_STATS["none"] = PIXEL_STATS["centered"]  # birder's older name
 
 
 def pixel_stats(name: str) -> PixelStats:
     if name not in PIXEL_STATS:
         raise UsageError(
-            f"no pixel statistics '{name}'{suggest(name, list(PIXEL_STATS))}; there are {', '.join(PIXEL_STATS)}"
+            f"no pixel statistics '{name}'{suggest(name, list(PIXEL_STATS))}; give one of {', '.join(PIXEL_STATS)}"
         )
     return PIXEL_STATS[name]
 
 
 class Normalize(nn.Module):
-    """uint8 pixels to what the network wants: (..., 3, H, W) uint8 -> (..., 3, H, W) float32.
+    """(..., 3, H, W) uint8 -> (..., 3, H, W) float32, normalized by mean and std.
 
-    The statistics are buffers: they move with the network and are saved with it.
+    The statistics are buffers: they move with the module and are saved with it.
     """
 
     mean: Tensor

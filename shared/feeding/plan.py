@@ -1,10 +1,9 @@
-"""Which sample comes when: a pure function of seed, epoch and position.
+"""The order of samples: a pure function of seed, epoch and position.
 
-    shards, in an order of the epoch's own -> blocks of a few shards -> inside a block, all samples shuffled
+    shards, shuffled per epoch -> blocks of a few shards -> samples shuffled within each block
 
-Nothing is remembered between questions, so a run continues anywhere, with any number of processes and workers, by
-knowing one integer. Reads stay near each other (a block spans `block` shards) and memory stays small: the order of
-one block is held at a time, never that of the data set.
+There is no state, so a run can be continued at any position, with any number of processes and workers. Reads are
+local (a block spans `block` shards) and memory is small: only the order of one block is held at a time.
 """
 
 from __future__ import annotations
@@ -15,11 +14,11 @@ from functools import lru_cache
 
 import numpy as np
 
-ORDER, SAMPLE = 0, 1  # what a stream of random numbers is for; kept apart so that no two streams are one
+ORDER, SAMPLE = 0, 1  # purpose of a random stream, part of its seed
 
 
 def rng_for(seed: int, epoch: int, index: int) -> np.random.Generator:
-    """The random numbers of one sample in one epoch; nobody else draws from them."""
+    """The random generator of one sample in one epoch."""
     return np.random.Generator(np.random.Philox(key=[seed, SAMPLE], counter=[0, 0, epoch, index]))
 
 
@@ -32,9 +31,9 @@ class Plan:
     """The order of samples of every epoch.
 
     Args:
-        sizes: samples in each shard; one entry for data in one piece.
+        sizes: samples per shard; one entry if there are no shards.
         seed: of the order.
-        block: how many shards are shuffled together.
+        block: number of shards that are shuffled together.
     """
 
     def __init__(self, sizes: Sequence[int], seed: int, *, block: int = 16) -> None:
@@ -46,13 +45,11 @@ class Plan:
     def __len__(self) -> int:
         return int(self.starts[-1])
 
-    def __reduce__(self):  # the caches do not travel to worker processes
+    def __reduce__(self):  # the caches are not sent to worker processes
         return _rebuild, (self.sizes, self.seed, self.block)
 
     def index(self, epoch: int, position: int) -> int:
-        """Which sample stands at this position of this epoch.
-
-        Every epoch holds every sample exactly once.
+        """Sample index at a position of an epoch. Every epoch has every sample exactly once.
 
         Args:
             epoch: from 0.
@@ -66,7 +63,7 @@ class Plan:
         return int(self._members(epoch, block)[position - first])
 
     def _layout_of(self, epoch: int) -> tuple[np.ndarray, list[int]]:
-        """Shards in the epoch's order, and the position at which each block ends."""
+        """Shards in the epoch's order, and the end position of each block."""
         shards = order_of(self.seed, epoch, 2**63 - 1, len(self.sizes))
         counts = np.array(self.sizes, dtype=np.int64)[shards]
         ends = np.cumsum(counts)[self.block - 1 :: self.block].tolist()

@@ -1,9 +1,9 @@
-"""Plain tars of samples, the WebDataset convention: what is in them, and how to come back to it.
+"""Uncompressed tars of samples, the WebDataset convention: listing and random access.
 
-    shard.tar -> members, every byte accounted for -> an index of somebody's own, beside the shard or in the cache
-              -> OpenFiles: any member again, at the price of one read
+    shard.tar -> members, every byte checked -> index next to the shard or in the cache
+              -> OpenFiles: any member with one read
 
-A shard that is cut, damaged or odd is refused with its name and the byte where it goes wrong. Nothing in it is run.
+A truncated or damaged shard raises DataError with its name and the byte offset.
 """
 
 from __future__ import annotations
@@ -23,28 +23,28 @@ BLOCK = tarfile.BLOCKSIZE
 
 
 def members(path: Path) -> Iterator[tarfile.TarInfo]:
-    """Everything in a plain tar, in order; every byte is accounted for, or DataError says where it goes wrong."""
+    """The members of an uncompressed tar, in order. Raises DataError with the byte offset of any damage."""
     size = path.stat().st_size
     with path.open("rb") as file:
         try:
             tar = tarfile.open(fileobj=file, mode="r:")  # noqa: SIM115 - closing `file` is enough
         except (tarfile.TarError, ValueError, OverflowError) as error:
-            raise damaged(path, 0, f"no plain tar ({error}); a compressed one must be unpacked to .tar") from None
+            raise damaged(path, 0, f"not an uncompressed tar ({error}); decompress it to .tar") from None
         end = 0
         while member := _next(tar, path):
             if tar.offset > size:
-                raise damaged(path, size, f"it is cut inside '{member.name}', which ends at {tar.offset}")
+                raise damaged(path, size, f"it ends inside '{member.name}', which should end at {tar.offset}")
             if tar.offset <= end:
                 raise damaged(path, end, "a header is damaged (a size below zero)")
             end = tar.offset
             tar.members.clear()  # pyright: ignore[reportAttributeAccessIssue] - or they pile up
             yield member
-        file.seek(tar.offset)  # `tarfile` takes a damaged header for the end of the archive
+        file.seek(tar.offset)  # `tarfile` treats a damaged header as the end of the archive
         while chunk := file.read(1 << 20):
             if chunk.count(0) != len(chunk):
                 raise damaged(path, tar.offset, "a header is damaged")
         if size - tar.offset < 2 * BLOCK:
-            raise damaged(path, size, "it is cut, the two empty blocks that end a tar are missing")
+            raise damaged(path, size, "it is truncated: the two empty blocks at the end of a tar are missing")
 
 
 def _next(tar: tarfile.TarFile, path: Path) -> tarfile.TarInfo | None:
@@ -70,7 +70,7 @@ def split_name(name: str) -> tuple[str, str]:
 
 
 class OpenFile:
-    """A descriptor that is closed when nobody holds it. `pread` has no position, so forks and threads may share it."""
+    """A file descriptor, closed with its last reference. It is used with `pread`, so forks and threads may share it."""
 
     def __init__(self, path: Path) -> None:
         self.file = open(path, "rb", buffering=0)  # noqa: SIM115 - it lives as long as this object
@@ -82,7 +82,7 @@ class OpenFile:
 
 
 class OpenFiles:
-    """Pieces of many files, of which the 64 used last stay open; open files do not travel to worker processes."""
+    """Reads parts of many files and keeps the last 64 open; open files are not sent to worker processes."""
 
     def __init__(self) -> None:
         self._open = lru_cache(maxsize=64)(OpenFile)
@@ -96,9 +96,9 @@ class OpenFiles:
         try:
             count = os.preadv(self._open(path).descriptor, [data], offset)
         except OSError as error:
-            raise DataError(f"cannot read shard {path}: {error.strerror}; look at the disk or --data-path") from None
+            raise DataError(f"cannot read shard {path}: {error.strerror}; check the disk or --data-path") from None
         if count != size:
-            raise damaged(path, offset + count, "the shard has become shorter")
+            raise damaged(path, offset + count, "the shard is shorter than its index says")
         return data
 
 
@@ -106,26 +106,26 @@ class OpenFiles:
 
 
 def sha256_of(path: Path, count: int | None = None) -> str:
-    """Of a file, or of its first bytes."""
+    """sha256 of a file, or of its first `count` bytes."""
     with path.open("rb") as file:
         return (hashlib.sha256(file.read(count)) if count else hashlib.file_digest(file, "sha256")).hexdigest()
 
 
 def index_places(shard: Path, ending: str = ".index.json") -> list[Path]:
-    """Beside the shard, or in the cache if its folder cannot be written."""
+    """Possible paths of an index: next to the shard, or in the cache if that folder is not writable."""
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "chordate" / "shards"
     code = hashlib.sha256(os.fsencode(shard.resolve())).hexdigest()[:32]
     return [shard.with_suffix(ending), cache / f"{code}{ending}"]
 
 
 def write_first(places: list[Path], write: Callable[[Path], Any]) -> None:
-    """To the first place that can be written; without any, the shard is simply walked again next time."""
+    """Write to the first writable path; if there is none, the index is built again next time."""
     for place in places:
         aside = place.with_name(f".{place.name}.{os.getpid()}")
         try:
             place.parent.mkdir(parents=True, exist_ok=True)
             write(aside)
-            aside.replace(place)  # readers find the old one, none, or the whole new one
+            aside.replace(place)  # readers find the old file, none, or the complete new one
             return
         except OSError:
             with suppress(OSError):

@@ -1,8 +1,8 @@
-"""A folder of shards that comes into being: whole under its name, or beside it until it is.
+"""A folder of shards that is written next to its final name and renamed when complete.
 
-    OUT -> .OUT.partial/{shards, notes, stamp, lock} -> whoever fills it, shard by shard -> shards takes the name OUT
+    OUT -> .OUT.partial/{shards, notes, stamp, lock} -> filled shard by shard -> shards renamed to OUT
 
-One that was stopped or killed is taken up by the next packing of the same, which is told by a word, the stamp.
+A packing that was stopped or killed is continued by the next one with the same stamp (a digest of input and options).
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from shared.errors import DataError, Stopped
+from shared.errors import DataError, Stopped, plural
 
-PATIENCE = 3.0  # seconds in which the processes of a packing that was killed have noticed
+PATIENCE = 3.0  # seconds until the processes of a killed packing have ended
 
 
 @contextmanager
 def unfinished(out: Path, word: str) -> Iterator[Path]:
-    """The folder beside OUT in which it comes into being; it stays if it holds finished shards when packing stops."""
+    """Context with the partial folder; it is kept if packing stops after some shards are finished."""
     partial = out.with_name(f".{out.name}.partial")
     partial.mkdir(parents=True, exist_ok=True)
     with (partial / "lock").open("w") as lock:
@@ -32,8 +32,8 @@ def unfinished(out: Path, word: str) -> Iterator[Path]:
                 shutil.rmtree(folder, ignore_errors=True)
         elif not known.is_file() or known.read_text() != word:
             raise DataError(
-                f"{partial} holds an unfinished packing of other images or with other options; finish it with those, "
-                f"or remove it to begin anew"
+                f"{partial} has an unfinished packing of other images or with other options; finish that one, "
+                f"or remove the folder to start again"
             )
         known.write_text(word)
         for folder in folders:
@@ -43,7 +43,10 @@ def unfinished(out: Path, word: str) -> Iterator[Path]:
         except KeyboardInterrupt:
             if not (kept := shards_in(partial)):
                 raise
-            raise Stopped(f"packing was interrupted, {kept} shards are kept; run the same again to go on") from None
+            raise Stopped(
+                f"packing was interrupted; {plural(kept, 'finished shard')} kept, run the same "
+                f"command again to continue"
+            ) from None
         finally:
             if not shards_in(partial):
                 shutil.rmtree(partial, ignore_errors=True)
@@ -59,5 +62,5 @@ def _lock(descriptor: int, out: Path) -> None:
         with suppress(BlockingIOError):
             return fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         if time.monotonic() > until:
-            raise DataError(f"another packing is writing to {out}; wait for it, or name another folder")
+            raise DataError(f"another packing is writing to {out}; wait for it, or give another folder")
         time.sleep(0.1)

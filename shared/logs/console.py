@@ -1,4 +1,4 @@
-"""Where messages of the project's loggers go: the console, and train.log of a run.
+"""Logging set-up: the project's loggers write to the console and to train.log of a run.
 
 Importing this page imports neither torch nor rich.
 """
@@ -9,11 +9,11 @@ import logging
 from pathlib import Path
 
 PROJECT = ("shared", "backbones", "pretrain", "detection")
-FILE_ONLY = {"file_only": True}  # extra= of what a terminal shows in another way
+FILE_ONLY = {"file_only": True}  # extra= of messages that the progress bar shows on the console
 
 
 class Console(logging.Handler):
-    """Messages on what is stdout at that moment, since a bar replaces it; errors are the command's own business."""
+    """Prints messages to the current stdout, which a progress bar may have replaced."""
 
     def emit(self, record: logging.LogRecord) -> None:
         if not getattr(record, "file_only", False):
@@ -24,7 +24,7 @@ class Console(logging.Handler):
 def setup_logging(run_dir: Path | None = None, *, enabled: bool = True) -> None:
     """Send the project's loggers to the console and to `run_dir`/train.log.
 
-    Called again it replaces what it did before. Not `enabled` (not the main rank): only warnings, on the console.
+    A second call replaces the first. If not `enabled` (not the main rank): only warnings, on the console.
     """
     handlers: list[logging.Handler] = [Console()]
     if run_dir is not None and enabled:

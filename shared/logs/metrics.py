@@ -1,12 +1,11 @@
-"""What a run says while it runs: one call logs a number everywhere, one bar or line shows how it goes.
+"""Metrics of a run: one call writes to JSON lines, CSV and TensorBoard.
 
     RunLog.metrics -> metrics.jsonl    every row: {"kind", "step", "epoch", "time", and the values by name}
                       results.csv      a row per epoch: train/loss ... val/box_ap ...
                       events.out...    TensorBoard, the same names as in the csv
     RunLog.note    -> train.log, console
-    Progress       -> a bar on a terminal, plain lines elsewhere, plain lines in train.log
 
-A resumed run drops the rows beyond the step it resumes from, so curves never double; nothing else is ever removed.
+A resumed run drops the rows after the step it resumes from, so that no step appears twice; nothing else is removed.
 Importing this page imports neither torch nor rich.
 """
 
@@ -29,12 +28,12 @@ log = logging.getLogger(__name__)
 
 
 class RunLog:
-    """The record of one run, in its folder.
+    """The metric files of one run.
 
     Args:
-        run_dir: made when missing.
-        enabled: only the main rank writes; elsewhere every call is silent.
-        resume_step: the step the run continues from; rows beyond it are dropped. None starts, or appends.
+        run_dir: created if missing.
+        enabled: False in all processes but the main one; every call then does nothing.
+        resume_step: the step the run continues from; later rows are dropped. None keeps all rows.
         tensorboard: write event files too.
     """
 
@@ -74,7 +73,7 @@ class RunLog:
             write_table(self.run_dir / "results.csv", self.table)
 
     def note(self, text: str) -> None:
-        """A sentence for train.log and the console."""
+        """Log a message to train.log and the console."""
         if self.enabled:
             log.info("%s", text)
 
@@ -90,7 +89,7 @@ class RunLog:
             self.events.add_scalar(name, value, step)
 
     def close(self) -> None:
-        """Everything is on disk; later messages go to the console only."""
+        """Close the files; later messages go to the console only."""
         if self.events is not None:
             self.events.close()
             self.events = None
@@ -104,7 +103,7 @@ class RunLog:
 
 
 def read_metrics(run_dir: Path) -> list[dict[str, Any]]:
-    """The rows of a run's metrics.jsonl, in order; a last line that a killed run left half written is passed over."""
+    """The rows of a run's metrics.jsonl, in order; an incomplete last line of a killed run is skipped."""
     try:
         text = (run_dir / "metrics.jsonl").read_text(encoding="utf-8", errors="replace")
     except FileNotFoundError:
@@ -136,7 +135,7 @@ def read_table(path: Path, last_step: int | None) -> dict[int, dict[str, Any]]:
 
 
 def write_table(path: Path, table: Mapping[int, Mapping[str, Any]]) -> None:
-    """Columns keep their order; a new one is appended, and empty where it was not known yet."""
+    """Write results.csv; columns keep their order, new ones are appended and empty in older rows."""
     columns = list(dict.fromkeys(name for row in table.values() for name in row))
     text = io.StringIO()
     writer = csv.DictWriter(text, columns, lineterminator="\n")
@@ -147,4 +146,4 @@ def write_table(path: Path, table: Mapping[int, Mapping[str, Any]]) -> None:
 
 
 def or_none(value: float) -> float | None:
-    return value if math.isfinite(value) else None  # NaN is no JSON
+    return value if math.isfinite(value) else None  # JSON has no NaN

@@ -1,4 +1,4 @@
-"""How a long walk goes: a bar on a terminal, plain lines elsewhere, plain lines in train.log.
+"""Progress of training: a bar on a terminal, plain lines elsewhere and in train.log.
 
 Importing this page imports neither torch nor rich.
 """
@@ -20,7 +20,7 @@ log = logging.getLogger(__name__)
 
 
 class Progress:
-    """How a long walk goes: a bar on a terminal, a line every `log_every` steps elsewhere and in train.log.
+    """A progress bar on a terminal; a line every `log_every` steps elsewhere and in train.log.
 
         with Progress("train") as progress:
             progress.update(step, total, {"loss": 0.7}, images=64, wait_seconds=0.01, epoch=2.5)
@@ -28,11 +28,11 @@ class Progress:
     Rates and the time left are those of the last `window` steps. NO_COLOR and TERM=dumb are respected.
 
     Args:
-        label: what is going on, in a word.
-        log_every: steps between two plain lines.
-        enabled: only the main rank shows anything.
-        stream: where it is shown, stdout if None.
-        clock: seconds, for tests.
+        label: one word, such as "train".
+        log_every: steps between plain lines.
+        enabled: False in all processes but the main one.
+        stream: output stream; None for stdout.
+        clock: returns seconds; replaced in tests.
     """
 
     def __init__(
@@ -63,7 +63,7 @@ class Progress:
             self.bar = RichProgress(
                 *columns, console=RichConsole(file=self.stream), refresh_per_second=4, transient=True
             )
-            columns[2].markup = False  # names of losses are no markup
+            columns[2].markup = False  # names of losses are not rich markup
             self.bar.add_task(self.label, total=None, line="")
             self.bar.start()
         return self
@@ -82,9 +82,9 @@ class Progress:
         *,
         epoch: float | None = None,
     ) -> None:
-        """One step is done: the `step`-th of `total`, over this many images, after this long a wait for them.
+        """Report that step `step` of `total` is done, with its images and the seconds it waited for them.
 
-        `losses` may be None where they were not read from the device; the last known are shown.
+        `losses` is None if they were not read from the device; the last known ones are shown.
         """
         if not self.enabled:
             return
@@ -124,7 +124,7 @@ class Progress:
         steps = self.recent[-1][1] - self.recent[0][1]
         if seconds <= 0 or steps <= 0:
             return {"images_per_s": 0.0, "wait_share": 0.0, "seconds_per_step": 0.0}
-        done = list(self.recent)[1:]  # the first marks only where the window opens
+        done = list(self.recent)[1:]  # the first entry only marks the start of the window
         return {
             "images_per_s": sum(images for _, _, images, _ in done) / seconds,
             "wait_share": min(1.0, sum(waited for *_, waited in done) / seconds),
@@ -133,7 +133,7 @@ class Progress:
 
 
 def describe_losses(losses: Mapping[str, float]) -> str:
-    """loss 0.7 (cls 0.5, box 0.2): the total first, whether it was given or not."""
+    """'loss 0.7 (cls 0.5, box 0.2)'; the total is summed if it is not given."""
     parts = {name: value for name, value in losses.items() if name != "loss"}
     total = losses["loss"] if "loss" in losses else sum(parts.values())
     if len(parts) < 2:
@@ -149,8 +149,8 @@ def clock_time(seconds: float) -> str:
 
 
 def memory_used() -> tuple[str, int]:
-    """The most memory used so far, in bytes: the GPU's if it is in use, otherwise the process's own."""
-    torch = sys.modules.get("torch")  # who did not import it uses no GPU
+    """(label, peak memory in bytes): of the GPU if it is in use, otherwise of the process."""
+    torch = sys.modules.get("torch")  # no GPU is in use if torch was not imported
     if torch is not None and torch.cuda.is_initialized():
         return "gpu mem", torch.cuda.max_memory_allocated()
     import resource

@@ -1,4 +1,4 @@
-"""The averaged copy: weights and statistics that follow the trained ones slowly, and usually score better."""
+"""Exponential moving average (EMA) of weights and buffers."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ class Average(nn.Module):
     """An exponential moving average of a module, buffers included.
 
     Args:
-        module: what is averaged; copied at construction.
-        decay: share kept per step. The first steps keep less, (1 + t) / (10 + t), to forget the random start.
+        module: the module to average; copied at construction.
+        decay: from 0 to 1; the first steps use min(decay, (1 + t) / (10 + t)), so that initial weights are forgotten.
     """
 
     def __init__(self, module: nn.Module, decay: float) -> None:
@@ -29,7 +29,7 @@ class Average(nn.Module):
 
     @torch.no_grad()
     def follow(self, module: nn.Module) -> None:
-        """One step towards the module."""
+        """Update the average with the module's current weights."""
         share = 1 - min(self.decay, (1 + self.steps) / (10 + self.steps))
         mine, theirs = list(self.module.state_dict().values()), list(module.state_dict().values())
         moving = [i for i, value in enumerate(mine) if value.is_floating_point()]

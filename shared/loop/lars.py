@@ -1,11 +1,10 @@
-"""LARS: every weight moves in proportion to its own size, so that batches of thousands train like small ones.
+"""LARS: layer-wise adaptive rate scaling for large batches.
 
-You, Gitman, Ginsburg, "Large Batch Training of Convolutional Networks", 2017, in the form VICReg was trained with:
+You, Gitman, Ginsburg, "Large Batch Training of Convolutional Networks", 2017, in VICReg's variant:
 
     g <- g + wd w;   g <- g * eta |w| / |g|;   m <- momentum m + g;   w <- w - lr m
 
-Biases and the weights of normalization layers, which have one dimension, take the plain step whatever group they are
-in: no decay, no ratio.
+Parameters with one dimension (biases and normalization weights) take a plain SGD step: no decay, no ratio.
 """
 
 from __future__ import annotations
@@ -19,11 +18,11 @@ import torch
 class LARS(torch.optim.Optimizer):
     """
     Args:
-        params: parameters, or groups of them with rates and decays of their own.
+        params: parameters or parameter groups.
         lr: learning rate.
-        momentum: share of the last step that is kept.
-        weight_decay: of weights with two or more dimensions; it counts in the norm of the ratio.
-        eta: length of a step as a share of the weight's, before lr.
+        momentum: momentum factor.
+        weight_decay: for parameters with two or more dimensions; included in the gradient norm of the ratio.
+        eta: trust coefficient.
     """
 
     def __init__(
@@ -41,7 +40,7 @@ class LARS(torch.optim.Optimizer):
                 step = w.grad
                 if w.dim() > 1:
                     step = step.add(w, alpha=group["weight_decay"])
-                    # a ratio of tensors, so that a GPU is never asked for a number
+                    # stays a tensor, so that the host does not wait for the GPU
                     size, length = w.norm(), step.norm()
                     step.mul_(torch.where((size > 0) & (length > 0), group["eta"] * size / length, 1.0))
                 state = self.state[w]

@@ -1,11 +1,11 @@
-"""From a task's parameters to an optimizer: few groups, each with its own learning rate and weight decay.
+"""Optimizer and parameter groups, each with its own learning rate and weight decay.
 
     rate    backbone block i of n: backbone_lr * layer_decay ** (n - i);  everything else: lr
     decay   normalization layers: norm_wd;  biases: bias_wd;  everything else: wd
 
-A layer that carries an `lr_scale`, such as what a detector says should learn slowly, has all its rates times that.
+The learning rates of a layer with an attribute `lr_scale` are multiplied by it.
 
-Layer decay counts the backbone's own blocks and leaves neck and heads at 1, as in
+Layer decay applies to the backbone's blocks; neck and heads stay at 1, as in
 Li et al., "Exploring Plain Vision Transformer Backbones for Object Detection", 2022.
 """
 
@@ -24,7 +24,7 @@ from shared.recipes.recipe import OptimConfig
 
 
 def parameter_groups(task: nn.Module, config: OptimConfig) -> list[dict[str, Any]]:
-    """Trainable parameters by (learning rate, weight decay), each group with a `name` a person can read."""
+    """Trainable parameters grouped by (learning rate, weight decay); each group has a readable `name`."""
     depth_of = block_depths(task)
     kinds, scales = parameter_kinds(task), parameter_scales(task)
     groups: dict[tuple[float, float], dict[str, Any]] = {}
@@ -45,7 +45,7 @@ def parameter_groups(task: nn.Module, config: OptimConfig) -> list[dict[str, Any
         group["names"].append(name)
         group["parts"].add(part)
     if not groups:
-        raise UsageError("nothing is left to train: every parameter is frozen; drop one of the --freeze flags")
+        raise UsageError("every parameter is frozen; remove one of the --freeze flags")
     return [
         {
             "params": g["params"],
@@ -61,7 +61,7 @@ def parameter_groups(task: nn.Module, config: OptimConfig) -> list[dict[str, Any
 
 
 def for_batch(config: OptimConfig, step_size: int) -> OptimConfig:
-    """The same, its learning rates as `step_size` images per optimizer step want them: linear above --lr-batch.
+    """The config with learning rates scaled linearly from --lr-batch to `step_size` images per optimizer step.
 
     Goyal et al., "Accurate, Large Minibatch SGD", 2017.
     """
@@ -73,7 +73,7 @@ def for_batch(config: OptimConfig, step_size: int) -> OptimConfig:
 
 
 def block_depths(task: nn.Module) -> dict[int, int]:
-    """How many blocks below the head each backbone parameter lies; 1 is the last block."""
+    """Depth of each backbone parameter by id, counted in blocks below the head; 1 is the last block."""
     backbone = getattr(task, "backbone", None)
     if backbone is None:
         return {}
@@ -82,13 +82,13 @@ def block_depths(task: nn.Module) -> dict[int, int]:
 
 
 def parameter_scales(module: nn.Module) -> dict[int, float]:
-    """What multiplies the learning rate of the parameters of layers that carry an `lr_scale`."""
+    """Learning rate multiplier by parameter id, for layers with an attribute `lr_scale`."""
     slow = [layer for layer in module.modules() if hasattr(layer, "lr_scale")]
     return {id(p): float(layer.lr_scale) for layer in slow for p in layer.parameters()}  # type: ignore[arg-type]
 
 
 def parameter_kinds(module: nn.Module) -> dict[int, str]:
-    """Which parameters belong to normalization layers, and which are biases of other layers."""
+    """'norm' or 'bias' by parameter id, for parameters of normalization layers and biases of other layers."""
     kinds: dict[int, str] = {}
     for layer in module.modules():
         named = type(layer).__name__.lower()
@@ -102,7 +102,7 @@ def parameter_kinds(module: nn.Module) -> dict[int, str]:
 
 
 def build_optimizer(task: nn.Module, config: OptimConfig) -> torch.optim.Optimizer:
-    """The optimizer of the recipe over the groups above."""
+    """The recipe's optimizer over `parameter_groups`."""
     groups = [{k: v for k, v in g.items() if k not in ("names", "name")} for g in parameter_groups(task, config)]
     fused = all(p.is_cuda for g in groups for p in g["params"])
     how: dict[str, Any] = {"fused": True} if fused else {"foreach": True}

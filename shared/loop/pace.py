@@ -1,4 +1,4 @@
-"""Small parts of the loop: losses summed where they are, and when it is time to save."""
+"""Running sums of losses, and when to save between epoch ends."""
 
 from __future__ import annotations
 
@@ -12,31 +12,31 @@ from shared.errors import UsageError
 
 
 class Losses:
-    """Sums of named losses, kept on the device until somebody asks, so that a GPU does not wait for its own numbers."""
+    """Sums of named losses, kept on the device until they are read, so that the host does not wait for the GPU."""
 
     def __init__(self) -> None:
         self.sums: dict[str, Tensor] = {}
         self.weight = 0.0
 
     def add(self, losses: dict[str, Tensor], share: float) -> None:
-        """The losses of one micro batch, which is this share of its step."""
+        """Add the losses of one micro batch; `share` is its weight in the step."""
         for name, value in losses.items():
             self.sums[name] = self.sums.get(name, 0.0) + value.detach().float() * share
         self.weight += share
 
     def so_far(self) -> dict[str, float]:
-        """The sums so far, which are not finite once any loss was not."""
+        """The sums so far; NaN or Inf if any loss was."""
         return {name: float(value) for name, value in self.sums.items()}
 
     def take(self) -> dict[str, float]:
-        """The means since the last time, starting anew."""
+        """The means since the last call; the sums start again at 0."""
         means = {name: float(value) / self.weight for name, value in self.sums.items()}
         self.sums, self.weight = {}, 0.0
         return means
 
 
 class Cadence:
-    """When to save between epoch ends: every so many steps (`200`) or minutes (`10m`)."""
+    """When to save between epoch ends: every N steps (`200`) or N minutes (`10m`)."""
 
     def __init__(self, text: str | None) -> None:
         self.steps = self.seconds = math.inf

@@ -1,12 +1,12 @@
-"""What a step saw when its loss broke: kept in the run's folder, and run again to see where it broke.
+"""A training step whose loss was NaN or Inf: saved in the run's folder, and replayed to find the cause.
 
-    replay-step-12.pt    the micro batches, the weights they met, what came of them, and what the task is built from
+    replay-step-12.pt    the micro batches, the weights, the losses, and what the task is built from
 
-    kept -> run again as it was -> losses, and the first module that says something not finite
-         -> in single precision, where it was run in another
-         -> each sample on its own, where samples have names
+    saved step -> run again as it was -> losses, and the first module that produced NaN or Inf
+         -> in single precision, if it ran in another
+         -> each sample alone, if samples have names
 
-The file stands on its own: neither the run nor its data is needed to read it, and nothing in it can run.
+The file is self-contained: neither the run nor its data is needed to read it. It is read with `weights_only=True`.
 """
 
 from __future__ import annotations
@@ -29,23 +29,23 @@ PRECISIONS = {None: None, "float16": torch.float16, "bfloat16": torch.bfloat16} 
 
 
 class Kept(NamedTuple):
-    """A step as it was kept."""
+    """A saved step."""
 
-    step: int  # optimizer steps taken before; where losses are only looked at now and then, it broke at or before it
+    step: int  # optimizer steps before it; losses are checked every few steps, so the cause may be earlier
     losses: dict[str, float]
     batches: list[Any]  # this process's micro batches
-    seeds: list[int]  # of the draws in each
+    seeds: list[int]  # random seed of each
     precision: str | None  # of autocast
-    task: dict[str, Tensor]  # its weights
+    task: dict[str, Tensor]  # its state dict
     still: list[str]  # modules that were in eval mode
-    facts: dict[str, Any]  # what the task can be built from again
+    facts: dict[str, Any]  # what the task is rebuilt from
 
 
 class Look(NamedTuple):
-    """What came of running a step again."""
+    """The result of replaying a step."""
 
     losses: dict[str, float]
-    broke: str | None  # the first module that said something not finite, in words
+    broke: str | None  # description of the first module that produced NaN or Inf
 
     @property
     def finite(self) -> bool:
@@ -64,7 +64,7 @@ def keep_replay(
     seeds: list[int],
     precision: torch.dtype | None,
 ) -> Path | None:
-    """Write what this process's micro batches of a step were, as `Kept` says; None when the disk refuses."""
+    """Save this process's micro batches of a step as `Kept`; None if the disk is full or read-only."""
     suffix = f"-rank-{dist.rank()}" if dist.world() > 1 else ""
     path = folder / f"replay-step-{step}{suffix}.pt"
     kept = Kept(
@@ -86,7 +86,7 @@ def keep_replay(
 
 
 def samples_of(task: Task, batches: list[Any], most: int = 16) -> str:
-    """' of images 3, 14', or nothing when the task gives its samples no names."""
+    """' of images 3, 14', or '' if the task does not name its samples."""
     names = [name for batch in batches for name in task.names(batch)]
     more = f" and {len(names) - most} more" if len(names) > most else ""
     return f" of images {', '.join(names[:most])}{more}" if names else ""
@@ -96,15 +96,15 @@ def samples_of(task: Task, batches: list[Any], most: int = 16) -> str:
 
 
 def read_replay(path: Path) -> Kept:
-    """A kept step, on the processor.
+    """Read a saved step, on the CPU.
 
     Raises:
-        WeightsError: the file cannot be read, or is no step that this version kept.
+        WeightsError: the file cannot be read, or is not a step saved by this version.
     """
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except OSError as error:
-        raise WeightsError(f"{path} cannot be read ({error.strerror}); name a replay-step-*.pt of a run") from None
+        raise WeightsError(f"{path} cannot be read ({error.strerror}); give a replay-step-*.pt of a run") from None
     except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError):
         content = None
     if (
@@ -112,36 +112,36 @@ def read_replay(path: Path) -> Kept:
         or content.keys() != set(Kept._fields)
         or content["precision"] not in [*PRECISIONS]
     ):
-        raise WeightsError(f"{path} is no step that this version kept; name a replay-step-*.pt of a run")
+        raise WeightsError(f"{path} is not a step saved by this version; give a replay-step-*.pt of a run")
     return Kept(**content)
 
 
 def replay_with(build: Callable[[dict[str, Any]], Task], path: Path, command: str) -> list[str]:
-    """What comes of the kept step of a file, in lines for a person.
+    """Replay the saved step of a file; the lines to print.
 
     Args:
-        build: the task from its facts.
-        command: whose steps `build` knows.
+        build: builds the task from the saved facts.
+        command: the command whose steps `build` can rebuild, for the error message.
 
     Raises:
-        WeightsError: the file is no kept step, or one of another command.
+        WeightsError: the file is not a saved step, or is one of another command.
     """
     kept = read_replay(path)
     try:
         task = build(kept.facts)
     except (KeyError, TypeError, ValueError):
-        raise WeightsError(f"{path} is no step of `{command}`; name one that it kept") from None
+        raise WeightsError(f"{path} is not a step of `{command}`; give one that it saved") from None
     return replay(kept, task)
 
 
 def replay(kept: Kept, task: Task) -> list[str]:
-    """What comes of a kept step when it is run again, in lines for a person.
+    """Replay a saved step; the lines to print.
 
     Args:
-        task: built from the step's facts; it gets its weights, and learns nothing.
+        task: built from the step's facts; the saved weights are loaded into it, and it is not trained.
 
     Raises:
-        WeightsError: the weights are not of this task.
+        WeightsError: the weights do not match the task.
     """
     task.train()
     try:
@@ -149,8 +149,8 @@ def replay(kept: Kept, task: Task) -> list[str]:
         for name in kept.still:
             task.get_submodule(name).eval()
     except (RuntimeError, AttributeError):
-        raise WeightsError("the kept weights are not of the task that they say they are; keep a step anew") from None
-    lines = [f"step {kept.step}{samples_of(task, kept.batches)}", f"  kept               {spoken(kept.losses)}"]
+        raise WeightsError("the saved weights do not match the task they were saved with; save a step again") from None
+    lines = [f"step {kept.step}{samples_of(task, kept.batches)}", f"  saved              {spoken(kept.losses)}"]
     lines.append(f"  weights            {of_weights(task)}")
     precision = PRECISIONS[kept.precision]
     step = (kept.batches, kept.seeds, kept.step)
@@ -160,29 +160,29 @@ def replay(kept: Kept, task: Task) -> list[str]:
     for name, came in looks.items():
         lines.append(f"  {name:<18} {spoken(came.losses)}")
         if came.broke:
-            lines.append(f"  {'':<18} first not finite: {came.broke}")
+            lines.append(f"  {'':<18} first NaN or Inf: {came.broke}")
     if any(not came.finite for came in looks.values()):
         worst = None if not looks["single precision"].finite else precision
         lines += [f"  image {name:<12} {said}" for name, said in on_their_own(kept, task, worst)]
     else:
-        lines.append("  all is finite on this processor; what broke it is the device that it ran on, or its precision")
+        lines.append("  all values are finite on this CPU; the cause is the device or the precision of the run")
     return lines
 
 
 def of_weights(task: nn.Module) -> str:
-    """Whether they were well before the step, in words: its loss may break because a step before it went too far."""
+    """Whether the weights were finite before the step: an earlier step may have diverged."""
     sizes = {name: value.abs().max().item() for name, value in task.named_parameters() if value.numel()}
     broken = [name for name, size in sizes.items() if not math.isfinite(size)]
     if broken:
         more = f" and {len(broken) - 1} more" if len(broken) > 1 else ""
-        return f"{broken[0]}{more} not finite: a step before this one broke them"
+        return f"{broken[0]}{more} contain NaN or Inf: an earlier step diverged"
     largest = max(sizes, key=sizes.__getitem__)
-    return f"finite, the largest {sizes[largest]:.3g} in {largest}"
+    return f"finite, largest magnitude {sizes[largest]:.3g} in {largest}"
 
 
 @torch.no_grad()
 def look(task: Task, batches: list[Any], seeds: list[int], step: int, precision: torch.dtype | None) -> Look:
-    """Run micro batches again, each with its own draws."""
+    """Run micro batches again, each with its own random seed."""
     total: dict[str, float] = {}
     task.before_step(step)
     with watching(task) as broke:
@@ -196,12 +196,12 @@ def look(task: Task, batches: list[Any], seeds: list[int], step: int, precision:
 
 
 def on_their_own(kept: Kept, task: Task, precision: torch.dtype | None) -> Iterator[tuple[str, str]]:
-    """Each named sample, and what came of it alone."""
+    """Each named sample with its result when run alone."""
     for batch, seed in zip(kept.batches, kept.seeds, strict=True):
         for i, name in enumerate(task.names(batch)):
             try:
                 alone = look(task, [task.alone(batch, i)], [seed], kept.step, precision)
-            except ValueError as error:  # batch norm wants more than one value of each channel
+            except ValueError as error:  # batch norm needs more than one value per channel
                 yield name, f"cannot be run alone ({error})"
                 continue
             yield name, "finite" if alone.finite else f"{spoken(alone.losses)}; {alone.broke}"
@@ -209,7 +209,7 @@ def on_their_own(kept: Kept, task: Task, precision: torch.dtype | None) -> Itera
 
 @contextmanager
 def watching(task: nn.Module) -> Iterator[list[str]]:
-    """Inside it, every module that says something not finite is noted, in order: the innermost first."""
+    """Context in which every module that outputs NaN or Inf is recorded, in order, innermost first."""
     noted: list[str] = []
 
     def note(name: str) -> Callable[..., None]:
@@ -231,7 +231,7 @@ def watching(task: nn.Module) -> Iterator[list[str]]:
 
 
 def broken_values(x: Tensor) -> Tensor:
-    """Which are nan or infinite; minus infinity is what attention hides padding with."""
+    """True where NaN or +Inf; -Inf is allowed, since attention masks padding with it."""
     return x.isnan() | (x == math.inf)
 
 

@@ -1,7 +1,7 @@
-"""The learning rate as a function of time.
+"""Learning rate and weight decay as pure functions of the step.
 
-A schedule holds no state: `lr_scale` answers for any moment, so resuming a run needs nothing from it, plotting it is
-one list comprehension, and testing it needs no optimizer. A person types epochs; the loop counts optimizer steps.
+A schedule has no state: `lr_scale` gives the value at any step, so resuming needs no scheduler state and tests need no
+optimizer. Users give epochs; the loop counts optimizer steps.
 """
 
 from __future__ import annotations
@@ -11,17 +11,17 @@ from bisect import bisect_right
 
 from shared.recipes.recipe import OptimConfig, ScheduleConfig
 
-ROUNDING = 1e-9  # 985 steps at 197 / 24 an epoch are 120 epochs, and floats say a little less
+ROUNDING = 1e-9  # 985 steps at 197 / 24 per epoch are 120 epochs, minus a rounding error
 
 
 def lr_scale(step: int, steps_per_epoch: float, config: ScheduleConfig, lr: float = 1.0) -> float:
-    """Multiplier of every learning rate for one optimizer step.
+    """Multiplier of all learning rates at one optimizer step.
 
     Args:
         step: optimizer steps taken before this one.
-        steps_per_epoch: optimizer steps in one pass over the data; need not be whole.
-        config: the shape.
-        lr: base learning rate, which turns the absolute `lr_cosine_min` into a multiplier.
+        steps_per_epoch: optimizer steps per epoch; may be fractional.
+        config: schedule, warm-up and decay.
+        lr: base learning rate; the absolute `lr_cosine_min` is divided by it.
     """
     total = total_steps(steps_per_epoch, config)
     warmup = warmup_steps(steps_per_epoch, config)
@@ -40,9 +40,9 @@ def lr_scale(step: int, steps_per_epoch: float, config: ScheduleConfig, lr: floa
 
 
 def wd_at(progress: float, wd: float, config: OptimConfig) -> float:
-    """Weight decay of a group at a moment of the run (0 to 1): constant, or on a half cosine from --wd to --wd-end.
+    """Weight decay at a progress from 0 to 1: constant, or a half cosine from --wd to --wd-end.
 
-    Groups that do not decay stay so.
+    Groups with weight decay 0 keep it.
     """
     if config.wd_end is None or wd == 0:
         return wd
@@ -50,12 +50,12 @@ def wd_at(progress: float, wd: float, config: OptimConfig) -> float:
 
 
 def total_steps(steps_per_epoch: float, config: ScheduleConfig) -> int:
-    """Optimizer steps of the whole run; the last may reach beyond the last epoch."""
+    """Optimizer steps of the whole run; the last one may cross the end of the last epoch."""
     return math.ceil(config.epochs * steps_per_epoch - ROUNDING)
 
 
 def warmup_steps(steps_per_epoch: float, config: ScheduleConfig) -> int:
-    """Optimizer steps of the warm-up; where steps and epochs are both told, the shorter of them."""
+    """Optimizer steps of the warm-up; if given in both steps and epochs, the shorter one."""
     steps = round(config.warmup_epochs * steps_per_epoch)
     if config.warmup_steps is None:
         return steps

@@ -1,9 +1,9 @@
-"""The training state on disk: whole or not there, and it says so itself.
+"""The training state on disk: written atomically, verified by a digest when read.
 
-    last/step-00000042-3fa9c1d07b2e.pt      the digest in the name is of the bytes inside
+    last/step-00000042-3fa9c1d07b2e.pt      the name contains the sha256 of the file, first 12 digits
 
-Written aside, flushed to the disk, renamed. The two newest are kept: should the newest turn out damaged, the one before
-it serves. Read with `weights_only=True`: tensors and plain values, nothing that could run.
+Written to a temporary file, flushed, renamed. The two newest are kept: if the newest is damaged, the one before it is
+used. Read with `weights_only=True`: tensors and plain values, no code.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ KEPT = 2
 
 
 class Hashing:
-    """A file that knows the sha256 of what was written to it."""
+    """A file that computes the sha256 of everything written to it."""
 
     def __init__(self, path: Path) -> None:
         self.file, self.sha = path.open("wb"), hashlib.sha256()
@@ -47,10 +47,10 @@ class Hashing:
 
 
 def save_state(folder: Path, step: int, state: dict[str, Any]) -> Path:
-    """Write the state of a step; older ones beyond the last two go.
+    """Write the state of a step and delete all but the two newest.
 
     Raises:
-        Refusal: the disk would not take it; what was there before is untouched.
+        Refusal: the state cannot be written; existing states are untouched.
     """
     partial = folder / f".partial-{os.getpid()}"
     try:
@@ -76,16 +76,16 @@ def save_state(folder: Path, step: int, state: dict[str, Any]) -> Path:
 
 
 def states(folder: Path) -> list[tuple[int, Path]]:
-    """(step, file) of every state in the folder, newest step first, last written first among equals."""
+    """(step, file) of every state in the folder, newest first."""
     found = [(int(m[1]), path) for path in folder.glob("step-*.pt") if (m := NAME.fullmatch(path.name))]
     return sorted(found, key=lambda entry: (entry[0], entry[1].stat().st_mtime_ns), reverse=True)
 
 
 def load_state(folder: Path) -> dict[str, Any] | None:
-    """The newest whole state, or None when there is none at all.
+    """Load the newest undamaged state; None if the folder has no state.
 
     Raises:
-        WeightsError: there are states, and none of them is whole.
+        WeightsError: every state is damaged.
     """
     for stale in folder.glob(".partial-*"):
         stale.unlink(missing_ok=True)
@@ -95,8 +95,8 @@ def load_state(folder: Path) -> dict[str, Any] | None:
             try:
                 return torch.load(path, map_location="cpu", weights_only=True)
             except (pickle.UnpicklingError, RuntimeError, EOFError):
-                pass  # its name fits its bytes, and still it is nothing that we wrote
+                pass  # the digest matches, but the file is not a saved state
         log.warning("%s is damaged; trying the state before it", path)
     if found:
-        raise WeightsError(f"every training state in {folder} is damaged; start the run anew under another --name")
+        raise WeightsError(f"every training state in {folder} is damaged; start a new run with another --name")
     return None

@@ -1,4 +1,4 @@
-"""What the training loop knows about the thing it trains."""
+"""The interface between the training loop and the model it trains."""
 
 from __future__ import annotations
 
@@ -9,42 +9,42 @@ from torch import Tensor, nn
 
 
 class Task(nn.Module):
-    """A model together with what a batch means to it.
+    """A model with its losses and metrics.
 
-    The loop owns time: steps, precision, accumulation, clipping, averaging, checkpoints, logs.
-    A task owns meaning: which losses a batch yields, which part is the backbone, what is good.
-    A pretraining method is a task; a detector on a dataset is a task. Only `forward` is required.
+    The loop owns time: steps, precision, accumulation, clipping, EMA, checkpoints, logs.
+    A task owns meaning: the losses of a batch, which module is the backbone, the metrics.
+    Pretraining methods and detectors are tasks. Only `forward` is required.
     """
 
-    facts: dict[str, Any] = {}  # plain values that it can be built from again, kept with a step that broke
-    backbone: Any  # the part that --backbone-lr and --layer-decay speak of, if there is one; has `blocks()`
+    facts: dict[str, Any] = {}  # plain values from which the task can be rebuilt, saved for `replay`
+    backbone: Any  # the module of --backbone-lr and --layer-decay, if there is one; has `blocks()`
 
     def forward(self, batch: Any) -> dict[str, Tensor]:
-        """Named losses of a batch, each already weighted; the loop minimises their sum."""
+        """Named, already weighted losses of a batch, scalars; the loop minimizes their sum."""
         raise NotImplementedError
 
     def names(self, batch: Any) -> list[str]:
-        """What the samples of a batch are called, so that a person can find one that broke a loss."""
+        """Names of the samples of a batch, for error messages; empty if they have none."""
         return []
 
     def alone(self, batch: Any, i: int) -> Any:
-        """The batch that one named sample makes on its own."""
+        """A batch of only sample `i`."""
         raise NotImplementedError
 
     def before_step(self, step: int) -> None:
-        """Hear the number of the step that comes: what all processes share in a step is a function of it."""
+        """Called with the number of the next step; values shared by all processes are derived from it."""
 
     def after_step(self, progress: float) -> None:
-        """Move what follows the weights, such as an EMA teacher. `progress` runs from 0 to 1."""
+        """Update what follows the weights, such as an EMA teacher. `progress` is from 0 to 1."""
 
     def evaluate(self, loader: Iterable[Any]) -> dict[str, float]:
-        """Named metrics on a validation loader, the headline first. Each process sees its share of the batches."""
+        """Named metrics on a validation loader, the headline first. Each process gets its share of the batches."""
         return {}
 
     def detail(self, metric: str) -> bool:
-        """Is this metric for files and reports, and too much for a line on a screen?"""
+        """True for metrics that are written to files and reports but not to the console."""
         return False
 
     def exports(self) -> dict[str, nn.Module]:
-        """Modules worth keeping on their own, by name; pretraining exports its backbone."""
+        """Modules to export, by name; pretraining exports its backbone."""
         return {}

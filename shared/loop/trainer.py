@@ -1,12 +1,12 @@
-"""The one training loop of the project.
+"""The training loop of both programs.
 
     while steps are left:                      train_step -> at epoch ends: evaluate -> save
         for micro batch of the step:
-            losses = task(batch)               the only line that knows what is being trained
+            losses = task(batch)               the only line that depends on what is trained
 
-Both `pretrain train` and `detect train` end here. Read `fit`, `train_step` and `save`, in that order.
-A step is a function of (weights, step number): data, learning rate and randomness all follow from the number. So a run
-that is killed anywhere continues from its last state to the same weights, bit for bit on a processor.
+`pretrain train` and `detect train` both run it. Read `fit`, `train_step` and `save`, in that order.
+A step is a function of (weights, step number): data, learning rate and random numbers all follow from the number. So a
+run that is killed at any moment continues from its last state to the same weights, bit for bit on a CPU.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from torch import nn
 from shared.devices import dist
 from shared.devices.device import precision, to_device
 from shared.devices.sharding import accumulate, check_sharding, fill, put_together, shard, whole_state, whole_weights
-from shared.errors import Refusal, Stopped, UsageError
+from shared.errors import Refusal, Stopped, UsageError, plural
 from shared.feeding.feed import Feed
 from shared.logs.metrics import RunLog
 from shared.logs.progress import Progress
@@ -44,20 +44,20 @@ log = logging.getLogger(__name__)
 
 
 class Trainer:
-    """Fits a task.
+    """Train a task.
 
     Args:
-        task: what is trained; moved to the device, wrapped for several processes when there are several.
+        task: the model to train; moved to the device, and wrapped in DDP or FSDP if there are several processes.
         feed: micro batches by step.
         val_loader: passed to `task.evaluate` after every epoch; None for no evaluation.
         optim, schedule, runtime: the recipe sections the loop reads.
-        run_dir: where the state and the logs of this run live.
-        publish: called with (module holder, epoch, metrics) at the epochs worth exporting.
-        publish_every: call it every so many epochs besides the last; 0 for the last alone.
-        probe: called with the task whose weights count, in eval mode; its metrics follow the task's own.
-        probe_every: call it every so many epochs besides the last.
-        device: where the steps are computed.
-        begin: called once nothing speaks against the run any more, before its first step.
+        run_dir: folder of the training state and the logs.
+        publish: called with (module holder, epoch, metrics) to export; see `publish_every`.
+        publish_every: export every N epochs and at the end; 0 for the end only.
+        probe: called with the evaluated task, in eval mode; its metrics are appended to the task's.
+        probe_every: probe every N epochs and at the end.
+        device: device of the task.
+        begin: called once, after all checks and before the first step.
     """
 
     def __init__(
@@ -79,7 +79,7 @@ class Trainer:
     ) -> None:
         self.optim, self.schedule, self.runtime = for_batch(optim, feed.step_size), schedule, runtime
         self.run_dir, self.device = run_dir, device
-        self.whole: Task | None = None  # what a sharded task is put together in, to be exported
+        self.whole: Task | None = None  # unsharded copy of an FSDP task, for export
         if runtime.fsdp:
             check_sharding(runtime)
             self.whole = deepcopy(task) if dist.world() > 1 and dist.is_main() else None
@@ -99,7 +99,7 @@ class Trainer:
         self.cadence = Cadence(runtime.save_every)
         self.losses = Losses()
         self.seen: list[Any] = []  # this process's micro batches of the last step
-        self.seeds: list[int] = []  # of the draws in each
+        self.seeds: list[int] = []  # random seed of each
         self.asked_to_stop = False
         self.step = 0
         self.best = -math.inf
@@ -108,18 +108,18 @@ class Trainer:
     # --- the loop ---------------------------------------------------------------------------
 
     def fit(self) -> dict[str, float]:
-        """Train to the last step, from the run's state if it has one; the metrics of the end.
+        """Train to the last step, from the saved state if there is one; returns the last metrics.
 
         Raises:
             Stopped: SIGTERM or SIGUSR1 came; the state is saved.
-            Refusal: a loss is no longer finite, or the disk is full.
+            Refusal: a loss is NaN or Inf, or the disk is full.
         """
         self.load()
         self.begin()
         self.listen()
         every, workers = self.feed.steps_per_epoch, self.feed.workers
         if self.step >= self.total > 0 and not (self.run_dir / "result.json").is_file():
-            self.deliver(self.schedule.epochs, last=True)  # killed after its last save
+            self.deliver(self.schedule.epochs, last=True)  # the run was killed after its last save
         with (
             RunLog(self.run_dir, enabled=dist.is_main(), resume_step=self.step) as self.log,
             Progress(log_every=self.runtime.log_every, enabled=dist.is_main()) as self.progress,
@@ -149,7 +149,10 @@ class Trainer:
                 if epoch_ends or ((save_now or stop) and not self.feed.whole_epochs):
                     self.save()
                 if stop and self.step < self.total:
-                    raise Stopped(f"stopped at step {self.step} of {self.total} as asked; add --resume to continue")
+                    raise Stopped(
+                        f"stopped by a signal at step {self.step} of {self.total}; the state is saved, add "
+                        f"--resume to continue"
+                    )
         return self.metrics
 
     def train_step(self, micro_batches: list[Any]) -> None:
@@ -161,7 +164,7 @@ class Trainer:
         self.model.train()
         self.task.before_step(self.step)
         first = self.step * self.feed.micro_batches + dist.rank() * len(micro_batches)
-        # dropout and sampling belong to the position, too
+        # dropout and sampling are seeded by the position as well
         seeds = [((self.runtime.seed << 40) + first + i) % 2**63 for i in range(len(micro_batches))]
         for i, (batch, seed) in enumerate(zip(micro_batches, seeds, strict=True)):
             torch.manual_seed(seed)
@@ -172,7 +175,7 @@ class Trainer:
                 self.scaler.scale(loss).backward()
             self.losses.add(losses, 1 / len(micro_batches))
         self.seen, self.seeds = micro_batches, seeds
-        if self.device.type == "cpu":  # on a GPU this would make it wait; there `account` looks every log_every steps
+        if self.device.type == "cpu":  # reading a loss makes a GPU wait; there `account` checks every log_every steps
             self.insist_on_finite_losses()
         if self.optim.clip_grad_norm is not None:
             self.scaler.unscale_(self.optimizer)
@@ -184,7 +187,7 @@ class Trainer:
             self.average.follow(self.task)
 
     def account(self, waited: float) -> None:
-        """Show the step; every `log_every` steps read the losses off the device, check and log them."""
+        """Update the progress line; every `log_every` steps read, check and log the losses."""
         epoch, values = self.step / self.feed.steps_per_epoch, None
         if self.step % self.runtime.log_every == 0 or self.step == self.total:
             self.insist_on_finite_losses()
@@ -202,22 +205,23 @@ class Trainer:
             step = (self.task, self.seen, self.seeds, self.amp_dtype)
             path = None if self.sharded else keep_replay(self.run_dir, self.step, losses, *step)
             raise Refusal(
-                f"a loss is not finite at step {self.step}, epoch {self.step / self.feed.steps_per_epoch:.2f}: {values}"
-                f"{samples_of(self.task, self.seen)}{f' (kept in {path})' if path else ''}; "
+                f"a loss is NaN or Inf at step {self.step}, epoch {self.step / self.feed.steps_per_epoch:.2f}: {values}"
+                f"{samples_of(self.task, self.seen)}{f' (saved in {path})' if path else ''}; "
                 f"lower --lr, lengthen --warmup-epochs or set --clip-grad-norm, then --resume from the last saved step"
             )
 
     def insist_on_finite_weights(self) -> None:
-        """A gradient can be broken where the loss is not, and where no later loss would show it."""
+        """A gradient can be NaN where the loss is not, and later losses may not show it."""
         broken = [name for name, value in self.task.named_parameters() if not value.isfinite().all()]
         if broken:
             raise Refusal(
-                f"{len(broken)} weights, such as {broken[0]}, are not finite at step {self.step}; lower --lr, leave "
+                f"{plural(len(broken), 'tensor')} of weights, such as {broken[0]}, became NaN or Inf at step "
+                f"{self.step}; lower --lr, leave "
                 f"--amp out or set --clip-grad-norm, then --resume from the last saved step"
             )
 
     def end_epoch(self, epoch: int) -> None:
-        """Evaluate what would be exported, and export it, when it is time for either."""
+        """Evaluate and export, in the epochs where each is due."""
         last = self.step == self.total
         probing = self.probe is not None and (epoch % self.probe_every == 0 or last)
         due = epoch % self.runtime.eval_every == 0 or last
@@ -235,11 +239,12 @@ class Trainer:
 
     @torch.no_grad()
     def evaluate(self, probing: bool = False) -> dict[str, float]:
-        """Metrics of the weights that will be exported: the average if there is one."""
+        """Metrics of the weights that would be exported: the EMA if there is one."""
         if self.val_loader is None and not probing:
             return {}
         task: Any = self.average.module if self.average is not None else self.task
-        dist.copy_from_main(task.buffers())  # each process has gathered statistics of its own; the main one's are kept
+        # batch norm statistics differ between processes; the main process's are used
+        dist.copy_from_main(task.buffers())
         task.eval()
         together = put_together(task) if self.sharded else nullcontext()
         with together, torch.autocast(self.device.type, self.amp_dtype, enabled=self.amp_dtype is not None):
@@ -254,7 +259,7 @@ class Trainer:
             self.publish(weights, epoch, self.metrics, last)
 
     def exported(self) -> Task:
-        """The task whose weights count, whole: the average if there is one. All processes ask together."""
+        """The unsharded task to evaluate and export: the EMA if there is one. Called by all processes together."""
         if self.sharded:
             weights = whole_weights(self.task)
             if self.whole is not None:
@@ -265,7 +270,7 @@ class Trainer:
     # --- the state --------------------------------------------------------------------------
 
     def state(self) -> dict[str, Any]:
-        """Everything the next step depends on; order and randomness are functions of `step`."""
+        """All that the next step depends on; sample order and random numbers are functions of `step`."""
         if self.runtime.fsdp:
             task, optimizer = whole_state(self.task, self.optimizer)
         else:
@@ -288,8 +293,8 @@ class Trainer:
         }
 
     def save(self) -> None:
-        """Write the state aside and rename it: a killed run leaves the previous one whole."""
-        self.insist_on_finite_losses()  # a state that cannot be continued must not replace one that can
+        """Write the state atomically: a killed run keeps the previous one."""
+        self.insist_on_finite_losses()  # a state with NaN must not replace a good one
         self.insist_on_finite_weights()
         state = self.state() if self.sharded or dist.is_main() else {}
         if dist.is_main():
@@ -298,7 +303,7 @@ class Trainer:
         dist.wait()
 
     def load(self) -> None:
-        """Take up the state of the run, if it has one and it was asked for."""
+        """Load the saved state of the run if --resume is given and there is one."""
         if self.runtime.resume is None:
             return
         state = load_state(self.run_dir / "last")
@@ -312,14 +317,14 @@ class Trainer:
                     f"{self.run_dir} was run with {name} {state[name]}, not {value}; give that to --resume it"
                 )
         if state["data"] != self.feed.samples.fingerprint:
-            raise UsageError(f"the training data is not what {self.run_dir} was run with; start a new run for new data")
+            raise UsageError(f"the training data differs from that of {self.run_dir}; start a new run for new data")
         if (state["average"] is None) != (self.average is None):
             raise UsageError(
-                f"{self.run_dir} was run {'without' if self.average else 'with'} --model-ema; resume it so"
+                f"{self.run_dir} was run {'without' if self.average else 'with'} --model-ema; resume it the same way"
             )
         if state.get("fsdp", False) != self.runtime.fsdp:
             raise UsageError(
-                f"{self.run_dir} was run {'without' if self.runtime.fsdp else 'with'} --fsdp; resume it so"
+                f"{self.run_dir} was run {'without' if self.runtime.fsdp else 'with'} --fsdp; resume it the same way"
             )
         fresh = [{k: v for k, v in group.items() if k != "params"} for group in self.optimizer.param_groups]
         self.step, self.best, self.metrics = state["step"], state["best"], state["metrics"]
@@ -334,15 +339,15 @@ class Trainer:
                 self.average.load_state_dict(state["average"])
         except (RuntimeError, ValueError, KeyError):
             raise UsageError(
-                f"{self.run_dir} was run with another network or other frozen parts; resume it with its own flags"
+                f"{self.run_dir} was run with another network or other frozen parameters; resume it with its own flags"
             ) from None
         for group, options in zip(self.optimizer.param_groups, fresh, strict=True):
-            group.update(options)  # what today's flags say of rates and decay; the file brings the moments
+            group.update(options)  # rates and decay of the current flags; the file has the optimizer moments
         self.scaler.load_state_dict(state["scaler"])
         log.info("resuming %s at step %d of %d", self.run_dir, self.step, self.total)
 
     def listen(self) -> None:
-        """SIGTERM and SIGUSR1 raise a flag; the loop saves and stops at the next step."""
+        """SIGTERM and SIGUSR1 set a flag; the loop saves and stops at the next step."""
 
         def raise_flag(*_: Any) -> None:
             self.asked_to_stop = True
@@ -357,7 +362,7 @@ class Trainer:
         return self.runtime.fsdp and dist.world() > 1
 
     def wrap(self) -> nn.Module:
-        """The task as the loop calls it: compiled, and averaging its gradients over the processes."""
+        """The task as the loop calls it: compiled, and in DDP if there are several processes."""
         if self.runtime.compile_backbone:
             self.task.backbone.compile()
         if self.runtime.compile:
@@ -370,7 +375,7 @@ class Trainer:
         return nn.parallel.DistributedDataParallel(self.task, device_ids=ids, gradient_as_bucket_view=True)
 
     def syncing(self, last: bool) -> Any:
-        """Around a backward pass: gradients are exchanged after the last of a step only."""
+        """Context of a backward pass: gradients are reduced only after the last one of a step."""
         if self.sharded:
             accumulate(self.task, last)
             return nullcontext()

@@ -14,12 +14,16 @@ from shared.recipes.registry import suggest
 
 
 def recipe_folder() -> Path:
-    """Where the recipes of this installation lie."""
+    """The folder `recipes/` of this installation."""
     return Path(__file__).parents[2] / "recipes"  # beside this package, in a checkout and when installed
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
-    """A flat YAML mapping, read safely; a key that stands twice is an error, not a coin toss."""
+    """Read a flat YAML mapping with a safe loader; a duplicate key is an error.
+
+    Raises:
+        UsageError: not a YAML mapping, or a key appears twice.
+    """
     import yaml
 
     class Strict(yaml.SafeLoader):
@@ -27,7 +31,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
             keys = [self.construct_object(key, deep=True) for key, _ in node.value]
             twice = [key for key in keys if keys.count(key) > 1]
             if twice:
-                raise UsageError(f"{path}: '{twice[0]}' stands there twice; keep one")
+                raise UsageError(f"{path}: key '{twice[0]}' appears twice; keep one")
             return super().construct_mapping(node, deep)
 
     try:
@@ -36,7 +40,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
         mark = getattr(error, "problem_mark", None)
         place = f", line {mark.line + 1}" if mark else ""
         raise UsageError(
-            f"{path}{place} is not YAML: {getattr(error, 'problem', None) or error}; mend that line"
+            f"{path}{place} is not YAML: {getattr(error, 'problem', None) or error}; fix that line"
         ) from None
     if values is None:
         return {}
@@ -46,7 +50,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
 
 
 def load(name_or_path: str, folder: str) -> tuple[dict[str, Any], dict[str, str]]:
-    """Flat values of a recipe over its bases, later ones over earlier ones, and the origin of each."""
+    """Flat values of a recipe merged over its bases, and the origin of each value."""
     is_path = name_or_path.endswith((".yaml", ".yml"))
     path = Path(name_or_path).expanduser() if is_path else recipe_folder() / folder / f"{name_or_path}.yaml"
     if not path.is_file():
@@ -58,7 +62,7 @@ def load(name_or_path: str, folder: str) -> tuple[dict[str, Any], dict[str, str]
     values = read_yaml(path)
     bases = values.pop("base", None) or []
     if bases and path.parent.name == "base":
-        raise UsageError(f"{path} is a base and names a base of its own; one level is all there is")
+        raise UsageError(f"{path} is a base and has a `base:` of its own; bases have one level, merge the two")
     merged: dict[str, Any] = {}
     origins: dict[str, str] = {}
     for base in [bases] if isinstance(bases, str) else bases:
@@ -70,7 +74,7 @@ def load(name_or_path: str, folder: str) -> tuple[dict[str, Any], dict[str, str]
 
 
 def over(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
-    """Values with others laid over them; options of a network or method go one by one, as flags do."""
+    """Merge two sets of values; dictionaries, such as network options, are merged key by key."""
     joined = {
         name: {**below[name], **value}
         for name, value in above.items()
@@ -84,7 +88,7 @@ def recipe_names(folder: str) -> list[str]:
 
 
 def recipe_headline(folder: str, name: str) -> str:
-    """The first words a recipe says about itself."""
+    """The first line of a recipe's header that is not a command."""
     for line in (recipe_folder() / folder / f"{name}.yaml").read_text(encoding="utf-8").splitlines():
         words = line.lstrip("# ").strip()
         if line.startswith("#") and words and not words.endswith(".yaml"):
@@ -93,14 +97,14 @@ def recipe_headline(folder: str, name: str) -> str:
 
 
 def tag_of(method: str, tag: str | None) -> str:
-    """Under which tag a method exports: its own name, then the given word; for `supervised` the word alone."""
+    """The tag a method exports under: METHOD, or METHOD-TAG; for `supervised`, TAG alone."""
     if tag is None:
         return method
     return tag if method == "supervised" else f"{method}-{tag}"
 
 
 def recipes_for(arch: str | None, tag: str) -> list[str]:
-    """The pretraining recipes whose result is found under this arch (None: any) and tag."""
+    """Names of the pretraining recipes that export under this arch (None: any) and tag."""
     found = []
     for name in recipe_names("pretrain"):
         values, _ = load(name, "pretrain")

@@ -1,8 +1,10 @@
-"""The command line of a recipe: one flag per knob, values as the seeds spell them, the nearest flag for a misspelt one.
+"""The command line of a recipe: one flag per knob, aliases and spellings of torchvision's, DETR's and birder's
+programs.
 
-    default < what lies under (the demo's settings, the run that is resumed) < --recipe < --scale < flags
+    default < layers below (demo settings, the resumed run) < --recipe < --scale < flags
 
-Flags that no knob knows go to the method or the network, which alone can say whether it has them.
+Unknown flags are passed on as options of the method or network, which checks them. A misspelled flag is answered
+with the nearest one.
 """
 
 from __future__ import annotations
@@ -19,11 +21,11 @@ from shared.recipes.files import load, over
 from shared.recipes.recipe import Resolved, all_knobs, make, sections
 from shared.recipes.registry import suggest
 
-Under = Sequence[tuple[str, dict[str, Any]]]  # (origin, values) of layers below a recipe, lowest first
+Under = Sequence[tuple[str, dict[str, Any]]]  # (origin, values) of the layers below a recipe, lowest first
 
 
 class Parser(argparse.ArgumentParser):
-    """An argument parser that refuses in one sentence and never guesses at abbreviations."""
+    """An argument parser that raises UsageError and accepts no abbreviations."""
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs, allow_abbrev=False)
@@ -32,7 +34,7 @@ class Parser(argparse.ArgumentParser):
         raise UsageError(f"{message}; `{self.prog} --help` shows the flags")
 
     def parse_exactly(self, argv: list[str]) -> argparse.Namespace:
-        """parse_args, with underscores for dashes allowed and a suggestion for a word it does not know."""
+        """parse_args that accepts underscores for dashes and suggests the nearest flag for an unknown one."""
         known, rest = self.parse_known_args([dashed(word) for word in argv])
         if rest:
             flags = [word for action in self._actions for word in action.option_strings]
@@ -43,9 +45,9 @@ class Parser(argparse.ArgumentParser):
 
 
 def add_flags(parser: argparse.ArgumentParser, recipe_cls: type) -> None:
-    """One flag per field, grouped by section. Absent flags stay absent, so recipes show through.
+    """Add one flag per field, grouped by section. Flags that are not given are absent, so recipe values are kept.
 
-    Values stay words here: `make` turns them into what their knob wants, as it does for YAML.
+    Values stay strings here; `make` converts them as it does for YAML.
     """
     for section, cls in sections(recipe_cls).items():
         group = parser.add_argument_group(section, (cls.__doc__ or "").split(";")[0].rstrip("."))
@@ -72,7 +74,7 @@ def add_flags(parser: argparse.ArgumentParser, recipe_cls: type) -> None:
 
 
 def shown(default: Any) -> str:
-    """' (default: 0.1)', or nothing where the default says nothing."""
+    """' (default: 0.1)', or '' for defaults such as None and False."""
     if default in (MISSING, None, False, ()) or default is MISSING:
         return ""
     words = " ".join(map(str, default)) if isinstance(default, tuple) else default
@@ -86,7 +88,7 @@ def key_value(text: str) -> tuple[str, Any]:
     return key.replace("-", "_"), yaml.safe_load(value)
 
 
-Shrink = Callable[[Any], dict[str, Any]]  # a recipe -> the knobs that differ in its small form
+Shrink = Callable[[Any], dict[str, Any]]  # a recipe -> the values that --scale tiny changes
 
 
 def from_args(
@@ -99,14 +101,14 @@ def from_args(
     under: Under = (),
     tiny: Shrink | None = None,
 ) -> Resolved:
-    """The recipe an argv describes: defaults < `under` < --recipe file < --scale < flags.
+    """Build the recipe of a command line: defaults < `under` < --recipe file < --scale < flags.
 
     Args:
         folder: where `--recipe NAME` is looked up, under recipes/.
-        own: the field that takes flags the recipe does not know, such as `network_args`:
-            `--num-queries 300` is a word between the user and the detector, and is checked there.
-        under: (origin, values) below the recipe, such as the saved recipe of a run that is resumed.
-        tiny: what `--scale tiny` changes; a recipe's own `tiny:` lines go over it.
+        own: the field for flags that are not fields of the recipe, such as `network_args`: `--num-queries 300` is an
+            option of the detector, and is checked there.
+        under: (origin, values) below the recipe, such as the saved recipe of a resumed run.
+        tiny: the values that `--scale tiny` changes; a recipe's own `tiny:` entries override them.
     """
     parser = recipe_parser(recipe_cls, prog, scales=tiny is not None)
     known, rest = parser.parse_known_args([dashed(a) for a in argv])
@@ -140,7 +142,7 @@ def recipe_parser(recipe_cls: type, prog: str, *, scales: bool = False) -> Parse
     parser = Parser(prog=prog, usage=f"{prog} [--recipe NAME] [flags]")
     parser.add_argument("--recipe", help="a name under recipes/ or a .yaml file; flags override it", metavar="NAME")
     if scales:
-        description = "the recipe in a minute on a laptop, to see it run"
+        description = "tiny: run the recipe in about a minute on a laptop, as a test"
         parser.add_argument("--scale", choices=["tiny"], default=argparse.SUPPRESS, help=description)
     parser.add_argument("--debug", action="store_true", default=argparse.SUPPRESS, help="show tracebacks")
     add_flags(parser, recipe_cls)
@@ -148,21 +150,23 @@ def recipe_parser(recipe_cls: type, prog: str, *, scales: bool = False) -> Parse
 
 
 def replay_file(argv: list[str], prog: str) -> Path:
-    """What `replay` is told, in both programs."""
+    """Parse the arguments of `replay`, the same in both programs."""
     parser = Parser(
         prog=prog,
-        description="Run a step whose loss was not finite again, on the processor: its losses, the first module that "
-        "says something not finite, and each image that has a name on its own. The file is all it needs.",
+        description="Replay a step whose loss was NaN or Inf, on the CPU: its losses, the first module that "
+        "produced NaN "
+        "or Inf, and each named image alone. Neither the run nor its data is needed.",
     )
     parser.add_argument("file", type=Path, help="replay-step-*.pt of a run's folder")
     return parser.parse_exactly(argv).file
 
 
 def passed_on(rest: list[str], recipe_cls: type, prog: str) -> dict[str, Any]:
-    """Flags the recipe does not know, unless they look like misspelt ones of its own."""
+    """Options from flags that are not fields of the recipe. Raises UsageError for a misspelled field."""
     words = own_flags(rest, prog)
     for word in words:
-        alike = [name for name in all_knobs(recipe_cls) if name[:2] == word[:2]]  # --heads is no slip for --threads
+        # --heads is not a misspelling of --threads
+        alike = [name for name in all_knobs(recipe_cls) if name[:2] == word[:2]]
         near = suggest(word, alike, cutoff=0.8)
         if near:
             meant = near.replace("_", "-").replace("'", "'--", 1)
@@ -188,6 +192,6 @@ def own_flags(rest: list[str], prog: str) -> dict[str, Any]:
 
 
 def dashed(arg: str) -> str:
-    """--batch_size and --batch-size are the same flag."""
+    """'--batch_size=8' -> '--batch-size=8'"""
     flag, eq, value = arg.partition("=")
     return (flag.replace("_", "-") + eq + value) if flag.startswith("--") else arg

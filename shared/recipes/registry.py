@@ -1,4 +1,4 @@
-"""Builders by the name a user types. It is written once, above what it builds: `grep -rn '"fcos"'` finds it."""
+"""Builders by name. A name is declared once, with a decorator: `grep -rn '"fcos"'` finds it."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ B = TypeVar("B", bound=Callable[..., Any])
 
 
 class Registry(Generic[T]):
-    """What one folder offers. A file dropped into the folder is on offer; nothing else is edited.
+    """Builders registered by the modules of one package; a new module is found without further edits.
 
     Args:
-        kind: what the folder holds, for error messages, such as "backbone".
-        package: the folder, such as "backbones"; imported whole on the first question.
+        kind: word for error messages, such as "backbone".
+        package: the package, such as "backbones"; all its modules are imported on first use.
     """
 
     def __init__(self, kind: str, package: str) -> None:
@@ -36,7 +36,7 @@ class Registry(Generic[T]):
         self.fallback: Callable[[str], Callable[..., T] | None] = lambda name: None
 
     def __call__(self, name: str, **facts: Any) -> Callable[[B], B]:
-        """Decorator: offer a class or a function under this name, with what is known of it before it is built."""
+        """Decorator: register a class or function under a name, with facts that are known without building it."""
 
         def offer(build: B) -> B:
             if name in self.builders:
@@ -48,12 +48,12 @@ class Registry(Generic[T]):
         return offer
 
     def otherwise(self, find: Callable[[str], Callable[..., T] | None]) -> Callable[[str], Callable[..., T] | None]:
-        """Decorator: offer a function that finds builders for names the folder does not list."""
+        """Decorator: register a function that finds builders for other names."""
         self.fallback = find
         return find
 
     def names(self) -> list[str]:
-        """Every name the folder lists."""
+        """All registered names, sorted."""
         for module in pkgutil.iter_modules(importlib.import_module(self.package).__path__):
             importlib.import_module(f"{self.package}.{module.name}")
         return sorted(self.builders)
@@ -62,7 +62,7 @@ class Registry(Generic[T]):
         """The builder of that name.
 
         Raises:
-            UsageError: there is none; the nearest name is suggested.
+            UsageError: an unknown name; the nearest one is suggested.
         """
         names = self.names()
         found = self.builders.get(name) or self.fallback(name)
@@ -71,22 +71,19 @@ class Registry(Generic[T]):
         return found
 
     def facts(self, name: str) -> dict[str, Any]:
-        """What stands beside the name where it is offered."""
+        """The facts given with the name."""
         self.builder(name)
         return self.known.get(name, {})
 
     def options(self, name: str) -> dict[str, inspect.Parameter]:
-        """What a builder can be told besides what it stands on: its keyword-only parameters.
-
-        One that is offered as `like` another takes that one's as well.
-        """
+        """The options of a builder: its keyword-only parameters, and those of the builder it is `like`."""
         parameters = inspect.signature(self.builder(name)).parameters
         own = {n: p for n, p in parameters.items() if p.kind == p.KEYWORD_ONLY}
         like = self.facts(name).get("like")
         return self.options(like) | own if like else own
 
     def check(self, name: str, options: dict[str, Any]) -> None:
-        """Raise UsageError for an option the builder does not know, or a value that is not of its kind."""
+        """Raise UsageError for an unknown option or a value of another type."""
         known = list(self.options(name))
         for option in options:
             if option not in known:
@@ -99,12 +96,12 @@ class Registry(Generic[T]):
                 raise UsageError(f"{self.kind} '{name}': {option} is {options[option]!r}; give {wanted[1]}")
 
     def build(self, name: str, /, *args: Any, **options: Any) -> T:
-        """Build by name, explaining what it can and cannot be told."""
+        """Build by name. Raises UsageError for an unknown name or option."""
         self.check(name, options)
         return self.builder(name)(*args, **options)
 
 
 def suggest(word: str, known: list[str], *, cutoff: float = 0.6) -> str:
-    """ ", did you mean 'fcos'?", or nothing when no known word is near."""
+    """', did you mean X?' for the nearest known word, or ''."""
     near = difflib.get_close_matches(word, known, n=1, cutoff=cutoff)
     return f", did you mean '{near[0]}'?" if near else ""

@@ -1,7 +1,7 @@
-"""`--scale tiny`: the same recipe in a minute on a laptop.
+"""`--scale tiny`: the same recipe in about a minute on a laptop.
 
-What makes a recipe long or large shrinks: images, epochs, batches, data. What makes it this recipe stays: model,
-method, losses, optimizer, the shape of the schedule. A recipe says under `tiny:` what else has to shrink.
+Image size, epochs, batch size and data shrink; model, method, losses, optimizer and shape of the schedule stay. A
+recipe lists further changes under `tiny:`.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ EPOCHS, BATCH = 2, 4
 
 
 def tiny(recipe: Any) -> dict[str, Any]:
-    """The knobs that differ in the small form of a recipe; the halves add their own."""
+    """The values that change; pretrain and detect add their own."""
     schedule, runtime, optim = recipe.schedule, recipe.runtime, recipe.optim
     epochs = min(schedule.epochs, EPOCHS)
     share = epochs / max(schedule.epochs, 1)
@@ -24,7 +24,7 @@ def tiny(recipe: Any) -> dict[str, Any]:
         "lr_steps": [moment * share for moment in schedule.lr_steps],
         "lr_step_size": schedule.lr_step_size * share,
         **warmup,
-        # rates are meant for the whole recipe's batch, and a small one wants smaller rates
+        # learning rates are meant for the full batch size and are scaled down
         "lr_batch": optim.lr_batch or runtime.batch_size * runtime.grad_accum_steps,
         "batch_size": batch,
         "grad_accum_steps": min(runtime.grad_accum_steps, 2),

@@ -1,4 +1,4 @@
-"""`pretrain list` and `detect list`: what is on offer, a line each."""
+"""`pretrain list` and `detect list`."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from shared.recipes.registry import Registry, suggest
 
 
 def show(what: str, offers: dict[str, Callable[[], list[str]]]) -> int:
-    """Print one catalogue, or all of them."""
+    """Print one list, or all of them."""
     if what != "all" and what not in offers:
         raise UsageError(
-            f"nothing called '{what}' to list{suggest(what, list(offers))}; there is {', '.join(offers)}, all"
+            f"'{what}' cannot be listed{suggest(what, list(offers))}; give one of {', '.join(offers)}, all"
         )
     for name in offers if what == "all" else [what]:
         lines = offers[name]()
@@ -27,7 +27,7 @@ def show(what: str, offers: dict[str, Callable[[], list[str]]]) -> int:
 
 
 def builders(registry: Registry) -> list[str]:
-    """Every name of a registry with its first words and what it can be told: an entry each, of several lines."""
+    """Every name of a registry with its summary, requirements and options; an entry each, of several lines."""
     names, entries = registry.names(), []
     wide = max(map(len, names))
     for name in names:
@@ -41,7 +41,7 @@ def builders(registry: Registry) -> list[str]:
 
 
 def first_words(build: Callable[..., object]) -> str:
-    """The first line of a builder's docstring; of its page's, where the builder's own starts with its arguments."""
+    """The first line of a builder's docstring, or of its module's if the builder has none."""
     own, page = build.__doc__ or "", getattr(inspect.getmodule(build), "__doc__", None) or ""
     lines = [text.strip().partition("\n")[0] for text in (own, page)]
     return next((line for line in lines if line not in ("", "Args:")), "")
@@ -54,7 +54,7 @@ def recipes(folder: str) -> list[str]:
 
 
 def weights(root: Path) -> list[str]:
-    """Every export, newest last: what finds it, when it was made, how good it is."""
+    """Every export, newest last: name, tag, epoch, time, headline metric."""
     from shared.weights.store import Store
 
     lines = []
@@ -62,7 +62,7 @@ def weights(root: Path) -> list[str]:
         card = exported.card
         headline = " ".join(f"{k} {v:.4f}" for k, v in list(card.metrics.items())[:1])
         made = datetime.fromtimestamp(card.created).strftime("%Y-%m-%d %H:%M")
-        state = "" if card.finished else " (kept on the way)"
+        state = "" if card.finished else " (intermediate)"
         lines.append(
             f"{card.arch:<28} {card.tag}@{exported.digest[:6]:<8} epoch {card.epoch:<4} {made}  {headline}{state}"
         )

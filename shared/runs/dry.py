@@ -1,4 +1,4 @@
-"""What a run would do, said in two seconds: parameters, rates, schedule, steps. Nothing is trained."""
+"""`--dry-run`: values, parameters, parameter groups, schedule. Nothing is trained."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from shared.recipes.recipe import OptimConfig, Resolved, ScheduleConfig, flat, p
 
 
 def describe_parameters(task: nn.Module, stages: list[list[nn.Parameter]]) -> list[str]:
-    """Trained and frozen parameters: the backbone stage by stage, then the rest."""
+    """Number of trained and frozen parameters: the backbone by stage, then the rest."""
     lines = ["parameters                 trained       frozen"]
     inside = {id(p) for stage in stages for p in stage}
     parts = [("backbone stem" if i == 0 else f"backbone stage {i}", stage) for i, stage in enumerate(stages)]
@@ -26,7 +26,7 @@ def describe_parameters(task: nn.Module, stages: list[list[nn.Parameter]]) -> li
 
 def describe_groups(task: nn.Module, config: OptimConfig) -> list[str]:
     """The optimizer's groups with their learning rate and weight decay."""
-    lines = [f"optimizer {config.opt}", "  part                       lr            wd       tensors  first of them"]
+    lines = [f"optimizer {config.opt}", "  part                       lr            wd       tensors  first tensor"]
     for group in parameter_groups(task, config):
         lines.append(
             f"  {group['name']:<20} {group['lr']:>10.3g}  {group['weight_decay']:>10.3g}  "
@@ -36,11 +36,11 @@ def describe_groups(task: nn.Module, config: OptimConfig) -> list[str]:
 
 
 def describe_schedule(steps_per_epoch: float, step_size: int, schedule: ScheduleConfig, lr: float) -> list[str]:
-    """Steps, global batch, and the learning rate over time."""
+    """Steps, global batch size, and the learning rate over time."""
     total = total_steps(steps_per_epoch, schedule)
     lines = [
         f"schedule {schedule.lr_scheduler}",
-        f"  {total} optimizer steps of {step_size} images; {steps_per_epoch:.4g} steps an epoch; "
+        f"  {total} optimizer steps of {step_size} images; {steps_per_epoch:.4g} steps per epoch; "
         f"warm-up over {warmup_steps(steps_per_epoch, schedule)} steps",
     ]
     moments = sorted({round(total * i / 8) for i in range(8)} | {max(total - 1, 0)}) if total else []
@@ -52,7 +52,7 @@ def describe_schedule(steps_per_epoch: float, step_size: int, schedule: Schedule
 
 
 def announce_plan(resolved: Resolved, lines: list[str]) -> None:
-    """What --dry-run prints: every value that is not a default and where it came from, then what would be done."""
+    """Print every value and its origin, then the given lines."""
     values = flat(resolved.recipe)
     origins = {name: origin for name, origin in resolved.origins.items() if origin != "default"}
     width = max((len(name) for name in values), default=0)

@@ -1,11 +1,11 @@
-"""One page about one or several runs: a single HTML file that needs no network, no script and no other file.
+"""An HTML report about one or several runs: a single file without scripts or external resources.
 
     run folder: metrics.jsonl  recipe.yaml  result.json  transfer.json  lineage.json  pictures/
                       |             |            |             |             |            |
                    curves        details     headline    transfer table    drawing     inlined
 
-Whatever a run did not write is left out. With two runs the first sentence says which is ahead, or that it is not.
-Text of the data (class names, tags, paths) is escaped by the template: it can never become markup.
+Files that a run did not write are skipped. With two runs the first sentence compares them. Text of the data (class
+names, tags, paths) is escaped by the template.
 """
 
 from __future__ import annotations
@@ -27,16 +27,16 @@ from shared.logs.metrics import read_metrics
 log = logging.getLogger(__name__)
 
 COLOURS = ("#3b82f6", "#f97316", "#10b981", "#a855f7", "#ef4444", "#0ea5a8", "#ca8a04", "#ec4899")
-INK = "#010203"  # stands for the color of the page's text, which is dark or light
+INK = "#010203"  # placeholder for the page's text color, dark or light
 ROW_KEYS = ("kind", "step", "epoch", "time")
 NOT_LOSSES = ("lr", "grad_norm", "images_per_s", "wait_share", "seconds", "memory_gb")
 MOST_PICTURES, MOST_PARTS = 12, 6
-MOST_BYTES = 200_000  # a larger picture is compressed again
+MOST_BYTES = 200_000  # a larger picture is compressed again as JPEG
 
 
 @dataclass(frozen=True)
 class Run:
-    """What a run folder says about itself."""
+    """The contents of a run folder."""
 
     name: str
     color: str
@@ -48,7 +48,7 @@ class Run:
     pictures: list[Path]
 
     def metrics(self) -> dict[str, float]:
-        """The final metrics, the headline first; of an unfinished run, those of its last validation."""
+        """The final metrics, the headline first; for an unfinished run, those of the last validation."""
         metrics = self.result.get("metrics") or {}
         if not metrics:
             last = [row for row in self.rows if row.get("kind") == "val"][-1:]
@@ -59,7 +59,7 @@ class Run:
         return next(iter(self.metrics()), None)
 
     def series(self, name: str, kind: str) -> tuple[list[float], list[float]]:
-        """Epochs and values of one name."""
+        """Epochs and values of one metric or loss."""
         rows = [row for row in self.rows if row.get("kind") == kind and is_number(row.get(name))]
         return [row["epoch"] for row in rows], [row[name] for row in rows]
 
@@ -72,7 +72,7 @@ class Panel(NamedTuple):
 
 
 class Node(NamedTuple):
-    """One set of weights in the drawing of the lineage, at a place in pixels."""
+    """One set of weights in the lineage drawing; x and y in pixels."""
 
     x: int
     y: int
@@ -83,10 +83,10 @@ class Node(NamedTuple):
 def write_report(
     runs: Sequence[Path], out: Path, *, pictures: Sequence[Path] = (), title: str = "chordate report"
 ) -> Path:
-    """Write the page about these run folders to `out`, whole or not at all.
+    """Write the report about these run folders to `out`, atomically.
 
     Args:
-        pictures: shown in addition to those in each run's `pictures` folder.
+        pictures: image files to show in addition to each run's `pictures` folder.
     """
     from jinja2 import Environment, StrictUndefined
     from markupsafe import Markup
@@ -115,7 +115,7 @@ def write_report(
 
 
 def read_runs(folders: Sequence[Path]) -> list[Run]:
-    """The runs in the order given; folders of the same name are told apart by their parents."""
+    """The runs in the given order; folders of the same name are shown with their parent folder."""
     names = [folder.resolve().name for folder in folders]
     if len(set(names)) < len(names):
         names = ["/".join(folder.resolve().parts[-2:]) for folder in folders]
@@ -143,13 +143,13 @@ def read_run(folder: Path, name: str, color: str) -> Run:
 
 
 def read_json(path: Path, otherwise: Any) -> Any:
-    """The content of a file, or `otherwise` where it is missing or damaged: a report is better than none."""
+    """The content of a JSON file, or `otherwise` if it is missing or damaged."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return otherwise
     except (OSError, ValueError) as error:
-        log.warning("%s is left out of the report: %s", path, error)
+        log.warning("%s is not in the report: %s", path, error)
         return otherwise
     return content if isinstance(content, type(otherwise)) else otherwise
 
@@ -158,9 +158,9 @@ def read_json(path: Path, otherwise: Any) -> Any:
 
 
 def verdict(runs: Sequence[Run]) -> str:
-    """One plain sentence on which of two runs is ahead; empty for any other number of runs.
+    """A sentence that compares two runs; empty for any other number of runs.
 
-    The question is asked of the run that began from a tag, or of the second where both or neither did.
+    It is about the run that started from a tag, or about the second if both or neither did.
     """
     if len(runs) != 2:
         return ""
@@ -168,7 +168,7 @@ def verdict(runs: Sequence[Run]) -> str:
     who = f"The run from tag '{ours.transfer.get('tag', '?')}'" if ours.transfer and not other.transfer else "The run"
     name = ours.headline()
     if name is None or name not in other.metrics():
-        return f"'{ours.name}' and '{other.name}' cannot be compared: they have no metric in common."
+        return f"'{ours.name}' and '{other.name}' cannot be compared: they have no common metric."
     value, against = ours.metrics()[name], other.metrics()[name]
     figures = f"{name} {show_number(value)} against {show_number(against)}"
     by = show_number(abs(value - against))
@@ -187,7 +187,7 @@ def is_number(value: Any) -> bool:
 
 
 def show_number(value: Any) -> str:
-    """0.41237 -> 0.412, 23512130 -> 23,512,130; anything else as it is."""
+    """0.41237 -> 0.412, 23512130 -> 23,512,130; other values unchanged."""
     if isinstance(value, int) and not isinstance(value, bool):
         return f"{value:,}"
     if isinstance(value, float):
@@ -199,7 +199,7 @@ def show_number(value: Any) -> str:
 
 
 def draw_curves(runs: Sequence[Run]) -> list[Panel]:
-    """The total loss and the headline metric first, then their parts; none where matplotlib is missing."""
+    """Charts of total loss and headline metric, then of their parts; none without matplotlib."""
     wanted = [("loss", "train")]
     wanted += [(name, "val") for name in dict.fromkeys(run.headline() for run in runs) if name]
     totals = [with_total(run) for run in runs]
@@ -215,12 +215,12 @@ def draw_curves(runs: Sequence[Run]) -> list[Panel]:
                 title = {"train": "training", "val": "validation"}[kind]
                 panels.append(Panel(f"{name} ({title})", draw_chart(lines, f"{kind}-{len(panels)}")))
     except ImportError:
-        log.warning("the report has no curves, since matplotlib is not installed: pip install matplotlib")
+        log.warning("the report has no curves because matplotlib is not installed; pip install matplotlib")
     return panels
 
 
 def with_total(run: Run) -> Run:
-    """The run with a `loss` in every training row: the sum of what was logged, unless the total was."""
+    """The run with a total `loss` in every training row: the sum of the logged losses, unless it was logged."""
     rows = []
     for row in run.rows:
         parts = [v for k, v in row.items() if k not in (*ROW_KEYS, *NOT_LOSSES) and is_number(v)]
@@ -230,7 +230,7 @@ def with_total(run: Run) -> Run:
 
 
 def draw_chart(lines: Sequence[tuple[str, list[float], list[float]]], key: str) -> str:
-    """(color, epochs, values) of each run -> an SVG that takes the page's text color. `key` keeps its ids apart."""
+    """(color, epochs, values) of each run -> an SVG in the page's text color. `key` makes its ids unique."""
     import matplotlib
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -262,7 +262,7 @@ def marker(values: Sequence[float]) -> str:
 
 
 def smooth(values: Sequence[float]) -> list[float]:
-    """A running mean over about a twentieth of the curve, as wide at the ends as there is room."""
+    """Running mean over about 1/20 of the curve; the window shrinks at the ends."""
     reach = max(1, len(values) // 40)
     windows = [values[max(0, i - reach) : i + reach + 1] for i in range(len(values))]
     return [sum(window) / len(window) for window in windows]
@@ -272,19 +272,19 @@ def smooth(values: Sequence[float]) -> list[float]:
 
 
 def gallery(runs: Sequence[Run], more: Sequence[Path]) -> list[tuple[str, list[tuple[str, str]]]]:
-    """Pictures of the same name of different runs side by side -> [(name, [(run, data URI)])]."""
+    """Pictures with the same name from different runs, side by side -> [(name, [(run, data URI)])]."""
     by_name: dict[str, list[tuple[str, str]]] = {}
     everything = [(run.name, path) for run in runs for path in run.pictures[:MOST_PICTURES]]
     for run, path in [*everything, *(("", path) for path in more)]:
         try:
             by_name.setdefault(path.stem, []).append((run, inline_picture(path)))
         except OSError as error:
-            log.warning("%s is left out of the report: %s", path, error)
+            log.warning("%s is not in the report: %s", path, error)
     return [(name, pictures) for name, pictures in by_name.items() if pictures]
 
 
 def inline_picture(path: Path) -> str:
-    """A data URI, at most about 1000 pixels wide where the file is large."""
+    """The picture as a data URI; large files are scaled to about 1000 pixels."""
     content = path.read_bytes()
     kind = "png" if path.suffix.lower() == ".png" else "jpeg"
     if len(content) > MOST_BYTES:
@@ -303,7 +303,7 @@ def inline_picture(path: Path) -> str:
 
 
 def draw_lineage(cards: Sequence[dict[str, Any]]) -> tuple[list[Node], list[tuple[int, int, int, int]]]:
-    """Cards of weights -> boxes, parents to the left of their children, and arrows (x0, y0, x1, y1) between them."""
+    """Cards -> boxes, parents left of their children, and arrows (x0, y0, x1, y1) between them."""
     known = {str(card["digest"]): card for card in cards}
     columns: dict[int, int] = {}
     places: dict[str, Node] = {}
@@ -330,7 +330,7 @@ def draw_lineage(cards: Sequence[dict[str, Any]]) -> tuple[list[Node], list[tupl
 
 
 def generation(digest: str, known: dict[str, dict[str, Any]], seen: frozenset[str] = frozenset()) -> int:
-    """How many known generations lie before these weights. A circle, which no honest card has, ends the count."""
+    """Number of known ancestors in the longest chain. A cycle, which only an edited card can have, ends the count."""
     parents = [str(parent) for parent in known[digest].get("parents") or []]
     older = [parent for parent in parents if parent in known and parent not in seen and parent != digest]
     return 1 + max(generation(parent, known, seen | {digest}) for parent in older) if older else 0

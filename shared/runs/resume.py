@@ -1,6 +1,6 @@
-"""Which run `--resume` means, and the recipe of a command line over what that run was told.
+"""Which run `--resume` means, and the recipe of a command line merged over that run's recipe.
 
-Imports no torch: the command line asks before anything is loaded.
+Imports no torch, since it runs before anything is loaded.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from shared.recipes.recipe import Resolved, RuntimeConfig
 
 
 def layered(read: Callable[[Under], Resolved], *, stem: Callable[[Any], str], demo: str) -> Resolved:
-    """The recipe over what the situation lays below it: the demo's settings without data, the run's own when resumed.
+    """The recipe over its lower layers: the demo's settings if no data is given, the run's recipe if it is resumed.
 
     Args:
-        read: the recipe of the command line over some layers.
-        stem: the run's name when nobody gave one.
-        demo: the base that goes with the built-in demo data.
+        read: builds the recipe of the command line over the given layers.
+        stem: default name of the run of a recipe.
+        demo: the base recipe for the built-in demo data.
     """
     resolved = read([])
     if resolved.recipe.runtime.resume is not None:
@@ -40,10 +40,10 @@ def layered(read: Callable[[Under], Resolved], *, stem: Callable[[Any], str], de
 
 
 def find_run(runtime: RuntimeConfig, stem: str) -> Path | None:
-    """The run that --resume means, or None when it stands alone and there is no run of that name yet.
+    """The run that --resume means; None for a bare --resume without a run of that name.
 
     Raises:
-        UsageError: a run is named and not there.
+        UsageError: the named run does not exist.
     """
     if runtime.resume is None:
         return None
@@ -59,11 +59,11 @@ def find_run(runtime: RuntimeConfig, stem: str) -> Path | None:
     for path in (Path(runtime.resume), runtime.output_dir / runtime.resume):
         if (path / "recipe.yaml").is_file():
             return path
-    raise UsageError(f"--resume {runtime.resume} is no run folder; `ls {runtime.output_dir}` shows the runs there are")
+    raise UsageError(f"--resume {runtime.resume} is not a run folder; `ls {runtime.output_dir}` lists the runs")
 
 
 def resumed_recipe(run_dir: Path) -> tuple[str, dict[str, Any]]:
-    """What the run was told, to lie below today's flags."""
+    """(origin, values) of the run's recipe, as a layer below the current flags."""
     values = read_yaml(run_dir / "recipe.yaml")
     for own in ("resume", "dry_run", "name", "output_dir"):
         values.pop(own, None)

@@ -1,4 +1,4 @@
-"""A run is a folder: made once, never overwritten, taken up again by --resume, owned by one process at a time.
+"""The run folder: created once, never overwritten, continued by --resume, locked by one process at a time.
 
 runs/<name>/    recipe.yaml   the resolved recipe; `--recipe runs/<name>/recipe.yaml` repeats the run
                 train.log  metrics.jsonl  results.csv  events.out.tfevents...
@@ -45,12 +45,12 @@ def open_run(runtime: RuntimeConfig, stem: str, resolved: Resolved) -> Path:
 
 
 def keep_recipe(path: Path, recipe: Any) -> None:
-    """What the run was told, as what would begin such a run anew."""
+    """Write the recipe without `resume`, so that `--recipe` on it starts the run again."""
     write_aside(path / "recipe.yaml", dump(replace(recipe, runtime=replace(recipe.runtime, resume=None))))
 
 
 def new_folder(runtime: RuntimeConfig, stem: str) -> Path:
-    """`--name` exactly, or the stem with a number that is free."""
+    """Create the folder: exactly `--name`, or the stem with the next free number."""
     if runtime.name is not None:
         check_name(runtime.name)
     try:
@@ -58,7 +58,7 @@ def new_folder(runtime: RuntimeConfig, stem: str) -> Path:
         if runtime.name is not None:
             path = runtime.output_dir / runtime.name
             if path.exists() and any(path.iterdir()):
-                raise UsageError(f"{path} is there already; give another --name, or --resume {path} to continue it")
+                raise UsageError(f"{path} already exists; give another --name, or --resume {path} to continue it")
             path.mkdir(parents=True, exist_ok=True)
             return path
         number = 1
@@ -71,7 +71,7 @@ def new_folder(runtime: RuntimeConfig, stem: str) -> Path:
                 number += 1
     except OSError as error:
         raise UsageError(
-            f"no run can be written to {runtime.output_dir} ({error.strerror}); give another --output-dir"
+            f"cannot create a run in {runtime.output_dir} ({error.strerror}); give another --output-dir"
         ) from None
 
 
@@ -79,17 +79,17 @@ _locks: list[Any] = []  # held until the process ends
 
 
 def own(path: Path) -> None:
-    """Hold the run's lock for the life of this process; a second process on the same run is refused."""
+    """Lock the run until this process ends. Raises UsageError if another process holds the lock."""
     handle = (path / ".lock").open("a+")
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
         handle.seek(0)
         raise UsageError(
-            f"{path} is being trained by {handle.read().strip() or 'another process'}; wait or stop that"
+            f"{path} is being trained by {handle.read().strip() or 'another process'}; wait for it, or stop it"
         ) from None
     handle.truncate(0)
     handle.write(f"process {os.getpid()} on {os.uname().nodename}")
     handle.flush()
     _locks.append(handle)
-    os.register_at_fork(after_in_child=handle.close)  # loading workers must not keep a dead run locked
+    os.register_at_fork(after_in_child=handle.close)  # loading workers must not keep the lock of a dead run

@@ -1,4 +1,4 @@
-"""What both halves do around a training run: open it, feed it, fit it, leave the results where the report looks."""
+"""What both programs do around a training run: device, folder, feed, loop, results."""
 
 from __future__ import annotations
 
@@ -27,15 +27,15 @@ from shared.weights.card import Exported
 from shared.weights.store import Store
 
 log = logging.getLogger(__name__)
-CACHE = "CHORDATE_CACHE"  # environment variable: folder of what can be made again, such as the demo data
+CACHE = "CHORDATE_CACHE"  # environment variable: folder of files that can be recreated, such as the demo data
 
 
 class Session:
-    """One training run from the outside.
+    """One training run: sets up device, processes and seeds, then opens, feeds and fits.
 
     Args:
         resolved: the recipe.
-        stem: the run's name when nobody gave one.
+        stem: default name of the run of a recipe.
     """
 
     def __init__(self, resolved: Resolved, stem: str) -> None:
@@ -51,7 +51,7 @@ class Session:
             self.device = torch.device("cuda", dist.local_rank() if dist.world() > 1 else self.device.index or 0)
             torch.backends.cudnn.benchmark = not self.runtime.use_deterministic_algorithms
         if self.runtime.use_deterministic_algorithms:
-            os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS asks for it
+            os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # required by cuBLAS
             torch.use_deterministic_algorithms(True)
         torch.set_float32_matmul_precision("high" if self.runtime.fast_matmul else "highest")
         seed_everything(self.runtime.seed)
@@ -59,21 +59,21 @@ class Session:
         self.run_dir: Path | None = None
 
     def learnt(self, resolved: Resolved) -> Resolved:
-        """The recipe with what was found out on the way; it is this one that is kept."""
+        """Replace the recipe by one with values that were found at run time; it is the one that is saved."""
         self.resolved, self.recipe = resolved, resolved.recipe
         return resolved
 
     def open(self) -> Path:
-        """The run's folder, made or taken up."""
+        """Create or resume the run's folder."""
         self.run_dir = open_run(self.runtime, self.stem, self.resolved)
         setup_logging(self.run_dir, enabled=dist.is_main())
         return self.run_dir
 
     def feed(self, samples: Any, groups: np.ndarray | None = None) -> Any:
-        """The training feed. A resumed run keeps the step it was begun with, whatever the number of processes now.
+        """The training feed. A resumed run keeps its number of micro batches per step, for any number of processes.
 
         Args:
-            groups: (N,) a number for each sample, if micro batches are to hold samples of one number.
+            groups: (N,) group number of each sample, if each micro batch is to hold samples of one group.
         """
         runtime, world = self.runtime, dist.world()
         micro_batches = runtime.grad_accum_steps * world
@@ -83,7 +83,7 @@ class Session:
                 micro_batches = state["micro_batches"]
         if micro_batches % world:
             raise UsageError(
-                f"a step of this run is {micro_batches} micro batches, which {world} processes cannot share evenly; "
+                f"a step of this run has {micro_batches} micro batches, not divisible by {world} processes; "
                 f"resume it with a number of processes that divides {micro_batches}"
             )
         shares = {"batch_size": runtime.batch_size, "micro_batches": micro_batches, "rank": dist.rank(), "world": world}
@@ -101,22 +101,22 @@ class Session:
         )
 
     def in_order(self, samples: Any) -> Any:
-        """This process's share of a data set, every sample once. For evaluation."""
+        """Evaluation loader: this process's share of a data set, every sample once."""
         workers = choose_workers(self.runtime.num_workers, dist.world())
         return in_order(samples, self.runtime.batch_size, rank=dist.rank(), world=dist.world(), workers=workers)
 
     def joins_batch_norms(self) -> bool:
-        """Is --sync-bn asked for, and possible here?"""
+        """True if --sync-bn is set and possible here."""
         if not self.runtime.sync_bn or dist.world() == 1:
             return False
         if self.device.type != "cuda":
-            log.warning("--sync-bn is declined: torch joins batch norms on GPUs only; each process keeps its own")
+            log.warning("--sync-bn is ignored: torch synchronizes batch norm on GPUs only")
         return self.device.type == "cuda"
 
     def fit(
         self, task: Any, feed: Any, val_loader: Any, publish: Callable | None, publish_every: int = 0, **more: Any
     ) -> dict[str, float]:
-        """Train; the metrics of the end. `more` is what only some runs tell the trainer, such as a probe."""
+        """Train; returns the last metrics. `more` are further arguments of `Trainer`, such as a probe."""
         assert self.run_dir is not None
         trainer = Trainer(
             task,
@@ -135,23 +135,23 @@ class Session:
         return trainer.fit()
 
     def begin(self) -> None:
-        """Only now is the recipe of a resumed run replaced: what was refused must not stand in it."""
+        """Save the recipe, only after all checks: a refused resume must not change the run's recipe."""
         if dist.is_main() and self.run_dir is not None:
             keep_recipe(self.run_dir, self.recipe)
 
     def write(self, name: str, what: Any) -> None:
-        """A JSON file of the run, by the main process."""
+        """Write a JSON file of the run, in the main process."""
         if dist.is_main() and self.run_dir is not None:
             write_json(self.run_dir / name, what)
 
     def finish(self, exported: Exported, metrics: dict[str, float], store: Store) -> None:
-        """What a finished run came to: its metrics, its weights and their ancestors."""
+        """Write the results of a finished run: metrics, weights and lineage."""
         result = {"metrics": metrics, "weights": str(exported.path), "finished": True, "seconds": self.seconds()}
         self.write("result.json", result)
         self.write("lineage.json", store.lineage(exported))
 
     def told(self) -> dict[str, Any]:
-        """The resolved recipe as a card can hold it."""
+        """The resolved recipe as a dict for the card."""
         return {name: plain(value) for name, value in flat(self.recipe).items()}
 
     def seconds(self) -> float:
@@ -159,19 +159,19 @@ class Session:
 
 
 def seed_everything(seed: int) -> None:
-    """Initial weights and whatever a library draws on the side; the loop and the feed draw by position."""
+    """Seed Python, NumPy and torch, for initial weights; the loop and the feed are seeded by position."""
     random.seed(seed)
     np.random.seed(seed % 2**32)
     torch.manual_seed(seed)
 
 
 def cache_dir() -> Path:
-    """Where things are kept that can be made again."""
+    """The folder for files that can be recreated."""
     return Path(os.environ.get(CACHE) or Path.home() / ".cache" / "chordate").expanduser()
 
 
 def pair(size: tuple[int, ...]) -> tuple[int, int]:
     """--size 640 or --size 480 800 as (height, width)."""
     if len(size) not in (1, 2):
-        raise UsageError(f"--size takes one number or two, height and width; there are {len(size)}")
+        raise UsageError(f"--size takes one number or two, height and width; got {len(size)}")
     return size[0], size[-1]

@@ -1,9 +1,9 @@
-"""What is known about exported weights: their card, and reading both with every byte checked.
+"""The card of exported weights; reading card and weights with verified digests.
 
     card.json               arch, tag, method, epoch, parents, pixels, classes, data, metrics, sha256 of the weights
     model.safetensors       tensors, nothing else
 
-The folder's name is the digest of the card, and the card holds that of the weights: nothing is changed unnoticed.
+The folder's name is the digest of the card, and the card contains that of the weights, so any change is detected.
 """
 
 from __future__ import annotations
@@ -30,18 +30,18 @@ SHORT = 12  # characters of a digest that name a folder
 
 @dataclass(frozen=True, kw_only=True)
 class Card:
-    """What is known about a file of weights.
+    """Metadata of exported weights.
 
     arch: the backbone's name, or `network-backbone` of a detector.
-    args: what the builder was told besides.
-    tag: the word that finds it.
-    epoch: epochs trained; `finished` says whether the run ended there.
-    pixels: mean and std the weights expect.
-    classes: names, and for a detector the source category ids, by output.
-    parents: cards these weights grew from: {arch, tag, digest}.
-    conversion: how they were made from a parent of another kind: name, what was changed, what kept its initial value.
-    source: where imported weights are from: file, sha256, layout, and what the importer was told.
-    data: fingerprint and size of the training data.
+    args: options of the builder.
+    tag: the tag it is found by.
+    epoch: epochs trained; `finished` is False for an intermediate export.
+    pixels: mean and std of the input pixels.
+    classes: names by output, and for a detector the category ids of the source file.
+    parents: weights these were initialized from: {arch, tag, digest}.
+    conversion: conversion from another backbone: its name, changed tensors, tensors at initial values.
+    source: of imported weights: file, sha256, key layout, and the --source text.
+    data: fingerprint and number of samples of the training data.
     """
 
     arch: str
@@ -69,7 +69,7 @@ class Card:
 
 @dataclass(frozen=True)
 class Exported:
-    """One folder of the store."""
+    """A folder of the store with its card."""
 
     path: Path
     card: Card
@@ -80,7 +80,7 @@ class Exported:
 
     @property
     def reference(self) -> dict[str, str]:
-        """How a child's card names this one."""
+        """{arch, tag, digest}, as in the `parents` of another card."""
         return {"arch": self.card.arch, "tag": self.card.tag, "digest": self.digest}
 
     def __str__(self) -> str:
@@ -88,33 +88,31 @@ class Exported:
 
 
 def read_card(folder: Path) -> Card:
-    """The card of an export, checked against the folder's digest."""
+    """Read the card of an export and verify the folder's digest. Raises WeightsError."""
     path = folder / "card.json"
     try:
         content = path.read_bytes()
         facts = json.loads(content)
     except FileNotFoundError:
         raise WeightsError(
-            f"{folder} has no card.json, so it is no export; remove the folder or export again"
+            f"{folder} has no card.json, so it is not an export; remove the folder or export again"
         ) from None
     except (OSError, ValueError):
         raise WeightsError(f"{path} cannot be read as JSON; remove the folder or export again") from None
     if hashlib.sha256(content).hexdigest()[:SHORT] != folder.name:
-        raise WeightsError(
-            f"{path} was changed after it was written: it does not match its digest {folder.name}; export again"
-        )
+        raise WeightsError(f"{path} was modified: it does not match its digest {folder.name}; export again")
     known = {f.name for f in fields(Card)}
     if (
         not isinstance(facts, dict)
         or not {"arch", "tag", "epoch", "sha256"} <= facts.keys()
         or not facts.keys() <= known
     ):
-        raise WeightsError(f"{path} is not a card this version reads; export again with this version")
+        raise WeightsError(f"{path} is not a card that this version can read; export again with this version")
     return Card(**facts)
 
 
 def read_tensors(exported: Exported) -> dict[str, Tensor]:
-    """The tensors of an export, after every byte was checked against the card."""
+    """Read the tensors of an export and verify their sha256 against the card. Raises WeightsError."""
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
@@ -124,17 +122,13 @@ def read_tensors(exported: Exported) -> dict[str, Tensor]:
         raise WeightsError(f"{path} is {'missing' if size < 0 else 'empty'}; export {exported.card.tag} again")
     with path.open("rb") as file:
         head = file.read(16)
-    # a header whose length ends in 0x80 begins as pickles do, and what follows the length is then a brace
+    # a safetensors header whose length ends in 0x80 starts like a pickle, but has a brace after the length
     if head[:4] == b"PK\x03\x04" or (head[:1] == b"\x80" and head[8:9] != b"{"):
-        raise WeightsError(
-            f"{path} is a pickle and not a safetensors file; it was not opened, export the weights again"
-        )
+        raise WeightsError(f"{path} is a pickle, not a safetensors file; it was not opened, export the weights again")
     if size != exported.card.bytes:
-        raise WeightsError(f"{path} has {size} bytes and its card says {exported.card.bytes}; copy or export it again")
+        raise WeightsError(f"{path} has {size} bytes, but its card says {exported.card.bytes}; copy or export it again")
     if file_digest(path) != exported.card.sha256:
-        raise WeightsError(
-            f"{path} does not match the sha256 on its card: some bytes have changed; copy or export it again"
-        )
+        raise WeightsError(f"{path} does not match the sha256 on its card; copy or export it again")
     try:
         return load_file(path)
     except (SafetensorError, ValueError) as error:
@@ -142,7 +136,7 @@ def read_tensors(exported: Exported) -> dict[str, Tensor]:
 
 
 def read_shapes(exported: Exported) -> dict[str, Tensor]:
-    """The tensors of an export without their values: on the meta device, where they have shapes and no memory."""
+    """The tensors of an export on the meta device: shapes without values."""
     from safetensors import SafetensorError, safe_open
 
     path = exported.path / "model.safetensors"
@@ -155,10 +149,10 @@ def read_shapes(exported: Exported) -> dict[str, Tensor]:
 
 
 def expected_pixels(exported: Exported) -> PixelStats:
-    """The pixels that weights expect.
+    """Pixel mean and std that the weights were trained with.
 
     Raises:
-        WeightsError: the card does not say, or says what cannot be.
+        WeightsError: the card has none, or invalid ones.
     """
     stats = exported.card.pixels
     try:
@@ -167,23 +161,23 @@ def expected_pixels(exported: Exported) -> PixelStats:
     except (KeyError, TypeError, ValueError):
         mean, std, sane = (), (), False
     if not sane:
-        raise WeightsError(f"{exported} does not say which pixels it expects; export it again with this version")
+        raise WeightsError(f"{exported} has no pixel mean and std on its card; export it again with this version")
     return PixelStats(mean, std)  # type: ignore[arg-type]
 
 
 def check_pixels(exported: Exported, stats: PixelStats) -> None:
-    """Refuse weights that expect other pixels than they would get."""
+    """Raise WeightsError if the weights were trained with another pixel mean and std."""
     wanted = expected_pixels(exported)
     if any(abs(a - b) >= 1e-4 for a, b in zip(wanted.mean + wanted.std, stats.mean + stats.std, strict=True)):
         raise WeightsError(
-            f"{exported} expects pixels of mean {rounded(wanted.mean)} and std {rounded(wanted.std)}, "
-            f"not {rounded(stats.mean)} and {rounded(stats.std)}; leave --rgb-mode out to follow the weights"
+            f"{exported} was trained with pixel mean {rounded(wanted.mean)} and std {rounded(wanted.std)}, "
+            f"not {rounded(stats.mean)} and {rounded(stats.std)}; remove --rgb-mode to use those of the weights"
         )
 
 
 def check_name(word: str) -> None:
     if not TAG.fullmatch(word) or ".." in word:
-        raise UsageError(f"'{word}' cannot be a tag or a name; use letters, digits, dot, dash and underscore")
+        raise UsageError(f"'{word}' is not a valid tag or name; use letters, digits, dot, dash and underscore")
 
 
 def listed(names: Sequence[str], most: int = 4) -> str:
@@ -195,7 +189,7 @@ def rounded(values: Sequence[float]) -> str:
 
 
 def versions() -> dict[str, str]:
-    """The libraries whose numbers these are."""
+    """Versions of the libraries, by name."""
     from importlib.metadata import PackageNotFoundError, version
 
     found = {}

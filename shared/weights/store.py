@@ -1,11 +1,11 @@
-"""Exported weights, and the tags that find them: all that the two halves have to agree on.
+"""Exported weights and their tags: the interface between pretraining and detection.
 
-    weights/<arch>/<tag>/<digest>/model.safetensors      tensors, nothing else; nothing that could run
-                                  card.json              what they are, how they came to be, how good they were
+    weights/<arch>/<tag>/<digest>/model.safetensors      tensors only
+                                  card.json              architecture, lineage, metrics
 
-A tag loads or refuses. `Store.put` writes a folder that is never changed again; `Store.find` turns `vicreg`,
-`vicreg@3fa9c1` or `vicreg` at an epoch into exactly one such folder; `Store.load` checks every byte against the card,
-and `transfer.py` every tensor against the module. There is no third outcome.
+Weights load completely, or WeightsError is raised. `Store.put` writes a folder that is never changed again;
+`Store.find` resolves `vicreg`, `vicreg@3fa9c1` or `vicreg` at an epoch to exactly one folder; `Store.load` verifies
+every byte against the card, and `transfer.py` every tensor against the module.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ from shared.recipes.registry import suggest
 from shared.weights.card import SHORT, Card, Exported, check_name, listed, read_card, read_tensors
 from shared.weights.transfer import Fit, Transfer, fill, not_finite, unshared
 
-PRIVATE = ("il-all", "il-common")  # tags in published commands whose weights and pictures nobody publishes
+PRIVATE = ("il-all", "il-common")  # tags in birder's commands whose weights and images are not public
 
 
 class NotThere(WeightsError):
-    """Nothing lies under that tag: no such folder, or no export of that epoch or digest in it."""
+    """No weights with that tag, epoch or digest."""
 
 
 class Store:
@@ -46,11 +46,11 @@ class Store:
     # --- writing ----------------------------------------------------------------------------
 
     def put(self, module: nn.Module, card: Card) -> Exported:
-        """Write weights and card as a new folder; nothing that is there is ever changed.
+        """Write weights and card to a new folder; existing folders are never changed.
 
         Raises:
-            UsageError: the tag or the arch cannot name a folder, or the folder cannot be written.
-            WeightsError: a weight is not finite.
+            UsageError: an invalid tag or arch, or the folder cannot be written.
+            WeightsError: a weight is NaN or Inf.
         """
         from safetensors.torch import save_file
 
@@ -59,9 +59,7 @@ class Store:
         tensors = {name: value.detach().cpu().contiguous() for name, value in unshared(module).items()}
         broken = not_finite(tensors)
         if broken:
-            raise WeightsError(
-                f"{listed(broken)} holds values that are not finite; nothing was exported, look at the losses"
-            )
+            raise WeightsError(f"{listed(broken)} contains NaN or Inf; nothing was exported, check the losses")
         shelf = self.root / card.arch / card.tag
         partial = self.root / f".partial-{uuid.uuid4().hex}"
         try:
@@ -82,7 +80,7 @@ class Store:
             try:
                 partial.rename(final)
             except OSError:
-                if not final.is_dir():  # it is there when two runs export the same weights in the same instant
+                if not final.is_dir():  # it exists if two runs export the same weights at the same time
                     raise
             sync_folder(shelf)
         except OSError as error:
@@ -96,7 +94,7 @@ class Store:
     # --- finding ----------------------------------------------------------------------------
 
     def all(self) -> list[Exported]:
-        """Everything readable in the store, oldest first."""
+        """All readable exports, oldest first."""
         found = []
         for path in self.root.glob("*/*/*/card.json"):
             try:
@@ -106,16 +104,16 @@ class Store:
         return sorted(found, key=lambda exported: exported.card.created)
 
     def find(self, arch: str | None, tag: str, epoch: int | None = None) -> Exported:
-        """The one export that a tag means.
+        """Find the export of a tag.
 
         Args:
-            arch: whose weights; None takes the only arch that has the tag.
-            tag: a tag for its newest finished export, or `tag@digest` for exactly one.
-            epoch: the export of that epoch instead; 0 and None both mean the finished one.
+            arch: architecture; None for the only one that has the tag.
+            tag: `tag` for its newest finished export, or `tag@digest`.
+            epoch: the export of that epoch; 0 and None mean the finished one.
 
         Raises:
-            NotThere: there is none.
-            WeightsError: more than one is meant, or a card is damaged.
+            NotThere: there is no such export.
+            WeightsError: the tag or digest is ambiguous, or a card is damaged.
         """
         word, _, pin = tag.partition("@")
         shelves = sorted(
@@ -132,7 +130,7 @@ class Store:
             )
         if len(shelves) > 1:
             raise WeightsError(
-                f"'{word}' is a tag of {listed([p.parent.name for p in shelves])}; say which with --backbone"
+                f"'{word}' is a tag of {listed([p.parent.name for p in shelves])}; choose one with --backbone"
             )
         exports = self.exports(shelves[0], pin)
         if pin:
@@ -143,24 +141,24 @@ class Store:
             exports = [e for e in exports if e.card.finished]
         if not exports:
             there = [f"{word}@{e.digest[:6]} (epoch {e.card.epoch})" for e in self.exports(shelves[0])]
-            wanted = f"@{pin}" if pin else f" at epoch {epoch}" if epoch else " that is finished"
+            wanted = f"@{pin}" if pin else f" at epoch {epoch}" if epoch else " from a finished run"
             raise NotThere(
-                f"{shelves[0].parent.name} has no '{word}'{wanted}; there is {listed(there) or 'nothing readable'}"
+                f"{shelves[0].parent.name} has no '{word}'{wanted}; found {listed(there) or 'nothing readable'}"
             )
         if pin and len(exports) > 1:
-            raise WeightsError(f"'{tag}' could be {listed([e.digest for e in exports])}; give more of the digest")
+            raise WeightsError(f"'{tag}' is ambiguous: {listed([e.digest for e in exports])}; give more digits")
         return exports[-1]
 
     def archs(self, tag: str) -> list[str]:
-        """Whose weights there are under a tag, `tag` or `tag@digest`."""
+        """Architectures that have a tag, given as `tag` or `tag@digest`."""
         word = tag.partition("@")[0]
         return sorted(p.parent.name for p in self.root.glob("[!.]*/*") if p.is_dir() and p.name == word)
 
     def exports(self, shelf: Path, pin: str = "") -> list[Exported]:
-        """The exports of one arch and tag, oldest first. None is passed over: a damaged one may be meant.
+        """The exports of one arch and tag, oldest first. A damaged one raises, since it may be the requested one.
 
         Args:
-            pin: only those whose digest begins so.
+            pin: prefix of the digest.
 
         Raises:
             WeightsError: a card is damaged, or belongs to another arch or tag.
@@ -169,15 +167,16 @@ class Store:
         for exported in found:
             if (exported.card.arch, exported.card.tag) != (shelf.parent.name, shelf.name):
                 raise WeightsError(
-                    f"{exported.path} holds {exported.card.arch} {exported.card.tag} by its card; move it back there"
+                    f"{exported.path} contains {exported.card.arch} {exported.card.tag} according to its card; "
+                    f"move it back"
                 )
         return sorted(found, key=lambda exported: exported.card.created)
 
     def hint(self, arch: str | None, tag: str) -> str:
-        """What there is instead, and how to make it."""
+        """Similar tags, and the command that creates the requested one."""
         if tag in PRIVATE:
             train = f"pretrain train --model {arch or 'efficientnet_v2_m'}"
-            return f"nobody publishes it, its pictures are private; any tag of `{train}` serves in its place"
+            return f"its training images are not public, so it is not available; use any tag made by `{train}` instead"
         tags = sorted({(p.parent.name, p.name) for p in self.root.glob("*/*") if p.is_dir()})
         here = [name for owner, name in tags if owner == arch] if arch else sorted({name for _, name in tags})
         others = [owner for owner, name in tags if name == tag]
@@ -188,11 +187,11 @@ class Store:
             hints.append(f"{listed(others)} has that tag")
         recipes = [f"`pretrain train --recipe {name}`" for name in recipes_for(arch, tag)]
         if recipes:
-            hints.append(f"{' or '.join(recipes)} makes it")
-        return "; ".join(hints) or f"make them with `pretrain train --model {arch or 'NAME'}`"
+            hints.append(f"create it with {' or '.join(recipes)}")
+        return "; ".join(hints) or f"create one with `pretrain train --model {arch or 'NAME'}`"
 
     def lineage(self, exported: Exported) -> list[dict[str, Any]]:
-        """The export and its ancestors, nearest first, as far as the store holds them."""
+        """Cards of the export and of its ancestors in the store, nearest first."""
         nodes, queue, seen = [], [exported.reference], set()
         while queue:
             reference = queue.pop(0)
@@ -224,14 +223,14 @@ class Store:
     def load(
         self, module: nn.Module, exported: Exported, *, allow_missing: Sequence[str] = (), fit: Fit | None = None
     ) -> Transfer:
-        """Fill a module with exported weights, or refuse and leave it as it was.
+        """Load exported weights into a module completely, or raise and leave it unchanged.
 
         Args:
-            allow_missing: glob patterns of tensors that may be missing or of another shape; they keep their values.
-            fit: what is done to the tensors first, such as resizing position tables to the module's.
+            allow_missing: glob patterns of tensors that may be missing or of another shape; they keep initial values.
+            fit: conversion of the tensors before loading, such as resizing position embeddings.
 
         Raises:
-            WeightsError: the file is damaged or no safetensors file, or a tensor of the module is missing or misfits.
+            WeightsError: a damaged file, or a tensor that is missing, unexpected or of another shape.
         """
         tensors, converted = read_tensors(exported), []
         if fit is not None:

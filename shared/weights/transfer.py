@@ -1,4 +1,4 @@
-"""Weights meet a module: they fill it, or they are refused and the module stays as it was. Either way it is said how.
+"""Load tensors into a module completely, with a report; or raise WeightsError and leave the module unchanged.
 
 tensors by name -> [fit: names, shapes] -> every tensor of the module has one of its shape -> copied, and a report
 """
@@ -15,13 +15,14 @@ from torch import Tensor, nn
 from shared.errors import WeightsError
 from shared.weights.card import listed
 
-ANOTHER_TAG = "give the tag of this very architecture"
-Fit = Callable[[dict[str, Tensor]], tuple[dict[str, Tensor], list[str]]]  # the tensors that fit, and which were changed
+ANOTHER_TAG = "give a tag of the same architecture"
+# converted tensors, and the names of those that changed
+Fit = Callable[[dict[str, Tensor]], tuple[dict[str, Tensor], list[str]]]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Transfer:
-    """What happened when weights met a module: what matched, was missing or left over, and how far it was moved."""
+    """Report of a load: tensors that matched, were missing or unexpected, and the distance from initial values."""
 
     source: str
     digest: str
@@ -56,17 +57,17 @@ def fill(
     converted: Sequence[str] = (),
     otherwise: str = "",
 ) -> Transfer:
-    """Copy the tensors into the module, or refuse.
+    """Copy tensors into a module; all or nothing.
 
     Args:
-        source: what the tensors are, for the report and for refusals.
-        digest: of the file they are from.
+        source: name of the weights, for the report and for errors.
+        digest: digest of the file.
         allow_missing: glob patterns of tensors that may be missing or of another shape; they keep their values.
-        converted: names that were changed to fit.
-        otherwise: the way out when they do not fit, where it is not another tag.
+        converted: names of converted tensors.
+        otherwise: advice in the error message, if it is not to give another tag.
 
     Raises:
-        WeightsError: a tensor of the module is missing or misfits, one has no place, or a value is not finite.
+        WeightsError: a tensor is missing, unexpected, of another shape, NaN or Inf.
     """
     mine = unshared(module)
     missing = [name for name in mine if name not in tensors]
@@ -78,15 +79,13 @@ def fill(
     matched = [name for name in mine if name not in missing and name not in misfit]
     learned = {name for name, _ in module.named_parameters()}
     if not matched:
-        raise WeightsError(f"{source} fills nothing of this module; {otherwise or ANOTHER_TAG}")
+        raise WeightsError(f"{source} has no tensor of this module; {otherwise or ANOTHER_TAG}")
     broken = not_finite(tensors)
     if broken:
-        raise WeightsError(f"{source} holds values that are not finite in {listed(broken)}; take other weights")
+        raise WeightsError(f"{source} contains NaN or Inf in {listed(broken)}; use other weights")
     moved = distance(mine, tensors, [name for name in matched if name in learned])
     if moved == 0:
-        raise WeightsError(
-            f"{source} holds exactly the values the module already had; these weights were never trained"
-        )
+        raise WeightsError(f"{source} equals the module's initial values; these weights were never trained")
     with torch.no_grad():
         for name in matched:
             mine[name].copy_(tensors[name])
@@ -107,10 +106,10 @@ def fill(
 def explain(
     source: str, mine: Mapping, tensors: Mapping, refused: list[str], unexpected: list[str], otherwise: str
 ) -> str:
-    """Why these tensors cannot fill that module, in one sentence, with the commonest causes named."""
+    """A sentence on why the tensors do not match the module, with the likely cause."""
     tail = name_of_common_prefix(mine, tensors)
     if tail:
-        return f"{source} does not fit: {tail}; export the backbone itself, without its wrapper"
+        return f"{source} does not match: {tail}; export the backbone itself, without its wrapper"
     matched = [name for name in mine if name in tensors and tensors[name].shape == mine[name].shape]
     only_norms = matched and all(is_of_a_norm(name, mine) for name in matched)
     said = []
@@ -122,11 +121,11 @@ def explain(
     if missing:
         said.append(f"{len(missing)} of {len(mine)} missing ({listed(missing)})")
     if unexpected:
-        said.append(f"{len(unexpected)} unknown to it ({listed(unexpected)})")
-    only = " - only batch norm would be filled" if only_norms else ""
-    may_stay = "if that is meant, --allow-missing GLOB names what may stay"
+        said.append(f"{len(unexpected)} unexpected ({listed(unexpected)})")
+    only = " - only batch norm would be loaded" if only_norms else ""
+    may_stay = "if that is intended, list them with --allow-missing GLOB"
     way_out = otherwise or (may_stay if refused and not unexpected else ANOTHER_TAG)
-    return f"{source} does not fit: tensors {', '.join(said)}{only}; {way_out}"
+    return f"{source} does not match: tensors {', '.join(said)}{only}; {way_out}"
 
 
 def name_of_common_prefix(mine: Mapping, tensors: Mapping) -> str:
@@ -140,12 +139,12 @@ def name_of_common_prefix(mine: Mapping, tensors: Mapping) -> str:
 
 
 def is_of_a_norm(name: str, mine: Mapping) -> bool:
-    """Batch norm is known by its running statistics."""
+    """True for tensors of batch norm layers, recognized by their running statistics."""
     return name.rpartition(".")[0] + ".running_mean" in mine
 
 
 def unshared(module: nn.Module) -> dict[str, Tensor]:
-    """The module's tensors, each stored once even when two names share it."""
+    """The module's tensors by name; a tensor with two names appears once."""
     kept: dict[str, Tensor] = {}
     seen: set[int] = set()
     for name, value in module.state_dict(keep_vars=True).items():
@@ -160,6 +159,6 @@ def not_finite(tensors: Mapping[str, Tensor]) -> list[str]:
 
 
 def distance(mine: Mapping[str, Tensor], theirs: Mapping[str, Tensor], names: list[str]) -> float:
-    """Mean absolute difference over all parameters."""
+    """Mean absolute difference over the named tensors."""
     total = sum(float((mine[n].detach().cpu().double() - theirs[n].double()).abs().sum()) for n in names)
     return total / max(sum(theirs[n].numel() for n in names), 1)

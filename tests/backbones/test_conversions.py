@@ -135,7 +135,7 @@ def test_positions_of_no_square_are_refused() -> None:
 
 def test_tensors_without_a_place_are_refused_and_not_dropped() -> None:
     parent, child = vit(qk_norm=True), vitdet()
-    with pytest.raises(WeightsError, match=r"unknown to it \(net.blocks.0.attn.q_norm.weight"):
+    with pytest.raises(WeightsError, match=r"unexpected \(net.blocks.0.attn.q_norm.weight"):
         converted(parent, child)
 
 

@@ -273,7 +273,7 @@ def test_bias_that_the_network_lacks_is_refused_unless_it_is_zero() -> None:
         "blocks.0.attn.qkv.bias": torch.ones(192),
     }
     del tensors["reg_token"]
-    with pytest.raises(WeightsError, match="1 unknown to it .net.blocks.0.attn.qkv.bias"):
+    with pytest.raises(WeightsError, match="1 unexpected .net.blocks.0.attn.qkv.bias"):
         taken(tensors, ours)
     taken(tensors | {"blocks.0.attn.qkv.bias": torch.zeros(192)}, ours)
 

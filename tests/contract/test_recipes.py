@@ -145,21 +145,19 @@ def test_recipe_is_found_by_the_tag_that_its_run_exports(name: str) -> None:
 def test_missing_tag_of_the_seed_is_answered_with_the_recipe_that_makes_it(
     made: tuple[str, str], name: str, store: Store
 ) -> None:
-    with pytest.raises(WeightsError, match=rf"`pretrain train --recipe {name}` makes it"):
+    with pytest.raises(WeightsError, match=rf"create it with `pretrain train --recipe {name}`"):
         store.find(*made)
 
 
 def test_missing_tag_that_nobody_has_a_recipe_for_is_answered_with_the_command(store: Store) -> None:
-    with pytest.raises(WeightsError, match=r"make them with `pretrain train --model rdnet_s`$"):
+    with pytest.raises(WeightsError, match=r"create one with `pretrain train --model rdnet_s`$"):
         store.find("rdnet_s", "imagenet21k")
 
 
 def test_tags_of_private_pictures_are_answered_with_what_serves_instead(store: Store) -> None:
-    with pytest.raises(
-        WeightsError, match="nobody publishes it.* any tag of `pretrain train --model efficientnet_v2_m`"
-    ):
+    with pytest.raises(WeightsError, match="not public.* any tag made by `pretrain train --model efficientnet_v2_m`"):
         store.find("efficientnet_v2_m", "il-all")
-    with pytest.raises(WeightsError, match="any tag of `pretrain train --model mobilenet_v2` serves"):
+    with pytest.raises(WeightsError, match="any tag made by `pretrain train --model mobilenet_v2` instead"):
         store.find("mobilenet_v2", "il-common")
 
 

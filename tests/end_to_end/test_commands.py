@@ -98,7 +98,7 @@ def test_a_dry_run_says_what_would_be_done_and_leaves_nothing_behind(
     assert re.search(r"epochs +2 +flag", ended.out)
     assert re.search(r"momentum +0\.9 +default", ended.out)
     assert re.search(r"backbone stage 4 +[1-9][\d,]* +0", ended.out)
-    assert "7 optimizer steps of 8 images; 3.5 steps an epoch; warm-up over 4 steps" in ended.out
+    assert "7 optimizer steps of 8 images; 3.5 steps per epoch; warm-up over 4 steps" in ended.out
     assert "28 training images, 9 validation images" in ended.out
     assert set(tmp_path.iterdir()) - before == set(tmp_path.glob("printed-*"))  # those are this test's own
 
@@ -220,7 +220,7 @@ def test_pretraining_starts_from_a_tag_which_becomes_its_parent(shards: Path, ru
     assert second["pixels"] == first["pixels"], "pixels follow the weights"
     for flags, code, says in (
         ("--init-tag third", 4, "no weights tagged 'third'"),
-        ("--init-tag first --rgb-mode clip", 4, "expects pixels of mean"),
+        ("--init-tag first --rgb-mode clip", 4, "was trained with pixel mean"),
         ("--init-tag first --pretrained", 2, "keep one"),
     ):
         refused = run(PRETRAIN + f"--data-path {shards} {flags}")

@@ -126,7 +126,7 @@ def test_backbone_epoch_alone_means_the_only_tag_there_is(detect: Callable, run:
     assert dry.code == 0 and "test_resnet first@" in dry.out
     assert run(words + "--num-workers 0 --tag second").code == 0
     refused = detect(FCOS + "--backbone-epoch 0 --dry-run")
-    assert refused.code == 4 and "has the tags first, second; say which with --backbone-tag" in refused.complaint
+    assert refused.code == 4 and "has the tags first, second; choose one with --backbone-tag" in refused.complaint
 
 
 def test_a_warm_up_that_nothing_went_on_from_is_pointed_out(detect: Callable, tmp_path: Path) -> None:

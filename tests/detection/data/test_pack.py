@@ -379,7 +379,7 @@ def test_a_stopped_packing_goes_on_with_the_shards_that_are_missing(
         real(shard, *args)
 
     monkeypatch.setattr(packing, "write_shard", write)
-    with pytest.raises(Stopped, match="2 shards are kept"):
+    with pytest.raises(Stopped, match="2 finished shards kept"):
         pack(*coco, out, shard_size=4)
     assert not out.exists()
     with pytest.raises(DataError, match="unfinished packing of other images or with other options"):

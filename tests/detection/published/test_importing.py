@@ -106,7 +106,7 @@ def test_class_file_names_the_classes(detr_file: Path, store: Store, tmp_path: P
         ),
         ({"network": "smca_detr"}, WeightsError, "another family: .* say --network detr or detr_resnet50 or"),
         ({"network": "detrr"}, UsageError, "no detector 'detrr', did you mean 'detr'"),
-        ({"tag": "../x"}, UsageError, "cannot be a tag or a name"),
+        ({"tag": "../x"}, UsageError, "is not a valid tag or name"),
         ({"backbone": "resnet50"}, WeightsError, "name its --backbone or the options it was built with"),
         ({"network_args": {"head": 4}}, UsageError, "no option 'head', did you mean 'heads'"),
         ({"file": Path("nowhere.pth")}, WeightsError, "cannot be read .* name a checkpoint file"),

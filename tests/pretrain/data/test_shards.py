@@ -269,7 +269,7 @@ def test_the_refusal_names_the_byte_where_it_goes_wrong(tmp_path):
 def test_what_is_no_tar_is_refused(content, tmp_path):
     path = tmp_path / "a.tar"
     path.write_bytes(content)
-    assert "no plain tar" in refusal_of(path)
+    assert "not an uncompressed tar" in refusal_of(path)
 
 
 # -- the index --------------------------------------------------------------------------------------------------------

@@ -65,7 +65,7 @@ def test_a_tag_finds_its_only_backbone_and_flags_say_otherwise_where_they_may(ex
         ("--model test_resnet --tag nothing", WeightsError, "test_resnet has vicreg"),
         ("--model test_vit --tag vicreg", WeightsError, "no weights tagged 'vicreg' for test_vit"),
         ("--tag vicreg --backbone-epoch 9", WeightsError, "at epoch 9"),
-        ("--tag vicreg --rgb-mode clip", WeightsError, "expects pixels of mean"),
+        ("--tag vicreg --rgb-mode clip", WeightsError, "was trained with pixel mean"),
         ("--tag vicreg --pretrained", UsageError, "keep one"),
         ("--tag vicreg --rgb-mode klip", UsageError, "no pixel statistics"),
         ("--model test_resnet --backbone-epoch 3", UsageError, "--tag"),

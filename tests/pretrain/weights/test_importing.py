@@ -91,7 +91,7 @@ def test_card_says_where_weights_are_from(run: Callable[..., tuple[int, str]], f
         (("--model", "resnet18", "--tag", "x"), 4, "name the --model it is of .layout: plain"),
         (("--model", "test_vit", "--tag", "x"), 4, "the file holds nothing of test_vit"),
         (("--model", "test_resnt", "--tag", "x"), 2, "no backbone 'test_resnt'"),
-        (("--model", NAME, "--tag", "../x"), 2, "cannot be a tag or a name"),
+        (("--model", NAME, "--tag", "../x"), 2, "is not a valid tag or name"),
         (("--model", NAME), 2, "required: --tag"),
         (("--model", NAME, "--tag", "x", "--rgb-mode", "imagnet"), 2, "did you mean 'imagenet'"),
         (("--model", NAME, "--tag", "x", "--size", "0"), 2, "--size takes one number of pixels or two"),
@@ -224,7 +224,7 @@ def test_tag_for_another_image_size_has_a_name_of_its_own(
         (("--tag", "mea", "--to", "small_vitdet"), 4, "no weights tagged 'mea' .*did you mean 'mae'"),
         (("--tag", "mae", "--to", "small_vitdt"), 2, "no backbone 'small_vitdt'"),
         (("--tag", "mae", "--to", "small_vitdet", "--epoch", "7"), 4, "no 'mae' at epoch 7"),
-        (("--tag", "mae", "--to", "small_vitdet", "--new-tag", "a/b"), 2, "cannot be a tag or a name"),
+        (("--tag", "mae", "--to", "small_vitdet", "--new-tag", "a/b"), 2, "is not a valid tag or name"),
     ],
 )
 def test_conversion_that_cannot_be_is_one_sentence(

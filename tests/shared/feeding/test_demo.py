@@ -137,7 +137,7 @@ def test_without_scikit_learn_it_says_what_to_install(tmp_path: Path, monkeypatc
 
 def test_a_folder_of_somebody_else_is_refused_and_left_alone(tmp_path: Path) -> None:
     (tmp_path / "thesis.txt").write_text("mine")
-    with pytest.raises(UsageError, match="is not the demo data but something else"):
+    with pytest.raises(UsageError, match="exists and is not the demo data"):
         demo.demo_data(tmp_path)
     assert (tmp_path / "thesis.txt").read_text() == "mine"
 

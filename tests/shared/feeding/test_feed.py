@@ -134,15 +134,15 @@ def test_each_bad_sample_is_reported_and_counted_once(caplog: pytest.LogCaptureF
             pass
     assert it.bad == {"sample 3: broken in the test", "sample 31: broken in the test"}
     assert Counter(record.getMessage() for record in caplog.records) == {
-        "stepped over sample 3: broken in the test": 1,
-        "stepped over sample 31: broken in the test": 1,
+        "skipped sample 3: broken in the test": 1,
+        "skipped sample 31: broken in the test": 1,
     }
 
 
 @pytest.mark.parametrize("workers", [0, 1])
 def test_more_bad_samples_than_allowed_end_the_run(workers: int) -> None:
     it = feed([20, 20], bad=[3, 4, 31], max_bad=0.05, workers=workers)
-    with pytest.raises(DataError, match="3 of 40 samples cannot be read, the last being sample") as told:
+    with pytest.raises(DataError, match="3 of 40 samples cannot be read, the last one is sample") as told:
         for _ in it.steps(0, 20):
             pass
     assert told.value.exit_code == 3
@@ -154,7 +154,7 @@ def test_more_bad_samples_than_allowed_end_the_run(workers: int) -> None:
 def test_data_of_which_nothing_can_be_read_ends_the_run_quickly(count: int, workers: int) -> None:
     it = feed([count], bad=range(count), max_bad=1.0, workers=workers)
     began = time.monotonic()
-    with pytest.raises(DataError, match="100 samples in a row cannot be read, the last being sample") as told:
+    with pytest.raises(DataError, match="100 consecutive samples cannot be read, the last one is sample") as told:
         next(it.steps(0, 1000))
     assert "\n" not in str(told.value), "one sentence, from a worker, too"
     assert time.monotonic() - began < 5
@@ -181,7 +181,7 @@ def test_process_that_fails_with_workers_still_running_ends(tmp_path: Path) -> N
 
 
 def test_no_data_is_refused_at_the_door() -> None:
-    with pytest.raises(DataError, match="holds no sample; look at --data-path"):
+    with pytest.raises(DataError, match="has no samples; check --data-path"):
         feed([0, 0])
 
 

@@ -46,7 +46,7 @@ def test_a_file_that_becomes_shorter_is_named(shard: Path) -> None:
     files = OpenFiles()
     files.read(shard, 0, 100)
     shard.write_bytes(b"short")
-    with pytest.raises(DataError, match="the shard has become shorter"):
+    with pytest.raises(DataError, match="the shard is shorter than its index says"):
         files.read(shard, 0, 100)
     with pytest.raises(DataError, match="cannot read shard .*nowhere.tar"):
         files.read(shard.with_name("nowhere.tar"), 0, 1)

@@ -18,7 +18,7 @@ def stopped(out: Path, word: str, shards: int) -> None:
 
 
 def test_finished_shards_wait_for_the_next_packing_of_the_same(tmp_path: Path) -> None:
-    with pytest.raises(Stopped, match="2 shards are kept; run the same again"):
+    with pytest.raises(Stopped, match="2 finished shards kept, run the same command again"):
         stopped(tmp_path / "out", "one", 2)
     with (
         pytest.raises(DataError, match="unfinished packing of other images or with other options"),

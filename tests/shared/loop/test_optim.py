@@ -115,7 +115,7 @@ def test_every_vector_of_a_real_net_is_a_norm_or_a_bias_or_a_scale(name: str) ->
 
 def test_nothing_left_to_train_is_refused(task: Headed) -> None:
     task.requires_grad_(False)
-    with pytest.raises(UsageError, match="every parameter is frozen; drop one of the --freeze flags"):
+    with pytest.raises(UsageError, match="every parameter is frozen; remove one of the --freeze flags"):
         parameter_groups(task, OptimConfig())
 
 

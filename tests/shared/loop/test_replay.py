@@ -66,10 +66,10 @@ def kept(folder: Path, task: Task, *sums: float, precision: torch.dtype | None =
 def test_the_module_and_the_sample_that_broke_a_step_are_named(tmp_path: Path) -> None:
     told = replay(read_replay(kept(tmp_path, Inverting(), 2, 0, 8)), Inverting())
     assert told[0] == "step 7 of images sum 2, sum 0, sum 8, sum 4"
-    assert told[1] == "  kept               inverse inf"
-    assert told[2] == "  weights            finite, the largest 1 in scale.weight"
+    assert told[1] == "  saved              inverse inf"
+    assert told[2] == "  weights            finite, largest magnitude 1 in scale.weight"
     assert told[3].startswith("  single precision   inverse inf, noise ")
-    assert told[4].endswith("first not finite: inverse (Inverse), 1 of 3 values")
+    assert told[4].endswith("first NaN or Inf: inverse (Inverse), 1 of 3 values")
     said = {line.split("  ")[1]: line for line in told[5:]}
     assert [name for name in said if "inf" in said[name]] == ["image sum 0"] and len(said) == 4
 
@@ -89,7 +89,7 @@ def test_a_step_is_run_again_with_its_own_draws_and_with_what_held_still(tmp_pat
 
 def test_what_only_a_lower_precision_breaks_is_told_apart(tmp_path: Path) -> None:
     told = "\n".join(replay(read_replay(kept(tmp_path, Inverting(), 1e-6, 1, precision=torch.float16)), Inverting()))
-    assert "float16            inverse inf" in told and "first not finite: inverse (Inverse)" in told
+    assert "float16            inverse inf" in told and "first NaN or Inf: inverse (Inverse)" in told
     assert "single precision   inverse 2.5e+05" in told
     assert "image sum 1e-06    inverse inf" in told and "image sum 1        finite" in told
 
@@ -98,13 +98,13 @@ def test_weights_that_an_earlier_step_broke_are_said_to_be(tmp_path: Path) -> No
     task = Inverting()
     nn.init.constant_(task.scale.weight, torch.nan)
     told = replay(read_replay(kept(tmp_path, task, 1)), Inverting())
-    assert told[2].endswith("scale.weight not finite: a step before this one broke them")
-    assert told[4].endswith("first not finite: scale (Linear), 1 of 1 values")
+    assert told[2].endswith("scale.weight contain NaN or Inf: an earlier step diverged")
+    assert told[4].endswith("first NaN or Inf: scale (Linear), 1 of 1 values")
 
 
 def test_a_step_that_is_well_here_points_at_the_device(tmp_path: Path) -> None:
     told = replay(read_replay(kept(tmp_path, Inverting(), 1, 2)), Inverting())
-    assert "all is finite on this processor" in told[-1] and len(told) == 5
+    assert "all values are finite on this CPU" in told[-1] and len(told) == 5
 
 
 def test_the_file_says_what_the_task_is_built_from_and_holds_nothing_that_could_run(tmp_path: Path) -> None:
@@ -121,7 +121,7 @@ def test_what_is_no_step_is_refused(tmp_path: Path, content: bytes | dict[str, A
     else:
         whole = torch.load(path, weights_only=True) if "precision" in content else {}
         torch.save(whole | content, path)
-    with pytest.raises(WeightsError, match="is no step that this version kept"):
+    with pytest.raises(WeightsError, match="is not a step saved by this version"):
         read_replay(path)
     with pytest.raises(WeightsError, match="cannot be read"):
         read_replay(tmp_path / "nothing.pt")
@@ -129,7 +129,7 @@ def test_what_is_no_step_is_refused(tmp_path: Path, content: bytes | dict[str, A
 
 def test_weights_of_another_task_are_refused(tmp_path: Path) -> None:
     read = read_replay(kept(tmp_path, Inverting(), 1))
-    with pytest.raises(WeightsError, match="not of the task"):
+    with pytest.raises(WeightsError, match="do not match the task"):
         replay(read._replace(task={}), Inverting())
-    with pytest.raises(WeightsError, match="not of the task"):
+    with pytest.raises(WeightsError, match="do not match the task"):
         replay(read._replace(still=["elsewhere"]), Inverting())

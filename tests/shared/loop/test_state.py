@@ -74,7 +74,7 @@ def test_damaged_newest_state_gives_way_to_the_one_before(
 def test_all_states_damaged_is_refused_and_not_started_over_in_silence(folder: Path) -> None:
     for _, path in states(folder):
         path.write_bytes(path.read_bytes()[:50])
-    with pytest.raises(WeightsError, match="every training state in .* is damaged; start the run anew") as told:
+    with pytest.raises(WeightsError, match="every training state in .* is damaged; start a new run") as told:
         load_state(folder)
     assert told.value.exit_code == 4
 

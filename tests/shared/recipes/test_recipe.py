@@ -92,7 +92,7 @@ def test_options_of_a_network_go_over_its_bases_one_by_one(folder: Path) -> None
 
 def test_base_of_a_base_is_refused(folder: Path) -> None:
     (folder / "base" / "family.yaml").write_text("base: data\n")
-    with pytest.raises(UsageError, match="is a base and names a base of its own; one level is all there is"):
+    with pytest.raises(UsageError, match="is a base and has a `base:` of its own; bases have one level"):
         resolve("--recipe", "mine")
 
 
@@ -191,10 +191,10 @@ def test_keys_may_wear_dashes_and_values_their_other_spellings(tmp_path: Path) -
 @pytest.mark.parametrize(
     ("text", "sentence"),
     [
-        ("lr: 0.1\nepochs: 3\nlr: 0.2\n", "'lr' stands there twice; keep one"),
-        ("lr: 0.1\nnetwork_args: {width: 1, width: 2}\n", "'width' stands there twice; keep one"),
-        ("lr: [0.1\nepochs: 3\n", "line [123] is not YAML: .*; mend that line"),
-        ("lr: 0.1\n\tepochs: 3\n", "line 2 is not YAML: .*; mend that line"),
+        ("lr: 0.1\nepochs: 3\nlr: 0.2\n", "'lr' appears twice; keep one"),
+        ("lr: 0.1\nnetwork_args: {width: 1, width: 2}\n", "'width' appears twice; keep one"),
+        ("lr: [0.1\nepochs: 3\n", "line [123] is not YAML: .*; fix that line"),
+        ("lr: 0.1\n\tepochs: 3\n", "line 2 is not YAML: .*; fix that line"),
         ("just words\n", "is not a recipe: it should hold lines such as `epochs: 26`"),
         ("- lr\n- epochs\n", "is not a recipe"),
         ("lr: !!python/object/apply:os.getcwd []\n", "is not YAML: could not determine a constructor"),

@@ -52,7 +52,7 @@ def test_run_keeps_the_resolved_recipe(tmp_path: Path) -> None:
 def test_named_run_that_is_there_is_never_overwritten(tmp_path: Path) -> None:
     path = opened(tmp_path, name="mine")
     before = (path / "recipe.yaml").read_bytes()
-    with pytest.raises(UsageError, match="mine is there already; give another --name, or --resume .*mine"):
+    with pytest.raises(UsageError, match="mine already exists; give another --name, or --resume .*mine"):
         opened(tmp_path, name="mine", values={"lr": 0.1})
     assert (path / "recipe.yaml").read_bytes() == before
 
@@ -80,7 +80,7 @@ def test_resume_takes_a_path_or_a_name_and_refuses_what_is_no_run(tmp_path: Path
     path = opened(tmp_path)
     assert find_run(runtime(tmp_path, resume=str(path)), "x") == path
     assert find_run(runtime(tmp_path, resume=path.name), "x") == path
-    with pytest.raises(UsageError, match="--resume nothing is no run folder; `ls .*runs` shows"):
+    with pytest.raises(UsageError, match="--resume nothing is not a run folder; `ls .*runs` lists"):
         find_run(runtime(tmp_path, resume="nothing"), "x")
 
 
@@ -109,7 +109,7 @@ def test_run_that_another_process_trains_is_refused(tmp_path: Path) -> None:
 
 def test_folder_that_cannot_be_written_is_one_sentence(tmp_path: Path) -> None:
     (tmp_path / "runs").write_text("in the way")
-    with pytest.raises(UsageError, match="no run can be written to .*; give another --output-dir"):
+    with pytest.raises(UsageError, match="cannot create a run in .*; give another --output-dir"):
         opened(tmp_path)
 
 

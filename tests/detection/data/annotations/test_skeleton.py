@@ -90,7 +90,7 @@ def test_a_yaml_file_says_everything_or_just_how_many(tmp_path: Path) -> None:
         ("keypoints: [a, a]", "gives two keypoints one name"),
         (
             "{keypoints: [a, b], skeleton: [[0, 1]]}",
-            r"s.yaml: skeleton holds \[\[0, 1\]\], which are not pairs of the 2",
+            r"s.yaml: skeleton holds \[\[0, 1\]\], not pairs of the 2",
         ),
         ("{keypoints: [a, b], skeleton: [[1, 3]]}", "not pairs of the 2 keypoints"),
         ("{keypoints: [a, b], skeleton: [[a, b, a]]}", "not pairs of the 2 keypoints"),
