@@ -1,4 +1,4 @@
-"""What every backbone is: an image becomes a pyramid of maps, or one vector."""
+"""The interface of a backbone: an image becomes a pyramid of feature maps, or one vector."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ class MapInfo(NamedTuple):
 
 
 class Backbone(nn.Module, ABC):
-    """The contract between the halves. One level deep: nobody subclasses a subclass.
+    """The interface between pretraining and detection. Subclasses are not subclassed further.
 
     maps: what `forward_features` returns, finest first; strides of 4 and more, one map per stride; where dilation
         replaces the stride of the last stage, the last two share theirs, as in `tv_mobilenet_v3_large_fpn`.
     width: channels of the pooled vector that `forward` returns.
-    pixels: the statistics its published weights expect, or None when it has random weights.
-    only: the one image size (height, width) that it takes, or None when it takes any.
+    pixels: mean and std of its published weights; None with random weights.
+    only: the only image size (height, width) it accepts; None for any size.
     """
 
     maps: tuple[MapInfo, ...]
@@ -35,12 +35,12 @@ class Backbone(nn.Module, ABC):
     only: tuple[int, int] | None = None
 
     def check_size(self, size: Sequence[int]) -> None:
-        """Raise UsageError for an image of (height, width) that it does not take."""
+        """Raise UsageError if it does not accept images of (height, width)."""
         if self.only is not None and tuple(size) != self.only:
             height, width = self.only
             raise UsageError(
-                f"this backbone takes images of {height}x{width} alone, and got {size[0]}x{size[1]}; "
-                f"give --size {height} {width}, or take a backbone without a fixed size"
+                f"this backbone accepts only images of {height}x{width}, not {size[0]}x{size[1]}; "
+                f"give --size {height} {width}, or use a backbone without a fixed size"
             )
 
     @abstractmethod
@@ -53,8 +53,8 @@ class Backbone(nn.Module, ABC):
 
     @abstractmethod
     def stages(self) -> list[list[nn.Parameter]]:
-        """Every parameter once: the stem, then stage k, which ends where the k-th map does. Freezing counts here."""
+        """Every parameter once: the stem, then stage k, which ends with the k-th map. Used for freezing."""
 
     @abstractmethod
     def blocks(self) -> list[list[nn.Parameter]]:
-        """Every parameter once, in the finest steps of depth there are, stem first. Layer decay counts here."""
+        """Every parameter once, by block, stem first. Used for layer decay."""

@@ -1,14 +1,14 @@
-"""Weights of one backbone become those of another: each conversion has a name, and says what may stay as it began.
+"""Conversion of weights from one backbone to another.
 
     vit-to-vitdet       a plain ViT -> windows, relative positions and a neck; Li et al., "Exploring Plain Vision
                         Transformer Backbones for Object Detection", 2022
     hiera-to-hieradet   a Hiera with window positions -> images of any size, windows to the end; Bolya et al., "Window
     hieradet-to-hiera   Attention is Bugged", 2023
-    resize              position and window tables to another size
+    resize              position and window embeddings to another size
 
-A conversion is a function {tensors of the parent} -> {tensors of the child}; what it cannot place it leaves in, and
-`shared.weights.transfer.fill` refuses. Layer scales without a place in the child go into the projection before
-them, exactly.
+A conversion is a function {tensors of the parent} -> {tensors of the child}; tensors it does not know stay in the
+result and make `shared.weights.transfer.fill` raise. Layer scales that the child lacks are multiplied into the
+preceding projection, which is exact.
 """
 
 from __future__ import annotations
@@ -26,17 +26,17 @@ from backbones.base import Backbone
 from shared.errors import WeightsError
 
 Tensors = dict[str, Tensor]
-SPECIAL = ("net.cls_token", "net.reg_token")  # tokens of a ViT that are no patches
-SCALES = {"ls1.gamma": "attn.proj", "ls2.gamma": "mlp.fc2"}  # a layer scale, and the projection before it
+SPECIAL = ("net.cls_token", "net.reg_token")  # tokens of a ViT besides patches
+SCALES = {"ls1.gamma": "attn.proj", "ls2.gamma": "mlp.fc2"}  # layer scale -> the preceding projection
 
 
 class Conversion(NamedTuple):
-    """One way from weights to weights.
+    """One conversion.
 
-    reads: are these tensors of a parent it knows?
-    writes: is this net a child it knows?
+    reads: True if the tensors are of a known parent.
+    writes: True if the net is a known child.
     convert: tensors of the parent -> tensors of the child.
-    may_stay: patterns of the child's tensors that a parent has nothing for.
+    may_stay: patterns of the child's tensors that the parent lacks; they keep their initial values.
     """
 
     name: str
@@ -46,7 +46,7 @@ class Conversion(NamedTuple):
     may_stay: tuple[str, ...] = ()
 
     def __call__(self, tensors: Tensors, child: Backbone) -> tuple[Tensors, list[str]]:
-        """The child's tensors, and the names of those that are not the parent's own under the same name."""
+        """The child's tensors, and the names of those that were converted."""
         made, _ = fit_sizes(fold_scales(self.convert(tensors, child), child), child)
         return made, [name for name, value in made.items() if value is not tensors.get(name)]
 
@@ -55,19 +55,19 @@ class Conversion(NamedTuple):
 
 
 def conversion_for(tensors: Tensors, child: Backbone) -> Conversion | None:
-    """The conversion that leads from a parent's tensors to this child, or None when there is none."""
+    """The conversion from a parent's tensors to this child, or None."""
     net = getattr(child, "net", None)
     return next((way for way in CONVERSIONS if way.writes(net) and way.reads(tensors)), None)
 
 
-# --- the ways -------------------------------------------------------------------------------
+# --- conversions ------------------------------------------------------------------------------
 
 
 def vit_to_vitdet(tensors: Tensors, child: Backbone) -> Tensors:
-    """Patches keep their positions, as a grid; other tokens and the final norm have no place. The child's neck is new.
+    """Position embeddings become a grid; other tokens and the final norm are dropped. The child's neck is new.
 
     Raises:
-        WeightsError: the positions are those of no square image.
+        WeightsError: the position embeddings are not for a square image.
     """
     gone = (*SPECIAL, "net.norm.", "net.fc_norm.", "net.head")
     made = {name: value for name, value in tensors.items() if not name.startswith(gone)}
@@ -77,13 +77,13 @@ def vit_to_vitdet(tensors: Tensors, child: Backbone) -> Tensors:
 
 
 def as_grid(positions: Tensor, others: int) -> Tensor:
-    """(1, N, C) -> (1, side, side, C), without those of other tokens, where these have positions at all."""
+    """(1, N, C) -> (1, side, side, C), without the positions of other tokens, if there are any."""
     count = positions.shape[1]
     for ahead in (others, 0):
         side = isqrt(max(count - ahead, 0))
         if side * side == count - ahead:
             return positions[:, ahead:].unflatten(1, (side, side))
-    raise WeightsError(f"{count} positions are those of no square image; train the parent on square ones")
+    raise WeightsError(f"{count} position embeddings are not for a square image; train the parent on square images")
 
 
 def hiera_to_hieradet(tensors: Tensors, child: Backbone) -> Tensors:
@@ -99,7 +99,7 @@ def renamed(name: str, old: str, new: str) -> str:
 
 
 def fold_scales(tensors: Tensors, child: Backbone) -> Tensors:
-    """gamma * (W x + b) = (gamma W) x + gamma b: the layer scales that the child lacks, inside its projections."""
+    """Multiply layer scales that the child lacks into its projections: gamma * (W x + b) = (gamma W) x + gamma b."""
     places, made = child.state_dict().keys(), dict(tensors)
     for name, gamma in tensors.items():
         scale = next((scale for scale in SCALES if name.endswith(scale)), None)
@@ -117,9 +117,9 @@ def fold_scales(tensors: Tensors, child: Backbone) -> Tensors:
 
 
 def fit_sizes(tensors: Tensors, child: Backbone) -> tuple[Tensors, list[str]]:
-    """Position and window tables resampled to the sizes the child was built for; the tensors, and which were changed.
+    """Resize position and window embeddings to the child's size; the tensors, and the names of the changed ones.
 
-    What is of another shape for another reason stays as it is, to be refused.
+    Tensors of another shape for another reason are left as they are.
     """
     mine, changed = child.state_dict(), {}
     for name, value in tensors.items():
@@ -133,7 +133,7 @@ def fit_sizes(tensors: Tensors, child: Backbone) -> tuple[Tensors, list[str]]:
 
 
 def resized_positions(old: Tensor, like: Tensor, net: Any) -> Tensor | None:
-    """(1, N, C), (1, H, W, C) or (1, C, H, W) -> the same of another grid; tokens that are no patches keep theirs."""
+    """(1, N, C), (1, H, W, C) or (1, C, H, W) -> the same for another grid; only patch positions are resized."""
     if old.dim() == like.dim() == 4 and old.shape[-1] == like.shape[-1]:
         return resampled(old.permute(0, 3, 1, 2), like.shape[1:3]).permute(0, 2, 3, 1)
     if old.dim() == like.dim() == 4 and old.shape[1] == like.shape[1]:
@@ -150,12 +150,12 @@ def resized_positions(old: Tensor, like: Tensor, net: Any) -> Tensor | None:
 
 
 def resized_line(old: Tensor, like: Tensor, module: Any) -> Tensor | None:
-    """(L, C) relative positions along one side, as SAM's attention stretches them."""
+    """(L, C) relative positions along one side, resized as in SAM's attention."""
     return F.interpolate(old.T[None], like.shape[0], mode="linear")[0].T
 
 
 def resized_window(old: Tensor, like: Tensor, module: Any) -> Tensor | None:
-    """(offsets, heads) of a Swin window."""
+    """(offsets, heads) of a Swin window, resized."""
     side = isqrt(old.shape[0])
     tall, wide = (2 * edge - 1 for edge in module.window_size)
     if side * side != old.shape[0] or tall * wide != like.shape[0]:
@@ -164,7 +164,7 @@ def resized_window(old: Tensor, like: Tensor, module: Any) -> Tensor | None:
 
 
 def resized_offsets(old: Tensor, like: Tensor, module: Any) -> Tensor | None:
-    """(heads, offsets) of a LeViT or TinyViT window: distances down and across, row by row."""
+    """(heads, offsets) of a LeViT or TinyViT window: vertical and horizontal distances, row by row."""
     side, wanted = isqrt(old.shape[1]), isqrt(like.shape[1])
     if side * side != old.shape[1] or wanted * wanted != like.shape[1]:
         return None
@@ -185,7 +185,7 @@ RESIZERS: dict[str, Callable[[Tensor, Tensor, Any], Tensor | None]] = {
 }
 
 
-# --- who is who -----------------------------------------------------------------------------
+# --- architectures ----------------------------------------------------------------------------
 
 
 def is_vit(tensors: Tensors) -> bool:

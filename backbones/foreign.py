@@ -1,4 +1,4 @@
-"""Checkpoints of others: which layout a file has, and its tensors under the names of our own network.
+"""Published checkpoints: recognize the key layout and rename the tensors to those of our backbone.
 
     file -> nested dicts -> the tensors inside -> names as timm's -> the part that is the backbone -> [heads left out]
 
@@ -11,9 +11,8 @@
     dinov3             storage_tokens, ls1.gamma, masked key bias
     birder             its own names; by order, for the networks of its that stand in our table
 
-Nothing in a file is run: safetensors hold no code, and torch's reader is told to take tensors and plain values alone.
-Names are all that is settled here. Whether everything is there, and of the right shape, is for
-`shared.weights.transfer.fill`.
+Torch files are read with `weights_only=True`. Only names are handled here; `shared.weights.transfer.fill` checks
+that all tensors are present and of the right shape.
 """
 
 from __future__ import annotations
@@ -36,13 +35,13 @@ from shared.feeding.pixels import PixelStats
 from shared.weights.card import listed
 
 Tensors = dict[str, Tensor]
-COUNTERS = "*.num_batches_tracked"  # old files lack them, and nothing reads them
-# where files keep their tensors, best first: averaged weights before those they average
+COUNTERS = "*.num_batches_tracked"  # missing in old files, and unused
+# keys under which files keep their tensors, by preference: EMA weights first
 INSIDE = (
     "state_dict_ema", "model_ema", "target_encoder", "teacher",
     "state_dict", "model", "model_state", "state", "encoder",
 )  # fmt: skip
-# what a file may hold besides a backbone, where the network has no such tensor
+# tensors that a file may have besides a backbone's
 BESIDES = re.compile(
     r"(head|heads|head_dist|fc|classifier|last_linear|pre_logits|lm_head|dino_head|ibot_head|projector|predictor)\."
     r"|(decoder_.*|mask_token|decoder_pos_embed)$|local_cls_norm\.|rope_embed\.periods$"
@@ -51,7 +50,7 @@ BESIDES = re.compile(
 
 
 class Layout(NamedTuple):
-    """A way of naming. known_by: a name that only this layout has; rules: what is replaced, in order."""
+    """A key layout. known_by: a key that only this layout has; rules: replacements, in order."""
 
     name: str
     known_by: str
@@ -89,17 +88,17 @@ LAYOUTS = [
     ),
     Layout("vicreg", r"projector\.0\.weight$"),
 ]  # fmt: skip
-# birder registers the same tensors in the same order, but for what comes first in a block of these two
+# birder registers the same tensors in the same order, except within the blocks of these two
 FIRST_IN_A_BLOCK = {"regnet_y_4g": "downsample.", "hieradet_base": "norm1."}
 
 
 class Foreign(NamedTuple):
-    """A file understood.
+    """A recognized checkpoint.
 
-    layout: what it was taken for, in words.
-    tensors: under the names of our network.
-    left_out: names in the file that are no part of a backbone.
-    pixels: the statistics it says it was trained on, if it does.
+    layout: name of the key layout.
+    tensors: by the names of our network.
+    left_out: keys of the file that are not part of a backbone.
+    pixels: mean and std, if the file has them.
     """
 
     layout: str
@@ -109,10 +108,10 @@ class Foreign(NamedTuple):
 
 
 def understand(content: Any, model: str, net: Backbone) -> Foreign:
-    """What a file's content is for the network of that name.
+    """Recognize the content of a file for a network.
 
     Raises:
-        WeightsError: it holds no tensors, nothing of this network, or this network twice.
+        WeightsError: no tensors, none of this network, or this network twice.
     """
     if isinstance(content, Mapping) and "birder_version" in content:
         return from_birder(content, model, net)
@@ -132,7 +131,7 @@ def understand(content: Any, model: str, net: Backbone) -> Foreign:
 
 
 def tensors_in(content: Any) -> tuple[Tensors, list[str]]:
-    """The tensors of nested dicts, and the keys on the way to them."""
+    """The tensors of nested dicts, and the path of keys to them."""
     if isinstance(content, Mapping):
         for key in INSIDE:
             if isinstance(content.get(key), Mapping) and content[key]:
@@ -141,7 +140,7 @@ def tensors_in(content: Any) -> tuple[Tensors, list[str]]:
         tensors = {str(name): value for name, value in content.items() if isinstance(value, Tensor)}
         if tensors:
             return tensors, []
-    raise WeightsError("the file holds no tensors by name; save the network's state_dict()")
+    raise WeightsError("the file has no named tensors; save the network's state_dict()")
 
 
 def rewritten(name: str, layout: Layout) -> str:
@@ -151,25 +150,25 @@ def rewritten(name: str, layout: Layout) -> str:
 
 
 def prefix_of(names: Mapping[str, Any], wanted: set[str], model: str) -> str:
-    """What stands before the names of the network, such as `module.backbone.`; '' when nothing does."""
+    """The common prefix of the network's names in the file, such as `module.backbone.`."""
     counts: Counter[str] = Counter()
     for name in names:
         starts = [0, *(match.end() for match in re.finditer(r"\.", name))]
         counts.update(name[:start] for start in starts if name[start:] in wanted)
     if not counts:
         raise WeightsError(
-            f"the file holds nothing of {model}: it has {listed(list(names))} where that has {listed(sorted(wanted))}; "
-            f"name the --model it is of"
+            f"the file has no tensors of {model}: it has {listed(list(names))}, expected {listed(sorted(wanted))}; "
+            f"give its --model"
         )
     best = max(counts.values())
     likeliest = [prefix for prefix, count in counts.items() if count == best]
     if len(likeliest) > 1:
-        raise WeightsError(f"the file holds {model} as {listed(likeliest)}; save the one that is meant, alone")
+        raise WeightsError(f"the file has {model} more than once, as {listed(likeliest)}; save only the one to import")
     return likeliest[0]
 
 
 def settled(tensors: Tensors, wanted: set[str], net: Backbone) -> Tensors:
-    """Tensors that others hold together or apart: class positions, and biases of queries, keys and values."""
+    """Split or join tensors: class token positions, and biases of queries, keys and values."""
     made = dict(tensors)
     if getattr(net.net, "no_embed_class", False) and {"cls_token", "pos_embed"} <= made.keys() & wanted:
         count = made["pos_embed"].shape[1]
@@ -178,7 +177,7 @@ def settled(tensors: Tensors, wanted: set[str], net: Backbone) -> Tensors:
             made["pos_embed"] = made["pos_embed"][:, 1:]
     for name in [name for name in made if name.endswith(".qkv.bias") and name not in wanted]:
         place = name.removesuffix("qkv.bias")
-        queries, _, values = made[name].chunk(3)  # the keys' is masked: it changes nothing
+        queries, _, values = made[name].chunk(3)  # the key bias has no effect
         if {f"{place}q_bias", f"{place}v_bias"} <= wanted:
             made |= {f"{place}q_bias": queries, f"{place}v_bias": values}
             del made[name]
@@ -188,13 +187,16 @@ def settled(tensors: Tensors, wanted: set[str], net: Backbone) -> Tensors:
 
 
 def from_birder(content: Mapping[str, Any], model: str, net: Backbone) -> Foreign:
-    """birder's file by order: its networks register the same tensors one after another. Shapes must agree one to one.
+    """A birder file, matched by order: its networks register the same tensors in the same order. Shapes must agree.
 
     Raises:
-        WeightsError: it is not known that they do, or they do not.
+        WeightsError: a network that is not in our table, or shapes that do not agree.
     """
     if model not in ZOO:
-        raise WeightsError(f"birder's files are understood for the networks of our table, and {model} is not in it")
+        raise WeightsError(
+            f"birder's files can be imported only for the named backbones (`detect list backbones`), and "
+            f"{model} is not one"
+        )
     theirs, _ = tensors_in(content.get("state"))
     left_out = [name for name in theirs if name.startswith("classifier.")]
     theirs = {name: value for name, value in theirs.items() if name not in left_out}
@@ -203,8 +205,8 @@ def from_birder(content: Mapping[str, Any], model: str, net: Backbone) -> Foreig
     odd = [f"{other} {tuple(value.shape)} for {name}" for name, (other, value) in pairs if not alike(value, mine[name])]
     if odd or len(theirs) != len(mine):
         raise WeightsError(
-            f"birder's {len(theirs)} tensors do not agree one to one with the {len(mine)} of {model} "
-            f"({odd[0] if odd else 'there are more of one'}); name its --model, and the --size it was trained at"
+            f"birder's {len(theirs)} tensors do not match the {len(mine)} of {model} one to one "
+            f"({odd[0] if odd else 'different numbers'}); give its --model, and the --size it was trained at"
         )
     stats = content.get("rgb_stats")
     pixels = PixelStats(tuple(stats["mean"]), tuple(stats["std"])) if isinstance(stats, Mapping) else None
@@ -224,7 +226,7 @@ def in_birders_order(names: list[str], model: str) -> list[str]:
 
 
 def alike(theirs: Tensor, mine: Tensor) -> bool:
-    """Of one shape, but for sides of length 1."""
+    """True if the shapes are equal up to dimensions of size 1."""
     return [side for side in theirs.shape if side != 1] == [side for side in mine.shape if side != 1]
 
 
@@ -235,13 +237,13 @@ def read_checkpoint(path: Path) -> Any:
     """The content of a safetensors or torch file: tensors and plain values, in dicts.
 
     Raises:
-        WeightsError: there is no such file, it is neither, or it holds code; nothing of it was run.
+        WeightsError: no such file, another format, or a pickle with code, which is not executed.
     """
     try:
         with path.open("rb") as file:
             head = file.read(9)
     except OSError as error:
-        raise WeightsError(f"{path} cannot be read ({error.strerror}); name a checkpoint file") from None
+        raise WeightsError(f"{path} cannot be read ({error.strerror}); give a checkpoint file") from None
     if head[8:9] == b"{":
         from safetensors import SafetensorError
         from safetensors.torch import load_file
@@ -249,16 +251,18 @@ def read_checkpoint(path: Path) -> Any:
         try:
             return load_file(path)
         except (SafetensorError, ValueError) as error:
-            raise WeightsError(f"{path} is no whole safetensors file ({error}); fetch it again") from None
+            raise WeightsError(f"{path} is not a complete safetensors file ({error}); download it again") from None
     try:
         with path.open("rb") as file, torch.serialization.safe_globals([argparse.Namespace]):  # MAE's flags
             return torch.load(file, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch's reader says unfit things about unfit files in a dozen types
+    except Exception as error:  # torch.load raises a dozen types of errors for invalid files
         code = re.search(r"GLOBAL (\S+)", str(error))
         if code is not None or head[:1] == b"\x80":
             what = f" ({code[1]})" if code else ""
             raise WeightsError(
-                f"{path} is a pickle with code in it{what}, and none of it was run; "
-                f"get a safetensors file, or save the tensors alone"
+                f"{path} is a pickle that contains code{what}; it was not executed; "
+                f"use a safetensors file, or save only the tensors"
             ) from None
-        raise WeightsError(f"{path} is neither a whole safetensors file nor a torch one; fetch it again") from None
+        raise WeightsError(
+            f"{path} is neither a complete safetensors file nor a torch file; download it again"
+        ) from None

@@ -1,7 +1,7 @@
-"""What holds still: stages, whole backbones, batch norm, and what no loss can reach.
+"""Freezing of stages, whole backbones, batch norm, and parameters that no loss depends on.
 
-Frozen means frozen: parameters get no gradient, and frozen modules stay in eval mode, so that running statistics,
-dropout and stochastic depth hold still, too.
+Frozen parameters get no gradient, and frozen modules stay in eval mode, so that running statistics, dropout and
+stochastic depth do not change either.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ def freeze(backbone: Backbone) -> None:
 
 
 def freeze_stages(backbone: Backbone, count: int) -> None:
-    """The stem and this many stages; stage k ends where the k-th map comes out.
+    """Freeze the stem and `count` stages; stage k ends with the k-th map.
 
     Raises:
-        UsageError: there are fewer stages.
+        UsageError: the backbone has fewer stages.
     """
     stages = backbone.stages()
     if count >= len(stages):
@@ -35,14 +35,14 @@ def freeze_stages(backbone: Backbone, count: int) -> None:
 
 
 def freeze_batch_norm(module: nn.Module) -> None:
-    """Scale, shift and running statistics of every batch norm."""
+    """Freeze scale, shift and running statistics of every batch norm."""
     for layer in module.modules():
         if isinstance(layer, _BatchNorm):
             layer.requires_grad_(False)
 
 
 def freeze_unreached(backbone: Backbone, used: Sequence[int]) -> list[str]:
-    """Parameters that none of the used maps depend on, such as the head convolution of a MobileNet. Their names."""
+    """Freeze parameters that no used map depends on, such as a MobileNet's head convolution; returns their names."""
     reach = map_reach(backbone)
     reached = set().union(*(reach[i] for i in used))
     idle = [name for name, _ in backbone.named_parameters() if name not in reached]
@@ -52,7 +52,7 @@ def freeze_unreached(backbone: Backbone, used: Sequence[int]) -> list[str]:
 
 
 def hold_still(module: nn.Module) -> None:
-    """Call after `module.train()`: whatever has parameters and learns none of them goes back to eval mode."""
+    """Call after `module.train()`: puts modules whose parameters are all frozen back to eval mode."""
     for layer in module.modules():
         own = list(layer.parameters())
         if own and not any(p.requires_grad for p in own):

@@ -1,14 +1,14 @@
-"""Hiera: a transformer in four stages over mask units, squares of 8x8 tokens that can be left out one by one.
+"""Hiera: a four-stage transformer over mask units of 8x8 tokens, which can be masked one by one.
 
 Ryali et al., "Hiera: A Hierarchical Vision Transformer without the Bells-and-Whistles", 2023; window positions as in
 Bolya et al., "Window Attention is Bugged", 2023 (the `abswin` rows: what HieraDet starts from).
 
     image -> tokens of 4x4 pixels + positions -> [keep some units] -> stages of 8x8, 4x4, 2x2, 1 tokens per unit
 
-Weights and blocks are timm's, whose walk through them knows one image size; the walk here takes any that 32 divides.
-Tokens lie as the blocks want them: pooling 2x2 of them is a maximum over the first of their axes.
+Weights and blocks are timm's, whose forward supports one image size; the forward here supports any multiple of 32.
+Tokens are ordered so that 2x2 pooling is a maximum over the first axis.
 
-Shape letters: B images, U mask units of an image, M of them seen, s tokens along a unit.
+Shape letters: B images, U mask units of an image, M visible ones, s tokens along a unit.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ from backbones.timm_zoo import Row, create
 from shared.errors import UsageError, WeightsError
 from shared.feeding.pixels import PixelStats
 
-UNIT = 32  # pixels along a mask unit
-LEVELS = 3  # times that its 8 tokens a side can be halved
+UNIT = 32  # side of a mask unit in pixels
+LEVELS = 3  # how often its side of 8 tokens can be halved
 
 # fmt: off
 ROWS = {
@@ -45,13 +45,13 @@ ROWS = {
 
 
 class Hiera(Backbone):
-    """A Hiera over images of any size that 32 divides, square or not.
+    """Hiera for images of any size that is a multiple of 32.
 
     Args:
-        row: which, and how it differs from timm's.
-        pretrained: fetch timm's published weights.
-        drop_path: stochastic depth; None takes what comes with the name.
-        img_size: height and width that learned positions are made for; None takes 224, and window positions need none.
+        row: the variant and its differences from timm's.
+        pretrained: load timm's published weights.
+        drop_path: stochastic depth; None for the default of the name.
+        img_size: height and width of learned position embeddings; None for 224; unused with window positions.
     """
 
     def __init__(
@@ -65,7 +65,7 @@ class Hiera(Backbone):
         super().__init__()
         if pretrained and row.args:
             raise WeightsError(
-                "nobody publishes timm weights for a Hiera with window positions; name a --backbone-tag, or train one"
+                "timm has no published weights for a Hiera with window positions; give a --backbone-tag, or train one"
             )
         args: dict[str, Any] = {"drop_path_rate": row.drop_path if drop_path is None else drop_path}
         if img_size:
@@ -97,28 +97,28 @@ class Hiera(Backbone):
 
 
 def has_units(backbone: Backbone) -> bool:
-    """Is it a Hiera, made here or by timm?"""
+    """True for a Hiera of this module or of timm."""
     from timm.models.hiera import Hiera as TimmHiera
 
     return isinstance(getattr(backbone, "net", None), TimmHiera)
 
 
 def hiera_of(backbone: Backbone) -> Any:
-    """timm's Hiera inside a backbone.
+    """timm's Hiera module of a backbone.
 
     Raises:
-        UsageError: it is none.
+        UsageError: it is not a Hiera.
     """
     if not has_units(backbone):
-        raise UsageError("this method works on the mask units of a Hiera; take one such as hiera_abswin_base")
+        raise UsageError("this method needs the mask units of a Hiera; use one such as hiera_abswin_base")
     return backbone.net
 
 
 def unit_grid(size: tuple[int, int] | torch.Size) -> tuple[int, int]:
-    """Mask units down and across an image of (height, width).
+    """Rows and columns of mask units in an image of (height, width).
 
     Raises:
-        UsageError: they do not divide it.
+        UsageError: the size is not a multiple of the unit.
     """
     height, width = size
     if height % UNIT or width % UNIT:
@@ -130,15 +130,14 @@ def unit_grid(size: tuple[int, int] | torch.Size) -> tuple[int, int]:
 
 
 def forward_units(backbone: Backbone, x: Tensor, keep: Tensor | None = None, *, poolings: int = LEVELS) -> list[Tensor]:
-    """What each stage makes of the mask units of an image, or of those that are kept.
+    """Features of each stage for all mask units, or for those in `keep`.
 
-    Units left out are blanked before the first convolution, whose kernel looks over their edges, and cost nothing from
-    there on. The weights of a stage are the same whether its tokens are pooled or not.
+    Other units are set to 0 before the first convolution, whose kernel overlaps unit borders, and are dropped after it.
 
     Args:
         x: (B, 3, H, W).
-        keep: (B, M) numbers of the units to see, counted row by row; all U of them without.
-        poolings: how many stage borders halve a unit's side: 3, or 2 for masked pretraining.
+        keep: (B, M) indices of the visible units, row by row; None for all U.
+        poolings: number of stage transitions that halve a unit's side: 3, or 2 for masked pretraining.
 
     Returns:
         Four tensors (B, M, s, s, C), s = 8, 4, 2 and 1, or 8, 4, 2 and 2 with two poolings.
@@ -162,7 +161,7 @@ def forward_units(backbone: Backbone, x: Tensor, keep: Tensor | None = None, *, 
 
 
 def positions(net: Any, rows: int, cols: int) -> Tensor:
-    """(1, N, C) of the tokens of so many units, row by row: learned for one size, resampled for another."""
+    """(1, N, C) position embeddings for a grid of units, row by row; resized from the learned size."""
     size = (8 * rows, 8 * cols)
     if net.pos_embed_win is not None:
         everywhere = F.interpolate(net.pos_embed, size, mode="bicubic", antialias=True)
@@ -174,7 +173,7 @@ def positions(net: Any, rows: int, cols: int) -> Tensor:
 
 
 def unpooled(block: Any, x: Tensor) -> Tensor:
-    """A block that would pool its tokens, without pooling; through its own call, which sharded weights hear."""
+    """Run a pooling block without its pooling; through __call__, so that FSDP hooks run."""
     stride, block.attn.q_stride = block.attn.q_stride, 1
     x = block(x)
     block.attn.q_stride = stride
@@ -182,13 +181,13 @@ def unpooled(block: Any, x: Tensor) -> Tensor:
 
 
 def in_units(x: Tensor, rows: int, cols: int) -> Tensor:
-    """(B, N, C) row by row -> (B, U, 64, C): the least bits of y and x inside a unit first, as pooling wants them."""
+    """(B, N, C) row by row -> (B, U, 64, C), ordered by the lowest bits of y and x within a unit, as pooling needs."""
     bits = x.view(len(x), rows, 2, 2, 2, cols, 2, 2, 2, -1)
     return bits.permute(0, 1, 5, 4, 8, 3, 7, 2, 6, 9).flatten(3, 8).flatten(1, 2)
 
 
 def in_squares(x: Tensor, units: int, levels: int) -> Tensor:
-    """(B, 4 ** levels * M, C) as the blocks hold it -> (B, M, s, s, C), s = 2 ** levels, in the order of the image."""
+    """(B, 4 ** levels * M, C) in block order -> (B, M, s, s, C) in image order, s = 2 ** levels."""
     bits = x.view(len(x), *[2] * (2 * levels), units, -1)
     down = [1 + 2 * level for level in reversed(range(levels))]
     unit = 2 * levels + 1

@@ -1,8 +1,8 @@
-"""A tag of one backbone serves another: the conversion between them is found, done, and kept in the store.
+"""Use a tag of one backbone for another: the conversion is found, applied, and its result kept in the store.
 
 detect train --backbone vit_det_m16_rms --backbone-tag i-jepa
-    nothing of vit_det_m16_rms has that tag, vit_reg4_m16_rms_avg does, and `vit-to-vitdet` leads from it:
-    convert -> export as vit_det_m16_rms / i-jepa, whose card names the parent and the conversion -> go on
+    vit_det_m16_rms has no such tag, but vit_reg4_m16_rms_avg has, and there is a conversion `vit-to-vitdet`:
+    convert -> export as vit_det_m16_rms / i-jepa, whose card names the parent and the conversion -> continue
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from shared.errors import WeightsError
 from shared.weights.card import Card, Exported, listed, read_shapes, versions
 from shared.weights.store import NotThere, Store, Transfer
 
-BUILT_WITH = ("img_size", "aws_compat")  # what of a card's args belongs to its weights; stochastic depth does not
+BUILT_WITH = ("img_size", "aws_compat")  # arguments of a card that its weights depend on; stochastic depth is not one
 
 
 class Heir(NamedTuple):
@@ -30,7 +30,7 @@ class Heir(NamedTuple):
 
 
 def rebuild(card: Card, **options: Any) -> Backbone:
-    """The network that an export's weights are of, still with random ones."""
+    """Build the network of a card, with random weights."""
     return backbone.build(card.arch, **{**kept_args(card), **options})
 
 
@@ -39,12 +39,12 @@ def kept_args(card: Card) -> dict[str, Any]:
 
 
 def fill(store: Store, net: Backbone, exported: Exported, allow_missing: tuple[str, ...] = ()) -> Transfer:
-    """Fill a backbone with weights of its own kind; position tables of another size are resampled, and reported."""
+    """Load weights of the same architecture; position embeddings of another size are resized, and reported."""
     return store.load(net, exported, allow_missing=allow_missing, fit=lambda tensors: fit_sizes(tensors, net))
 
 
 def find_parent(store: Store, name: str, child: Backbone, tag: str, epoch: int | None) -> Exported | None:
-    """The export under that tag, of another backbone, from which a conversion leads to this one; None if there is none.
+    """The export of another backbone with that tag that can be converted to this one; None if there is none.
 
     Raises:
         WeightsError: there are several.
@@ -61,14 +61,14 @@ def find_parent(store: Store, name: str, child: Backbone, tag: str, epoch: int |
             fitting.append(exported)
     if len(fitting) > 1:
         raise WeightsError(
-            f"{listed([str(exported) for exported in fitting])} could all become {name}; "
-            f"say which with `pretrain convert --model NAME --tag {tag} --to {name}`"
+            f"{listed([str(exported) for exported in fitting])} can all be converted to {name}; "
+            f"choose one with `pretrain convert --model NAME --tag {tag} --to {name}`"
         )
     return fitting[0] if fitting else None
 
 
 def way_between(tensors: Tensors, child: Backbone) -> Conversion | None:
-    """The conversion that makes of these tensors, or of empty ones of their shapes, just what the child needs."""
+    """The conversion whose result has exactly the child's tensors; meta tensors are enough."""
     way = conversion_for(tensors, child)
     if way is None:
         return None
@@ -79,7 +79,7 @@ def way_between(tensors: Tensors, child: Backbone) -> Conversion | None:
 
 
 def is_stale(store: Store, exported: Exported) -> bool:
-    """Was it converted from a parent that has been trained again since?"""
+    """True if its parent has been trained again since the conversion."""
     if not exported.card.conversion or not exported.card.parents:
         return False
     parent = exported.card.parents[0]
@@ -91,15 +91,16 @@ def is_stale(store: Store, exported: Exported) -> bool:
 
 
 def inherit(store: Store, parent: Exported, name: str, child: Backbone, allow_missing: tuple[str, ...] = ()) -> Heir:
-    """Fill the child with what the parent's weights become.
+    """Load the converted weights of a parent into the child.
 
     Raises:
-        WeightsError: no conversion leads there, or its result does not fill the child.
+        WeightsError: there is no conversion, or its result does not match the child.
     """
     way = RESIZE if parent.card.arch == name else conversion_for(read_shapes(parent), child)
     if way is None:
         raise WeightsError(
-            f"no conversion leads from {parent.card.arch} to {name}; there is {', '.join(c.name for c in CONVERSIONS)}"
+            f"there is no conversion from {parent.card.arch} to {name}; the conversions are "
+            f"{', '.join(c.name for c in CONVERSIONS)}"
         )
     transfer = store.load(
         child, parent, allow_missing=(*way.may_stay, *allow_missing), fit=lambda tensors: way(tensors, child)
@@ -110,11 +111,11 @@ def inherit(store: Store, parent: Exported, name: str, child: Backbone, allow_mi
 def keep(
     store: Store, heir: Heir, name: str, *, tag: str | None = None, args: dict[str, Any] | None = None
 ) -> Exported:
-    """Write the result into the store; its card names the parent and the conversion.
+    """Export the result; its card names the parent and the conversion.
 
     Args:
-        tag: another than the parent's.
-        args: what the child was built with.
+        tag: tag of the result; None for the parent's.
+        args: arguments the child was built with.
     """
     parent_card, transfer = heir.parent.card, heir.transfer
     card = Card(

@@ -1,8 +1,8 @@
 """Published backbone weights by torchvision's own names for them, such as ResNet50_Weights.IMAGENET1K_V1.
 
-    name -> which backbone, which pixels -> its file in torch's hub cache, or fetched into it -> tensors
+    name -> backbone, pixel statistics -> file in torch's hub cache, downloaded if missing -> tensors
 
-The file is read for tensors alone, like any other. Without a network it may be put into the cache by hand.
+The file is read with `weights_only=True`. Without a network it can be put into the cache by hand.
 """
 
 from __future__ import annotations
@@ -36,10 +36,10 @@ BACKBONES = {
 
 class Published(NamedTuple):
     """
-    backbone: the name of the backbone that the weights are of.
-    tensors: under torchvision's names, its classifier's among them.
-    stats: the pixels they expect.
-    file: what they were read from.
+    backbone: name of the backbone.
+    tensors: by torchvision's names, with the classifier.
+    stats: pixel mean and std.
+    file: the file they were read from.
     """
 
     backbone: str
@@ -54,14 +54,14 @@ class Filled(NamedTuple):
 
 
 def published(name: str, *, offline: bool = False) -> Published:
-    """Weights by the name that torchvision gives them.
+    """Load published weights by torchvision's name.
 
     Args:
-        offline: take what the cache holds, and fetch nothing.
+        offline: use the cache only.
 
     Raises:
-        UsageError: there are none of that name, or no backbone of ours is theirs.
-        WeightsError: they cannot be fetched, or are damaged.
+        UsageError: an unknown name, or weights of a backbone that is not offered.
+        WeightsError: they could not be downloaded, or are damaged.
     """
     from backbones.foreign import read_checkpoint
 
@@ -70,13 +70,13 @@ def published(name: str, *, offline: bool = False) -> Published:
 
 
 def published_pixels(name: str) -> PixelStats:
-    """The pixels that weights of that name expect; nothing is fetched. Raises UsageError if there are none."""
+    """Pixel mean and std of published weights; nothing is downloaded. Raises UsageError for an unknown name."""
     shown = find(name).transforms()
     return PixelStats(tuple(shown.mean), tuple(shown.std))
 
 
 def find(name: str) -> Any:
-    """torchvision's entry of that name."""
+    """torchvision's weights entry of that name."""
     from torchvision.models import get_weight
 
     family = name.partition(".")[0]
@@ -98,7 +98,7 @@ def find(name: str) -> Any:
 
 
 def cached(name: str, url: str, *, offline: bool) -> Path:
-    """Where torch's hub keeps a file; it is fetched when it is not there."""
+    """Path of a file in torch's hub cache; it is downloaded if missing."""
     from torch import hub
 
     path = Path(hub.get_dir()) / "checkpoints" / url.rpartition("/")[2]
@@ -113,17 +113,17 @@ def cached(name: str, url: str, *, offline: bool) -> Path:
         except (URLError, OSError, RuntimeError) as error:
             reason = (str(error).strip().splitlines() or ["no reason given"])[0][:120]
     raise WeightsError(
-        f"torchvision's {name} cannot be fetched ({reason}); put {path.name} into {path.parent}, "
-        f"or leave the weights out"
+        f"torchvision's {name} could not be downloaded ({reason}); put {path.name} into {path.parent}, "
+        f"or start without these weights"
     )
 
 
 def fill_published(net: Backbone, name: str, *, offline: bool = False) -> Filled:
-    """Give a backbone the published weights of that name, or refuse.
+    """Load the published weights of that name into a backbone.
 
     Raises:
-        UsageError: there are none of that name.
-        WeightsError: they cannot be had, or are another backbone's.
+        UsageError: an unknown name.
+        WeightsError: they could not be downloaded, or are of another backbone.
     """
     from backbones.foreign import COUNTERS, understand
     from shared.files import file_digest

@@ -1,7 +1,7 @@
-"""What a backbone says about itself when asked on the meta device, where tensors have shapes and no memory.
+"""Properties of a backbone, found by running it on the meta device, without memory for values.
 
-which parameters does each map depend on?      map_reach
-which images does it take?                     only_size
+map_reach    the parameters that each map depends on
+only_size    the image sizes it accepts
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from torch import Tensor, nn
 from backbones.base import Backbone
 from shared.errors import UsageError
 
-PROBE = (64, 64)  # pixels; enough for every stride there is
-ODD = (480, 800)  # pixels; 15 x 25 places at stride 32, which no window and no fixed grid divides
+PROBE = (64, 64)  # pixels; a multiple of every stride
+ODD = (480, 800)  # pixels; 15 x 25 cells at stride 32, not divisible by any window
 
 
 def map_reach(net: Backbone) -> list[set[str]]:
-    """Names of the parameters each map depends on: the leaves of the graph that autograd would walk."""
+    """For each map, the names of the parameters it depends on, from the autograd graph."""
     with torch.enable_grad():
         weights, maps = maps_on_meta(net, net.only or PROBE)
     names = {id(weight): name for name, weight in weights.items()}
@@ -28,7 +28,7 @@ def map_reach(net: Backbone) -> list[set[str]]:
 
 
 def leaves(x: Tensor) -> list[Tensor]:
-    """The tensors that a result was computed from, as far as they take gradients."""
+    """The leaf tensors with gradients that a result was computed from."""
     found, seen, queue = [], set(), [x.grad_fn]
     while queue:
         node = queue.pop()
@@ -42,38 +42,38 @@ def leaves(x: Tensor) -> list[Tensor]:
 
 
 def only_size(net: Backbone, own: tuple[int, int]) -> tuple[int, int] | None:
-    """The one image size (height, width) that a network takes, or None when it takes any.
+    """The only image size (height, width) a network accepts; None if it accepts any.
 
     Args:
         own: the size it was built for.
 
     Raises:
-        UsageError: its maps are not what it says they are, at whatever size.
+        UsageError: its maps never have the shapes it reports.
     """
     if broken(net, ODD) is None:
         return None
     reason = broken(net, own)
     if reason is None:
         return own
-    raise UsageError(f"this network of timm does not offer its maps as others do ({reason}); take another backbone")
+    raise UsageError(f"this timm network does not return the feature maps it reports ({reason}); use another backbone")
 
 
 def broken(net: Backbone, size: tuple[int, int]) -> str | None:
-    """Why the maps of an image of this size are not as promised, or None when they are."""
+    """Why the maps for this image size do not have the reported shapes; None if they do."""
     promised = [(1, c, -(-size[0] // s), -(-size[1] // s)) for c, s in net.maps]
     try:
         with torch.no_grad():
             found = [tuple(x.shape) for x in maps_on_meta(net, size)[1]]
-    except Exception as error:  # whatever timm says about sizes: assertions, run-time and type errors
+    except Exception as error:  # timm raises assertions, runtime and type errors for sizes
         return (str(error).strip().splitlines() or [type(error).__name__])[0][:120]
     return None if found == promised else f"maps of {found} for {promised}"
 
 
 def maps_on_meta(net: Backbone, size: tuple[int, int]) -> tuple[dict[str, Tensor], list[Tensor]]:
-    """(stand-ins of the parameters by name, maps computed from them for an image of that size)
+    """(meta parameters by name, maps computed from them for an image of that size)
 
-    Asked of a copy of the modules around stand-ins, since `torch.func.functional_call` leaves its own behind in modules
-    that a network holds under two names, as CoaT does.
+    Runs a copy of the modules, since `torch.func.functional_call` does not restore modules that a network registers
+    under two names, as CoaT does.
     """
     weights: dict[str, Tensor] = {
         name: nn.Parameter(torch.empty_like(p, device="meta")) for name, p in net.named_parameters()

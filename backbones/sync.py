@@ -8,7 +8,7 @@ from torch import nn
 
 
 def join_batch_norms(module: nn.Module) -> Any:
-    """The module with its batch norms joined. timm's converter, for torch's loses the activations of timm's own."""
+    """Convert to synchronized batch norm with timm's converter; torch's drops the activations of timm's layers."""
     from timm.layers.norm_act import convert_sync_batchnorm
 
     return convert_sync_batchnorm(module)

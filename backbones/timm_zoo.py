@@ -1,8 +1,8 @@
-"""Backbones that timm already writes well, under the names the recipes use. Any other timm name works as it is.
+"""timm's networks under the names of the recipes. Any other timm name works as well.
 
-The right-hand columns say how the seed's network differs from timm's default of that name; parameter counts are equal
-to the seed's in every row. `drop_path` is the stochastic depth that comes with the name. `aws` is what the seed's own
-program built where that is not what the paper says: `--aws-compat` takes it instead.
+The columns give the differences of birder's and AWS's networks from timm's defaults; parameter counts are equal to
+theirs in every row. `drop_path` is the default stochastic depth of the name. `aws` is what AWS's program built where
+that differs from the paper; `--aws-compat` uses it.
 """
 
 from __future__ import annotations
@@ -22,15 +22,15 @@ from shared.feeding.pixels import PixelStats
 
 
 class Row(NamedTuple):
-    """timm's name, the arguments that differ from its defaults, and where the maps come out when not where timm says.
+    """timm's name, arguments that differ from its defaults, and taps of the maps that differ from timm's.
 
-    args: a function among them gives the argument when called, so that the table itself imports no timm.
-    last_tap: (block, channels) of the coarsest map, for nets whose last timm feature already holds a head convolution.
-    after_neck: the single map comes out of the net's own neck.
-    published: the name under which timm has weights, where those are of a net that differs from this row's.
-    mend: what is changed in the finished network.
-    aws: the network as the seed's program built it.
-    vetted: its maps are known to be as promised at any image size; other nets are asked when they are built.
+    args: a callable value is called to get the argument, so that the table imports no timm.
+    last_tap: (block, channels) of the coarsest map, for nets whose last timm feature includes a head convolution.
+    after_neck: the single map is taken after the net's own neck.
+    published: timm's name with weights, if those are of a different net than this row's.
+    mend: changes to the built network.
+    aws: the network as AWS's program built it.
+    vetted: its maps are known to have the reported shapes at any image size; other nets are checked when built.
     """
 
     timm_name: str
@@ -89,7 +89,7 @@ LEAKY = {"act_layer": leaky_relu}
 
 # fmt: off
 ZOO = {
-    # seed 000: the nineteen of the detection recipes
+    # birder's detection recipes
     "regnet_y_4g":                       Row("regnety_040", {"group_min_ratio": 0.9}),
     "rdnet_s":                           Row("rdnet_small", drop_path=0.35),
     "csp_resnet_50":                     Row("cspresnet50"),
@@ -109,7 +109,7 @@ ZOO = {
     "vit_det_m16_rms":                   Row("samvit_base_patch16_224", VIT_DET_M16, after_neck=True),
     "vit_sam_b16":                       Row("samvit_base_patch16_224", VIT_SAM, 0.1, after_neck=True),
     "resnet_v1_50":                      Row("resnet50"),
-    # seed 004: the six backbones; V1_b strides in the 3x3, V1_d has a 64-64-128 stem and pooled shortcuts
+    # AWS's six backbones; V1_b strides in the 3x3, V1_d has a 64-64-128 stem and pooled shortcuts
     "hrnet_w32c":                        Row("hrnet_w32", aws=Row("hrnet_w32", mend=relu_before_upsampling)),
     "resnet50_v1b":                      Row("resnet50"),
     "resnet50_v1d":                      Row("resnet50d", STEM64, aws=Row("resnet50c", STEM64)),  # no pooling
@@ -119,20 +119,20 @@ ZOO = {
                                              aws=Row("darknet53", LEAKY, mend=without_first_convolution)),
 }
 # fmt: on
-ASKED: dict[tuple[str, tuple], tuple[int, int] | None] = {}  # by name and size: the answer is that of the first net
-SIZE_FREE = ("dynamic_img_size", "strict_img_size")  # how timm's fixed-size nets are told to take any size
+ASKED: dict[tuple[str, tuple], tuple[int, int] | None] = {}  # only_size by name and size, computed once
+SIZE_FREE = ("dynamic_img_size", "strict_img_size")  # timm arguments that allow other image sizes
 
 
 class TimmBackbone(Backbone):
-    """Any timm network that knows its own maps and groups.
+    """Any timm network with feature maps and parameter groups.
 
     Args:
-        row: which, and how it differs.
-        pretrained: fetch timm's published weights.
-        drop_path: stochastic depth; None takes what comes with the name.
-        img_size: height and width that position tables are made for; None takes what comes with the name.
-        aws_compat: the network as the seed's program built it, where that is not what its paper says.
-        dilation: the last stage keeps the stride of the one before and looks twice as far around instead.
+        row: timm's name and the differences.
+        pretrained: load timm's published weights.
+        drop_path: stochastic depth; None for the default of the name.
+        img_size: height and width of position embeddings; None for the default of the name.
+        aws_compat: the network as AWS's program built it, where that differs from the paper.
+        dilation: dilation replaces the stride of the last stage (DC5).
     """
 
     def __init__(
@@ -153,7 +153,7 @@ class TimmBackbone(Backbone):
         self.net = make(row, pretrained, sized | ({"drop_path_rate": rate} if rate else {}))
         infos = [MapInfo(f["num_chs"], f["reduction"]) for f in getattr(self.net, "feature_info", None) or []]
         if not infos or not hasattr(self.net, "forward_intermediates"):
-            raise UsageError(f"timm's {row.timm_name} has no feature maps to offer; take another backbone")
+            raise UsageError(f"timm's {row.timm_name} has no feature maps; use another backbone")
         if row.last_tap:
             block, channels = row.last_tap
             self.net.stage_ends[-1], infos[-1] = block, MapInfo(channels, infos[-1].stride)
@@ -187,19 +187,20 @@ class TimmBackbone(Backbone):
         return self.grouped(coarse=False)
 
     def stages(self) -> list[list[nn.Parameter]]:
-        if len(self.maps) == 1:  # a plain ViT has no stages: its blocks are the steps one can freeze
+        if len(self.maps) == 1:  # a plain ViT has no stages; its blocks are used
             return self.blocks()
         reach = map_reach(self)
         weights, stem = dict(self.named_parameters()), {id(p) for p in self.blocks()[0]}
         nested = all(finer <= coarser for finer, coarser in pairwise(reach))
         if not nested or all(id(weights[name]) in stem for name in reach[0]):
-            return self.grouped(coarse=True)  # branches side by side, as in HRNet, or a stem beyond the finest map
+            return self.grouped(coarse=True)  # parallel branches, as in HRNet, or a stem after the finest map
         staged: list[list[nn.Parameter]] = [[p for p in weights.values() if id(p) in stem]]
         seen = {name for name, p in weights.items() if id(p) in stem}
         for names in reach:
             staged.append([p for name, p in weights.items() if name in names - seen])
             seen |= names
-        staged[-1] += [p for name, p in weights.items() if name not in seen]  # what only the pooled vector needs
+        # parameters used only by the pooled vector
+        staged[-1] += [p for name, p in weights.items() if name not in seen]
         return staged
 
     def grouped(self, *, coarse: bool) -> list[list[nn.Parameter]]:
@@ -212,50 +213,48 @@ class TimmBackbone(Backbone):
 
 
 def usual_groups(coarse: bool) -> dict[str, Any]:
-    """How most networks of timm are grouped, for those that do not say."""
+    """Parameter groups of most timm networks, for those that do not define any."""
     blocks = r"^stages\.(\d+)" if coarse else [(r"^stages\.(\d+)\.blocks\.(\d+)", None), (r"^stages\.(\d+)", (0,))]
     return {"stem": r"^stem", "blocks": blocks}
 
 
 def as_aws_has_it(row: Row, pretrained: bool) -> Row:
     if row.aws is None:
-        raise UsageError(f"the seed's program built {row.timm_name} as its paper has it; leave --aws-compat out")
+        raise UsageError(f"AWS's program built {row.timm_name} as in the paper; remove --aws-compat")
     if pretrained:
-        raise WeightsError("nobody publishes weights for --aws-compat networks; leave one of the two out")
+        raise WeightsError("there are no published weights for --aws-compat networks; remove one of the two")
     return row.aws
 
 
 def create(row: Row, pretrained: bool, args: dict[str, Any]) -> Any:
-    """The timm network without its classifier, told to take images of any size where it has to be told."""
+    """The timm network without classifier, for images of any size where timm has an option for that."""
     if pretrained and row.published:
-        raise WeightsError(
-            f"timm's published weights are those of a net that differs from this one; name that: {row.published}"
-        )
+        raise WeightsError(f"timm's published weights are of a slightly different net; use that one: {row.published}")
     net = call_timm(row, pretrained, {k: v() if callable(v) else v for k, v in row.args.items()} | args)
     if row.mend is not None:
         row.mend(net)
     embed: Any = getattr(net, "patch_embed", None)
-    if hasattr(embed, "dynamic_img_pad"):  # patches that do not divide an image look over its edge
+    if hasattr(embed, "dynamic_img_pad"):  # images are padded to a multiple of the patch size
         embed.dynamic_img_pad = True
     return net
 
 
 def create_dilated(row: Row, pretrained: bool, args: dict[str, Any]) -> Any:
-    """The same with a coarsest map of stride 16: dilation replaces the stride of the last stage.
+    """The same with dilation in place of the last stage's stride, so that the coarsest map has stride 16.
 
     Raises:
-        UsageError: it has no such form.
+        UsageError: timm does not support it for this network.
     """
     try:
         net = create(row, pretrained, args | {"output_stride": 16})
-    except (AssertionError, TypeError) as error:  # how timm says that a net knows no other stride, or no such word
+    except (AssertionError, TypeError) as error:  # timm's errors for nets without other strides
         if isinstance(error, TypeError) and "output_stride" not in str(error):
             raise
         net = None
     if net is None or [f["reduction"] for f in getattr(net, "feature_info", None) or []][-2:] != [16, 16]:
         raise UsageError(
-            f"timm's {row.timm_name} has no form in which dilation replaces the stride of the last stage; leave "
-            "--dilation out, or take a ResNet, RegNet, EfficientNet or ConvNeXt"
+            f"timm's {row.timm_name} cannot replace the stride of the last stage by dilation; remove "
+            "--dilation, or use a ResNet, RegNet, EfficientNet or ConvNeXt"
         )
     return net
 
@@ -264,11 +263,9 @@ def call_timm(row: Row, pretrained: bool, args: dict[str, Any]) -> Any:
     import timm
     from timm.models.vision_transformer import VisionTransformer
 
-    if row.timm_name == "vision_transformer":  # a ViT that no entry point of timm spells
+    if row.timm_name == "vision_transformer":  # a ViT without an entry point in timm
         if pretrained:
-            raise WeightsError(
-                "nobody publishes timm weights for this ViT; name a --backbone-tag you have, or train one"
-            )
+            raise WeightsError("timm has no published weights for this ViT; give a --backbone-tag, or train one")
         return VisionTransformer(num_classes=0, dynamic_img_size=True, **args)
     for option in (*SIZE_FREE, None):
         extra: dict[str, Any] = {option: option == SIZE_FREE[0]} if option else {}
@@ -276,9 +273,7 @@ def call_timm(row: Row, pretrained: bool, args: dict[str, Any]) -> Any:
             return timm.create_model(row.timm_name, pretrained=pretrained, num_classes=0, **args, **extra)
         except TypeError as error:
             if "img_size" in args and "'img_size'" in str(error):
-                raise UsageError(
-                    f"timm's {row.timm_name} has no tables for an image size; leave the size out"
-                ) from None
+                raise UsageError(f"timm's {row.timm_name} has no option for an image size; remove the size") from None
             if option is None or option not in str(error):
                 raise
         except Exception as error:
@@ -286,8 +281,8 @@ def call_timm(row: Row, pretrained: bool, args: dict[str, Any]) -> Any:
                 raise
             reason = (str(error).strip().splitlines() or ["no reason given"])[0][:120]
             raise WeightsError(
-                f"timm's published weights for {row.timm_name} cannot be had ({reason}); "
-                f"put them into the hub's cache, name a --backbone-tag, or start from random weights"
+                f"timm's published weights for {row.timm_name} could not be downloaded ({reason}); "
+                f"put them into the hub's cache, give a --backbone-tag, or start from random weights"
             ) from None
     raise AssertionError("the last option always returns or raises")
 

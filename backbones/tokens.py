@@ -1,8 +1,8 @@
-"""Vision transformers seen as tokens: one vector per patch, computed from all patches or from a chosen few.
+"""Tokens of vision transformers: one vector per patch, computed from all patches or from a subset.
 
     image -> patches -> + positions -> [keep some] -> (registers, class token) + blocks -> norm -> tokens
 
-What masked pretraining needs and only transformers have: the network's own weights, run on the tokens it may see.
+Used by masked pretraining: the network's own weights, run on the visible tokens only.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ MAKES_TOKENS = ("cls_token", "reg_token", "dist_token", "patch_embed", "pos_embe
 
 
 def forward_tokens(backbone: Backbone, x: Tensor, keep: Tensor | None = None) -> Tensor:
-    """(B, 3, H, W), indices (B, M) of the patches to see, counted row by row -> (B, M, width); all N patches without.
+    """(B, 3, H, W), indices (B, M) of visible patches, row by row -> (B, M, width); all N patches if None.
 
-    Patches that are not kept cost nothing and are never seen: they leave before the first block.
+    Other patches are dropped before the first block.
     """
     net = vit_of(backbone)
     x = net._pos_embed(net.patch_embed(x))
@@ -33,12 +33,12 @@ def forward_tokens(backbone: Backbone, x: Tensor, keep: Tensor | None = None) ->
 
 
 def take_tokens(x: Tensor, indices: Tensor) -> Tensor:
-    """(B, N, D), (B, M) -> (B, M, D): of each image the tokens of these indices."""
+    """(B, N, D), indices (B, M) -> (B, M, D)"""
     return x.gather(1, indices[..., None].expand(-1, -1, x.shape[-1]))
 
 
 def token_grid(backbone: Backbone, size: tuple[int, int]) -> tuple[int, int]:
-    """Patches down and across an image of (height, width).
+    """Rows and columns of patches in an image of (height, width).
 
     Raises:
         UsageError: the backbone has no tokens, or the patch does not divide the image.
@@ -53,7 +53,7 @@ def token_grid(backbone: Backbone, size: tuple[int, int]) -> tuple[int, int]:
 
 
 def has_tokens(backbone: Backbone) -> bool:
-    """Is it a vision transformer that cuts the image into patches, each of which it embeds by itself?"""
+    """True for a vision transformer whose patches are embedded independently."""
     from timm.layers.patch_embed import PatchEmbed
     from timm.models.vision_transformer import VisionTransformer
 
@@ -62,21 +62,21 @@ def has_tokens(backbone: Backbone) -> bool:
 
 
 def vit_of(backbone: Backbone) -> Any:
-    """The plain vision transformer inside a backbone.
+    """timm's plain vision transformer of a backbone.
 
     Raises:
-        UsageError: it is none.
+        UsageError: it is not one.
     """
     if not has_tokens(backbone):
         raise UsageError(
-            "this method works on the tokens of a plain vision transformer, and this backbone has none; "
-            "take one such as vit_reg4_m16_rms_avg or vit_base_patch16_224"
+            "this method needs a plain vision transformer, and this backbone is not one; "
+            "use one such as vit_reg4_m16_rms_avg or vit_base_patch16_224"
         )
     return backbone.net
 
 
 def freeze_beyond_tokens(backbone: Backbone) -> list[str]:
-    """Parameters that no token depends on, such as a pooling head: no loss on tokens reaches them. Their names."""
+    """Freeze parameters that no token depends on, such as a pooling head; returns their names."""
     idle = [name for name, _ in vit_of(backbone).named_parameters() if name.split(".")[0] not in MAKES_TOKENS]
     for name in idle:
         backbone.get_parameter(f"net.{name}").requires_grad_(False)
@@ -84,9 +84,9 @@ def freeze_beyond_tokens(backbone: Backbone) -> list[str]:
 
 
 def fix_sincos_positions(backbone: Backbone) -> None:
-    """Give a ViT fixed sine-cosine positions in place of learned ones: half the channels for rows, half for columns.
+    """Replace a ViT's learned positions by fixed sine-cosine ones, half the channels for rows, half for columns.
 
-    A ViT without positions of this kind is left as it is.
+    A ViT without learned absolute positions is left unchanged.
     """
     net = vit_of(backbone)
     if net.pos_embed is None:
@@ -106,7 +106,7 @@ def sincos_positions(rows: int, cols: int, width: int) -> Tensor:
     Vaswani et al., 2017, in two dimensions. Raises UsageError when 4 does not divide the width.
     """
     if width % 4:
-        raise UsageError(f"sine-cosine positions need a width that 4 divides, and this one is {width}")
+        raise UsageError(f"sine-cosine positions need a width divisible by 4, not {width}")
     frequencies = 10000 ** -(torch.arange(width // 4, dtype=torch.float64) / (width // 4))
     y, x = torch.meshgrid(torch.arange(rows), torch.arange(cols), indexing="ij")
     angles = [place.flatten()[:, None] * frequencies for place in (x, y)]

@@ -1,8 +1,8 @@
-"""Backbones as torchvision's reference detectors stand on them, where timm's are not the same network.
+"""The backbones of torchvision's reference detectors that differ from timm's networks.
 
     tv_mobilenet_v3_large                    strides 4 to 32
-    tv_mobilenet_v3_large_fpn                two maps of stride 32, of blocks 13 and 16: what its Faster R-CNNs look at
-    tv_mobilenet_v3_large_ssdlite            inside block 13, at its widest, and block 16: what its SSDlite looks at
+    tv_mobilenet_v3_large_fpn                two maps of stride 32, of blocks 13 and 16: as in its Faster R-CNNs
+    tv_mobilenet_v3_large_ssdlite            inside block 13, at its widest, and block 16: as in its SSDlite
     tv_mobilenet_v3_large_ssdlite_reduced    the same with half as many channels from block 13 on: 3.44 M in all
     tv_vgg16                                 strides 4, 8 and 16: conv3_3, conv4_3, conv5_3
 
@@ -25,7 +25,7 @@ from shared.errors import UsageError, WeightsError
 
 
 class Tap(NamedTuple):
-    """Where a map comes out: after a block, or after its first layer, the expansion, where the block is widest."""
+    """Where a map is taken: after a block, or after its first layer, the expansion."""
 
     block: int
     channels: int
@@ -36,10 +36,10 @@ class Tap(NamedTuple):
 class TorchvisionBackbone(Backbone):
     """
     Args:
-        net: blocks, one after another.
-        taps: where the maps come out, finest first.
-        published: the name of its published weights, or None where nobody publishes any.
-        pretrained: fetch those.
+        net: sequence of blocks.
+        taps: where the maps are taken, finest first.
+        published: name of its published weights; None if there are none.
+        pretrained: load them.
     """
 
     def __init__(self, net: nn.Sequential, taps: list[Tap], published: str | None, pretrained: bool) -> None:
@@ -52,7 +52,8 @@ class TorchvisionBackbone(Backbone):
 
             if published is None:
                 raise WeightsError(
-                    "nobody publishes weights for this backbone alone; start from random ones, or from its detector "
+                    "there are no published weights of this backbone alone; start from random ones, or import "
+                    "its detector "
                     "with `detect import`"
                 )
             self.pixels = fill_published(self, published).stats
@@ -93,8 +94,8 @@ def mobilenet_v3_large(
     """MobileNetV3-Large: Howard et al., "Searching for MobileNetV3", 2019.
 
     Args:
-        taps: where maps come out.
-        norm: batch norm, where it is not that of the ImageNet weights (eps .001, momentum .01).
+        taps: where the maps are taken.
+        norm: batch norm, if not that of the ImageNet weights (eps .001, momentum .01).
         reduced: half as many channels from block 13 on, as in the paper's detector.
         pretrained: start from torchvision's ImageNet weights.
     """
@@ -116,12 +117,13 @@ def vgg16(*, pretrained: bool = False) -> Backbone:
     Args:
         pretrained: start from the weights that SSD's authors published.
     """
-    from torchvision.models.vgg import cfgs, make_layers  # its VGG has 120 M parameters more, in dense layers
+    # torchvision's VGG has 120 M more parameters, in linear layers
+    from torchvision.models.vgg import cfgs, make_layers
 
     net = make_layers(cfgs["D"])[:-1]
     for layer in net:
         if isinstance(layer, nn.MaxPool2d):
-            layer.ceil_mode = True  # sides are rounded up: 300 pixels become 38 places, as in SSD's paper
+            layer.ceil_mode = True  # sizes are rounded up: 300 pixels become 38 cells, as in SSD's paper
         if isinstance(layer, nn.Conv2d):
             nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
             nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
@@ -131,7 +133,7 @@ def vgg16(*, pretrained: bool = False) -> Backbone:
 
 PATIENT = partial(nn.BatchNorm2d, eps=0.001, momentum=0.03)
 INSIDE = Tap(13, 672, 16, expanded=True)
-# where maps come out, batch norm, whether the tail is reduced
+# taps, batch norm, reduced tail
 ROWS = {
     "tv_mobilenet_v3_large": ([Tap(3, 24, 4), Tap(6, 40, 8), Tap(12, 112, 16), Tap(16, 960, 32)],),
     "tv_mobilenet_v3_large_fpn": ([Tap(13, 160, 32), Tap(16, 960, 32)], nn.BatchNorm2d),
@@ -142,14 +144,14 @@ for name, row in ROWS.items():
     backbone(name)(partial(mobilenet_v3_large, *row))
 
 
-# --- what trains --------------------------------------------------------------------------------
+# --- trainable layers -------------------------------------------------------------------------------
 
 
 def train_last(net: Backbone, count: int) -> None:
     """Freeze all but this many last layers, as torchvision's --trainable-backbone-layers counts them.
 
     Raises:
-        UsageError: torchvision does not count this backbone's layers, or it has fewer.
+        UsageError: a backbone whose layers torchvision does not count, or one with fewer.
     """
     layers = counted(net)
     if count > len(layers):

@@ -1,4 +1,4 @@
-"""Everything a pretraining run can be told."""
+"""The recipe of `pretrain train`."""
 
 from __future__ import annotations
 
@@ -12,19 +12,17 @@ from shared.recipes.recipe import OptimConfig, RuntimeConfig, ScheduleConfig, kn
 
 @dataclass(frozen=True, kw_only=True)
 class ModelConfig:
-    """The backbone, and the method that trains it"""
+    """Backbone and method"""
 
     model: str = knob("resnet_v1_50", "backbone; `pretrain list backbones` shows all, and any timm name works")
     method: str = knob("supervised", "method; `pretrain list methods` shows all")
     method_args: dict[str, Any] = knob(dict, "options of the method; any flag not listed here is one of them")
-    tag: str | None = knob(None, "word that will find the weights; after the method's name unless it is supervised")
-    drop_path: float | None = knob(
-        None, "stochastic depth of the backbone (default: what comes with it)", low=0, high=1
-    )
+    tag: str | None = knob(None, "tag of the exported weights; METHOD-TAG unless the method is supervised")
+    drop_path: float | None = knob(None, "stochastic depth of the backbone (default: that of its name)", low=0, high=1)
     pretrained: bool = knob(False, "start from timm's published weights")
-    init_tag: str | None = knob(None, "start from weights of this backbone: a tag, or tag@digest; loads or refuses")
-    aws_compat: bool = knob(False, "the backbone as the seed's own program built it, where that is not its paper's")
-    keep_epochs: int = knob(0, "export the backbone every so many epochs, besides the last", low=0)
+    init_tag: str | None = knob(None, "start from a tag (or tag@digest) of the same backbone")
+    aws_compat: bool = knob(False, "build the backbone as AWS's program did, where that differs from the paper")
+    keep_epochs: int = knob(0, "also export the backbone every N epochs", low=0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,49 +30,48 @@ class DataConfig:
     """Shards of images"""
 
     data_path: str | None = knob(
-        None, "folder, glob or URL of shards; the built-in demo data without it", "--train-data-dir", metavar="SHARDS"
+        None, "folder, glob or URL of shards (default: the demo data)", "--train-data-dir", metavar="SHARDS"
     )
     val_path: str | None = knob(
-        None, "shards to validate on (default: val-*.tar beside the others)", "--validation-data-dir", metavar="SHARDS"
+        None, "validation shards (default: val-*.tar in the same folder)", "--validation-data-dir", metavar="SHARDS"
     )
     size: tuple[int, ...] = knob(
         (224,), "height and width of the images, or one number for both", metavar="PIXELS", low=8
     )
     rgb_mode: str | None = knob(
         None,
-        "pixel statistics: imagenet, birder, clip, centered, neutral (default: those the weights it starts from "
-        "expect, else imagenet)",
+        "pixel mean and std: imagenet, birder, clip, centered, neutral (default: those of the initial weights, "
+        "else imagenet)",
     )
     num_classes: int | None = knob(None, "classes of the data (default: counted)", low=1)
-    samples: int | None = knob(None, "images in an epoch of remote shards, which cannot be counted", low=1)
-    limit: int | None = knob(None, "use only so many training and validation images, for trying out", low=1)
-    verify_shards: bool = knob(False, "check every byte of the shards against their sha256 before training")
+    samples: int | None = knob(None, "images per epoch, for remote shards", low=1)
+    limit: int | None = knob(None, "use only N training and N validation images, for tests", low=1)
+    verify_shards: bool = knob(False, "verify the sha256 of all shards before training")
 
 
 @dataclass(frozen=True, kw_only=True)
 class ProbeConfig:
-    """What is measured along the way, besides what the method says of itself"""
+    """Measures during training"""
 
     probe: int = knob(
         0,
-        "measure nearest neighbors and the health of the representation every so many epochs and at the end; "
-        "alone after every epoch, 0 never",
+        "measure nearest neighbors and collapse every N epochs and at the end; without a value every epoch, 0 never",
         metavar="EPOCHS",
         low=0,
         may_be_bare=1,
     )
     probe_path: str | None = knob(
-        None, "labelled shards or class folders to probe with (default: those of the run)", metavar="SHARDS|FOLDER"
+        None, "labeled shards or class folders for the probe (default: those of the run)", metavar="SHARDS|FOLDER"
     )
     probe_val_path: str | None = knob(
-        None, "the same to be asked about (default: what --probe-path sets aside)", metavar="SHARDS|FOLDER"
+        None, "validation images of the probe (default: the validation split of --probe-path)", metavar="SHARDS|FOLDER"
     )
-    probe_bank: int = knob(10_000, "training images to look for neighbors in, by chance; 0 for all", low=0)
-    probe_queries: int = knob(2_000, "validation images to ask about, by chance; 0 for all", low=0)
-    probe_k: int = knob(20, "neighbors that vote", low=1)
+    probe_bank: int = knob(10_000, "training images of the probe, chosen at random; 0 for all", low=0)
+    probe_queries: int = knob(2_000, "validation images of the probe, chosen at random; 0 for all", low=0)
+    probe_k: int = knob(20, "number of neighbors", low=1)
     probe_share: float | None = knob(
         None,
-        "share of the short side that the probe's center crop shows (default: the method's val_share, else 0.875)",
+        "center crop of the probe as a fraction of the short side (default: the method's val_share, else 0.875)",
         above=0,
         high=1,
     )
@@ -91,12 +88,12 @@ class PretrainRecipe:
 
 
 def export_tag(recipe: PretrainRecipe) -> str:
-    """`vicreg`, or `vicreg-imagenet21k` when a tag is given; supervised weights carry the given tag alone."""
+    """The export's tag: `vicreg`, or `vicreg-imagenet21k` with a tag; for supervised weights the tag alone."""
     return tag_of(recipe.model.method, recipe.model.tag)
 
 
 def tiny(recipe: PretrainRecipe) -> dict[str, Any]:
-    """What `--scale tiny` changes: small images, the demo data, and a tag that nobody takes for the real one."""
+    """What `--scale tiny` changes: small images, the demo data, and a tag that ends in `-tiny`."""
     tag = recipe.model.tag or (recipe.model.method if recipe.model.method == "supervised" else None)
     small = {
         "limit": 24,
@@ -114,7 +111,7 @@ def tiny(recipe: PretrainRecipe) -> dict[str, Any]:
 
 
 def crop_share(values: dict[str, Any]) -> float:
-    """Of the short side, what a probe's center crop shows; `values` are the values of a recipe by name."""
+    """Center crop of a probe as a fraction of the short side, from the values of a recipe."""
     return values.get("probe_share") or (values.get("method_args") or {}).get("val_share") or 0.875
 
 

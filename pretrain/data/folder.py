@@ -1,10 +1,10 @@
-"""Labelled images in class folders, read where they lie: a `Samples` for the feed, as shards are.
+"""Labeled images in class folders, as a data set for the feed.
 
     FOLDER/<class>/...               one set
     FOLDER/train|val/<class>/...     two, with the classes of train      (validation or test serve as val)
 
-The rules of what is an image, a class and a split are those of `pretrain pack`, so a folder and the shards packed from
-it have the same classes in the same order. For training at length pack it: a shard is read many times faster.
+Images, classes and splits are determined as in `pretrain pack`, so a folder and the shards packed from it have the same
+classes in the same order. Pack it for long training: shards are read many times faster.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ View = Callable[[Tensor, np.random.Generator], Any]
 
 
 class ImageFolder:
-    """The images of one split, by number.
+    """The images of one split.
 
     Args:
-        folder: where the items lie.
+        folder: folder of the items.
         items: paths inside it, with their classes.
-        classes: names, in the order of their numbers.
-        view: (3, H, W) uint8 pixels and random numbers -> a tensor, or a tuple of them.
+        classes: class names by label.
+        view: (3, H, W) uint8 pixels and a random generator -> a tensor, or a tuple of them.
     """
 
     def __init__(self, folder: Path, items: list[Item], classes: list[str], view: View) -> None:
@@ -55,7 +55,7 @@ class ImageFolder:
         return str(self.folder / self.paths[index])
 
     def load(self, index: int, rng: np.random.Generator) -> tuple[Any, int]:
-        """One sample: what the view makes of it, and its class. Raises BadSample."""
+        """One sample: its view and its label. Raises BadSample."""
         try:
             data = bytearray((self.folder / self.paths[index]).read_bytes())
             return decoded_view(data, self.view, rng), int(self.labels[index])
@@ -65,15 +65,15 @@ class ImageFolder:
             raise BadSample(self.name(index), error.strerror or str(error)) from None
 
     def collate(self, samples: list[tuple[Any, int]]) -> tuple[Any, Tensor]:
-        """Samples -> (views stacked to (B, 3, H, W) uint8, tuples staying tuples; labels (B,) int64)."""
+        """Samples -> (views stacked to (B, 3, H, W) uint8, or a tuple of such; labels (B,) int64)."""
         return stacked([view for view, _ in samples]), torch.tensor([label for _, label in samples])
 
 
 def image_folders(folder: Path, view: View) -> tuple[ImageFolder, ImageFolder | None]:
-    """The images to learn from, and those to validate on if the folder sets some aside.
+    """Training images, and validation images if the folder has some.
 
     Raises:
-        DataError: no images, an image outside any class folder, or a class of val that train lacks.
+        DataError: no images, an image outside the class folders, or a class of val that train lacks.
     """
     found = layout(files_of(folder), str(folder))
     train, val = (ImageFolder(folder, found.splits[split], found.classes, view) for split in ("train", "val"))

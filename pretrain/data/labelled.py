@@ -1,8 +1,8 @@
-"""Labelled images to judge a representation by: a set that is known and one to be told, from shards or folders.
+"""Labeled training and validation images for kNN and linear probes, from shards or folders.
 
-    path, val path -> two data sets with the same classes -> a fixed choice of each, if not all -> batches
+    path, val path -> two data sets with the same classes -> a fixed random subset of each, if not all -> batches
 
-Both are seen without chance (a center crop). Whatever cannot be compared is refused here, before anything is computed.
+Both use a center crop. Data sets that cannot be compared raise DataError here, before anything is computed.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from shared.feeding.limit import Limited
 from shared.weights.card import listed
 
 log = logging.getLogger(__name__)
-TRIES = 100  # unreadable images in a row that are stepped over
+TRIES = 100  # consecutive unreadable images to skip
 
 
 class Labelled(NamedTuple):
-    """Images whose classes are known, and images whose classes are to be told; `num_classes` counts those of both."""
+    """Training images and validation images; `num_classes` is of both."""
 
     known: Any
     asked: Any
@@ -34,12 +34,12 @@ class Labelled(NamedTuple):
 
 
 class Chosen:
-    """Some samples of a data set, itself a data set for the feed; the others are never read.
+    """A subset of a data set; the other samples are never read.
 
     Args:
         samples: the data set, with `labels`.
-        indices: which.
-        forgiving: let the next of them stand in for one that cannot be read, as in training.
+        indices: of the samples.
+        forgiving: replace an unreadable sample by the next one, as in training.
     """
 
     def __init__(self, samples: Any, indices: np.ndarray, *, forgiving: bool = False) -> None:
@@ -52,7 +52,7 @@ class Chosen:
         while True:
             try:
                 return self.samples.load(int(self.indices[index % len(self.indices)]), rng)
-            except BadSample:  # the feed reports it when training meets it
+            except BadSample:  # the feed reports it in training
                 if stand_ins == 0:
                     raise
                 index, stand_ins = index + 1, stand_ins - 1
@@ -61,22 +61,22 @@ class Chosen:
         return self.samples.collate(samples)
 
     def seen_as(self, view: View) -> Chosen:
-        """The same samples under another view."""
+        """The same samples with another view."""
         return Chosen(seen_as(self.samples, view), self.indices)
 
 
 def seen_as(samples: Any, view: Any) -> Any:
-    """The same data set under another view."""
+    """The same data set with another view."""
     other = copy(samples)
     other.view = view
     return other
 
 
 def choose(samples: Any, most: int, *, limit: int | None = None, forgiving: bool = False) -> Chosen:
-    """At most so many of the samples, by chance, and the same ones every time; 0 for all.
+    """A fixed random subset of at most `most` samples; 0 for all.
 
     Args:
-        limit: choose from those that a run of this `--limit` uses.
+        limit: choose from the samples that a run with this `--limit` uses.
     """
     pool = np.arange(sum(samples.sizes)) if limit is None else Limited(samples, limit).chosen
     if 0 < most < len(pool):
@@ -88,45 +88,47 @@ def open_labelled(path: str, val_path: str | None, view: View) -> Labelled:
     """Two labelled data sets of the same classes.
 
     Args:
-        path: shards, or a folder of class folders, to learn from.
-        val_path: the same to validate on; by default what the first sets aside for that.
+        path: shards, or a folder of class folders, for training.
+        val_path: the same for validation; by default the validation split of `path`.
 
     Raises:
-        DataError: there are no labels or no validation images, or the classes are not the same.
+        DataError: no labels, no validation images, or different classes.
     """
     known, aside = open_sets(path, view)
     if val_path is not None:
         first, second = open_sets(val_path, view, split="val")
         aside = second or first
     if known is None or aside is None:
-        raise DataError(f"{path} holds no images to validate on; name some with --val-path")
+        raise DataError(f"{path} has no validation images; give some with --val-path")
     return same_classes(known, aside)
 
 
 def open_sets(path: str, view: View, split: str = "train") -> tuple[Any, Any]:
-    """What lies at a path: the images of `split`, or all if none are called so, and those of val beside them."""
+    """Images of `split` at a path, or all if it has no such split, and the validation images next to them."""
     if Path(path).is_dir() and not any(Path(path).glob("*.tar")):
         return image_folders(Path(path), view)
     shards = find_shards(path, split) or find_shards(path, None)
     val = [shard for shard in find_shards(path, "val") if shard not in shards]
     if any(is_remote(shard) for shard in shards):
-        raise DataError(f"{path} is far away, where no image can be asked for by number; copy the shards here")
+        raise DataError(
+            f"{path} is remote, and streamed shards have no random access; copy the shards to a local folder"
+        )
     return tuple(ShardSet(found, view) if found else None for found in (shards, val))  # type: ignore[return-value]
 
 
 def same_classes(known: Any, asked: Any) -> Labelled:
-    """The two sets, if a class of one is the same class in the other.
+    """The two data sets with matching labels.
 
     Raises:
-        DataError: an image has no class, or they have different classes.
+        DataError: images without a label, or different classes.
     """
     for samples in (known, asked):
         if len(samples.labels) and samples.labels.min() < 0:
-            raise DataError("a probe compares classes, and these images have none; name labelled ones")
+            raise DataError("a probe needs class labels, and these images have none; give labeled images")
     if bool(known.classes) != bool(asked.classes):
         raise DataError(
-            "one of the two sets of images names its classes and the other only counts them, so nobody can say whether "
-            "they are the same; put a classes.txt beside those shards, a name a line in the order of the numbers"
+            "one of the two data sets has class names and the other only label numbers, so they cannot be matched; "
+            "put a classes.txt next to those shards, one name per line in the order of the labels"
         )
     if known.classes and asked.classes and known.classes != asked.classes:
         asked = renumbered(asked, known.classes)
@@ -135,7 +137,7 @@ def same_classes(known: Any, asked: Any) -> Labelled:
         strange = [name_of(label, asked.classes) for label in sorted(there - here)]
         raise DataError(
             f"the validation images have classes that the training images lack: {listed(strange)}; "
-            f"name two sets of the same classes"
+            f"give two data sets with the same classes"
         )
     if here - there:
         absent = [name_of(label, known.classes) for label in sorted(here - there)]
@@ -144,12 +146,12 @@ def same_classes(known: Any, asked: Any) -> Labelled:
 
 
 def renumbered(samples: Any, classes: list[str]) -> Any:
-    """A data set whose classes, found by their names, are counted as in `classes`."""
+    """The data set with labels renumbered to match `classes` by name."""
     number = {name: i for i, name in enumerate(classes)}
     strange = [name for name in samples.classes if name not in number]
     if strange:
         raise DataError(
-            f"the training images know nothing of class {listed(strange)}; name two sets of the same classes"
+            f"the training images do not have class {listed(strange)}; give two data sets with the same classes"
         )
     samples.labels = np.array([number[name] for name in samples.classes])[samples.labels]
     samples.classes, samples.num_classes = classes, len(classes)

@@ -1,10 +1,10 @@
-"""Which file of an image folder is which class of which split.
+"""Classes and splits of an image folder, from the paths of its files.
 
     <class>/...              -> train
     train|val/<class>/...    -> train and val      (validation or test serve as val)
 
-Classes are the folders of train, sorted by name and numbered from 0. The order within a split is shuffled once, by a
-hash of the names, so it mixes the classes and is the same everywhere. Hidden files and folders do not exist.
+Classes are the folders of train, sorted by name and numbered from 0. The order within a split is a fixed shuffle by
+a hash of the names. Hidden files and folders are ignored.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from typing import NamedTuple, Protocol, TypeVar
 from shared.errors import DataError, UsageError
 
 IMAGES = ("jpg", "jpeg", "png", "webp")
-OTHER_IMAGES = ("bmp", "gif", "tif", "tiff", "avif", "heic", "jp2", "ppm", "jfif")  # named when left out
-LEFT_OUT = "shards hold " + ", ".join(IMAGES)
+OTHER_IMAGES = ("bmp", "gif", "tif", "tiff", "avif", "heic", "jp2", "ppm", "jfif")  # reported when skipped
+LEFT_OUT = "shards can contain " + ", ".join(IMAGES)
 CLASS_FOLDERS = "expected FOLDER/<class>/<image> or FOLDER/train/<class>/<image>"
 
 
 class Item(NamedTuple):
-    """One image: its path inside the folder, a key that no other has and that holds no dot, its class from 0."""
+    """One image: its path inside the folder, a unique key without dots, its label."""
 
     path: PurePosixPath
     key: str
@@ -40,7 +40,7 @@ K = TypeVar("K", bound=Keyed)
 
 
 class Layout(NamedTuple):
-    """Items of the splits `train` and `val`, shuffled; class names in order; images left out, with reasons."""
+    """Items of the splits `train` and `val`, shuffled; class names by label; skipped images with reasons."""
 
     splits: dict[str, list[Item]]
     classes: list[str]
@@ -48,9 +48,9 @@ class Layout(NamedTuple):
 
 
 def files_of(folder: Path) -> list[PurePosixPath]:
-    """Every file below a folder, links followed, as paths inside it."""
+    """All files below a folder, following links, as relative paths."""
     if not folder.is_dir():
-        raise DataError(f"there is no folder or tar {folder}; look at the path")
+        raise DataError(f"there is no folder or tar {folder}; check the path")
     return [
         PurePosixPath(*(Path(place) / name).relative_to(folder).parts)
         for place, _, names in os.walk(folder, followlinks=True)
@@ -59,17 +59,17 @@ def files_of(folder: Path) -> list[PurePosixPath]:
 
 
 def layout(paths: Iterable[PurePosixPath], name: str, *, val_share: float = 0.0, wrapped: bool = False) -> Layout:
-    """Sort files into splits and classes by their paths alone.
+    """Assign files to splits and classes by their paths.
 
     Args:
         paths: files inside the folder, in any order.
-        name: what to call the folder in a refusal.
-        val_share: of the images go to val, chosen by a hash of their keys; for folders without a val of their own.
-        wrapped: step over folders that hold everything, as tars tend to have.
+        name: of the folder, for error messages.
+        val_share: fraction of the images for val, chosen by a hash of the keys; for folders without a val split.
+        wrapped: skip top-level folders that contain everything, as in many tars.
 
     Raises:
-        DataError: no images, an image outside any class folder, a class of val that train lacks.
-        UsageError: a share for val where there is a val.
+        DataError: no images, an image outside the class folders, a class of val that train lacks.
+        UsageError: `val_share` for a folder with a val split.
     """
     seen = sorted(path for path in paths if not any(part.startswith(".") for part in path.parts))
     skipped = [(str(p), LEFT_OUT) for p in seen if p.suffix[1:].lower() in OTHER_IMAGES]
@@ -89,14 +89,14 @@ def layout(paths: Iterable[PurePosixPath], name: str, *, val_share: float = 0.0,
             raise DataError(f"class folder '{path.parent}' of val is not in train; rename it or add it to train")
     splits = {split: list(_items(part, depth, number)) for split, part in parts.items()}
     if val_share and splits["val"]:
-        raise UsageError(f"{name} has a val of its own; leave the share for val at 0")
+        raise UsageError(f"{name} has a val split; remove --val-share")
     if val_share:
         splits = shared_out(splits["train"], val_share)
     return Layout({split: shuffled(items) for split, items in splits.items()}, classes, skipped)
 
 
 def _parts(images: list[PurePosixPath], depth: int) -> tuple[dict[str, list[PurePosixPath]], int]:
-    """Images of each split, and how many folders lie above the class folders."""
+    """Images of each split, and the depth of the class folders."""
     roots: dict[str, list[PurePosixPath]] = {}
     for path in images:
         roots.setdefault(path.parts[depth], []).append(path)
@@ -113,7 +113,7 @@ def _is_wrapper(images: list[PurePosixPath], depth: int) -> bool:
 
 def class_of(path: PurePosixPath, depth: int) -> str:
     if len(path.parts) < depth + 2:
-        raise DataError(f"image {path} lies outside any class folder; {CLASS_FOLDERS}")
+        raise DataError(f"image {path} is not in a class folder; {CLASS_FOLDERS}")
     return path.parts[depth]
 
 
@@ -124,19 +124,19 @@ def _items(paths: list[PurePosixPath], depth: int, number: dict[str, int]) -> It
 
 
 def unique_keys(paths: Iterable[PurePosixPath]) -> Iterator[str]:
-    """Paths without their extension; a key ends at the first dot of its name, so dots become underscores."""
+    """Unique keys from paths: without extension, and with underscores for dots, since a key ends at the first dot."""
     taken: set[str] = set()
     for path in paths:
         key = base = str(path.parent / path.stem.replace(".", "_"))
         count = 1
-        while key in taken:  # a.jpg beside a.png
+        while key in taken:  # a.jpg and a.png
             key, count = f"{base}-{count + 1}", count + 1
         taken.add(key)
         yield key
 
 
 def shared_out(items: Iterable[K], val_share: float) -> dict[str, list[K]]:
-    """Items -> train and val; who goes where depends on the keys only, so more images move nobody."""
+    """Items -> train and val by a hash of the keys, so that adding images moves no other image."""
     splits: dict[str, list[K]] = {"train": [], "val": []}
     for item in items:
         splits["val" if hashed(f"val {item.key}") < val_share * 2**64 else "train"].append(item)
@@ -144,10 +144,10 @@ def shared_out(items: Iterable[K], val_share: float) -> dict[str, list[K]]:
 
 
 def shuffled(items: Iterable[K]) -> list[K]:
-    """By a hash of the keys: the same everywhere."""
+    """Sort by a hash of the keys, the same on every machine."""
     return sorted(items, key=lambda item: hashed(item.key))
 
 
 def hashed(word: str) -> int:
-    """A word -> 64 bits that are the same on every machine."""
+    """A 64-bit hash of a string, the same on every machine."""
     return int.from_bytes(hashlib.sha256(word.encode("utf-8", "surrogateescape")).digest()[:8])

@@ -1,16 +1,15 @@
-"""JPEGs with restart markers: a crop decodes its own rows of blocks and no others, to the same bits.
+"""JPEGs with restart markers: a crop decodes only its own rows of blocks, to the same pixels.
 
-A restart marker (RST) after every row of blocks cuts the compressed pixels into pieces that do not depend on each
-other. From such a file
+A restart marker (RST) after every row of blocks divides the compressed data into independent pieces. From such a file
 
     header | row 0 | RST0 | row 1 | RST1 | row 2 | ... | end
 
-the rows of a crop make a smaller file that is a JPEG in its own right, once its header names the smaller height and its
-markers count from 0 again. Where color is stored at half height its smoothing looks one pixel row across the border,
-so a crop that ends at a border takes the row of blocks beyond along.
+the rows of a crop form a valid smaller JPEG, after its header is set to the smaller height and its markers are
+renumbered from 0. With chroma at half height, upsampling reads one pixel row across a block border, so a crop that
+ends at a border includes the next row of blocks.
 
     marked(data)                  -> the same pixels with markers, by the program jpegtran
-    decoded_view(data, view, rng) -> what a view makes of an image, decoded as far as the view looks
+    decoded_view(data, view, rng) -> the view of an image, with only the needed rows decoded
 """
 
 from __future__ import annotations
@@ -30,20 +29,21 @@ from shared.errors import UsageError
 from shared.feeding.image import MAX_PIXELS, MAX_SIDE, BadImage, decode_image, is_jpeg
 
 SOF0, SOF1, DHT, RST0, EOI, SOS, DQT, DRI, APP1, COM = 0xC0, 0xC1, 0xC4, 0xD0, 0xD9, 0xDA, 0xDB, 0xDD, 0xE1, 0xFE
-STEPPED_OVER = {DHT, DQT, COM, *range(0xE0, 0xF0)}  # segments that say nothing of where the rows lie
+STEPPED_OVER = {DHT, DQT, COM, *range(0xE0, 0xF0)}  # segments that do not affect the position of rows
 ORIENTATION = 0x0112  # the EXIF tag
 NO_JPEGTRAN = (
     "restart markers are written by the program jpegtran, which is not installed; install it (Debian and Ubuntu: "
-    "libjpeg-turbo-progs, Fedora: libjpeg-turbo-utils, Homebrew: jpeg-turbo) or leave --restart-markers out, at the "
-    "price of decoding whole images in training"
+    "libjpeg-turbo-progs, Fedora: libjpeg-turbo-utils, Homebrew: jpeg-turbo) or remove --restart-markers, "
+    "and whole images are decoded in training"
 )
 
 
 class Rows(NamedTuple):
-    """How the pixels of a marked JPEG lie.
+    """Layout of a JPEG with restart markers.
 
-    height, width: of the image. tall: pixel rows between two markers. context: pixel rows beyond a crop that its color
-    depends on. height_at, begin: bytes at which the header says the height, and at which the first row begins.
+    height, width: of the image. tall: pixel rows between two markers. context: pixel rows outside a crop that its
+        chroma
+    depends on. height_at, begin: byte offsets of the height in the header, and of the first row.
     """
 
     height: int
@@ -55,9 +55,9 @@ class Rows(NamedTuple):
 
 
 def rows_of(data: bytes | bytearray) -> Rows | None:
-    """Bytes of a file -> how its rows lie, or None if they cannot be taken apart.
+    """Bytes of a file -> layout of its rows, or None if they cannot be decoded separately.
 
-    Those of sequential, Huffman-coded JPEGs of 8 bits can, with all colors in one scan and no turn to be made.
+    Supported: sequential, Huffman-coded 8-bit JPEGs with one interleaved scan and no EXIF rotation.
     """
     at, frame, interval = 2, 0, 0
     while is_jpeg(data) and data[at : at + 1] == b"\xff" and at + 4 <= len(data):
@@ -83,10 +83,10 @@ def _rows(data: bytes | bytearray, frame: int, scan: int, begin: int, interval: 
         return None
     if not 0 < height * width <= MAX_PIXELS or max(height, width) > MAX_SIDE:
         return None  # to be refused
-    if data[scan + 4 : scan + 5] != data[frame + 9 : frame + 10]:  # one color after another
+    if data[scan + 4 : scan + 5] != data[frame + 9 : frame + 10]:  # not interleaved
         return None
     factors = [divmod(data[frame + 11 + 3 * n], 16) for n in range(colors)]
-    # a scan of a single color has blocks of 8 by 8 whatever its factors say
+    # a scan with a single component has 8x8 blocks regardless of its sampling factors
     across, down = (max(f[k] for f in factors) for k in (0, 1)) if colors > 1 else (1, 1)
     blocks = -(-width // (8 * max(across, 1)))
     if interval % blocks or not down:
@@ -96,7 +96,7 @@ def _rows(data: bytes | bytearray, frame: int, scan: int, begin: int, interval: 
 
 
 def _turns(segment: bytes | bytearray) -> bool:
-    """An APP1 segment -> whether its EXIF orientation turns the image."""
+    """True if an APP1 segment has an EXIF orientation that rotates the image."""
     if segment[:6] != b"Exif\0\0":
         return False
     tiff = segment[6:]
@@ -110,9 +110,9 @@ def _turns(segment: bytes | bytearray) -> bool:
 
 
 def cut(data: bytes | bytearray, rows: Rows, top: int, bottom: int) -> tuple[bytearray, int] | None:
-    """Pixel rows `top` to before `bottom` -> (a JPEG that holds them to the bit, the number of its first pixel row).
+    """Pixel rows [top, bottom) -> (a JPEG that contains them unchanged, the index of its first pixel row).
 
-    None where that would be the whole image, or its markers do not stand as the header says.
+    None if that would be the whole image, or if the markers do not match the header.
     """
     count = -(-rows.height // rows.tall)
     first, last = max(top - rows.context, 0) // rows.tall, min(-(-(bottom + rows.context) // rows.tall), count)
@@ -135,27 +135,27 @@ def cut(data: bytes | bytearray, rows: Rows, top: int, bottom: int) -> tuple[byt
 
 
 def restarts(data: bytes | bytearray, begin: int) -> np.ndarray:
-    """Where the restart markers stand from byte `begin` on -> (N,) int64, in order."""
+    """Byte offsets of the restart markers from `begin` on -> (N,) int64, in order."""
     rest = np.frombuffer(data, np.uint8, offset=begin)
-    found = np.flatnonzero(rest[:-1] == 0xFF)  # in compressed pixels, 0xFF is followed by 0 or is a marker
+    found = np.flatnonzero(rest[:-1] == 0xFF)  # in compressed data, 0xFF is followed by 0 or is a marker
     return found[rest[found + 1] & 0xF8 == RST0] + begin
 
 
 def decoded_rows(data: bytes | bytearray, rows: Rows, top: int, bottom: int) -> tuple[Tensor, int]:
-    """Pixel rows `top` to before `bottom` -> (3, h, W) uint8 that hold them, and the number of the first.
+    """Pixel rows [top, bottom) -> (3, h, W) uint8 that contain them, and the index of the first.
 
     Raises:
-        BadImage: damaged where it was looked at.
+        BadImage: the decoded part is damaged.
     """
     found = cut(data, rows, top, bottom)
     if found is not None:
-        with suppress(BadImage):  # then the whole image decides, as it would without markers
+        with suppress(BadImage):  # fall back to decoding the whole image
             return decode_image(found[0], upright=True), found[1]
     return decode_image(data, upright=True), 0
 
 
 def decoded_view(data: bytes | bytearray, view: Callable[[Tensor, np.random.Generator], Any], rng: np.random.Generator):
-    """Bytes of an image file -> what the view makes of it: `view(decode_image(data), rng)`, at less work where it can.
+    """`view(decode_image(data), rng)`, decoding only the rows that the view needs where possible.
 
     Raises:
         BadImage: not an image, damaged or too large.
@@ -171,7 +171,7 @@ def decoded_view(data: bytes | bytearray, view: Callable[[Tensor, np.random.Gene
 
 
 def jpegtran() -> str:
-    """The path of the program that writes markers. Raises UsageError with where to get it."""
+    """Path of the program jpegtran. Raises UsageError with installation advice."""
     program = shutil.which("jpegtran")
     if program is None:
         raise UsageError(NO_JPEGTRAN)
@@ -179,10 +179,10 @@ def jpegtran() -> str:
 
 
 def marked(data: bytes, program: str) -> bytes:
-    """Bytes of an image file -> a JPEG of the same pixels with a marker after every row of blocks.
+    """Bytes of an image file -> a JPEG with the same pixels and a marker after every row of blocks.
 
-    Metadata are kept, and the codes are made anew for the size. The same bytes come back where there is nothing to
-    gain: other formats, images to be turned, damaged ones, one row of blocks only.
+    Metadata are kept, and Huffman codes are optimized. The bytes are returned unchanged for other formats, images with
+    EXIF rotation, damaged ones, and those with a single row of blocks.
     """
     if not is_jpeg(data) or rows_of(data) is not None:
         return data

@@ -1,9 +1,9 @@
-"""Where every image of a shard lies: an index beside the tar, made by walking the tar from its first byte to its last.
+"""The index of a shard: byte offsets of its images, built by reading the whole tar once.
 
-    open_index(shard) -> the index beside it, or in the cache; without one the shard is walked, and the index kept
+    open_index(shard) -> the index next to it or in the cache; built and saved if there is none
 
-A shard is a plain tar of `key.jpg|jpeg|png|webp` and `key.cls` (a number from 0), the WebDataset convention; other
-members are ignored. A shard that is cut, damaged or odd is refused with its name and the byte where it goes wrong.
+A shard is an uncompressed tar of `key.jpg|jpeg|png|webp` and `key.cls` (a number from 0), the WebDataset convention;
+other members are ignored. A truncated or damaged shard raises DataError with its name and the byte offset.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ from shared.feeding.tar import damaged, index_places, members, sha256_of, split_
 log = logging.getLogger(__name__)
 
 VERSION = 1  # of the index
-HEAD = 4096  # bytes at a shard's start, by which a shard written anew at the same size is noticed
+HEAD = 4096  # bytes at the start of a shard, to detect a rewritten shard of the same size
 
 
 class ShardIndex(NamedTuple):
-    """Where the N images of one shard are: keys (N,) as bytes; offsets, sizes and, if it has any, labels (N,) int64."""
+    """N images of a shard: keys (N,) as bytes; offsets, sizes and, if it has any, labels (N,) int64."""
 
     sha256: str
     keys: np.ndarray
@@ -37,33 +37,33 @@ class ShardIndex(NamedTuple):
 
 
 def open_index(shard: Path, *, verify: bool = False) -> ShardIndex:
-    """The index of a shard: read from beside it or from the cache, else made by walking the shard.
+    """Read the index of a shard, or build it.
 
     Raises:
-        DataError: the shard is missing, damaged or odd, or is not the one its index was made for.
+        DataError: the shard is missing, damaged or invalid, or was changed after its index was built.
     """
     if not shard.is_file() or not os.access(shard, os.R_OK):
-        raise DataError(f"there is no readable shard {shard}; look at --data-path")
+        raise DataError(f"there is no readable shard {shard}; check --data-path")
     place = next((place for place in index_places(shard) if place.is_file()), None)
     if place is None:
-        log.info("reading shard %s for its index", shard)
+        log.info("indexing shard %s", shard)
         document = build_index(shard)
         text = json.dumps(document, separators=(",", ":"))
         write_first(index_places(shard), lambda aside: aside.write_text(text, encoding="utf-8"))
         return _from_document(document)
     document, index = _read_index(place)
-    anew = f"if the shard is right, delete {place} to have it indexed anew"
+    anew = f"if the shard is correct, delete {place} to index it again"
     if document["bytes"] != shard.stat().st_size:
-        raise damaged(shard, shard.stat().st_size, f"it ends there, its index says {document['bytes']}; {anew}")
+        raise damaged(shard, shard.stat().st_size, f"it ends there, but its index says {document['bytes']}; {anew}")
     if document["head"] != sha256_of(shard, HEAD):
-        raise DataError(f"shard {shard} is another one than its index was made for; {anew}")
+        raise DataError(f"shard {shard} was changed after its index was built; {anew}")
     if verify and document["sha256"] != sha256_of(shard):
-        raise DataError(f"shard {shard} does not have the sha256 of its index, so it was changed or damaged; {anew}")
+        raise DataError(f"the sha256 of shard {shard} differs from its index, so it was changed or damaged; {anew}")
     return index
 
 
 def build_index(shard: Path) -> dict[str, Any]:
-    """Walk a shard from its first byte to its last -> its index as it is written to disk."""
+    """Read a shard from start to end -> its index as written to disk."""
     images: dict[str, tuple[str, int, int]] = {}
     classes: dict[str, int] = {}
     dotted: dict[str, str] = {}
@@ -98,15 +98,15 @@ def build_index(shard: Path) -> dict[str, Any]:
 
 
 def _check_keys(shard: Path, images: dict, classes: dict[str, int], dotted: dict[str, str]) -> None:
-    """Every image has a class or none has, every class an image, and no image hides behind a dot in its name."""
+    """Check that all or no images have a class, that every class has an image, and that no name has extra dots."""
     if hidden := next((name for key, name in dotted.items() if key not in images), None):
-        raise DataError(f"'{hidden}' in shard {shard} would be lost, a key ends at the first dot; rename it")
+        raise DataError(f"'{hidden}' in shard {shard} has a dot in its key, which ends at the first dot; rename it")
     if alone := next((key for key in classes if key not in images), None):
-        raise DataError(f"'{alone}' in shard {shard} has a class but no {', '.join(IMAGES)}; add one or drop it")
+        raise DataError(f"'{alone}' in shard {shard} has a class but no {', '.join(IMAGES)}; add one or remove it")
     if classes and (bare := next((key for key in images if key not in classes), None)):
-        raise DataError(f"'{bare}' in shard {shard} has no class; add '{bare}.cls' or take all .cls members out")
+        raise DataError(f"'{bare}' in shard {shard} has no class; add '{bare}.cls' or remove all .cls members")
     if not images:
-        raise DataError(f"shard {shard} holds no {', '.join(IMAGES)}; take it away or look at --data-path")
+        raise DataError(f"shard {shard} contains no {', '.join(IMAGES)}; remove it or check --data-path")
 
 
 def parse_class(text: bytes, name: str) -> int:

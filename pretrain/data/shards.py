@@ -4,8 +4,8 @@
     ShardSet.load(index, rng) -> one read at the stored offset -> decode what the view looks at -> (view, label)
 
 A shard is a plain tar of `key.jpg|jpeg|png|webp` and `key.cls` (a number from 0), the WebDataset convention. Other
-members are ignored, and nothing in a shard is ever executed. A shard that is cut, damaged or odd is refused with its
-name and the byte where it goes wrong; it is never silently shorter.
+members are ignored, and nothing in a shard is executed. A truncated or damaged shard raises DataError with its name and
+the byte offset.
 """
 
 from __future__ import annotations
@@ -35,14 +35,14 @@ SPLITS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "
 
 
 class ShardSet:
-    """The images of some shards, by number; a `Samples` for the feed.
+    """The images of local shards, as a data set for the feed.
 
     Args:
         shards: local tar files, in order.
-        view: (3, H, W) uint8 pixels and random numbers -> a tensor, or a tuple of them for methods with many views.
-        num_classes: of the network; by default what `classes.txt` beside the shards says, else the largest label + 1.
-        labelled: insist on a class for every image; otherwise labels may be missing and are -1.
-        verify: compare every shard with the sha256 in its index, which reads all of it.
+        view: (3, H, W) uint8 pixels and a random generator -> a tensor, or a tuple of them for several views.
+        num_classes: by default from `classes.txt` next to the shards, else the largest label + 1.
+        labelled: require a class for every image; otherwise missing labels are -1.
+        verify: compare every shard with the sha256 in its index, which reads it completely.
     """
 
     def __init__(
@@ -73,18 +73,18 @@ class ShardSet:
         return sum(self.sizes)
 
     def name(self, index: int) -> str:
-        """What a person would look for: `shard.tar:key`."""
+        """`shard.tar:key`, for error messages."""
         shard = int(np.searchsorted(self._ends, index, side="right"))
-        key = bytes(self._keys[shard][index - self._ends[shard]])  # counted from the shard's end, hence negative
+        key = bytes(self._keys[shard][index - self._ends[shard]])  # relative to the shard's end, hence negative
         return f"{self.shards[shard].name}:{key.decode(errors='replace')}"
 
     def read(self, index: int) -> bytearray:
-        """The bytes of one image file, as they stand in the shard."""
+        """The bytes of one image file."""
         path = self.shards[np.searchsorted(self._ends, index, side="right")]
         return self.files.read(path, int(self._offsets[index]), int(self._bytes[index]))
 
     def load(self, index: int, rng: np.random.Generator) -> tuple[Any, int]:
-        """One sample: what the view makes of it, and its class. Raises BadSample."""
+        """One sample: its view and its label. Raises BadSample."""
         data = self.read(index)
         try:
             return decoded_view(data, self.view, rng), int(self.labels[index])
@@ -92,7 +92,7 @@ class ShardSet:
             raise BadSample(self.name(index), str(error)) from None
 
     def collate(self, samples: list[tuple[Any, int]]) -> tuple[Any, Tensor]:
-        """Samples -> (views stacked to (B, 3, H, W) uint8, tuples staying tuples; labels (B,) int64)."""
+        """Samples -> (views stacked to (B, 3, H, W) uint8, or a tuple of such; labels (B,) int64)."""
         return stacked([view for view, _ in samples]), torch.tensor([label for _, label in samples])
 
     def _check_classes(self, count: int) -> None:
@@ -102,7 +102,7 @@ class ShardSet:
 
 
 def stacked(views: list[Any]) -> Any:
-    """B views -> one batch: tensors stacked, tuples and lists of them item by item."""
+    """B views -> one batch; tuples and lists of tensors are stacked item by item."""
     if isinstance(views[0], Tensor):
         return torch.stack(views)
     if isinstance(views[0], tuple | list):
@@ -111,7 +111,7 @@ def stacked(views: list[Any]) -> Any:
 
 
 def read_classes(folder: Path) -> list[str] | None:
-    """The class names of `classes.txt`, one a line in the order of their numbers, if the folder has one."""
+    """Class names of the folder's `classes.txt`, one per line by label; None if there is none."""
     path = folder / "classes.txt"
     return path.read_text(encoding="utf-8").rstrip("\n").split("\n") if path.is_file() else None
 
@@ -127,19 +127,21 @@ def find_shards(path: str | Path, split: str | None) -> list[str]:
 
     Args:
         path: a folder of tars, one tar, a glob, a range such as `train-{000000..000009}.tar`, or several of these
-            joined by `::`. In a folder, a tar belongs to the split its name mentions, else to train.
-        split: "train"; "val", of which there may be none; None for everything there.
+            joined by `::`. In a folder, a tar belongs to the split in its name, else to train.
+        split: "train"; "val", which may be empty; None for all shards.
     """
     shards: list[str] = []
     for place in [place for part in str(path).split("::") for place in _expand(part.strip())]:
         if os.path.isdir(place):
             shards += [shard for shard in _tars(Path(place)) if split in (None, split_of(shard))]
-        elif split != "val":  # shards named one by one are what to train on
+        elif split != "val":  # shards given explicitly are for training
             shards.append(place)
     if not shards and split != "val":
-        raise DataError(f"no shard of split '{split}' in {path}; such shards are called {split}-000000.tar and so on")
+        raise DataError(
+            f"no shard of split '{split}' in {path}; their names start with {split}, as in {split}-000000.tar"
+        )
     if len({is_remote(shard) for shard in shards}) > 1:
-        raise DataError(f"'{path}' mixes local shards and http addresses; name one kind")
+        raise DataError(f"'{path}' mixes local shards and http addresses; give one kind")
     return shards
 
 
@@ -148,27 +150,29 @@ def is_remote(shard: str | Path) -> bool:
 
 
 def _expand(part: str) -> list[str]:
-    """One word of a path -> the files it names, ranges and globs spelled out."""
+    """One part of a path -> its files, with ranges and globs expanded."""
     scheme = search(r"^([A-Za-z][A-Za-z0-9+.-]+):", part)
     if not part or (scheme and not is_remote(part)):
-        raise DataError(f"shards are local files or http(s) addresses, '{part}' is neither; copy or serve them so")
+        raise DataError(
+            f"shards are local files or http(s) addresses, and '{part}' is neither; copy them to a local folder"
+        )
     spans = findall(r"\{(\d+)\.\.(\d+)\}", part)
     if spans:
         low, high = spans[0]
         if int(high) < int(low) or int(high) - int(low) > 10**6:
-            raise DataError(f"the range {{{low}..{high}}} runs backwards or too far; write it as {{000000..000009}}")
+            raise DataError(f"the range {{{low}..{high}}} is empty or too long; write it as {{000000..000009}}")
         words = [part.replace(f"{{{low}..{high}}}", str(n).zfill(len(low)), 1) for n in range(int(low), int(high) + 1)]
         return [found for word in words for found in _expand(word)]
     if is_remote(part):
         return [part]
     found = [part] if os.path.exists(part) else sorted(glob(part))
     if not found:
-        raise DataError(f"there is nothing at '{part}'; look at --data-path")
+        raise DataError(f"there is nothing at '{part}'; check --data-path")
     return found
 
 
 def split_of(shard: str) -> str:
-    """The split that a file's name mentions, else train."""
+    """The split in a file's name, else train."""
     words = findall(r"[a-z]+", Path(shard).stem.lower())
     return next((SPLITS[word] for word in words if word in SPLITS), "train")
 
@@ -179,11 +183,11 @@ def _tars(folder: Path) -> list[str]:
     if any(entry.is_dir() or entry.suffix[1:].lower() in IMAGES for entry in inside):
         raise DataError(f"{folder} is an image folder: {PACK}")
     if any(is_record(entry.name) for entry in inside):
-        raise DataError(f"{folder} holds TFRecords: {PACK}")
+        raise DataError(f"{folder} contains TFRecords: {PACK}")
     if not shards:
-        raise DataError(f"{folder} holds no .tar shards; look at --data-path")
+        raise DataError(f"{folder} contains no .tar shards; check --data-path")
     return shards
 
 
 def outside(label: int, name: str, count: int) -> DataError:
-    return DataError(f"class {label} of {name} is outside the {count} classes; look at --num-classes and classes.txt")
+    return DataError(f"class {label} of {name} is outside the {count} classes; check --num-classes and classes.txt")

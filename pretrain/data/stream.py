@@ -1,11 +1,11 @@
-"""Shards on a web server, read as they arrive: for data that does not fit on the disk.
+"""Streaming of remote shards, for data that does not fit on the disk.
 
-    addresses, shuffled anew each epoch -> this process's and worker's share -> curl, as webdataset starts it
-        -> tar members, every byte accounted for -> samples -> a shuffling buffer -> decode -> view
+    addresses, shuffled per epoch -> this process's and worker's share -> curl, started by webdataset
+        -> tar members, every byte checked -> samples -> shuffle buffer -> decode -> view
 
-A stream has no positions, so a run resumes at the start of an epoch only. Where there is room, copy the shards and
-read them with `ShardSet`, which resumes at any step. Of webdataset's decoders none is used: some of them execute what
-they decode.
+A stream has no positions, so a run resumes at the start of an epoch only. If there is space, copy the shards and
+read them with `ShardSet`, which resumes at any step. webdataset's decoders are not used, since some of them execute
+content.
 """
 
 from __future__ import annotations
@@ -34,26 +34,26 @@ from shared.feeding.plan import rng_for
 from shared.feeding.tar import BLOCK, damaged, split_name
 
 log = logging.getLogger(__name__)
-ORDER = 2**63 - 1  # the index whose random numbers order the shards; no sample has it
-BAD_AT_LEAST = 10  # damaged images that are stepped over before the share allowed is looked at
+ORDER = 2**63 - 1  # random stream index for the order of shards; no sample has it
+BAD_AT_LEAST = 10  # damaged images to skip before the allowed fraction is checked
 
 
 class RemoteShards(IterableDataset):
-    """Samples (view, label) of shards behind http(s) addresses; damaged images are logged and stepped over.
+    """Samples (view, label) of shards at http(s) addresses; damaged images are logged and skipped.
 
-    Every worker of every process yields the same number of samples, going through its shards again if they run out,
-    so that no process ends its epoch before another.
+    Every worker of every process yields the same number of samples and restarts its shards if they run out, so that all
+    processes end an epoch together.
 
     Args:
         urls: http(s) addresses of tars, at least one per worker of every process.
         view: (3, H, W) uint8 pixels and random numbers -> a tensor or a tuple of them.
         seed: of order and augmentation.
-        epoch_samples: in one epoch over all processes; rounded down to a multiple of the workers.
-        num_classes: above the largest label allowed; not looked at by default.
+        epoch_samples: samples per epoch over all processes; rounded down to a multiple of the workers.
+        num_classes: labels must be below it; not checked by default.
         labelled: insist on a class for every image; otherwise labels may be missing and are -1.
-        rank, world: this process, and how many share the work.
-        buffer: samples kept as bytes to shuffle among.
-        max_bad: share of the images that may turn out damaged.
+        rank, world: rank and number of processes.
+        buffer: size of the shuffle buffer, in encoded samples.
+        max_bad: fraction of the images that may be damaged.
     """
 
     def __init__(
@@ -72,7 +72,7 @@ class RemoteShards(IterableDataset):
     ) -> None:
         for url in urls:
             if not is_remote(url):
-                raise DataError(f"shards are streamed from http(s) addresses only, not from '{url}'; name a local path")
+                raise DataError(f"shards are streamed from http(s) addresses only, not from '{url}'; give a local path")
         if shutil.which("curl") is None:
             raise DataError("streaming shards needs the program curl; install it, or copy the shards here")
         self.urls, self.view, self.seed, self.epoch_samples = list(urls), view, seed, epoch_samples
@@ -82,11 +82,11 @@ class RemoteShards(IterableDataset):
         self.fingerprint = hashlib.sha256("\n".join(self.urls).encode()).hexdigest()  # all that is known beforehand
 
     def stream_feed(self, **shares: int) -> StreamFeed:
-        """The feed that suits a stream; `shared.runs.session` asks for it."""
+        """The feed for a stream, used by `shared.runs.session`."""
         return StreamFeed(self, **shares)
 
     def set_epoch(self, epoch: int) -> None:
-        """Which epoch the next pass is; before the workers start, as they hold copies."""
+        """Set the epoch of the next iteration; before the workers start, since they hold copies."""
         self.epoch = epoch
 
     def __len__(self) -> int:
@@ -98,7 +98,7 @@ class RemoteShards(IterableDataset):
         worker, workers = (worker.id, worker.num_workers) if worker else (0, 1)
         part, parts = self.rank * workers + worker, self.world * workers
         if parts > min(len(self.urls), self.epoch_samples):
-            raise DataError(f"{len(self.urls)} shards cannot be shared out over {parts} workers; take fewer --workers")
+            raise DataError(f"{len(self.urls)} shards cannot be distributed over {parts} workers; use fewer --workers")
         order = rng_for(self.seed, self.epoch, ORDER).permutation(len(self.urls))
         mixed = self.endlessly([self.urls[i] for i in order[part::parts]], f"{self.seed} {self.epoch} {part}")
         good = bad = 0
@@ -107,10 +107,10 @@ class RemoteShards(IterableDataset):
                 image = decode_image(data, upright=True)
             except BadImage as error:
                 bad += 1
-                log.warning("stepped over %s: %s", name, error)
+                log.warning("skipped %s: %s", name, error)
                 if bad > BAD_AT_LEAST + self.max_bad * n:
-                    what = f"{bad} of {n + 1} images cannot be read, the last being {name}: {error}"
-                    raise DataError(f"{what}; mend them or allow more with --max-bad-samples") from None
+                    what = f"{bad} of {n + 1} images cannot be read, the last one is {name}: {error}"
+                    raise DataError(f"{what}; fix them or allow more with --max-bad-samples") from None
                 continue
             rng = rng_for(self.seed, self.epoch, part + parts * n)
             torch.default_generator.manual_seed(int(rng.integers(2**62)))  # for torchvision's own random transforms
@@ -120,11 +120,11 @@ class RemoteShards(IterableDataset):
                 return
 
     def collate(self, samples: list[tuple[Any, int]]) -> tuple[Any, Tensor]:
-        """Samples -> (views stacked to (B, 3, H, W) uint8, tuples staying tuples; labels (B,) int64)."""
+        """Samples -> (views stacked to (B, 3, H, W) uint8, or a tuple of such; labels (B,) int64)."""
         return stacked([view for view, _ in samples]), torch.tensor([label for _, label in samples])
 
     def endlessly(self, urls: list[str], seed: str) -> Iterator[tuple[str, bytes, int]]:
-        """(name, bytes of the image file, label) of these shards, over and over, shuffled within each round."""
+        """(name, bytes of the image file, label) of these shards, repeatedly, shuffled in each round."""
         from webdataset.filters import shuffle  # slow to import
 
         rng = random.Random(seed)
@@ -132,7 +132,7 @@ class RemoteShards(IterableDataset):
             yield from shuffle(self.buffer, rng=rng)(sample for url in urls for sample in self.samples(url))
 
     def samples(self, url: str) -> Iterator[tuple[str, bytes, int]]:
-        """What one shard holds, in its order."""
+        """The samples of one shard, in order."""
         from webdataset.tariterators import group_by_keys
 
         count = 0
@@ -141,13 +141,13 @@ class RemoteShards(IterableDataset):
                 name = f"{url}:{sample['__key__']}"
                 image = next((sample[extension] for extension in IMAGES if extension in sample), None)
                 if image is None:
-                    raise DataError(f"{name} has a class but no image beside it; write both next to each other")
+                    raise DataError(f"{name} has a class but no image next to it; write them as neighbors")
                 yield name, image, self.label(sample, name)
                 count += 1
-        except ValueError as error:  # two members of one name
+        except ValueError as error:  # two members with the same name
             raise DataError(f"shard {url}: {error.args[0]}; keep one of them") from None
         if not count:
-            raise DataError(f"shard {url} holds no {', '.join(IMAGES)}; take it out of the list")
+            raise DataError(f"shard {url} contains no {', '.join(IMAGES)}; remove it from the list")
 
     def label(self, sample: dict[str, Any], name: str) -> int:
         if "cls" not in sample:
@@ -161,9 +161,9 @@ class RemoteShards(IterableDataset):
 
 
 class StreamFeed:
-    """Micro batches of remote shards, by optimizer step, as `shared.feeding.feed.Feed` gives those of local ones.
+    """Micro batches of remote shards by optimizer step, with the interface of `shared.feeding.feed.Feed`.
 
-    An epoch is a whole number of steps here, and a run can only be taken up where one begins.
+    An epoch is a whole number of steps, and a run can be resumed only at the start of one.
 
     Args:
         samples: the stream.
@@ -180,7 +180,7 @@ class StreamFeed:
         self.steps_per_epoch = samples.epoch_samples // self.step_size
         if self.steps_per_epoch == 0:
             raise DataError(f"--samples {samples.epoch_samples} is less than a step of {self.step_size}; give more")
-        mine = self.steps_per_epoch * micro_batches // world  # micro batches an epoch that this process takes
+        mine = self.steps_per_epoch * micro_batches // world  # micro batches per epoch of this process
         each = math.ceil(mine / max(self.workers, 1))
         samples.rank, samples.epoch_samples = rank, each * batch_size * max(self.workers, 1) * world
         samples.world = world
@@ -192,7 +192,7 @@ class StreamFeed:
         return self.batch_size * self.micro_batches
 
     def steps(self, first: int, stop: int) -> Iterator[list[Any]]:
-        """This process's micro batches of each step; `first` is the first step of an epoch."""
+        """This process's micro batches of each step; `first` must be the first step of an epoch."""
         every, mine = self.steps_per_epoch, self.micro_batches // self.world
         for epoch in range(first // every, math.ceil(stop / every)):
             self.samples.set_epoch(epoch)
@@ -210,7 +210,7 @@ class StreamFeed:
 
 
 class Watched:
-    """A stream that knows how many bytes came out of it, and where the last one was that is not zero."""
+    """A stream that counts its bytes and remembers the position of the last nonzero one."""
 
     def __init__(self, stream: BinaryIO) -> None:
         self.stream, self.count, self.last = stream, 0, 0
@@ -225,10 +225,10 @@ class Watched:
 
 
 def files(url: str) -> Iterator[dict[str, Any]]:
-    """The images and classes of one remote tar as webdataset hands them on; then {}, which ends its last sample.
+    """The images and classes of one remote tar in webdataset's form; then {}, which ends its last sample.
 
     Raises:
-        DataError: not there, cut or damaged.
+        DataError: not found, truncated or damaged.
     """
     # not webdataset.gopen, which lets an environment variable turn an address into a command
     from webdataset.gopen import gopen_curl
@@ -251,13 +251,13 @@ def files(url: str) -> Iterator[dict[str, Any]]:
                 raise damaged(url, tar.offset, "a header is damaged")
             if stream.count - tar.offset < 2 * BLOCK:
                 raise damaged(url, stream.count, "it is cut, the two empty blocks that end a tar are missing")
-        pipe.close()  # curl may have more to say
+        pipe.close()  # curl's exit status explains more
         yield {}
     except (tarfile.TarError, OSError, EOFError) as error:
         with suppress(OSError):
             pipe.close()
         if pipe.status:
-            raise DataError(f"curl ended with code {pipe.status} on shard {url}; look at the address") from None
+            raise DataError(f"curl ended with code {pipe.status} on shard {url}; check the address") from None
         raise damaged(url, stream.count, str(error)) from None
     finally:
         with suppress(OSError):

@@ -1,14 +1,14 @@
-"""TFRecords of photographs, read without TensorFlow and believed only where their checksums agree.
+"""TFRecords of images, read without TensorFlow, with verified checksums.
 
     file    = records, one after another
     record  = length (8 bytes) | checksum of it (4) | payload | checksum of it (4)          all little-endian
     payload = a tf.train.Example: named lists of bytes, of whole numbers or of floats
 
-The checksum is CRC-32C, turned and shifted ("masked") as TensorFlow does. The photographs follow the usual names of
-ImageNet: `image/encoded`, `image/class/label` (counted from 1) and, if there, `image/class/synset`, `image/filename`.
+The checksum is CRC-32C, rotated and offset ("masked") as in TensorFlow. Feature names are those of ImageNet:
+`image/encoded`, `image/class/label` (counted from 1) and, if there, `image/class/synset`, `image/filename`.
 
-CRC-32C goes by table, for many bytes at once. Checksums are linear, so that of a block is the exclusive or of what each
-of its bytes contributes from where it stands, and the checksums of 64 blocks make the checksum of their whole alike.
+CRC-32C is computed by tables for many bytes at once: it is linear, so the checksum of a block is the xor of the
+contributions of its bytes at their positions, and the checksums of 64 blocks combine in the same way.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ import numpy as np
 from shared.errors import DataError
 
 POLYNOMIAL = 0x82F63B78  # of CRC-32C, lowest bit first
-BLOCK = 256  # bytes whose contributions are looked up together: so many tables fit a processor's cache
-FEW = 64  # bytes up to which a plain loop is faster
+BLOCK = 256  # bytes per table lookup; so many tables fit in the CPU cache
+FEW = 64  # number of bytes up to which a plain loop is faster
 MAX_CLASSES = 10**6
 HEADER, FOOTER = 12, 4  # bytes of a record around its payload
 OF_MANY = r"(.+)-(\d{5,})-of-(\d{5,})(\.tfrecords?)?"  # train-00017-of-01024
@@ -36,12 +36,12 @@ NOTES = {"image/class/synset": "synset", "image/filename": "filename", "image/cl
 
 
 def is_record(name: str) -> bool:
-    """Whether a file is a TFRecord, by its name."""
+    """True if a file name is that of a TFRecord."""
     return name.endswith((".tfrecord", ".tfrecords")) or fullmatch(OF_MANY, name) is not None
 
 
 class Photograph(NamedTuple):
-    """One record: an image file, its class from 0, and what else is written about it, by name."""
+    """One record: an image file, its label, and its other features by name."""
 
     data: bytes
     label: int
@@ -49,30 +49,30 @@ class Photograph(NamedTuple):
 
 
 def record_places(path: Path) -> list[tuple[int, int]]:
-    """Where the records of a file begin and how long their payloads are, found by hopping from length to length.
+    """(offset, payload length) of the records of a file, found by following the lengths.
 
     Raises:
-        DataError: a length whose checksum is wrong, a file that is cut, or one that is no TFRecord.
+        DataError: a wrong checksum of a length, a truncated file, or not a TFRecord.
     """
     places, at = [], 0
     with path.open("rb", buffering=0) as file:
         size = os.fstat(file.fileno()).st_size
         if file.read(2) == b"\x1f\x8b":
-            raise damaged(path, 0, "it is compressed, and must be unpacked first")
+            raise damaged(path, 0, "it is compressed; decompress it first")
         while at < size:
             length = _length(os.pread(file.fileno(), HEADER, at), path, at)
             if at + HEADER + length + FOOTER > size:
-                raise damaged(path, size, f"it is cut inside the record that begins at {at}")
+                raise damaged(path, size, f"it ends inside the record that begins at {at}")
             places.append((at, length))
             at += HEADER + length + FOOTER
     return places
 
 
 def read_record(descriptor: int, path: Path, at: int, length: int) -> memoryview:
-    """The payload of the record at byte `at`, both checksums compared. Raises DataError with file and byte."""
+    """Payload of the record at byte `at`, with verified checksums. Raises DataError with file and byte offset."""
     data = os.pread(descriptor, HEADER + length + FOOTER, at)
     if _length(data[:HEADER], path, at) != length or len(data) < HEADER + length + FOOTER:
-        raise damaged(path, at, "the record is another one than a moment ago")
+        raise damaged(path, at, "the record was changed while it was read")
     payload = memoryview(data)[HEADER : HEADER + length]
     if masked(crc32c(payload)) != int.from_bytes(data[HEADER + length :], "little"):
         raise damaged(path, at + HEADER, "the checksum of a record is wrong")
@@ -84,15 +84,18 @@ def photograph(payload: bytes | memoryview, path: Path, at: int) -> Photograph:
     try:
         fields = example(payload)
     except (ValueError, IndexError, struct.error):
-        raise damaged(path, at + HEADER, "the record is no tf.train.Example") from None
+        raise damaged(path, at + HEADER, "the record is not a tf.train.Example") from None
     where = f"the record at byte {at} of {path}"
     for name, kind in ((IMAGE, bytes), (LABEL, int)):
         if len(fields.get(name, ())) != 1 or not isinstance(fields[name][0], kind):
             found = ", ".join(sorted(fields)) or "nothing"
-            raise DataError(f"{where} has no single '{name}' (there is {found}); pack takes records as of ImageNet")
+            raise DataError(
+                f"{where} must have exactly one '{name}' (it has {found}); pack reads records with ImageNet's "
+                f"feature names"
+            )
     label = fields[LABEL][0]
     if not 1 <= label <= MAX_CLASSES:
-        raise DataError(f"{where} has class {label}; classes of such records count from 1, make them so")
+        raise DataError(f"{where} has class {label}; classes of such records count from 1, renumber them")
     notes = {
         short: fields[name][0].decode(errors="replace")
         for name, short in NOTES.items()
@@ -103,14 +106,14 @@ def photograph(payload: bytes | memoryview, path: Path, at: int) -> Photograph:
 
 def _length(header: bytes, path: Path, at: int) -> int:
     if len(header) < HEADER:
-        raise damaged(path, at + len(header), f"it is cut inside the record that begins at {at}")
+        raise damaged(path, at + len(header), f"it ends inside the record that begins at {at}")
     if masked(crc32c(header[:8])) != int.from_bytes(header[8:], "little"):
         raise damaged(path, at, "the checksum of a record's length is wrong")
     return int.from_bytes(header[:8], "little")
 
 
 def damaged(path: Path, at: int, what: str) -> DataError:
-    return DataError(f"TFRecord {path} is damaged at byte {at}: {what}; fetch or make it again")
+    return DataError(f"TFRecord {path} is damaged at byte {at}: {what}; download or create it again")
 
 
 # -- tf.train.Example -------------------------------------------------------------------------------------------------
@@ -121,7 +124,7 @@ def example(payload: bytes | memoryview) -> dict[str, list[Any]]:
     found: dict[str, list[Any]] = {}
     for features in _messages(memoryview(payload), 1):
         for entry in _messages(features, 1):
-            parts = dict(_fields(entry))  # a key and a value; of repeated ones the last counts
+            parts = dict(_fields(entry))  # a key and a value; the last of repeated ones is used
             found[_message(parts.get(1, b"")).tobytes().decode()] = _values(_message(parts.get(2, b"")))
     return found
 
@@ -200,22 +203,23 @@ def _varint(data: memoryview, at: int) -> tuple[int, int]:
 
 
 def masked(crc: int) -> int:
-    """A checksum as TFRecords store it."""
+    """A checksum in TFRecord's masked form."""
     return ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF
 
 
 def crc32c(data: bytes | memoryview) -> int:
-    """The CRC-32C (Castagnoli) of some bytes."""
+    """CRC-32C (Castagnoli)."""
     size = len(data)
     if size <= FEW:
         crc = 0xFFFFFFFF
         for byte in data:
             crc = crc >> 8 ^ FEW_TABLE[(crc ^ byte) & 0xFF]
         return crc ^ 0xFFFFFFFF
-    start = -size % BLOCK  # zeros in front do not change a checksum that begins with zero ...
+    start = -size % BLOCK  # leading zeros do not change a checksum with initial value 0 ...
     padded = np.zeros(start + size, np.uint8)
     padded[start:] = np.frombuffer(data, np.uint8)
-    padded[start : start + 4] ^= 0xFF  # ... and beginning with ones is the same as inverting the first four bytes
+    # ... and the initial value of all ones is the same as inverting the first four bytes
+    padded[start : start + 4] ^= 0xFF
     crcs, level = contributed(padded, _table(0)), 1
     while len(crcs) > 1:
         blocks = np.concatenate((np.zeros(-len(crcs) % (BLOCK // 4), "<u4"), crcs.astype("<u4")))

@@ -33,7 +33,7 @@ class MaskedHiera(nn.Module):
         ratio: share of the mask units that are hidden.
         width, depth, heads: of the decoder.
         norm_pixels: predict each place less its own mean, over its own deviation.
-        fresh: draw the backbone's weights anew, as the paper does, rather than leave them as they are.
+        fresh: initialize the backbone's weights as in the paper, instead of keeping them.
 
     Raises:
         UsageError: no Hiera, mask units that do not divide the image, a ratio that leaves nothing.

@@ -1,10 +1,10 @@
-"""MAE: a vision transformer sees a quarter of the patches; a small decoder tells the pixels of the others.
+"""MAE: a vision transformer encodes a quarter of the patches; a small decoder predicts the pixels of the others.
 
 He et al., "Masked Autoencoders Are Scalable Vision Learners", 2022.
 
     patches -> [keep some] -> + positions -> (class token, registers) + blocks -> norm -> decoder -> hidden pixels
 
-Shape letters: B images, N patches, M seen, K hidden, T tokens that belong to no patch, E channels.
+Shape letters: B images, N patches, M visible, K masked, T tokens besides patches, E channels.
 """
 
 from __future__ import annotations
@@ -20,18 +20,18 @@ from pretrain.masked.places import count_seen, patches_of, pixel_loss, split_pla
 
 
 class MAE(nn.Module):
-    """A plain ViT and its decoder; the positions of both are fixed sines and cosines.
+    """A plain ViT and a decoder, both with fixed sine-cosine positions.
 
     Args:
-        backbone: with or without a class token and registers; they are encoded and decoded along with the patches.
+        backbone: with or without class token and registers, which are encoded and decoded with the patches.
         size: (height, width) of the images.
-        ratio: share of the patches that are hidden.
+        ratio: fraction of masked patches.
         width, depth, heads: of the decoder.
-        norm_pixels: predict each patch less its own mean, over its own deviation.
-        fresh: draw the backbone's weights anew, as the paper does, rather than leave them as they are.
+        norm_pixels: normalize the target pixels of each patch by their own mean and standard deviation.
+        fresh: initialize the backbone's weights as in the paper, instead of keeping them.
 
     Raises:
-        UsageError: no plain ViT, patches that do not divide the image, a ratio that leaves nothing.
+        UsageError: not a plain ViT, an image size that is not a multiple of the patch, or an invalid ratio.
     """
 
     def __init__(
@@ -52,7 +52,7 @@ class MAE(nn.Module):
         self.seen = count_seen(self.grid[0] * self.grid[1], ratio)
         self.tall, self.wide = net.patch_embed.patch_size
         self.backbone, self.norm_pixels = backbone, norm_pixels
-        if backbone.pixels is None:  # published weights keep the positions they were made with
+        if backbone.pixels is None:  # published weights keep their own positions
             fix_sincos_positions(backbone)
         freeze_beyond_tokens(backbone)
         if fresh:
@@ -61,18 +61,18 @@ class MAE(nn.Module):
         self.decoder = Decoder(net.embed_dim, positions, 3 * self.tall * self.wide, depth=depth, heads=heads)
 
     def forward(self, x: Tensor, noise: Tensor | None = None) -> Tensor:
-        """(B, 3, H, W), (B, N) of which the least are seen, drawn when not given -> (), the loss"""
+        """Images (B, 3, H, W), noise (B, N) whose smallest values are visible, random if None -> loss ()"""
         patches = patches_of(x, self.tall, self.wide)
         noise = torch.rand(patches.shape[:2], device=x.device) if noise is None else noise
         seen, hidden = split_places(noise, self.seen)
         return pixel_loss(self.predict(patches, seen, hidden), taken(patches, hidden), normalize=self.norm_pixels)
 
     def predict(self, patches: Tensor, seen: Tensor, hidden: Tensor) -> Tensor:
-        """(B, N, P) pixels, (B, M) and (B, K) places -> (B, K, P) what is told of the hidden ones"""
+        """Pixels (B, N, P), indices (B, M) and (B, K) -> predicted pixels (B, K, P) of the masked patches"""
         return self.decoder(self.encode(taken(patches, seen), seen), seen, hidden)
 
     def encode(self, patches: Tensor, places: Tensor) -> Tensor:
-        """(B, M, P) pixels and (B, M) where they are -> (B, T + M, E); what is hidden is not even embedded."""
+        """Pixels (B, M, P), indices (B, M) -> (B, T + M, E); masked patches are not embedded."""
         net = vit_of(self.backbone)
         proj = net.patch_embed.proj
         x = net.patch_embed.norm(F.linear(patches, proj.weight.flatten(1), proj.bias))

@@ -1,13 +1,13 @@
-"""SimMIM: any backbone sees the image with squares blanked; one linear layer tells the pixels under them.
+"""SimMIM: any backbone sees an image with masked squares; one linear layer predicts their pixels.
 
 Xie et al., "SimMIM: A Simple Framework for Masked Image Modeling", 2022.
 
-    image -> [mask token in the hidden cells] -> backbone -> coarsest map -> 1x1 convolution, pixel shuffle -> pixels
+    image -> [mask token in the masked cells] -> backbone -> coarsest map -> 1x1 convolution, pixel shuffle -> pixels
 
-The mask token stands in for the patches of a network that begins with patches (plain ViTs and Swin), and for the pixels
-of any other: there it is a color, learned as well.
+The mask token replaces patch embeddings (plain ViTs and Swin), or pixels in any other network, where it is a learned
+color.
 
-Shape letters: B images, R x S cells, C channels and h x w places of the coarsest map.
+Shape letters: B images, R x S cells, C channels and h x w cells of the coarsest map.
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ class SimMIM(nn.Module):
     """Any backbone and its prediction head.
 
     Args:
-        backbone: what fills in.
+        backbone: any.
         size: (height, width) of the images.
-        ratio: share of the cells that are hidden.
-        cell: pixels along a cell; 0 for 32, or less where that would be fewer than six along the image.
+        ratio: fraction of masked cells.
+        cell: side of a cell in pixels; 0 for 32, or less for images with fewer than six cells per side.
 
     Raises:
-        UsageError: cells, patches or strides that do not divide the image, a ratio that leaves nothing.
+        UsageError: cells, patches or strides that do not divide the image, or an invalid ratio.
     """
 
     def __init__(self, backbone: Backbone, size: tuple[int, int], *, ratio: float = 0.6, cell: int = 0) -> None:
@@ -65,7 +65,7 @@ class SimMIM(nn.Module):
             freeze_unreached(backbone, [len(backbone.maps) - 1])
 
     def forward(self, x: Tensor, noise: Tensor | None = None) -> Tensor:
-        """(B, 3, H, W), (B, R * S) of which the least are seen, drawn when not given -> (), the loss"""
+        """Images (B, 3, H, W), noise (B, R * S) whose smallest values are visible, random if None -> loss ()"""
         noise = torch.rand(len(x), self.cells[0] * self.cells[1], device=x.device) if noise is None else noise
         _, hidden = split_places(noise, self.seen)
         mask = torch.zeros_like(noise).scatter_(1, hidden, 1).view(-1, 1, *self.cells)
@@ -73,7 +73,7 @@ class SimMIM(nn.Module):
         return distance.sum() / (3 * hidden.numel() * self.cell**2)
 
     def fill(self, x: Tensor, mask: Tensor) -> Tensor:
-        """(B, 3, H, W), (B, 1, R, S) with 1 for hidden -> (B, 3, H, W) what is told of the whole image"""
+        """Images (B, 3, H, W), mask (B, 1, R, S) with 1 for masked -> predicted pixels (B, 3, H, W)"""
         if not self.patched:
             mask = grown(mask, x.shape[-2:])
             x = x * (1 - mask) + self.mask_token[:, None, None] * mask
@@ -106,12 +106,12 @@ def is_swin(backbone: Backbone) -> bool:
 
 
 def grown(mask: Tensor, size: tuple[int, int] | torch.Size) -> Tensor:
-    """(B, 1, R, S) -> (B, 1, *size): each cell as large as it is."""
+    """(B, 1, R, S) -> (B, 1, *size), nearest neighbor."""
     return F.interpolate(mask, tuple(size), mode="nearest")
 
 
 def choose_cell(asked: int, size: tuple[int, int], unit: int) -> int:
-    """The side of a cell: the one asked for, or the largest up to 32 pixels of which six fit along the image."""
+    """Side of a cell: the requested one, or the largest up to 32 pixels with at least six per image side."""
     fitting = [side for side in range(unit, min(size) + 1, unit) if size[0] % side == 0 == size[1] % side]
     if not asked:
         return max((side for side in fitting if side <= CELL and min(size) // side >= LEAST), default=fitting[0])

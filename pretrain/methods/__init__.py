@@ -1,6 +1,6 @@
-"""Pretraining methods: one page each. A method is a Task with a view.
+"""Pretraining methods, one file each. A method is a Task with a view.
 
-`method.build("supervised", backbone, facts, label_smoothing=0.1)`; what a method alone understands is a keyword.
+`method.build("supervised", backbone, facts, label_smoothing=0.1)`; options of a method are keyword-only parameters.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ View = Callable[[Tensor, np.random.Generator], Any]
 
 
 class Facts(NamedTuple):
-    """What a method may want to know about the run.
+    """Facts about the run that methods may use.
 
     size: (height, width) of the images the backbone sees.
-    num_classes: of the data, or None when it is not labelled.
-    pixels: what the backbone wants its pixels to be.
+    num_classes: of the data; None without labels.
+    pixels: pixel mean and std of the backbone.
     """
 
     size: tuple[int, int]
@@ -34,10 +34,10 @@ class Facts(NamedTuple):
 
 
 class Method(Task):
-    """A Task whose purpose is its backbone.
+    """A pretraining task; its backbone is exported.
 
-    labelled: it learns from classes; otherwise labels may be there and are left alone.
-    needs: what it asks of a backbone, in words for `pretrain list methods`.
+    labelled: it needs labels; otherwise labels are ignored.
+    needs: required kind of backbone, for `pretrain list methods`.
     """
 
     backbone: Backbone
@@ -46,19 +46,19 @@ class Method(Task):
 
     @abstractmethod
     def view(self) -> View:
-        """How one (3, H, W) uint8 image becomes one sample of a training batch."""
+        """The training view: (3, H, W) uint8 image and random generator -> sample."""
 
     @abstractmethod
     def val_view(self) -> View:
-        """The same for evaluation, without chance."""
+        """The evaluation view, deterministic."""
 
     def exports(self) -> dict[str, nn.Module]:
         return {"backbone": self.backbone}
 
     def embed(self, vectors: Tensor) -> Tensor | None:
-        """Pooled vectors (B, width) -> (B, E): what the loss compares, in units of the deviation it aims at.
+        """Pooled vectors (B, width) -> (B, E) embeddings that the loss compares, scaled so that their target std is 1.
 
-        None for methods whose loss compares no vectors of whole images; `--probe` watches it for a collapse.
+        None for methods without image embeddings. `--probe` checks them for a collapse.
         """
         return None
 

@@ -1,9 +1,9 @@
-"""I-JEPA: from what one part of an image shows, say what an encoder would make of the others.
+"""I-JEPA: predict the features of target blocks of an image from a context block.
 
 Assran et al., "Self-Supervised Learning from Images with a Joint-Embedding Predictive Architecture", 2023.
 
-    image -> context patches -> encoder -> predictor, asked at the places of each target block -> features
-    image -> all patches -> averaged encoder -> layer norm -> the features that should come out    | smooth L1
+    image -> context patches -> encoder -> predictor at the positions of each target block -> features    | smooth L1
+    image -> all patches -> EMA encoder -> layer norm -> target features                                |
 
 Letters: B images, K target blocks of T patches each, M patches of context, N patches of the grid.
 """
@@ -37,21 +37,20 @@ from shared.feeding.pixels import Normalize
 
 @method("i-jepa")
 class IJEPA(Method):
-    """I-JEPA: two encoders of one kind. The backbone learns, and its average says what there is to learn.
+    """I-JEPA with an EMA target encoder.
 
-    The average lives in `target`, without gradients. The backbone's stochastic depth, if it has any, acts in the
-    backbone alone.
+    The EMA encoder is `target`, without gradients and without stochastic depth.
 
     Args:
         predictor_width: channels of the predictor.
         predictor_depth: blocks of the predictor.
-        predictor_heads: attention heads of the predictor; 0 for as many as the backbone has.
-        momentum: share of itself that the average keeps in a step; rises evenly to 1 at the end.
-        num_targets: blocks to predict in each image.
+        predictor_heads: attention heads of the predictor; 0 for the backbone's number.
+        momentum: initial EMA momentum; increases linearly to 1 at the end.
+        num_targets: target blocks per image.
         min_keep: the context keeps more patches than this.
-        crop_scale: smallest share of the image's area that a training crop shows.
-        fixed_positions: sine-cosine positions in place of learned ones; published weights keep their own.
-        export_target: export the average, as the paper evaluates it, rather than the encoder that learns.
+        crop_scale: smallest area of a training crop as a fraction of the image.
+        fixed_positions: sine-cosine positions instead of learned ones; published weights keep their own.
+        export_target: export the EMA encoder, as the paper evaluates, instead of the trained one.
     """
 
     needs = "a plain vision transformer whose patches divide the image"
@@ -92,7 +91,7 @@ class IJEPA(Method):
         self.normalize = Normalize(facts.pixels)
         self.size, self.momentum, self.crop_scale, self.export_target = facts.size, momentum, crop_scale, export_target
         self.step = 0
-        # not a decorator, which would import the compiler with this page
+        # not a decorator, which would import the compiler with this module
         self.draw: Any = torch.compiler.disable(IJEPA.draw_masks)
 
     def view(self) -> View:
@@ -105,7 +104,7 @@ class IJEPA(Method):
         self.step = step
 
     def forward(self, batch: tuple[Tensor, Any]) -> dict[str, Tensor]:
-        """Images (B, 3, H, W) uint8, and labels that are left alone."""
+        """Images (B, 3, H, W) uint8, and labels, which are ignored."""
         x = self.normalize(batch[0])
         context, targets = (indices.to(x.device) for indices in self.draw(self, len(x)))
         wanted = self.look_up(x, targets)
@@ -113,12 +112,12 @@ class IJEPA(Method):
         return {"prediction": F.smooth_l1_loss(predicted.float(), wanted)}
 
     def draw_masks(self, count: int) -> Masks:
-        """Masks of `count` images in this step; --compile leaves it alone, or every step would be compiled anew."""
+        """Masks of `count` images in this step; excluded from --compile, which would recompile at every step."""
         return self.masks.draw(count, self.step)
 
     @torch.no_grad()
     def look_up(self, x: Tensor, targets: Tensor) -> Tensor:
-        """(B, 3, H, W), (B, K, T) -> (B, K, T, width): what the average makes of the target patches, seeing all."""
+        """Images (B, 3, H, W), indices (B, K, T) -> target features (B, K, T, width) of the EMA encoder."""
         features = forward_tokens(self.target, x).float()
         features = F.layer_norm(features, features.shape[-1:])
         return take_tokens(features, targets.flatten(1)).unflatten(1, targets.shape[1:])
@@ -132,7 +131,7 @@ class IJEPA(Method):
 
     def train(self, mode: bool = True) -> IJEPA:
         super().train(mode)
-        self.target.eval()  # its features are what is right; chance has no place in them
+        self.target.eval()  # targets are computed without dropout
         return self
 
     def exports(self) -> dict[str, nn.Module]:
@@ -140,12 +139,12 @@ class IJEPA(Method):
 
 
 class Predictor(nn.Module):
-    """A narrow transformer that is told what was seen where, and asked what is elsewhere.
+    """The predictor: a narrow transformer from context features to features at the target positions.
 
     Args:
-        grid: patches down and across an image.
-        width: of the features, coming in and going out.
-        inner: its own width.
+        grid: rows and columns of patches.
+        width: channels of input and output features.
+        inner: channels of the predictor.
         depth, heads: blocks, and attention heads of each.
 
     Raises:
@@ -166,7 +165,7 @@ class Predictor(nn.Module):
         self.narrow = nn.Linear(width, inner)
         *first, last = (Block(inner, heads, qkv_bias=True, norm_layer=norm) for _ in range(depth))
         self.blocks = nn.Sequential(*first)
-        self.last = last  # apart, because its forward is not called
+        self.last = last  # separate, because its forward is not called
         self.norm = norm(inner)
         self.widen = nn.Linear(inner, width)
         nn.init.trunc_normal_(self.mask_token, std=0.02)
@@ -176,8 +175,9 @@ class Predictor(nn.Module):
                 nn.init.zeros_(layer.bias)
 
     def forward(self, seen: Tensor, context: Tensor, targets: Tensor) -> Tensor:
-        """Features (B, M, width) of the context patches, which (B, M), and which to predict (B, K, T)
-        -> (B, K, T, width). Target blocks do not see each other.
+        """Context features (B, M, width), their indices (B, M), target indices (B, K, T) -> (B, K, T, width).
+
+        Target blocks do not attend to each other.
         """
         blocks, asked = targets.shape[1:]
         known = self.narrow(seen) + self.positions[context]
@@ -188,9 +188,9 @@ class Predictor(nn.Module):
 
 
 def last_tokens(block: Any, x: Tensor, count: int) -> Tensor:
-    """(B, N, D) -> (B, count, D): a timm block's output for the last tokens alone, which look at all of them.
+    """(B, N, D) -> (B, count, D): a timm block's output for the last tokens only, which attend to all.
 
-    The predictor's last block needs no more: nobody asks what it makes of the context.
+    The predictor's last block needs no output for the context tokens.
     """
     attention, y = block.attn, block.norm1(x)
     q_and_kv = (x.shape[-1], 2 * x.shape[-1])
@@ -205,6 +205,6 @@ def last_tokens(block: Any, x: Tensor, count: int) -> Tensor:
 
 
 def heads_of(backbone: Backbone) -> int:
-    """Attention heads of a vision transformer's blocks; 0 where they do not say."""
+    """Attention heads of a vision transformer's blocks; 0 if unknown."""
     block = vit_of(backbone).blocks[0]
     return getattr(getattr(block, "attn", block), "num_heads", 0)

@@ -1,11 +1,11 @@
-"""MIM: parts of the image are hidden, and the network tells their pixels.
+"""MIM: masked image modeling; parts of the image are masked, and the network predicts their pixels.
 
-    SimMIM        any backbone     sees squares blanked        one linear layer predicts
+    SimMIM        any backbone     sees masked squares         one linear layer predicts
     MAE           a plain ViT      sees the other patches      a small transformer predicts
     masked Hiera  a Hiera          sees the other mask units   a small transformer predicts
 
 Xie et al., "SimMIM", 2022; He et al., "Masked Autoencoders Are Scalable Vision Learners", 2022; Ryali et al., "Hiera",
-2023. The pages of `pretrain/masked` are the networks; this one chooses between them.
+2023. The networks are in `pretrain/masked`; this module chooses between them.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from shared.recipes.registry import suggest
 
 
 class Variant(NamedTuple):
-    """What its paper hides and shows."""
+    """Defaults of a paper: mask ratio and crop."""
 
     net: type[nn.Module]
     ratio: float
@@ -48,17 +48,17 @@ class MaskedImages(Method):
     """
     Args:
         variant: auto, simmim, mae or hiera; auto is mae for plain ViTs, hiera for Hieras, simmim for the rest.
-        mask_ratio: share of the places that are hidden; by default 0.75 for mae, 0.6 for the others.
-        mask_size: pixels along a hidden square of simmim; 0 for 32, or less where fewer than six would fit.
+        mask_ratio: fraction of masked places; by default 0.75 for mae, 0.6 for the others.
+        mask_size: side in pixels of a masked square of simmim; 0 for 32, or less for small images.
         decoder_width: channels of the decoder of mae and hiera.
         decoder_depth: its blocks.
         decoder_heads: its attention heads.
-        norm_pixels: mae and hiera predict each place less its own mean, over its own deviation.
-        xavier: draw the weights of a ViT or a Hiera anew, as mae and hiera do; not for one that has learnt already.
-        crop_scale: smallest share of the image's area that a crop shows; by default 0.67 for simmim, 0.2 for others.
+        norm_pixels: mae and hiera normalize the target pixels of each place by their own mean and std.
+        xavier: initialize the weights of a ViT or Hiera as in MAE; not for pretrained ones.
+        crop_scale: smallest area of a crop as a fraction of the image; by default 0.67 for simmim, 0.2 for others.
         crop_ratio: widest aspect ratio of a crop.
-        hflip: probability that a crop is mirrored.
-        val_share: share of the short side that the validation crop shows.
+        hflip: probability of a horizontal flip.
+        val_share: size of the validation crop as a fraction of the short side.
     """
 
     needs = "any backbone; a plain ViT or a Hiera computes only what it sees"
@@ -111,12 +111,12 @@ class MaskedImages(Method):
         return ResizeCenterCrop(self.size, share=self.val_share)
 
     def forward(self, batch: tuple[Tensor, Any]) -> dict[str, Tensor]:
-        """Images (B, 3, H, W) uint8, and labels that are left alone."""
+        """Images (B, 3, H, W) uint8, and labels, which are ignored."""
         return {"reconstruction": self.net(self.normalize(batch[0]))}
 
 
 def choose_variant(asked: str, backbone: Backbone) -> str:
-    """The variant asked for, or the one that shows the backbone the least.
+    """The requested variant, or for auto the one with the least computation.
 
     Raises:
         UsageError: no such variant.
@@ -130,7 +130,7 @@ def choose_variant(asked: str, backbone: Backbone) -> str:
 
 
 def check(**shares: Any) -> None:
-    """Raise UsageError for what is not a share."""
+    """Raise UsageError for values that are not from 0 to 1."""
     for name, share in shares.items():
         if type(share) not in (int, float) or not 0 <= share <= 1:
             raise UsageError(f"{name} is {share}; it is a share, from 0 to 1")

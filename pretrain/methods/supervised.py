@@ -1,4 +1,4 @@
-"""Supervised: which of the known classes is this?
+"""Supervised pretraining: classification with mixup, cutmix, random erasing and label smoothing.
 
     image -> crop, flip -> [mixup | cutmix] -> [erase] -> backbone -> vector -> linear -> cross-entropy
 
@@ -28,15 +28,15 @@ from shared.feeding.pixels import Normalize
 class Supervised(Method):
     """
     Args:
-        label_smoothing: share of the target spread evenly over all classes.
-        mixup: alpha of the Beta distribution from which each sample draws its share of another image; 0 for none.
-        cutmix: the same for the area of a rectangle cut from another image; with both, each sample takes either.
-        random_erase: probability that a rectangle of a sample is blanked.
+        label_smoothing: from 0 to 1.
+        mixup: alpha of the Beta distribution of mixup, per sample; 0 for none.
+        cutmix: the same for cutmix; with both, each sample gets one of them.
+        random_erase: probability of random erasing.
         dropout: before the classifier.
-        crop_scale: smallest share of the image's area that a training crop shows.
+        crop_scale: smallest area of a training crop as a fraction of the image.
         crop_ratio: widest aspect ratio of a training crop.
-        hflip: probability that a training crop is mirrored.
-        val_share: share of the short side that the validation crop shows.
+        hflip: probability of a horizontal flip.
+        val_share: size of the validation crop as a fraction of the short side.
     """
 
     labelled = True
@@ -58,7 +58,7 @@ class Supervised(Method):
     ) -> None:
         super().__init__()
         if not facts.num_classes:
-            raise DataError("supervised pretraining needs classes, and these shards have none; pack them with labels")
+            raise DataError("supervised pretraining needs labels, and these shards have none; pack them with labels")
         shares = {"label_smoothing": label_smoothing, "random_erase": random_erase, "dropout": dropout, "hflip": hflip}
         for name, share in shares.items():
             if not 0 <= share <= 1:
@@ -105,7 +105,7 @@ class Supervised(Method):
 
     @torch.no_grad()
     def evaluate(self, loader: Iterable[Any]) -> dict[str, float]:
-        """top1 and, where there are more than five classes, top5: shares of the validation images, from 0 to 1."""
+        """top1 and, with more than five classes, top5 accuracy on the validation images, from 0 to 1."""
         hits1 = hits5 = seen = 0
         deep = min(5, self.classifier.out_features)
         for images, labels in loader:
@@ -118,7 +118,7 @@ class Supervised(Method):
 
 
 def mixed(x: Tensor, target: Tensor, mixup: float, cutmix: float) -> tuple[Tensor, Tensor]:
-    """Each image shares its frame with the one opposite in the batch; targets follow the share of pixels.
+    """Mixup or cutmix of each image with another one of the batch; targets are mixed by the share of pixels.
 
     (B, 3, H, W), (B, K) -> the same shapes.
     """
@@ -137,7 +137,7 @@ def mixed(x: Tensor, target: Tensor, mixup: float, cutmix: float) -> tuple[Tenso
 
 
 def draw_shares(count: int, alpha: float, like: Tensor) -> Tensor:
-    """(count,) shares from Beta(alpha, alpha); all one when alpha is 0."""
+    """(count,) samples from Beta(alpha, alpha); all 1 if alpha is 0."""
     if alpha <= 0:
         return like.new_ones(count)
     return (
@@ -148,7 +148,9 @@ def draw_shares(count: int, alpha: float, like: Tensor) -> Tensor:
 
 
 def rectangles(count: int, tall: int, wide: int, areas: Tensor) -> Tensor:
-    """(count, 1, tall, wide), 1 inside one rectangle each, of the image's shape and this share of its area."""
+    """(count, 1, tall, wide): 1 inside one random rectangle each, with the image's aspect ratio and this share of
+    its area.
+    """
     half = areas.sqrt() / 2
     middle_y, middle_x = torch.rand(2, count, device=areas.device).unbind(0)
     ys = (torch.arange(tall, device=areas.device) + 0.5) / tall
@@ -159,7 +161,7 @@ def rectangles(count: int, tall: int, wide: int, areas: Tensor) -> Tensor:
 
 
 def erased(x: Tensor, probability: float) -> Tensor:
-    """Rectangles of 2 % to a third of the area set to the mean color, which is 0 after normalization."""
+    """Random erasing: rectangles of 2 % to 1/3 of the area set to the mean color, which is 0 after normalization."""
     count, _, tall, wide = x.shape
     areas = 0.02 + (1 / 3 - 0.02) * torch.rand(count, device=x.device)
     chosen = (torch.rand(count, device=x.device) < probability).view(-1, 1, 1, 1)

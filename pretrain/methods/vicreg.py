@@ -1,14 +1,15 @@
-"""VICReg: two views of an image shall have one embedding, and embeddings shall fill their space.
+"""VICReg: invariance between two views of an image, with variance and covariance regularization.
 
 Bardes, Ponce, LeCun, "VICReg: Variance-Invariance-Covariance Regularization for Self-Supervised Learning", 2022.
 
-    image -> two crops -> colors of its own for each -> backbone -> vector -> expander -> embedding z, z'
+    image -> two crops -> color augmentation of each -> backbone -> vector -> expander -> embeddings z, z'
 
     invariance    mean squared distance of z and z', within each process
-    variance      how far the deviation of each dimension falls short of 1          } over the images
+    variance      hinge loss on the standard deviation of each dimension, target 1  } over the images
     covariance    squares of the covariances between different dimensions           } of all processes
 
-Colors are done on the device, crops by the loader. Shape letters: B images of a process, N of all, D dimensions.
+Color augmentation runs on the device, crops in the loader. Shape letters: B images of a process, N of all, D
+dimensions.
 """
 
 from __future__ import annotations
@@ -28,8 +29,8 @@ from shared.devices import dist
 from shared.errors import UsageError
 from shared.feeding.pixels import Normalize
 
-EPSILON = 1e-4  # keeps the slope of the deviation finite where nothing varies
-SIDE = 224  # the blur is told in pixels of such an image
+EPSILON = 1e-4  # keeps the gradient of the standard deviation finite at 0
+SIDE = 224  # image size that the blur's pixels refer to
 
 
 @method("vicreg")
@@ -39,15 +40,16 @@ class VICReg(Method):
         expander_width: width of the embedding and of the layers before it.
         expander_layers: linear layers of the expander, with batch norm and ReLU between them.
         sim_coeff: weight of the invariance term.
-        std_coeff: weight of the variance term; 0 shows what a collapse is.
+        std_coeff: weight of the variance term; with 0 it collapses.
         cov_coeff: weight of the covariance term.
-        crop_scale: smallest share of the image's area that a view shows.
-        hflip: probability that a view is mirrored.
-        jitter: probability that a view's brightness, contrast, saturation and hue change.
-        gray: probability that a view loses its colors.
-        blur_first: probability that the first view is blurred, by 0.1 to 2 pixels at 224 and in proportion elsewhere.
+        crop_scale: smallest area of a view as a fraction of the image.
+        hflip: probability of a horizontal flip.
+        jitter: probability of color jitter.
+        gray: probability of grayscale.
+        blur_first: probability of Gaussian blur of the first view, std 0.1 to 2 pixels at 224 and proportional
+            otherwise.
         blur_second: the same for the second view.
-        solarize_first: probability that the bright half of the first view's scale is turned over.
+        solarize_first: probability of solarization of the first view.
         solarize_second: the same for the second view.
     """
 
@@ -102,11 +104,11 @@ class VICReg(Method):
         return ResizeCenterCrop(self.size)
 
     def forward(self, batch: tuple[tuple[Tensor, Tensor], Tensor]) -> dict[str, Tensor]:
-        """Two views (B, 3, H, W) uint8 of the same images, and labels that are not looked at."""
+        """Two views (B, 3, H, W) uint8 of the same images, and labels, which are ignored."""
         (first, second), _ = batch
         insist_on_two(len(first), self.expander)
         x, y = self.first(first, self.normalize), self.second(second, self.normalize)
-        # one after the other, for batch norm knows each view by itself
+        # separately, so that batch norm statistics are per view
         z, z_ = self.embed(self.backbone(x)), self.embed(self.backbone(y))
         with torch.autocast(z.device.type, enabled=False):
             return self.compare(z.float(), z_.float())
@@ -115,7 +117,7 @@ class VICReg(Method):
         return self.expander(vectors)
 
     def compare(self, z: Tensor, z_: Tensor) -> dict[str, Tensor]:
-        """Two embeddings (B, D) of the same images -> the three terms, weighted."""
+        """Two embeddings (B, D) of the same images -> the three weighted terms."""
         one, other = spread(dist.gather_rows(z)), spread(dist.gather_rows(z_))
         return {
             "invariance": self.sim_coeff * F.mse_loss(z, z_),
@@ -125,7 +127,7 @@ class VICReg(Method):
 
 
 def expander(inside: int, width: int, layers: int) -> nn.Sequential:
-    """(B, inside) -> (B, width). Linear layers have biases, but for the last."""
+    """(B, inside) -> (B, width). All linear layers but the last have biases."""
     modules: list[nn.Module] = []
     for _ in range(layers - 1):
         modules += [nn.Linear(inside, width), nn.BatchNorm1d(width), nn.ReLU(inplace=True)]
@@ -134,33 +136,33 @@ def expander(inside: int, width: int, layers: int) -> nn.Sequential:
 
 
 def insist_on_two(count: int, expander: nn.Module) -> None:
-    """Refuse one image alone: over all processes, or in one where batch norm looks at no other."""
+    """Raise UsageError for a batch of one image, over all processes, or per process with batch norm."""
     alone = any(type(layer) is nn.BatchNorm1d for layer in expander.modules())
     if count * (1 if alone else dist.world()) < 2:
-        raise UsageError("VICReg compares the images of a batch, and here is one alone; give --batch-size 2 or more")
+        raise UsageError("VICReg needs at least two images in a batch; give --batch-size 2 or more")
 
 
 # --- variance and covariance ----------------------------------------------------------------------
 
 
 class Spread(NamedTuple):
-    """How the rows of a matrix fill their space: (), ()."""
+    """Variance and covariance terms of a matrix: (), ()."""
 
     variance: Tensor
     covariance: Tensor
 
 
 def spread(z: Tensor) -> Spread:
-    """(N, D) -> mean shortfall of the deviations from 1; sum of squared covariances between dimensions, over D."""
+    """(N, D) -> mean hinge of the standard deviations below 1; sum of squared off-diagonal covariances over D."""
     return Spread(*_Spread.apply(z))  # type: ignore[misc]
 
 
 class _Spread(torch.autograd.Function):
-    """Both terms and their own backward pass, in the cheaper of two equal forms.
+    """Both terms with an explicit backward pass, in the cheaper of two equal forms.
 
     With X the centered rows, the covariances are C = X'X / (N - 1), D x D. When N < D the products of the rows, XX',
-    N x N, say the same: sum of all C_ij^2 = sum of all (XX')_ij^2 / (N - 1)^2. The diagonal of C is the variance. Both
-    gradients are linear in X, so one matrix product makes them.
+    N x N, give the same sum: sum of all C_ij^2 = sum of all (XX')_ij^2 / (N - 1)^2. The diagonal of C is the
+    variance. Both gradients are linear in X, so one matrix product makes them.
     """
 
     @staticmethod

@@ -1,8 +1,8 @@
-"""Shards made by several processes at once, as if by one.
+"""Writing shards with several processes, with the same result as with one.
 
-    tasks -> processes, each telling after every image -> notes, in the order of the tasks
+    tasks -> processes, which report after every image -> notes, in the order of the tasks
 
-A process ends when its parent does, however that ended, so nobody writes on behind the back of a packing begun anew.
+A process ends when its parent ends, however that happens, so that none writes into a packing that was started again.
 """
 
 from __future__ import annotations
@@ -20,21 +20,21 @@ from typing import Any
 from pretrain.packing.shard_writer import Note, Task, Treatment, write_shard
 from shared.errors import DataError
 
-LOOK = 0.2  # seconds between looks at how far everybody is
+LOOK = 0.2  # seconds between progress updates
 
 
 class Halted(Exception):
-    """The packing is ending; what is begun is dropped."""
+    """The packing is stopping; unfinished shards are dropped."""
 
 
 def write_shards(tasks: Sequence[Task], treatment: Treatment, jobs: int, progress: Callable[[int], None]) -> list[Note]:
     """Write shards, `jobs` at a time.
 
     Args:
-        progress: told how many images are done.
+        progress: called with the number of finished images.
 
     Raises:
-        DataError: of the first shard that cannot be made; the others are stopped.
+        DataError: from the first shard that fails; the others are stopped.
     """
     jobs = min(jobs, len(tasks))
     return _together(tasks, treatment, jobs, progress) if jobs > 1 else _in_line(tasks, treatment, progress)
@@ -64,22 +64,20 @@ def _together(tasks: Sequence[Task], treatment: Treatment, jobs: int, progress: 
                 for note in ready:
                     note.result()
         except BrokenProcessPool:
-            raise DataError(
-                "a process of the packing was ended from outside, perhaps for memory; run it again"
-            ) from None
+            raise DataError("a packing process was killed, perhaps for lack of memory; run the command again") from None
         finally:
             halt.set()
             pool.shutdown(cancel_futures=True)
     return [note.result() for note in notes]
 
 
-_shared: dict[str, Any] = {}  # of one process of a packing: how far everybody is, and whether to halt
+_shared: dict[str, Any] = {}  # state shared by the packing processes: progress, and whether to stop
 
 
 def _begin(done: Any, halt: Any, parent: int) -> None:
     import torch
 
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent hears it, too, and halts everybody
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent receives it as well, and stops all
     torch.set_num_threads(1)
     _shared.update(done=done, halt=halt)
     threading.Thread(target=_end_with, args=(parent,), daemon=True).start()

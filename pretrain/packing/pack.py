@@ -1,12 +1,12 @@
-"""Images of folders, lists and TFRecords -> WebDataset shards with an index beside each: `pretrain pack FROM OUT`.
+"""`pretrain pack FROM OUT`: images of folders, lists and TFRecords -> WebDataset shards, each with an index.
 
-    FROM -> entries, split and in order (sources.py) -> cut into shards beforehand, by count and by bytes
-         -> shards, several at a time (pack_jobs.py, pack_shard.py), in .OUT.partial/shards, a note of each beside
-         -> all there: numbered, classes.txt written, and the folder takes the name OUT
+    FROM -> entries, split and in order (sources.py) -> divided into shards by count and bytes
+         -> shards, in parallel (jobs.py, shard_writer.py), in .OUT.partial/shards, with a note for each
+         -> when complete: numbered, classes.txt written, and the folder renamed to OUT
 
-Image files are kept byte for byte unless asked otherwise. Which image goes where is settled before the first is read,
-so the shards are the same with any number of processes, and a packing that was stopped or killed goes on with the
-shards that have no note. OUT is whole or absent.
+Image files are copied byte for byte unless an option changes them. The assignment to shards is fixed before the
+first image is read, so the shards are the same for any number of processes, and a packing that was stopped or killed
+continues with the shards that have no note. OUT is complete or does not exist.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ from shared.feeding.unfinished import unfinished
 
 @dataclass(frozen=True)
 class Packed:
-    """What was written.
+    """Summary of a packing.
 
-    samples: by split. bytes: of image files. shrunk, marked: images that were resized, and that have restart markers.
-    skipped: what was left out, with reasons. kept: shards that an earlier, unfinished packing had made.
+    samples: number by split. bytes: of image files. shrunk, marked: number of resized images, and with restart markers.
+    skipped: skipped images with reasons. kept: number of shards from an earlier, stopped packing.
     """
 
     samples: dict[str, int]
@@ -61,33 +61,33 @@ def pack(
     jobs: int = 1,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Packed:
-    """Write images into shards; go on where an earlier packing of the same was stopped.
+    """Write images into shards; continues an earlier packing of the same input and options.
 
     Args:
-        place: class folders, or train and val folders of them; a plain tar of either; a list; TFRecords.
+        place: class folders, or train and val folders of them; an uncompressed tar of either; a list; TFRecords.
         out: a folder that is empty or does not exist yet.
-        kind: "folder", "list" or "tfrecord", where `place` does not tell.
-        root: folder that the paths of a list count from.
-        shard_size, shard_bytes: images, and bytes of them as they are read, at which a shard is full.
-        val_share: of the images go to val, chosen by a hash of the name; for data without a val of its own.
-        short_side: in pixels, to which larger images are shrunk.
-        restart_markers: write JPEGs so that a crop decodes its own rows only; needs the program jpegtran.
-        verify: decode every image instead of reading its header only.
-        jobs: processes, each writing a shard.
-        progress: told the images done and their total.
+        kind: "folder", "list" or "tfrecord"; None to recognize it.
+        root: folder that the paths of a list are relative to.
+        shard_size, shard_bytes: maximum number of images, and of input bytes, of a shard.
+        val_share: fraction of the images for val, chosen by a hash of the name; for data without a val split.
+        short_side: in pixels, to which larger images are resized.
+        restart_markers: add restart markers to JPEGs; needs the program jpegtran.
+        verify: decode every image instead of reading only its header.
+        jobs: number of processes.
+        progress: called with the number of finished images and their total.
 
     Raises:
-        DataError: nothing to pack or nothing readable, a damaged record, or `out` holds something.
-        UsageError: a number out of range, or no jpegtran.
-        Stopped: interrupted, with finished shards to go on from.
+        DataError: nothing to pack or nothing readable, a damaged record, or `out` is not empty.
+        UsageError: a number out of range, or jpegtran is missing.
+        Stopped: interrupted; finished shards are kept.
     """
     place, out = Path(place), Path(out)
     if shard_size < 1 or shard_bytes < 1 or not 0 <= val_share < 1:
-        raise UsageError("shards hold at least one sample, and the share for val is from 0 to below 1")
+        raise UsageError("--shard-size is at least 1, and --val-share is from 0 to below 1")
     if jobs < 1 or (short_side is not None and short_side < 1):
-        raise UsageError("--jobs and --short-side are at least 1; leave them out for all cores and images as they are")
+        raise UsageError("--jobs and --short-side are at least 1; remove them for all cores and unchanged images")
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise DataError(f"{out} is there already and not empty; name another folder or remove it first")
+        raise DataError(f"{out} already exists and is not empty; give another folder or remove it first")
     treatment = Treatment(verify, short_side, jpegtran() if restart_markers else None)
     source = find_source(place, kind=kind, root=None if root is None else Path(root), val_share=val_share)
     shards = {split: list(cut(entries, shard_size, shard_bytes)) for split, entries in source.splits.items()}
@@ -97,7 +97,7 @@ def pack(
             packed = summary(place, source, made, kept)
             settle(partial, made, packed.classes, out)
     except OSError as error:
-        raise DataError(f"cannot write {out}: {error.strerror}; make room or name another folder") from None
+        raise DataError(f"cannot write {out}: {error.strerror}; free some space or give another folder") from None
     return packed
 
 
@@ -113,7 +113,7 @@ def tasks_of(shards: dict[str, list[Sequence[Entry]]], partial: Path) -> list[Ta
 
 
 def make(tasks: list[Task], treatment: Treatment, jobs: int, progress: Callable[[int, int], None]) -> tuple[Made, int]:
-    """Write the shards that are not there yet -> every task with its note, and how many were there."""
+    """Write the missing shards -> every task with its note, and the number of existing shards."""
     notes = [finished(task) for task in tasks]
     left = [task for task, note in zip(tasks, notes, strict=True) if note is None]
     total = sum(len(task.entries) for task in tasks)
@@ -124,7 +124,7 @@ def make(tasks: list[Task], treatment: Treatment, jobs: int, progress: Callable[
 
 
 def cut(entries: Sequence[Entry], count: int, size: int) -> Iterator[Sequence[Entry]]:
-    """Entries -> those of one shard after another: full at `count` of them, or when their bytes reach `size`."""
+    """Divide entries into shards of at most `count` entries and about `size` bytes."""
     first = held = 0
     for n, entry in enumerate(entries):
         if n > first and (n - first >= count or held >= size):
@@ -136,7 +136,7 @@ def cut(entries: Sequence[Entry], count: int, size: int) -> Iterator[Sequence[En
 
 
 def stamp(source: Source, shards: dict[str, list[Sequence[Entry]]], treatment: Treatment) -> str:
-    """Which image goes where, and how: in one word, by which an unfinished packing knows its own."""
+    """A digest of input and options, to recognize an unfinished packing of the same."""
     digest = hashlib.sha256(json.dumps([source.classes, source.skipped, asdict(treatment)]).encode())
     for split, parts in shards.items():
         for n, part in enumerate(parts):
@@ -146,7 +146,7 @@ def stamp(source: Source, shards: dict[str, list[Sequence[Entry]]], treatment: T
 
 
 def summary(place: Path, source: Source, made: Made, kept: int) -> Packed:
-    """What the notes of all shards come to. Raises DataError if no image could be read, or classes disagree."""
+    """Summarize the notes of all shards. Raises DataError if no image could be read, or classes disagree."""
     samples: Counter[str] = Counter()
     classes: dict[str, str] = {}
     for task, note in made:
@@ -156,7 +156,7 @@ def summary(place: Path, source: Source, made: Made, kept: int) -> Packed:
     notes = [note for _, note in made]
     skipped = [*source.skipped, *((name, reason) for note in notes for name, reason in note.skipped)]
     if not any(samples.values()):
-        raise DataError(f"no image of {place} can be read, for example {': '.join(skipped[-1])}; look at the files")
+        raise DataError(f"no image of {place} can be read, for example {': '.join(skipped[-1])}; check the files")
     count = max(note.classes_to for note in notes)
     return Packed(
         samples={split: number for split, number in samples.items() if number},
@@ -171,12 +171,12 @@ def summary(place: Path, source: Source, made: Made, kept: int) -> Packed:
 
 
 def settle(partial: Path, made: Made, classes: list[str], out: Path) -> None:
-    """Everything is there: number the shards without gaps, write the classes down, and take the name OUT."""
+    """Finish: number the shards without gaps, write classes.txt, and rename the folder to OUT."""
     (partial / "shards" / "classes.txt").write_text("".join(f"{name}\n" for name in classes), encoding="utf-8")
     taken: Counter[str] = Counter()
     for shard in (task.shard for task, note in made if note.samples):
         split = shard.name.rpartition("-")[0]
-        if (to := shard.with_name(f"{split}-{taken[split]:06d}.tar")) != shard:  # one before held no readable image
+        if (to := shard.with_name(f"{split}-{taken[split]:06d}.tar")) != shard:  # an earlier one had no readable image
             shard.replace(to)
             index_places(shard)[0].replace(index_places(to)[0])
         taken[split] += 1

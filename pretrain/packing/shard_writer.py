@@ -1,10 +1,10 @@
-"""One shard on its way to disk: entries -> image bytes, checked and treated -> a tar, its index, and a note of it.
+"""Writing one shard: entries -> checked and optionally resized images -> tar, index, and note.
 
-    read -> does its header say a size?  if not, it is left out, with the reason
-         -> shrunk, if its short side is too long; otherwise byte for byte as it was
-         -> restart markers, if wanted; the pixels stay the same to the bit
+    read -> header checked; unreadable images are skipped, with the reason
+         -> resized, if the short side is too long; otherwise unchanged
+         -> restart markers, if requested; the pixels stay the same
 
-The same entries and the same treatment give the same bytes, whoever writes them and when.
+The same entries and treatment give the same bytes.
 """
 
 from __future__ import annotations
@@ -33,15 +33,15 @@ from shared.feeding.image import BadImage, decode_image, image_size, is_jpeg
 from shared.feeding.tar import OpenFile, index_places
 
 BICUBIC = Image.Resampling.BICUBIC
-QUALITY = 95  # of JPEG and lossy WebP, where an image had to be shrunk
+QUALITY = 95  # of resized JPEG and lossy WebP
 
 
 @dataclass(frozen=True)
 class Treatment:
-    """What happens to every image.
+    """Options for every image.
 
-    verify: decode it, instead of reading its header only. short_side: in pixels, above which it is shrunk to that.
-    jpegtran: the program that writes restart markers, if they are wanted.
+    verify: decode it, instead of reading only its header. short_side: in pixels, to which larger images are resized.
+    jpegtran: path of the program that writes restart markers; None for no markers.
     """
 
     verify: bool = False
@@ -51,10 +51,10 @@ class Treatment:
 
 @dataclass
 class Note:
-    """What a finished shard holds.
+    """Summary of a finished shard.
 
-    classes: names that records gave, by number; classes_to: one above the highest. skipped: images left out, and why.
-    made_from: what its files were like. sha256: of the shard.
+    classes: class names from records, by number; classes_to: highest label + 1. skipped: skipped images and reasons.
+    made_from: digest of its input files' paths, sizes and times. sha256: of the shard.
     """
 
     samples: int = 0
@@ -69,14 +69,14 @@ class Note:
 
 
 class Task(NamedTuple):
-    """One shard to be written, and the note that tells of it afterwards."""
+    """A shard to write, and the path of its note."""
 
     shard: Path
     note: Path
     entries: Sequence[Entry]
 
     def made_from(self) -> str:
-        """A word for where the entries lie, and for how their files are now."""
+        """Digest of the entries' paths, sizes and modification times."""
         digest = hashlib.sha256()
         for entry in self.entries:
             digest.update(os.fsencode(f"{entry.file}\0{entry.begin}\0{entry.size}\0{entry.changed}\n"))
@@ -84,19 +84,19 @@ class Task(NamedTuple):
 
 
 def write_shard(task: Task, treatment: Treatment, tick: Callable[[], None]) -> Note:
-    """Write one shard, its index and, last of all, its note; without a readable image, the note only.
+    """Write one shard, its index and finally its note; only the note if no image is readable.
 
     Args:
         tick: called after every entry.
 
     Raises:
-        DataError: a record is damaged or is no image of a class, or two of them contradict each other.
-        OSError: it cannot be written.
+        DataError: a damaged or invalid record, or records with contradicting class names.
+        OSError: the shard cannot be written.
     """
     from webdataset.writer import TarWriter  # slow to import
 
     reader, aside = Reader(treatment, Note(made_from=task.made_from())), task.shard.with_suffix(".tar.partial")
-    for path in (task.shard, *index_places(task.shard)):  # of a packing that was stopped before its note
+    for path in (task.shard, *index_places(task.shard)):  # left by a packing that was stopped before its note
         path.unlink(missing_ok=True)
     with aside.open("wb") as file:
         options: dict[str, Any] = {"encoder": False, "mtime": 0, "format": "PAX_FORMAT"}  # same input, same bytes
@@ -119,7 +119,7 @@ def write_shard(task: Task, treatment: Treatment, tick: Callable[[], None]) -> N
 
 
 def finished(task: Task) -> Note | None:
-    """The note of a shard that is there, whole, the one its note is of, and made from the files as they are now."""
+    """The note of a shard that is complete, matches its note, and was made from unchanged files; else None."""
     with suppress(OSError, ValueError, TypeError, DataError):
         note = Note(**json.loads(task.note.read_text(encoding="utf-8")))
         there = not note.samples or open_index(task.shard).sha256 == note.sha256
@@ -128,14 +128,14 @@ def finished(task: Task) -> Note | None:
 
 
 class Reader:
-    """Entries -> samples as they stand in a shard, with a note of what was met."""
+    """Reads entries as samples of a shard, and records statistics in a note."""
 
     def __init__(self, treatment: Treatment, note: Note) -> None:
         self.treatment, self.note = treatment, note
         self._open = lru_cache(maxsize=4)(OpenFile)
 
     def sample(self, entry: Entry) -> dict[str, Any] | None:
-        """The members of one sample, or None if it is no usable image."""
+        """The members of one sample, or None for an unusable image."""
         try:
             data, label, notes = self.read(entry)
             ending = Path(entry.name).suffix[1:].lower() if entry.label is not None else ending_of(data)
@@ -150,7 +150,7 @@ class Reader:
         return {"__key__": entry.key, ending: data, "cls": str(label).encode(), **about}
 
     def read(self, entry: Entry) -> tuple[bytes, int, dict[str, str]]:
-        """The image file of an entry as it is, its class, and what its record says beside."""
+        """The image file of an entry, its label, and further features of its record."""
         file = Path(entry.file)
         if entry.label is None:
             payload = read_record(self._open(file).descriptor, file, entry.begin, entry.size)
@@ -177,15 +177,15 @@ class Reader:
 
 
 def learn(classes: dict[str, str], number: str, name: str) -> None:
-    """Note what a class is called. Raises DataError if it was called otherwise before."""
+    """Record the name of a class. Raises DataError if it had another name before."""
     if (known := classes.setdefault(number, name)) != name:
         raise DataError(
-            f"class {int(number) + 1} is '{known}' in one record and '{name}' in another; pack such records apart"
+            f"class {int(number) + 1} is '{known}' in one record and '{name}' in another; pack such records separately"
         )
 
 
 def ending_of(data: bytes) -> str:
-    """What an image file would be called, by its first bytes. Raises BadImage for those that shards do not hold."""
+    """File extension of an image from its first bytes. Raises BadImage for unsupported formats."""
     if is_jpeg(data):
         return "jpg"
     if data[:4] == b"\x89PNG":
@@ -196,10 +196,10 @@ def ending_of(data: bytes) -> str:
 
 
 def shrunk(data: bytes, short_side: int, *, restart_markers: bool) -> bytes:
-    """An image file -> the same picture, upright, with this short side, in the same format.
+    """Resize an image file to a short side, in the same format, with EXIF rotation applied.
 
-    Bicubic, filtered. JPEG and lossy WebP are written at quality 95, color sampled as before; PNG and lossless WebP
-    stay lossless. Only pixels that training would see are kept: 8 bits, no transparency, no metadata.
+    Bicubic with antialiasing. JPEG and lossy WebP are written at quality 95 with the same chroma subsampling; PNG and
+    lossless WebP stay lossless. The result has 8 bits, no transparency and no metadata.
     """
     image = Image.fromarray(decode_image(data, upright=True).permute(1, 2, 0).contiguous().numpy())
     scale = short_side / min(image.size)
@@ -209,7 +209,7 @@ def shrunk(data: bytes, short_side: int, *, restart_markers: bool) -> bytes:
         image = image.getchannel(0)
     if is_jpeg(data):
         rows = {"restart_marker_rows": 1} if restart_markers else {}
-        sampling = max(get_sampling(before), 0)  # below 0 is none that can be asked for: color in full, then
+        sampling = max(get_sampling(before), 0)  # below 0 is an unsupported subsampling: no subsampling then
         image.save(to, "JPEG", quality=QUALITY, subsampling=sampling, optimize=True, **rows)
     elif before.format == "WEBP":
         image.save(to, "WEBP", quality=QUALITY, lossless=b"VP8L" in data)

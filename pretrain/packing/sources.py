@@ -1,11 +1,12 @@
-"""What `pretrain pack` reads: images of a folder, a tar, a list or TFRecords -> one kind of entry, split and in order.
+"""Input of `pretrain pack`: images of a folder, a tar, a list or TFRecords -> entries, split and in order.
 
     folder    class folders, or train/ and val/ of them; a tar of either is read in place
-    list      a text file of `path label` a line; paths count from its own folder or --root, labels are numbers or names
+    list      a text file with `path label` per line; paths are relative to its folder or --root, labels numbers or
+    names
     tfrecord  files such as train-00000-of-01024 and validation-00000-of-00128, or *.tfrecord: a folder, a glob, one
 
-Nothing is read here but names, sizes and, of TFRecords, lengths. Folders and lists are shuffled by a hash of the names;
-TFRecords, which are shuffled when they are made, are read from first to last.
+Only names, sizes and the lengths of TFRecords are read here. Folders and lists are shuffled by a hash of the names;
+TFRecords, which are usually shuffled already, are read in order.
 """
 
 from __future__ import annotations
@@ -38,10 +39,11 @@ LISTS = (".txt", ".lst", ".tsv")
 
 
 class Entry(NamedTuple):
-    """One image to be packed.
+    """One image to pack.
 
-    name: what a person would look for. key: in the shard. label: from 0, None where the record says. file, begin, size:
-    where its bytes, or its record's, are. changed: when the file was, in nanoseconds.
+    name: for messages. key: in the shard. label: from 0; None if it is in the record. file, begin, size: location of
+        its
+    bytes, or of its record. changed: modification time of the file, in nanoseconds.
     """
 
     name: str
@@ -54,7 +56,7 @@ class Entry(NamedTuple):
 
 
 class Source(NamedTuple):
-    """Entries of `train` and `val` in the order of packing; class names, None if the records say; what is left out."""
+    """Entries of `train` and `val` in packing order; class names, None if in the records; skipped files."""
 
     splits: dict[str, list[Entry]]
     classes: list[str] | None
@@ -62,29 +64,29 @@ class Source(NamedTuple):
 
 
 def find_source(place: Path, *, kind: str | None = None, root: Path | None = None, val_share: float = 0.0) -> Source:
-    """What lies at a path -> entries.
+    """List the images at a path.
 
     Args:
         place: a folder, a tar, a text file, a TFRecord or a glob of them.
-        kind: one of KINDS, where the path does not tell.
-        root: folder that the paths of a list count from; by default the list's own.
-        val_share: of the images go to val, chosen by a hash of their names; for data without a val of their own.
+        kind: one of KINDS; None to recognize it.
+        root: folder that the paths of a list are relative to; by default the list's own.
+        val_share: fraction of the images for val, chosen by a hash of the names; for data without a val split.
 
     Raises:
-        DataError: nothing there, or not what it should be.
-        UsageError: a share for val where there is a val; a root without a list.
+        DataError: nothing there, or invalid input.
+        UsageError: `val_share` for data with a val split; `root` without a list.
     """
     if kind is None:
         kind = kind_of(place)
     if root is not None and kind != "list":
-        raise UsageError(f"--root is for lists, and {place} is a {kind}; leave it out")
+        raise UsageError(f"--root is for lists, and {place} is a {kind}; remove it")
     if kind == "tfrecord":
         return from_tfrecords(place, val_share)
     return from_list(place, root, val_share) if kind == "list" else from_folder(place, val_share)
 
 
 def kind_of(place: Path) -> str:
-    """folder (or a tar), list or tfrecord, by names alone."""
+    """'folder' (or a tar), 'list' or 'tfrecord', from names only."""
     if is_record(place.name) or (not place.exists() and any(is_record(Path(p).name) for p in glob(str(place)))):
         return "tfrecord"
     if place.is_dir():
@@ -93,7 +95,7 @@ def kind_of(place: Path) -> str:
 
 
 def _some_names(folder: Path) -> Iterator[str]:
-    """Names of the files in a folder and in the folders right inside it, where TFRecords would be."""
+    """File names in a folder and its direct subfolders, where TFRecords would be."""
     for entry in os.scandir(folder):
         if entry.is_file():
             yield entry.name
@@ -109,7 +111,7 @@ def is_split(name: str) -> bool:
 
 
 def from_folder(place: Path, val_share: float) -> Source:
-    """Class folders, or a tar of them. A tar is read where it lies; nothing is extracted."""
+    """Class folders, or a tar of them. A tar is read in place, without extraction."""
     if place.is_file():
         inside = {PurePosixPath(m.name): m for m in members(place) if m.isreg() and not m.issparse()}
         changed = place.stat().st_mtime_ns
@@ -134,7 +136,7 @@ def _whole_file(path: str) -> tuple[str, int, int, int]:
     try:
         status = os.stat(path)
     except OSError:
-        return path, 0, 0, 0  # reading it will say why not
+        return path, 0, 0, 0  # reading it will raise the error
     return path, 0, status.st_size, status.st_mtime_ns
 
 
@@ -142,16 +144,16 @@ def _whole_file(path: str) -> tuple[str, int, int, int]:
 
 
 def from_list(place: Path, root: Path | None, val_share: float) -> Source:
-    """Lines `path label`: a tab parts them if there is one, else the last space. `#` at the beginning is a remark."""
+    """Lines `path label`, separated by a tab if there is one, else by the last space. `#` starts a comment line."""
     lines = list_lines(place)
     kept = [(path, label) for path, label in lines if _ending(path) not in OTHER_IMAGES]
     skipped = [(path, LEFT_OUT) for path, _ in lines if _ending(path) in OTHER_IMAGES]
     if odd := next((path for path, _ in kept if _ending(path) not in IMAGES), None):
-        raise DataError(f"'{odd}' in {place} is no {', '.join(IMAGES)}; a line is `path label`")
+        raise DataError(f"'{odd}' in {place} is not a {', '.join(IMAGES)} file; a line is `path label`")
     if not kept:
-        raise DataError(f"{place} names no {', '.join(IMAGES)}; give it a line `path label` for every image")
+        raise DataError(f"{place} lists no {', '.join(IMAGES)} file; write a line `path label` for every image")
     classes, labels = _numbered([label for _, label in kept], place)
-    # absolute paths and those that climb up lose what a tar must not hold
+    # absolute paths and `..` are stripped, since a tar must not contain them
     keys = unique_keys(PurePosixPath(*(p for p in path.split("/") if p not in ("", ".", ".."))) for path, _ in kept)
     entries = [
         Entry(path, key, label, *_whole_file(os.path.join(place.parent if root is None else root, path)))
@@ -162,9 +164,9 @@ def from_list(place: Path, root: Path | None, val_share: float) -> Source:
 
 
 def list_lines(place: Path) -> list[tuple[str, str]]:
-    """The paths and labels of a list; a path may come once."""
+    """The paths and labels of a list; each path at most once."""
     if not place.is_file():
-        raise DataError(f"there is no list {place}; look at the path")
+        raise DataError(f"there is no list {place}; check the path")
     first: dict[str, int] = {}
     found = []
     with place.open(encoding="utf-8-sig", errors="surrogateescape") as file:
@@ -175,7 +177,7 @@ def list_lines(place: Path) -> list[tuple[str, str]]:
             if len(words) < 2 or not all(words):
                 raise DataError(f"line {n} of {place} is '{line.strip()[:60]}'; write `path label`")
             if words[0] in first:
-                raise DataError(f"line {n} of {place} names '{words[0]}', as line {first[words[0]]} does; keep one")
+                raise DataError(f"line {n} of {place} repeats '{words[0]}' of line {first[words[0]]}; keep one")
             first[words[0]] = n
             found.append((words[0].strip(), words[1]))
     return found
@@ -186,14 +188,16 @@ def _ending(path: str) -> str:
 
 
 def _numbered(labels: list[str], place: Path) -> tuple[list[str], list[int]]:
-    """Labels as written -> class names in order, and each label's number; all numbers stand for themselves."""
+    """Labels as written -> class names in order, and the number of each label; numbers are kept if all are numbers."""
     if not all(label.isascii() and label.isdigit() for label in labels):
         classes = sorted(set(labels))
         number = {name: n for n, name in enumerate(classes)}
         return classes, [number[label] for label in labels]
     numbers = [int(label) for label in labels]
     if max(numbers) >= MAX_CLASSES:
-        raise DataError(f"{place} has a class {max(numbers)}; numbers count from 0, write names to have them numbered")
+        raise DataError(
+            f"{place} has a class {max(numbers)}; numbers count from 0; write names to number them automatically"
+        )
     return [str(n) for n in range(max(numbers) + 1)], numbers
 
 
@@ -201,7 +205,7 @@ def _numbered(labels: list[str], place: Path) -> tuple[list[str], list[int]]:
 
 
 def from_tfrecords(place: Path, val_share: float) -> Source:
-    """Every record of every file, in order; their classes stand inside and are read when they are packed."""
+    """All records of all files, in order; their labels are read when they are packed."""
     files, base = record_files(place)
     splits: dict[str, list[Entry]] = {"train": [], "val": []}
     for file in files:
@@ -211,15 +215,15 @@ def from_tfrecords(place: Path, val_share: float) -> Source:
             for n, (at, length) in enumerate(record_places(file))
         ]
     if val_share and splits["val"]:
-        raise UsageError(f"{place} has a val of its own; leave the share for val at 0")
+        raise UsageError(f"{place} has a val split; remove --val-share")
     return Source(shared_out(splits["train"], val_share) if val_share else splits, None, [])
 
 
 def record_files(place: Path) -> tuple[list[Path], Path]:
-    """The TFRecords of a folder, a glob or one file, sorted, and the folder above them all.
+    """The TFRecords of a folder, a glob or one file, sorted, and their common folder.
 
     Raises:
-        DataError: none, or, in a folder, not as many as their names promise.
+        DataError: none, or files of a numbered series are missing.
     """
     if place.is_dir():
         files = sorted(place / path for path in files_of(place) if is_record(path.name))
@@ -241,6 +245,6 @@ def _check_complete(files: list[Path]) -> None:
     for (stem, count), there in numbers.items():
         if missing := sorted(set(range(count)) - there):
             raise DataError(
-                f"{len(missing)} of the {count} files {stem}-*-of-{count:05d} are missing, the first being number "
-                f"{missing[0]}; fetch them, or name those to pack by a glob"
+                f"{len(missing)} of the {count} files {stem}-*-of-{count:05d} are missing, the first is number "
+                f"{missing[0]}; add them, or select files with a glob"
             )

@@ -1,10 +1,10 @@
-"""`pretrain eval`: what does a backbone's representation know?
+"""`pretrain eval`: nearest neighbors, linear probe and collapse measures of a backbone.
 
-    weights by tag + labelled images -> vectors -> nearest neighbors, health
-                                     -> frozen backbone and a linear layer -> the loop -> share it gets right
+    weights by tag + labeled images -> vectors -> nearest neighbors, std, covariance, rank
+                                    -> frozen backbone and a linear layer -> the loop -> accuracy
 
-Pixel statistics, image size and crop are those the weights were trained with, unless told otherwise. The numbers go to
-the console, to `result.json` of a run folder of their own and, if asked, to a file.
+Pixel statistics, image size and crop are those of the weights' training by default. The results are printed and
+written to `result.json` of a run folder and, with --json, to a file.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ PROTOCOLS = ("knn", "linear")
 
 
 class Subject(NamedTuple):
-    """A backbone, what its weights are in words, which export if any, its pixels, and how its images are cut."""
+    """A backbone, a description of its weights, their export if any, pixel statistics, image size and crop."""
 
     net: Backbone
     words: str
@@ -52,7 +52,7 @@ class Subject(NamedTuple):
 
 
 class Images(NamedTuple):
-    """Labelled images to learn from and to be asked about, on center crops; `num_classes` of both."""
+    """Labeled training and validation images, center crops; `num_classes` of both."""
 
     known: Chosen
     asked: Chosen
@@ -60,7 +60,7 @@ class Images(NamedTuple):
 
 
 def evaluate(resolved: Resolved) -> int:
-    """Measure a representation; the exit code."""
+    """Evaluate a backbone; returns the exit code."""
     recipe: EvalRecipe = resolved.recipe
     wanted = protocols(recipe.protocol.protocol)
     session = Session(resolved, stem=eval_stem(recipe))
@@ -95,15 +95,15 @@ def protocols(given: tuple[str, ...]) -> list[str]:
                 f"no protocol '{word}'{suggest(word, list(PROTOCOLS))}; there is {', '.join(PROTOCOLS)}, or both"
             )
     if not words:
-        raise UsageError(f"--protocol names nothing to measure; there is {', '.join(PROTOCOLS)}, or both")
+        raise UsageError(f"--protocol is empty; give one of {', '.join(PROTOCOLS)}, or both")
     return words
 
 
 def open_subject(recipe: EvalRecipe) -> Subject:
-    """The backbone with the weights that are asked for, or a refusal.
+    """The backbone with the requested weights.
 
     Raises:
-        WeightsError: the tag leads to nothing, or to weights that do not fit or expect other pixels.
+        WeightsError: no such tag, weights that do not match, or another pixel mean and std.
     """
     subject, data = recipe.subject, recipe.data
     net, words, exported = found(subject, Store(recipe.runtime.weights_dir))
@@ -115,7 +115,9 @@ def open_subject(recipe: EvalRecipe) -> Subject:
         pixels, trained = net.pixels or pixel_stats("imagenet"), {}
         if data.rgb_mode is not None:
             if net.pixels and pixel_stats(data.rgb_mode) != net.pixels:
-                raise WeightsError(f"timm's {subject.model} expects other pixels than {data.rgb_mode}; leave it out")
+                raise WeightsError(
+                    f"timm's {subject.model} has another pixel mean and std than {data.rgb_mode}; remove --rgb-mode"
+                )
             pixels = pixel_stats(data.rgb_mode)
     size = pair(data.size or tuple(trained.get("size") or net.only or (224,)))
     share = crop_share({**trained, **({"probe_share": data.probe_share} if data.probe_share else {})})
@@ -123,12 +125,12 @@ def open_subject(recipe: EvalRecipe) -> Subject:
 
 
 def found(subject: SubjectConfig, store: Store) -> tuple[Backbone, str, Exported | None]:
-    """The backbone with its weights, what they are in words, and the export that fills it if a tag is given."""
+    """The backbone with its weights, their description, and their export if a tag is given."""
     if subject.tag is None:
         if subject.model is None:
-            raise UsageError("nothing to evaluate; name weights with --tag, or a --model for its random weights")
+            raise UsageError("nothing to evaluate; give weights with --tag, or a --model for random weights")
         if subject.backbone_epoch is not None:
-            raise UsageError("--backbone-epoch picks an epoch of a tag; name it with --tag")
+            raise UsageError("--backbone-epoch selects an epoch of a tag; give the tag with --tag")
         kind = "timm's published" if subject.pretrained else "random"
         return (
             build_backbone(subject.model, pretrained=subject.pretrained),
@@ -136,10 +138,10 @@ def found(subject: SubjectConfig, store: Store) -> tuple[Backbone, str, Exported
             None,
         )
     if subject.pretrained:
-        raise UsageError("--pretrained and --tag are two kinds of weights; keep one")
+        raise UsageError("--pretrained and --tag are two sources of weights; keep one")
     exported = store.find(subject.model, subject.tag, subject.backbone_epoch)
     if exported.card.kind != "backbone":
-        raise WeightsError(f"{exported} is a {exported.card.kind} and no backbone; name a tag that `pretrain` exported")
+        raise WeightsError(f"{exported} is a {exported.card.kind}, not a backbone; give a tag exported by `pretrain`")
     net = rebuild(exported.card)
     return net, f"loaded {fill(store, net, exported)}", exported
 
@@ -156,7 +158,7 @@ def open_images(recipe: EvalRecipe, subject: Subject) -> Images:
 
 
 def measure_vectors(session: Session, subject: Subject, images: Images, wanted: list[str]) -> dict[str, float]:
-    """Everything that needs each image's vector once: neighbors, health, the quick linear probe."""
+    """Everything computed from one vector per image: nearest neighbors, collapse measures, quick linear probe."""
     recipe: EvalRecipe = session.recipe
     net, normalize = subject.net.to(session.device), Normalize(subject.pixels).to(session.device)
     dtype = precision(recipe.runtime, session.device)
@@ -189,7 +191,7 @@ def quick_linear(recipe: EvalRecipe, known: Vectors, asked: Vectors, num_classes
 
 
 def train_linear(session: Session, subject: Subject, images: Images) -> dict[str, float]:
-    """The linear probe on augmented images, by the loop."""
+    """Train the linear probe on augmented images, with the training loop."""
     task = LinearProbe(subject.net, subject.pixels, images.num_classes)
     known = images.known.seen_as(training_view(subject.size))
     return session.fit(task, session.feed(known), session.in_order(images.asked), None)
@@ -206,7 +208,7 @@ def describe(subject: Subject, images: Images) -> list[str]:
 
 
 def finish(session: Session, subject: Subject, images: Images, metrics: dict[str, float]) -> None:
-    """The table, and the same as JSON."""
+    """Print the results, and write them as JSON."""
     if not dist.is_main():
         return
     recipe: EvalRecipe = session.recipe
@@ -233,9 +235,9 @@ def explanations(recipe: EvalRecipe, subject: Subject) -> dict[str, str]:
     protocol = recipe.protocol
     how = "on vectors computed once" if protocol.linear_on_features else "on random crops"
     return {
-        "knn": f"share right by {protocol.k} neighbors, temperature {protocol.temperature:g}",
-        "linear": f"share right by a linear layer, {recipe.schedule.epochs} epochs {how}",
-        "std": "1: directions of images fill the space evenly, 0: they are all the same",
-        "covariance": "0: every dimension says something else",
-        "rank": f"directions in use, of {subject.net.width}",
+        "knn": f"accuracy with {protocol.k} neighbors, temperature {protocol.temperature:g}",
+        "linear": f"accuracy of a linear layer, {recipe.schedule.epochs} epochs {how}",
+        "std": "1: feature directions are spread evenly, 0: they are all the same",
+        "covariance": "0: dimensions are uncorrelated",
+        "rank": f"effective rank, of {subject.net.width}",
     }

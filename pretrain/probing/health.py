@@ -1,24 +1,23 @@
-"""Is the representation alive?  Three numbers about the vectors of many images, and a sentence when it has collapsed.
+"""Collapse measures: std, covariance and rank of the feature vectors of many images.
 
-    vectors (N, D) -> directions -> count, sum and products, added up over batches and processes -> the numbers
+    vectors (N, D) -> directions -> count, sum and products, summed over batches and processes -> the measures
 
-How long a vector is a network may choose freely, and a cosine does not see it. So every vector is first scaled to
-length sqrt(D), which makes the numbers comparable between networks, layers and moments of a run:
+The norm of a vector does not affect its cosines, so every vector is first scaled to norm sqrt(D), which makes the
+measures comparable between networks, layers and epochs:
 
-    std          deviation of a dimension over the images, mean over the dimensions.  0 when all images have one
-                 direction, 1 when directions fill the space evenly; the measure of Chen, He, "Exploring Simple Siamese
+    std          standard deviation of a dimension over the images, mean over the dimensions.  0 if all images have the
+                 same direction, 1 if directions are spread evenly; the measure of Chen, He, "Exploring Simple Siamese
                  Representation Learning", 2021, times sqrt(D)
     covariance   the covariance term of Bardes, Ponce, LeCun, "VICReg", 2022: squares of the covariances between
-                 different dimensions, their sum over D.  Redundancy: 0 when every dimension says something else
+                 different dimensions, their sum over D.  0 if the dimensions are uncorrelated
     rank         RankMe of Garrido, Balestriero, Najman, LeCun, 2023: exp of the entropy of the singular values of the
-                 (N, D) matrix, which is not centered.  Directions in use: from 1 to D
+                 (N, D) matrix, not centered.  Effective rank: from 1 to D
 
-What is a collapse?  Cosines that no longer differ: std under 0.02 (directions of images are a degree apart), or fewer
-than two directions in use. Networks at random weights lie far above (std 0.28 to 0.97, rank 20 to 200 for eight of
-them), so it is no matter of being untrained. But a backbone with batch norm, which forces its layers to vary, cannot
-fall that far: when VICReg is trained without its variance term, the expander behind it shrinks everything to a point
-within an epoch, and the backbone merely stops learning, its own three numbers within the range of healthy ones. So
-where a method says what its loss compares (`Method.embed`), that must vary, too: by a tenth of what the method aims at.
+A collapse is reported for std below 0.02 (image directions within about a degree), or rank below 2. Randomly
+initialized networks are far above (std 0.28 to 0.97, rank 20 to 200 for eight of them). A backbone with batch norm
+cannot fall that far: if VICReg is trained without its variance term, its expander collapses within an epoch, while
+the three measures of the backbone stay in the normal range. So for methods with `Method.embed`, the standard
+deviation of the embedding must also be at least a tenth of its target.
 """
 
 from __future__ import annotations
@@ -36,7 +35,7 @@ LEAST_STD, LEAST_RANK, LEAST_SHARE = 0.02, 2.0, 0.1
 
 
 class Health(NamedTuple):
-    """The three numbers."""
+    """The three measures."""
 
     std: float
     covariance: float
@@ -44,7 +43,7 @@ class Health(NamedTuple):
 
 
 class Moments:
-    """What is kept of N vectors, however many: their number, the sum (D,) and the products (D, D), in float64."""
+    """Moments of N vectors: count, sum (D,) and products (D, D), in float64."""
 
     def __init__(self, width: int, device: torch.device | None = None) -> None:
         self.count = 0
@@ -52,14 +51,14 @@ class Moments:
         self.products = torch.zeros(width, width, dtype=torch.float64, device=device)
 
     def add(self, vectors: Tensor) -> None:
-        """(N, D) more vectors."""
+        """Add vectors (N, D)."""
         vectors = vectors.double()
         self.count += len(vectors)
         self.sum += vectors.sum(0)
         self.products += vectors.T @ vectors
 
     def over_processes(self) -> Moments:
-        """Those of all processes as one."""
+        """The sum over all processes."""
         whole = Moments(len(self.sum))
         for count, total, products in dist.gather((self.count, self.sum.cpu(), self.products.cpu())):
             whole.count, whole.sum, whole.products = whole.count + count, whole.sum + total, whole.products + products
@@ -72,7 +71,7 @@ class Moments:
 
 
 def health(vectors: Tensor, rows: int = 4096) -> Health:
-    """This process's share of the vectors, (N, D) -> the numbers over all processes."""
+    """This process's share of the vectors (N, D) -> the measures over all processes."""
     moments = Moments(vectors.shape[1], vectors.device)
     for part in directions(vectors).split(rows):
         moments.add(part)
@@ -80,7 +79,7 @@ def health(vectors: Tensor, rows: int = 4096) -> Health:
 
 
 def directions(vectors: Tensor) -> Tensor:
-    """(N, D) -> the same directions at length sqrt(D); what has no length stays 0."""
+    """(N, D) -> vectors scaled to norm sqrt(D); zero vectors stay 0."""
     return F.normalize(vectors.double(), dim=1) * vectors.shape[1] ** 0.5
 
 
@@ -104,10 +103,10 @@ def effective_rank(products: Tensor) -> float:
 
 @torch.no_grad()
 def deviation(embed: Callable[[Tensor], Tensor | None], vectors: Tensor, rows: int = 4096) -> float | None:
-    """Pooled vectors (N, D) -> deviation of what a method's loss compares, mean over dimensions, over all processes.
+    """Pooled vectors (N, D) -> mean standard deviation of a method's embeddings, over all processes.
 
     Args:
-        embed: (N, D) -> (N, E), or None where the loss compares no such vectors.
+        embed: (N, D) -> (N, E), or None for methods without embeddings.
     """
     parts = [embed(part) for part in vectors.split(rows)]
     if parts[0] is None:
@@ -120,21 +119,21 @@ def deviation(embed: Callable[[Tensor], Tensor | None], vectors: Tensor, rows: i
 
 
 def collapse(found: Health, width: int, compared: float | None) -> str | None:
-    """A sentence when the representation tells images apart no longer, None when it is alive.
+    """A warning if the representation has collapsed, else None.
 
     Args:
-        found: health of the backbone's vectors.
+        found: measures of the backbone's vectors.
         width: their dimensions.
-        compared: deviation of what the loss compares, in units of what it aims at; None where it compares none.
+        compared: standard deviation of the method's embeddings relative to its target; None if it has none.
     """
     if found.std < LEAST_STD or found.rank < LEAST_RANK:
         return (
             f"the representation has collapsed: images share one direction (std {found.std:.2g} of at most 1, "
-            f"rank {found.rank:.1f} of {width}); lower --lr, or give weight to what keeps images apart"
+            f"rank {found.rank:.1f} of {width}); lower --lr, or increase the weight of the term against collapse"
         )
     if compared is not None and compared < LEAST_SHARE:
         return (
-            f"the representation has collapsed: what the loss compares deviates between images by {compared:.2g}, "
-            f"where it aims at 1; give weight to its variance term, or lower --lr"
+            f"the representation has collapsed: the standard deviation of the embeddings is {compared:.2g}, "
+            f"its target 1; increase the weight of the variance term, or lower --lr"
         )
     return None

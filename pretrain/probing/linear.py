@@ -1,14 +1,14 @@
-"""The linear probe: what one linear layer can read off a frozen backbone.
+"""The linear probe: a linear classifier on a frozen backbone.
 
     image -> random crop, flip -> backbone, frozen, in eval mode -> vector -> linear -> cross-entropy
 
-The protocol is that of Bardes, Ponce, LeCun, "VICReg", 2022, as they published it for ResNet-50 on ImageNet: SGD with
-momentum 0.9, rate 0.02 on a cosine to 0, weight decay 1e-6, 100 epochs, 256 images a step, weights drawn with deviation
-0.01; evaluated on center crops. (Theirs lowers the rate once an epoch, the loop here with every step.) It is trained by
-the loop, so it runs on several processes and resumes as every run does.
+The protocol is that of Bardes, Ponce, LeCun, "VICReg", 2022, for ResNet-50 on ImageNet: SGD with momentum 0.9, learning
+rate 0.02 with cosine decay to 0, weight decay 1e-6, 100 epochs, batch size 256, weights initialized with std 0.01;
+evaluated on center crops. (Theirs updates the rate once per epoch, the loop here at every step.) It is trained by the
+training loop, so it runs on several processes and can be resumed.
 
-The quick form computes each vector once, on a center crop, scales every dimension to mean 0 and deviation 1 over the
-training images, and trains the same layer on those by the same rates: minutes instead of hours, without augmentation.
+The quick form computes each vector once, on a center crop, standardizes every dimension over the training images, and
+trains the same layer on them with the same schedule: minutes instead of hours, without augmentation.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from shared.recipes.recipe import OptimConfig, ScheduleConfig
 
 
 class LinearProbe(Task):
-    """A frozen backbone and the layer on top of it, which alone learns."""
+    """A frozen backbone with a trainable linear layer."""
 
     def __init__(self, backbone: Backbone, pixels: PixelStats, num_classes: int) -> None:
         super().__init__()
@@ -42,12 +42,12 @@ class LinearProbe(Task):
         self.known_by = sum(float(value.double().abs().sum()) for value in backbone.parameters())
 
     def get_extra_state(self) -> float:
-        """What tells this backbone from others: a probe is resumed on the weights it was begun on, or not at all."""
+        """A checksum of the backbone, so that a probe is resumed on the same weights only."""
         return self.known_by
 
     def set_extra_state(self, state: float) -> None:
         if state != self.known_by:
-            raise RuntimeError("the probe was begun on other weights")
+            raise RuntimeError("the probe was started on other weights")
 
     def train(self, mode: bool = True) -> LinearProbe:
         super().train(mode)
@@ -68,7 +68,7 @@ class LinearProbe(Task):
 
     @torch.no_grad()
     def evaluate(self, loader: Iterable[Any]) -> dict[str, float]:
-        """linear and, where there are more than five classes, linear_top5: shares of the images, from 0 to 1."""
+        """linear and, with more than five classes, linear_top5: accuracies from 0 to 1."""
         predicted = [(self.classify(images).cpu(), labels.cpu()) for images, labels in loader]
         scores, labels = zip(*[pair for share in dist.gather(predicted) for pair in share], strict=True)
         return shares_right(torch.cat(scores), torch.cat(labels), "linear")
@@ -95,12 +95,12 @@ def linear_on_vectors(
     batch_size: int,
     seed: int = 0,
 ) -> dict[str, float]:
-    """The quick form. Every process trains the same layer on the vectors of all.
+    """The quick form. Every process trains the same layer on the vectors of all processes.
 
     Args:
-        known, asked: this process's share of the vectors to learn from and to be asked about.
-        optim, schedule: rates and length, as the loop reads them.
-        batch_size: vectors a step.
+        known, asked: this process's share of the training and validation vectors.
+        optim, schedule: as for the loop.
+        batch_size: vectors per step.
         seed: of weights and order.
     """
     known, asked = known.of_all(), asked.of_all()
@@ -115,7 +115,7 @@ def linear_on_vectors(
     for step in range(total_steps(steps, schedule)):
         for group in optimizer.param_groups:
             group["lr"] = group["initial_lr"] * lr_scale(step, steps, schedule, optim.lr)
-        while len(order) < batch_size:  # as in the loop, an epoch may end inside a batch
+        while len(order) < batch_size:  # as in the loop, an epoch may end within a batch
             order = torch.cat((order, torch.randperm(len(x))))
         rows, order = order[:batch_size].to(x.device), order[batch_size:]
         F.cross_entropy(layer(x[rows]), labels[rows]).backward()

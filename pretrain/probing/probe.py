@@ -1,13 +1,13 @@
-"""What a frozen backbone knows: weighted nearest neighbors, and the health of its vectors.
+"""Weighted nearest neighbors and collapse measures of a frozen backbone.
 
     images -> center crop -> backbone in eval mode -> vectors (N, D) with labels
     query  -> its k most similar vectors of the bank, by cosine -> each votes exp(cosine / temperature) for its class
 
 Wu, Xiong, Yu, Lin, "Unsupervised Feature Learning via Non-Parametric Instance Discrimination", 2018, temperature 0.07;
-k 20 as in Caron et al., "Emerging Properties in Self-Supervised Vision Transformers", 2021. Several processes share the
-bank and the queries out and agree on the votes.
+k 20 as in Caron et al., "Emerging Properties in Self-Supervised Vision Transformers", 2021. Bank and queries are
+distributed over the processes.
 
-`Probe` is what `--probe` measures during training. It changes nothing: modes are put back, statistics hold still.
+`Probe` implements `--probe` during training. It restores train and eval modes and does not change running statistics.
 """
 
 from __future__ import annotations
@@ -31,31 +31,31 @@ from shared.feeding.pixels import Normalize, PixelStats
 
 log = logging.getLogger(__name__)
 K, TEMPERATURE = 20, 0.07
-AT_ONCE = 2**26  # similarities held at a time
+AT_ONCE = 2**26  # similarities in memory at a time
 
 
 class Vectors(NamedTuple):
-    """This process's share of some images: vectors (N, D) float32, labels (N,)."""
+    """This process's share of the vectors (N, D) float32 and labels (N,)."""
 
     values: Tensor
     labels: Tensor
 
     def of_all(self) -> Vectors:
-        """Those of all processes, in each of them."""
+        """The vectors of all processes, gathered in each."""
         gathered = dist.gather((self.values.cpu(), self.labels.cpu()))
         values, labels = (torch.cat(column).to(self.values.device) for column in zip(*gathered, strict=True))
         return Vectors(values, labels)
 
 
 class Probe:
-    """Nearest neighbors and health along the way, on the same images every time.
+    """Nearest neighbors and collapse measures during training, on the same images every time.
 
     Args:
-        bank, queries: this process's batches of labelled images, as often as they are asked for.
+        bank, queries: re-iterable batches of labeled images, this process's share.
         num_classes: of both.
-        pixels: what the backbone wants its pixels to be.
-        device: where it runs.
-        k: neighbors that vote.
+        pixels: pixel mean and std of the backbone.
+        device: of the backbone.
+        k: number of neighbors.
     """
 
     def __init__(
@@ -71,7 +71,7 @@ class Probe:
         self.normalize, self.device = Normalize(pixels).to(device), device
 
     def __call__(self, task: Method) -> dict[str, float]:
-        """knn, std, covariance, rank and, where the method compares vectors, embedding_std; warns of a collapse."""
+        """knn, std, covariance, rank and, for methods with embeddings, embedding_std; logs a warning on collapse."""
         with torch.no_grad(), at_rest(task):
             backbone: Any = task.exports()["backbone"]
             bank, queries = (
@@ -89,9 +89,9 @@ class Probe:
 
 @contextmanager
 def at_rest(module: nn.Module) -> Iterator[None]:
-    """Eval mode for a while; afterwards every part is in the mode it was in."""
+    """Context in eval mode; restores the mode of every submodule."""
     modes = [(part, part.training) for part in module.modules()]
-    module.train().eval()  # through train mode, where TinyViT drops what it cached of older weights
+    module.train().eval()  # via train mode, in which TinyViT drops its cached attention biases
     try:
         yield
     finally:
@@ -102,7 +102,7 @@ def at_rest(module: nn.Module) -> Iterator[None]:
 
 @torch.no_grad()
 def vectors_of(backbone: Backbone, normalize: nn.Module, batches: Iterable[Any], device: torch.device) -> Vectors:
-    """Batches of (images (B, 3, H, W) uint8, labels (B,)) -> their pooled vectors. The backbone is in eval mode."""
+    """Batches of (images (B, 3, H, W) uint8, labels (B,)) -> pooled vectors. The backbone must be in eval mode."""
     values, labels = [torch.zeros(0, backbone.width, device=device)], [torch.zeros(0, dtype=torch.int64, device=device)]
     for batch in batches:
         images, classes = to_device(batch, device)
@@ -113,13 +113,13 @@ def vectors_of(backbone: Backbone, normalize: nn.Module, batches: Iterable[Any],
 
 def check_k(k: int, bank: int, flag: str = "--k") -> None:
     if k > bank:
-        raise UsageError(f"{k} nearest neighbors are asked for among {bank} images; give a smaller {flag}")
+        raise UsageError(f"{k} nearest neighbors are more than the {bank} images; give a smaller {flag}")
 
 
 def nearest_neighbors(
     bank: Vectors, queries: Vectors, num_classes: int, *, k: int = K, temperature: float = TEMPERATURE
 ) -> dict[str, float]:
-    """Shares of the queries whose class has the most votes (`knn`), or is among the first five (`knn_top5`)."""
+    """Accuracy of the votes: top-1 (`knn`) and, with more than five classes, top-5 (`knn_top5`)."""
     queries = queries.of_all()
     with torch.autocast(bank.values.device.type, enabled=False):  # bfloat16 is too coarse for cosine / 0.07
         votes = knn_votes(bank, queries.values, num_classes, k=k, temperature=temperature)
@@ -127,10 +127,10 @@ def nearest_neighbors(
 
 
 def knn_votes(bank: Vectors, queries: Tensor, num_classes: int, *, k: int, temperature: float) -> Tensor:
-    """Queries (Q, D), the same in every process -> votes (Q, num_classes), the same in every process, -inf without any.
+    """Queries (Q, D) -> votes (Q, num_classes), -inf for classes without votes; both are the same in every process.
 
     Args:
-        bank: this process's share; the k nearest are those over all shares.
+        bank: this process's share; the k nearest are over all shares.
     """
     values = F.normalize(bank.values)
     rows = max(1, AT_ONCE // max(len(values), 1))
@@ -150,7 +150,7 @@ def nearest(values: Tensor, labels: Tensor, queries: Tensor, k: int) -> tuple[Te
 
 
 def shares_right(scores: Tensor, labels: Tensor, name: str) -> dict[str, float]:
-    """Scores (N, K), labels (N,) -> top-1 as `name` and, where there are more than five classes, top-5."""
+    """Scores (N, K), labels (N,) -> top-1 accuracy as `name` and, with more than five classes, top-5."""
     best = scores.topk(min(5, scores.shape[1]), 1)
     right = (best.indices == labels[:, None]) & (best.values > -torch.inf)
     count = max(len(labels), 1)

@@ -1,7 +1,7 @@
-"""Everything `pretrain eval` can be told.
+"""The flags of `pretrain eval`.
 
-Its rates and lengths are those of the linear probe, which the loop of training trains; their defaults are the published
-protocol of VICReg, so `pretrain eval --protocol linear` needs no recipe.
+Optimizer and schedule are those of the linear probe; their defaults are VICReg's published protocol, so
+`pretrain eval --protocol linear` needs no recipe.
 """
 
 from __future__ import annotations
@@ -15,52 +15,50 @@ from shared.recipes.recipe import OptimConfig, RuntimeConfig, ScheduleConfig, kn
 
 
 def redefault(section: Any, name: str, default: Any) -> Any:
-    """The knob of another section with another default."""
+    """A field of another section with another default."""
     return field(default=default, metadata=section.__dataclass_fields__[name].metadata)
 
 
 @dataclass(frozen=True, kw_only=True)
 class SubjectConfig:
-    """Whose representation is measured"""
+    """The evaluated backbone"""
 
     model: str | None = knob(None, "backbone (default: the only one that has the tag)", "--backbone")
-    tag: str | None = knob(None, "tag or tag@digest of its weights; random ones without it", "--backbone-tag")
+    tag: str | None = knob(None, "tag or tag@digest of its weights (default: random weights)", "--backbone-tag")
     backbone_epoch: int | None = knob(None, "the export of this epoch (default: the finished one)", low=0)
     pretrained: bool = knob(False, "timm's published weights instead of a tag")
 
 
 @dataclass(frozen=True, kw_only=True)
 class JudgeConfig:
-    """On which labelled images"""
+    """Labeled images"""
 
     data_path: str | None = knob(
-        None, "shards or class folders to learn from; the built-in demo data without it", metavar="SHARDS|FOLDER"
+        None, "training images: shards or class folders (default: the demo data)", metavar="SHARDS|FOLDER"
     )
     val_path: str | None = knob(
-        None, "the same to be asked about (default: what --data-path sets aside)", metavar="SHARDS|FOLDER"
+        None, "validation images (default: the validation split of --data-path)", metavar="SHARDS|FOLDER"
     )
     size: tuple[int, ...] = knob(
         (), "height and width of the images, or one number for both (default: as in training)", metavar="PIXELS", low=8
     )
-    rgb_mode: str | None = knob(None, "pixel statistics (default: what the weights expect)")
+    rgb_mode: str | None = knob(None, "pixel mean and std (default: those of the weights)")
     probe_share: float | None = knob(
-        None, "share of the short side that the center crop shows (default: as in training)", above=0, high=1
+        None, "size of the center crop as a fraction of the short side (default: as in training)", above=0, high=1
     )
-    probe_bank: int = knob(0, "use only so many training images, by chance; 0 for all", low=0)
-    probe_queries: int = knob(0, "use only so many validation images, by chance; 0 for all", low=0)
+    probe_bank: int = knob(0, "number of training images, chosen at random; 0 for all", low=0)
+    probe_queries: int = knob(0, "number of validation images, chosen at random; 0 for all", low=0)
 
 
 @dataclass(frozen=True, kw_only=True)
 class ProtocolConfig:
-    """How it is measured"""
+    """Protocol"""
 
     protocol: tuple[str, ...] = knob(("knn",), "knn, linear, or both: knn,linear", metavar="PROTOCOL")
-    k: int = knob(20, "knn: neighbors that vote", low=1)
+    k: int = knob(20, "knn: number of neighbors", low=1)
     temperature: float = knob(0.07, "knn: a neighbor's vote is exp(cosine / temperature)", above=0)
-    linear_on_features: bool = knob(
-        False, "linear: compute every vector once, without augmentation; minutes instead of hours"
-    )
-    json: Path | None = knob(None, "write the numbers to this JSON file, too", metavar="FILE")
+    linear_on_features: bool = knob(False, "linear: compute every vector once, without augmentation (fast)")
+    json: Path | None = knob(None, "also write the results to this JSON file", metavar="FILE")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,14 +81,14 @@ class LinearScheduleConfig(ScheduleConfig):
 
 @dataclass(frozen=True, kw_only=True)
 class EvalRuntimeConfig(RuntimeConfig):
-    """How it is computed and where the results go"""
+    """Device, batch size, folders"""
 
     batch_size: int = redefault(RuntimeConfig, "batch_size", 256)
 
 
 @dataclass(frozen=True, kw_only=True)
 class EvalRecipe:
-    """Everything `pretrain eval` can be told."""
+    """All flags of `pretrain eval`."""
 
     subject: SubjectConfig = field(default_factory=SubjectConfig)
     data: JudgeConfig = field(default_factory=JudgeConfig)
@@ -101,7 +99,7 @@ class EvalRecipe:
 
 
 def tiny(recipe: EvalRecipe) -> dict[str, Any]:
-    """What `--scale tiny` changes: a few pictures of the demo data, and a short linear probe."""
+    """What `--scale tiny` changes: a few images of the demo data, and a short linear probe."""
     return scale.tiny(recipe) | {"data_path": None, "val_path": None, "probe_bank": 256, "probe_queries": 64}
 
 

@@ -1,4 +1,4 @@
-"""`pretrain replay`: the task that a kept step was of."""
+"""`pretrain replay`: rebuild the task of a saved step."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from shared.feeding.pixels import PixelStats
 
 
 def task_of(facts: dict[str, Any]) -> Method:
-    """From what `pretrain train` kept of it, on random weights."""
+    """The task from its saved facts, with random weights."""
     net = backbone.build(facts["backbone"], **facts["backbone_args"])
     (height, width), (mean, std) = facts["size"], facts["pixels"]
     about = Facts((height, width), facts["num_classes"], PixelStats(tuple(mean), tuple(std)))

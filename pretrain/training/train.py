@@ -31,7 +31,7 @@ log = logging.getLogger(__name__)
 
 
 class Data(NamedTuple):
-    """The shards of a run; `val` may be None."""
+    """Training and validation shards; `val` may be None."""
 
     train: Any
     val: ShardSet | None
@@ -40,7 +40,7 @@ class Data(NamedTuple):
 
 
 def train(resolved: Resolved) -> int:
-    """Train a backbone and export it; the exit code."""
+    """Train a backbone and export it; returns the exit code."""
     recipe: PretrainRecipe = resolved.recipe
     tag = export_tag(recipe)
     check_name(tag)
@@ -104,7 +104,7 @@ def train(resolved: Resolved) -> int:
         measured = {"probe": probe, "probe_every": recipe.probing.probe or 1}
         metrics = session.fit(task, feed, val_loader(session, data), publish, recipe.model.keep_epochs, **measured)
         if dist.is_main():
-            if exported:  # not when a finished run is resumed: its result stands
+            if exported:  # not when a finished run is resumed: its result is kept
                 session.finish(exported[-1], metrics, store)
             log.info("report %s", write_report([run_dir], run_dir / "report.html"))
     finally:
@@ -113,7 +113,7 @@ def train(resolved: Resolved) -> int:
 
 
 class Start(NamedTuple):
-    """A backbone to train, what it wants its pixels to be, and the export its weights came from, if from any."""
+    """A backbone to train, its pixel statistics, and the export of its initial weights, if any."""
 
     net: Backbone
     stats: PixelStats
@@ -121,18 +121,18 @@ class Start(NamedTuple):
 
 
 def start_from(recipe: PretrainRecipe, store: Store, options: dict[str, Any]) -> Start:
-    """The backbone on random weights, on timm's published ones, or on those of a tag.
+    """The backbone with random weights, timm's published ones, or those of a tag.
 
     Raises:
-        UsageError: two sources of weights are named.
-        WeightsError: the tag leads to nothing, its weights do not fit, or they expect other pixels.
+        UsageError: two sources of weights are given.
+        WeightsError: no such tag, weights that do not match, or another pixel mean and std.
     """
     model, parent = recipe.model, None
     if model.init_tag is None:
         net = build_backbone(model.model, pretrained=model.pretrained, **options)
         expected = net.pixels
     elif model.pretrained:
-        raise UsageError("--init-tag and --pretrained both name weights to start from; keep one")
+        raise UsageError("--init-tag and --pretrained are two sources of weights; keep one")
     else:
         parent = store.find(model.model, model.init_tag)
         net, expected = rebuild(parent.card, **options), expected_pixels(parent)
@@ -146,7 +146,7 @@ def start_from(recipe: PretrainRecipe, store: Store, options: dict[str, Any]) ->
 
 
 def open_data(recipe: PretrainRecipe) -> Data:
-    """Training and validation shards; the demo data when none are named."""
+    """Training and validation shards; the demo data if none are given."""
     data = recipe.data
     path, labelled = data.data_path, method_is_labelled(recipe.model.method)
     if path is None:
@@ -169,14 +169,14 @@ def open_data(recipe: PretrainRecipe) -> Data:
 
 
 def streamed(recipe: PretrainRecipe, shards: list[str], labelled: bool) -> Any:
-    """Remote shards, which cannot be counted beforehand."""
+    """Streamed remote shards, whose samples cannot be counted in advance."""
     from pretrain.data.stream import RemoteShards
 
     data = recipe.data
     if data.samples is None:
-        raise UsageError("remote shards cannot be counted; say with --samples how many images make an epoch")
+        raise UsageError("remote shards cannot be counted; give the images per epoch with --samples")
     if labelled and data.num_classes is None:
-        raise UsageError("remote shards cannot be asked for their classes; say how many with --num-classes")
+        raise UsageError("the classes of remote shards are not known in advance; give their number with --num-classes")
     return RemoteShards(
         shards,
         no_view,
@@ -201,7 +201,7 @@ def method_is_labelled(name: str) -> bool:
 
 
 def no_view(image: Any, rng: Any) -> Any:
-    """Stands in until the method, which needs to know the classes first, says what its view is."""
+    """Placeholder until the method is built, which needs the classes first."""
     return image
 
 
@@ -210,11 +210,11 @@ def val_loader(session: Session, data: Data) -> Any:
 
 
 def open_probe(session: Session, data: Data, stats: PixelStats) -> Probe | None:
-    """What --probe measures with: some of the run's own images, or of --probe-path, the same at every epoch.
+    """The --probe: a fixed subset of the run's images, or of --probe-path.
 
     Raises:
-        DataError: there are no labels, or no images to ask about.
-        UsageError: fewer images to look among than neighbors.
+        DataError: no labels, or no validation images.
+        UsageError: fewer images than neighbors.
     """
     recipe: PretrainRecipe = session.recipe
     probing, limit = recipe.probing, recipe.data.limit
@@ -224,7 +224,7 @@ def open_probe(session: Session, data: Data, stats: PixelStats) -> Probe | None:
     if probing.probe_path is not None:
         sets, limit = open_labelled(probing.probe_path, probing.probe_val_path, view), None
     elif data.val is None or not hasattr(data.train, "labels"):
-        raise DataError("--probe needs images to learn from and to validate on that lie here; name some: --probe-path")
+        raise DataError("--probe needs local training and validation images; give some with --probe-path")
     else:
         sets = same_classes(seen_as(data.train, view), seen_as(data.val, view))
     bank = choose(sets.known, probing.probe_bank, limit=limit, forgiving=True)
@@ -245,9 +245,9 @@ def describe(recipe: PretrainRecipe, data: Data, tag: str) -> None:
         tag,
     )
     if data.val is None:
-        log.info("no validation shards: nothing is measured along the way")
+        log.info("no validation shards: no metrics during training")
     elif not recipe.probing.probe and not method_is_labelled(recipe.model.method):
-        log.info("nothing is measured along the way; --probe would say what the representation knows")
+        log.info("no metrics during training; add --probe to measure the representation")
 
 
 def dry_run(session: Session, resolved: Resolved, task: Method, data: Data) -> int:

@@ -1,10 +1,10 @@
-"""Colors of whole batches, on the device: jitter, gray, blur and solarize, drawn anew for every image.
+"""Color augmentation of batches on the device: jitter, grayscale, blur and solarize, random per image.
 
     uint8 (B, 3, H, W) -> brightness, contrast, saturation, hue in any order -> gray -> blur -> solarize -> float32
 
-What is drawn, and how much of it, is distributed as torchvision's ColorJitter, RandomGrayscale, GaussianBlur and
-RandomSolarize draw it. Pixels stay within 0 to 255 and are not rounded in between. Chance is torch's global generator
-on the processor, so one seed gives the same colors on any device, and no device is waited for.
+The parameters have the distributions of torchvision's ColorJitter, RandomGrayscale, GaussianBlur and RandomSolarize.
+Pixels stay within 0 to 255 and are not rounded in between. Random numbers are from torch's global CPU generator, so
+a seed gives the same colors on any device, without synchronization.
 """
 
 from __future__ import annotations
@@ -20,20 +20,20 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-LUMA = (0.2989, 0.587, 0.114)  # shares of red, green and blue in how bright a pixel looks, ITU-R BT.601
-REACH = 2.6  # deviations at which a blur ends; what lies beyond is less than a gray level
-CACHED = 2**18  # pixel values that a processor works on at a time
+LUMA = (0.2989, 0.587, 0.114)  # weights of R, G and B in luma, ITU-R BT.601
+REACH = 2.6  # radius of a blur kernel in standard deviations; the rest is less than one gray level
+CACHED = 2**18  # pixel values per chunk on a CPU
 
 Finish = Callable[[Tensor], Tensor]
 
 
 class Drawn(NamedTuple):
-    """What is to happen to B images.
+    """Random parameters for B images.
 
-    order: (B, 4) which of brightness, contrast, saturation and hue (0 to 3) comes first, second, third and last.
-    amounts: (B, 4) how much of each: three factors around 1, and the shift of the hue in turns.
-    jittered, gray, solarized: (B,) whether an image is.
-    sigma: (B,) deviation of the blur in pixels; 0 for none.
+    order: (B, 4) permutation of brightness, contrast, saturation and hue (0 to 3).
+    amounts: (B, 4) three factors around 1, and the hue shift in turns.
+    jittered, gray, solarized: (B,) bool.
+    sigma: (B,) standard deviation of the blur in pixels; 0 for none.
     """
 
     order: np.ndarray
@@ -49,15 +49,15 @@ class Drawn(NamedTuple):
 
 @dataclass(frozen=True)
 class Color:
-    """What may happen to an image, and how often.
+    """Random color augmentation.
 
     Args:
         jitter: probability that brightness, contrast, saturation and hue are changed.
-        gray: probability that no colors are left.
+        gray: probability of grayscale.
         blur: probability of a Gaussian blur.
-        solarize: probability that the brighter half of the scale is turned over.
-        strengths: how far from 1 the factors of brightness, contrast and saturation go, how far from 0 the hue.
-        sigma: least and greatest deviation of the blur in pixels.
+        solarize: probability that values above the middle are inverted.
+        strengths: maximum distance of the factors of brightness, contrast and saturation from 1, and of the hue from 0.
+        sigma: range of the blur's standard deviation in pixels.
     """
 
     jitter: float = 0.8
@@ -68,11 +68,11 @@ class Color:
     sigma: tuple[float, float] = (0.1, 2.0)
 
     def __call__(self, images: Tensor, finish: Finish | None = None) -> Tensor:
-        """(B, 3, H, W) uint8 -> (B, 3, H, W) float32: 0 to 255, or what `finish`, such as Normalize, makes of it"""
+        """(B, 3, H, W) uint8 -> (B, 3, H, W) float32 from 0 to 255, or the result of `finish`, such as Normalize"""
         return colored(images, self.draw(len(images)), finish)
 
     def draw(self, count: int) -> Drawn:
-        """What happens to each of `count` images."""
+        """Random parameters for `count` images."""
         chances = torch.rand(count, 4) < torch.tensor([self.jitter, self.gray, self.blur, self.solarize])
         jittered, gray, blurred, solarized = chances.numpy().transpose()
         order = torch.rand(count, 4).argsort(1).numpy()
@@ -84,11 +84,11 @@ class Color:
 
 
 @torch.no_grad()
-@torch.compiler.disable()  # chance on the processor and compiled graphs do not mix
+@torch.compiler.disable()  # CPU random numbers would break compiled graphs
 def colored(images: Tensor, drawn: Drawn, finish: Finish | None = None) -> Tensor:
     """(B, 3, H, W) uint8 -> (B, 3, H, W) float32"""
     pixels = images.to(torch.float32, copy=True, memory_format=torch.contiguous_format)
-    # a processor is quickest with what stays in its cache, such as one image of 224 pixels a side
+    # a CPU is fastest with chunks that fit in its cache, such as one 224x224 image
     few = max(1, CACHED // pixels[0].numel()) if pixels.device.type == "cpu" else len(pixels)
     for first in range(0, len(pixels), few):
         rows = slice(first, first + few)
@@ -99,7 +99,7 @@ def colored(images: Tensor, drawn: Drawn, finish: Finish | None = None) -> Tenso
 
 
 def paint(pixels: Tensor, drawn: Drawn) -> None:
-    """Do in place what was drawn; images that share a fate go through it together."""
+    """Apply the parameters in place; images with the same operation are processed together."""
     for place in range(4):
         for number in sorted(set(drawn.order[drawn.jittered, place].tolist())):
             chosen = drawn.jittered & (drawn.order[:, place] == number)
@@ -110,7 +110,7 @@ def paint(pixels: Tensor, drawn: Drawn) -> None:
 
 
 def change(pixels: Tensor, chosen: np.ndarray, how: Callable[[Tensor, Tensor], None], amounts: np.ndarray) -> None:
-    """Do something in place to some of the images, to each as much as it drew."""
+    """Apply an operation in place to the chosen images, each with its own amount."""
     rows = np.flatnonzero(chosen)
     if len(rows) == 0:
         return
@@ -124,7 +124,7 @@ def change(pixels: Tensor, chosen: np.ndarray, how: Callable[[Tensor, Tensor], N
     pixels.index_copy_(0, where, some)
 
 
-# --- what can happen to (B, 3, H, W), in place; amounts are (B, 1, 1, 1) ---------------------------
+# --- operations on (B, 3, H, W), in place; amounts are (B, 1, 1, 1) ---------------------------
 
 
 def brightness(pixels: Tensor, factor: Tensor) -> None:
@@ -132,20 +132,20 @@ def brightness(pixels: Tensor, factor: Tensor) -> None:
 
 
 def contrast(pixels: Tensor, factor: Tensor) -> None:
-    """Away from the image's mean gray, or towards it."""
+    """Blend with the image's mean gray; a factor above 1 extrapolates."""
     gray = (pixels.mean((2, 3), keepdim=True) * pixels.new_tensor(LUMA).view(3, 1, 1)).sum(1, keepdim=True)
     pixels.mul_(factor).add_(gray * (1 - factor)).clamp_(0, 255)
 
 
 def saturation(pixels: Tensor, factor: Tensor) -> None:
-    """Away from each pixel's own gray, or towards it: 0 leaves no colors."""
+    """Blend with each pixel's gray; 0 is grayscale."""
     r, g, b = pixels.split(1, 1)
     gray = (r * LUMA[0]).add_(g, alpha=LUMA[1]).add_(b, alpha=LUMA[2]).mul_(1 - factor)
     pixels.mul_(factor).add_(gray).clamp_(0, 255)
 
 
 def hue(pixels: Tensor, turns: Tensor) -> None:
-    """Round the circle of hues, at equal value and saturation (of HSV)."""
+    """Rotate the hue, at constant value and saturation of HSV."""
     r, g, b = pixels.unbind(1)
     top = torch.maximum(r, g)
     torch.maximum(top, b, out=top)
@@ -164,7 +164,7 @@ def hue(pixels: Tensor, turns: Tensor) -> None:
 
 
 def blur(pixels: Tensor, sigma: Tensor, reach: int) -> None:
-    """Convolve with a Gaussian that ends `reach` pixels from its middle, down, then across; edges are mirrored."""
+    """Separable Gaussian blur with radius `reach`; edges are reflected."""
     height, width = pixels.shape[-2:]
     reach = min(reach, height - 1, width - 1)
     weights = (torch.arange(-reach, reach + 1, device=pixels.device) / sigma).square().mul_(-0.5).exp_()
@@ -181,7 +181,7 @@ def blur(pixels: Tensor, sigma: Tensor, reach: int) -> None:
 
 
 def solarize(pixels: Tensor, _: Tensor) -> None:
-    """Whatever is brighter than the middle becomes its negative."""
+    """Invert values above the middle."""
     torch.minimum(pixels, 255 - pixels, out=pixels)
 
 

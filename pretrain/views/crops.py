@@ -1,9 +1,8 @@
-"""How one image becomes one view: transforms of (3, H, W) uint8 pixels, each with the random numbers it is handed.
+"""Crops and flips of (3, H, W) uint8 images, with explicit random generators.
 
     Compose([RandomResizedCrop(224), HorizontalFlip(0.5)])(image, rng) -> (3, 224, 224) uint8, contiguous
 
-Pixels stay uint8 to the end: crops and resizes of bytes are several times cheaper than of floats, and normalizing
-belongs on the device.
+Pixels stay uint8: resizing bytes is several times faster than floats, and normalization is done on the device.
 """
 
 from __future__ import annotations
@@ -23,22 +22,22 @@ Box = tuple[int, int, int, int]  # top, left, height, width
 
 @runtime_checkable
 class Framed(Protocol):
-    """A view that says where it will look before it sees a pixel, so that only those rows need decoding.
+    """A view whose crop box is known before decoding, so that only its rows need to be decoded.
 
-    `view(image, rng)` is `view.inside(image, view.box(height, width, rng), rng)`, to the bit. `inside` may be given an
-    image of fewer rows, with the box counted from its first.
+    `view(image, rng)` equals `view.inside(image, view.box(height, width, rng), rng)` exactly. `inside` may get an
+    image with fewer rows, with the box relative to its first row.
     """
 
     def __call__(self, image: Tensor, rng: np.random.Generator) -> Tensor: ...
     def box(self, height: int, width: int, rng: np.random.Generator) -> Box | None:
-        """Size of an image -> the box of it that is looked at; None, without a number drawn, for all of it."""
+        """Image size -> the crop box; None for the whole image, without using `rng`."""
         ...
 
     def inside(self, image: Tensor, box: Box, rng: np.random.Generator) -> Tensor: ...
 
 
 class Compose:
-    """One transform after another; framed, if the first is."""
+    """Transforms in sequence; framed if the first is."""
 
     def __init__(self, views: Sequence[View]) -> None:
         self.views = list(views)
@@ -53,7 +52,7 @@ class Compose:
         return self.framed.box(height, width, rng) if self.framed is not None else None
 
     def inside(self, image: Tensor, box: Box, rng: np.random.Generator) -> Tensor:
-        assert self.framed is not None  # nobody else names a box
+        assert self.framed is not None  # only framed views have a box
         image = self.framed.inside(image, box, rng)
         for view in self.views[1:]:
             image = view(image, rng)
@@ -61,7 +60,7 @@ class Compose:
 
 
 class Several:
-    """The same view several times over, each with its own luck: a tuple of tensors."""
+    """Several independent random views of an image: a tuple of tensors."""
 
     def __init__(self, view: View, count: int) -> None:
         self.view, self.count = view, count
@@ -71,13 +70,13 @@ class Several:
 
 
 class RandomResizedCrop:
-    """A box of random area and shape, resized: what networks for ImageNet are trained on.
+    """Random resized crop, as torchvision's.
 
     Args:
         size: of the result, one side or (height, width).
-        scale: least and greatest share of the image's area.
-        ratio: least and greatest width / height of the box, drawn evenly in the logarithm.
-        bicubic: resize with cubic rather than linear interpolation, as most self-supervised papers do.
+        scale: range of the crop's area as a fraction of the image.
+        ratio: range of width / height of the crop, log-uniform.
+        bicubic: bicubic instead of bilinear interpolation, as in most self-supervised papers.
     """
 
     def __init__(
@@ -97,7 +96,7 @@ class RandomResizedCrop:
         return crop_resize(image, box, self.size, bicubic=self.bicubic)
 
     def box(self, height: int, width: int, rng: np.random.Generator) -> Box:
-        """Size of an image -> (top, left, height, width) inside it, distributed as torchvision's."""
+        """Image size -> (top, left, height, width), with torchvision's distribution."""
         low, high = math.log(self.ratio[0]), math.log(self.ratio[1])
         for _ in range(10):
             area = height * width * rng.uniform(*self.scale)
@@ -108,7 +107,7 @@ class RandomResizedCrop:
         return self.middle(height, width)
 
     def middle(self, height: int, width: int) -> Box:
-        """For images too narrow for the dice: the largest box of an allowed shape, centered."""
+        """Fallback for narrow images: the largest centered box with an allowed ratio."""
         w, h = width, height
         if width / height < self.ratio[0]:
             h = max(1, min(height, round(width / self.ratio[0])))
@@ -118,7 +117,7 @@ class RandomResizedCrop:
 
 
 class HorizontalFlip:
-    """Left and right change places with probability `p`."""
+    """Flip horizontally with probability `p`."""
 
     def __init__(self, p: float = 0.5) -> None:
         self.p = p
@@ -128,11 +127,11 @@ class HorizontalFlip:
 
 
 class ResizeCenterCrop:
-    """The middle of the image, for evaluation: the same as resizing to size / share and cropping the center.
+    """Center crop for evaluation: equal to resizing to size / share and cropping the center.
 
     Args:
         size: of the result, one side or (height, width).
-        share: of the image that stays, along the side that limits.
+        share: fraction of the limiting side that is kept.
     """
 
     def __init__(self, size: int | tuple[int, int], *, share: float = 0.875) -> None:
@@ -153,11 +152,11 @@ class ResizeCenterCrop:
 
 
 def crop_resize(image: Tensor, box: Box, size: tuple[int, int], *, bicubic: bool = False) -> Tensor:
-    """(3, H, W) uint8, (top, left, height, width) inside it -> (3, *size) uint8, filtered when shrinking."""
+    """(3, H, W) uint8, box (top, left, height, width) -> (3, *size) uint8, with antialiasing."""
     top, left, height, width = box
     crop = image[None, :, top : top + height, left : left + width]
     if (height, width) != size:
-        # colors side by side is the layout in which bytes are resized fastest
+        # uint8 resize is fastest in channels-last layout
         crop = crop.contiguous(memory_format=torch.channels_last)
         crop = F.interpolate(crop, size, mode="bicubic" if bicubic else "bilinear", antialias=True)
     return crop[0].contiguous()

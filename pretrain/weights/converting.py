@@ -1,4 +1,4 @@
-"""`pretrain convert`: a tag of one backbone becomes a tag of another, or of the same at another image size."""
+"""`pretrain convert`: convert a tag to another backbone, or to another image size."""
 
 from __future__ import annotations
 
@@ -22,28 +22,28 @@ def convert(
     new_tag: str | None = None,
     allow_missing: tuple[str, ...] = (),
 ) -> Exported:
-    """Convert and export; prints what was changed and what kept its initial value.
+    """Convert and export; prints converted tensors and those at initial values.
 
     Args:
-        img_size: height and width that position tables are made for.
-        new_tag: another word than the parent's; needed, and given, where the backbone stays the same.
+        img_size: height and width for position embeddings.
+        new_tag: tag of the result; by default the parent's, or TAG-SIZE for the same backbone.
 
     Raises:
         UsageError: nothing would change.
-        WeightsError: there is no such tag, or no conversion leads there.
+        WeightsError: no such tag, or no conversion.
     """
     parent = store.find(model, tag, epoch)
     if parent.card.kind != "backbone":
-        raise WeightsError(f"{parent} is a {parent.card.kind} and no backbone; name a tag that `pretrain` exported")
+        raise WeightsError(f"{parent} is a {parent.card.kind}, not a backbone; give a tag exported by `pretrain`")
     if model == to and img_size is None:
-        raise UsageError(f"{to} is what it is already; name another backbone with --to, or a --size")
+        raise UsageError(f"it is already {to}; give another backbone with --to, or a --size")
     args: dict[str, Any] = kept_args(parent.card) if model == to else {}
     if img_size is not None:
         args["img_size"] = list(img_size)
     child = backbone.build(to, **args)
     heir = inherit(store, parent, to, child, allow_missing)
     if not heir.transfer.converted and model == to:
-        raise UsageError(f"{to} has no tables that depend on the image size; it takes {tag} as it is")
+        raise UsageError(f"{to} has no position embeddings that depend on the image size; it can use {tag} as it is")
     if new_tag is None and model == to:
         new_tag = f"{parent.card.tag}-{'x'.join(map(str, dict.fromkeys(img_size or ())))}"
     check_name(new_tag or tag)

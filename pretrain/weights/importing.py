@@ -1,4 +1,4 @@
-"""`pretrain import`: a checkpoint of somebody else becomes an export under a tag, whole or not at all.
+"""`pretrain import`: export a published checkpoint under a tag, completely or not at all.
 
 file -> sha256 -> content -> layout -> names -> sizes -> fill -> card: source, licence, sha256, pixels -> store
 """
@@ -23,16 +23,16 @@ from shared.weights.transfer import Transfer, fill
 
 @dataclass(frozen=True, kw_only=True)
 class Import:
-    """What is brought in, as the command line says it.
+    """The arguments of an import.
 
     file: the checkpoint.
-    model: the backbone it is of.
-    tag: the word that will find it.
-    source: where it is from, in words.
-    licence: of the weights, which may differ from the code's.
-    rgb_mode: pixel statistics by name; what the file or timm says, without.
-    allow_missing: tensors the file may lack, as glob patterns.
-    img_size: height and width that position tables are made for.
+    model: its backbone.
+    tag: tag of the export.
+    source: description of its origin.
+    licence: license of the weights.
+    rgb_mode: pixel statistics by name; None for those of the file or of timm.
+    allow_missing: glob patterns of tensors that may be missing.
+    img_size: height and width for position embeddings.
     """
 
     file: Path
@@ -46,11 +46,11 @@ class Import:
 
 
 def import_weights(wanted: Import, store: Store) -> Exported:
-    """Read, understand, fill, export; prints what happened.
+    """Read, rename, load, export; prints a report.
 
     Raises:
-        UsageError: no such backbone, a tag that cannot be one, or pixels that nobody tells.
-        WeightsError: the file cannot be read, holds code, or does not fit.
+        UsageError: an unknown backbone, an invalid tag, or unknown pixel statistics.
+        WeightsError: the file cannot be read, contains code, or does not match.
     """
     check_name(wanted.tag)
     args: dict[str, Any] = {"img_size": list(wanted.img_size)} if wanted.img_size else {}
@@ -76,9 +76,9 @@ def import_weights(wanted: Import, store: Store) -> Exported:
     print(f"layout: {found.layout}")
     print(f"filled {transfer}")
     if found.left_out:
-        print(f"left out, no part of the backbone: {listed(found.left_out)}")
+        print(f"skipped, not part of the backbone: {listed(found.left_out)}")
     print(f"pixels: mean {stats.mean}, std {stats.std} ({why})")
-    print(f"licence: {wanted.licence or 'not told; say it with --licence'}")
+    print(f"license: {wanted.licence or 'not given; add it with --license'}")
     print(f"exported {exported} to {exported.path}")
     return exported
 
@@ -92,27 +92,27 @@ def fitted(wanted: Import, net: Backbone, found: Foreign, digest: str) -> Transf
         digest=digest,
         allow_missing=(COUNTERS, *wanted.allow_missing),
         converted=converted,
-        otherwise=f"name the --model it is of (layout: {found.layout}), or what may stay with --allow-missing GLOB",
+        otherwise=f"give its --model (key layout: {found.layout}), or list missing tensors with --allow-missing GLOB",
     )
 
 
 def pixels_for(wanted: Import, net: Backbone, found: Foreign) -> tuple[PixelStats, str]:
-    """The statistics the weights expect, and who says so."""
+    """Pixel mean and std of the weights, and where they are from."""
     if wanted.rgb_mode is not None:
         stats = pixel_stats(wanted.rgb_mode)
         if found.pixels is not None and found.pixels != stats:
             raise WeightsError(
-                f"{wanted.file.name} says it expects mean {found.pixels.mean} and std {found.pixels.std}, "
-                f"not {wanted.rgb_mode}; leave --rgb-mode out"
+                f"{wanted.file.name} says it was trained with mean {found.pixels.mean} and std {found.pixels.std}, "
+                f"not {wanted.rgb_mode}; remove --rgb-mode"
             )
-        return stats, "as told"
+        return stats, "from --rgb-mode"
     if found.pixels is not None:
-        return found.pixels, "the file says so"
+        return found.pixels, "from the file"
     usual, cfg = pixel_stats("imagenet"), getattr(net.net, "pretrained_cfg", None) or {}
     timms = PixelStats(tuple(cfg.get("mean", usual.mean)), tuple(cfg.get("std", usual.std)))
     if found.layout.startswith("plain") and timms != usual:
         raise UsageError(
-            f"{wanted.file.name} does not say which pixels it expects, and timm's own {wanted.model} expect mean "
-            f"{timms.mean} and not ImageNet's; say which with --rgb-mode, centered (0.5) or imagenet"
+            f"{wanted.file.name} has no pixel mean and std, and timm's {wanted.model} has mean "
+            f"{timms.mean} instead of ImageNet's; give them with --rgb-mode, such as centered (0.5) or imagenet"
         )
-    return usual, "the usual ones; say others with --rgb-mode"
+    return usual, "default; change them with --rgb-mode"

@@ -129,7 +129,7 @@ def test_positions_of_no_square_are_refused() -> None:
     child = vitdet()
     way = conversion_for(vit().state_dict(), child)
     assert way is not None
-    with pytest.raises(WeightsError, match="15 positions are those of no square image; train the parent on square"):
+    with pytest.raises(WeightsError, match="15 position embeddings are not for a square image"):
         way(vit().state_dict() | {"net.pos_embed": torch.zeros(1, 15, 32)}, child)
 
 
@@ -331,7 +331,7 @@ def test_two_possible_parents_are_a_question(
     monkeypatch.setitem(backbone.builders, "other_vit", backbone.builders["small_vit"])
     put(store, card, "small_vit")
     put(store, card, "other_vit")
-    with pytest.raises(WeightsError, match="could all become small_vitdet; say which with `pretrain convert"):
+    with pytest.raises(WeightsError, match="can all be converted to small_vitdet; choose one with `pretrain convert"):
         find_parent(store, "small_vitdet", backbone.build("small_vitdet"), "i-jepa", None)
 
 
@@ -349,7 +349,9 @@ def test_conversion_that_does_not_exist_is_one_sentence(
     small_names: None, store: Store, card: Callable[..., Card]
 ) -> None:
     parent = put(store, card, "test_resnet")
-    with pytest.raises(WeightsError, match="no conversion leads from test_resnet to small_vitdet; there is vit-to-"):
+    with pytest.raises(
+        WeightsError, match="there is no conversion from test_resnet to small_vitdet; the conversions are vit-to-"
+    ):
         inherit(store, parent, "small_vitdet", backbone.build("small_vitdet"))
 
 

@@ -336,13 +336,13 @@ def test_birder_file_of_another_network_is_refused() -> None:
     ours: Any = backbone.build("mobilenet_v2")
     tensors = dict(ours.net.state_dict())
     with pytest.raises(
-        WeightsError, match="311 tensors do not agree one to one with the 312 of mobilenet_v2 .*name its --model"
+        WeightsError, match="311 tensors do not match the 312 of mobilenet_v2 one to one .*give its --model"
     ):
         understand(birder_file(ours, state=dict(list(tensors.items())[1:])), "mobilenet_v2", ours)
     swapped = dict(reversed(tensors.items()))
-    with pytest.raises(WeightsError, match="do not agree one to one .*bn2.num_batches_tracked"):
+    with pytest.raises(WeightsError, match="do not match the 312 of mobilenet_v2 one to one .*bn2.num_batches_tracked"):
         understand(birder_file(ours, state=swapped), "mobilenet_v2", ours)
-    with pytest.raises(WeightsError, match="understood for the networks of our table, and resnet18 is not in it"):
+    with pytest.raises(WeightsError, match="can be imported only for the named backbones .*, and resnet18 is not one"):
         understand(birder_file(ours), "resnet18", ours)
 
 
@@ -352,20 +352,20 @@ def test_birder_file_of_another_network_is_refused() -> None:
 def test_network_that_stands_twice_in_a_file_asks_for_one() -> None:
     net = tiny_vit()
     tensors = behind("base_encoder.", net.net.state_dict()) | behind("momentum_encoder.", net.net.state_dict())
-    with pytest.raises(WeightsError, match="holds some_net as base_encoder., momentum_encoder.; save the one"):
+    with pytest.raises(
+        WeightsError, match="has some_net more than once, as base_encoder., momentum_encoder.; save only the one"
+    ):
         understand(tensors, "some_net", net)
 
 
 def test_file_of_a_stranger_names_what_it_has_and_what_is_wanted() -> None:
-    with pytest.raises(
-        WeightsError, match="holds nothing of some_net: it has embed where that has .*; name the --model"
-    ):
+    with pytest.raises(WeightsError, match="has no tensors of some_net: it has embed, expected .*; give its --model"):
         understand({"embed": torch.ones(2)}, "some_net", tiny_vit())
 
 
 @pytest.mark.parametrize("content", [{}, {"epoch": 3}, [1, 2], None, {"state_dict": {"lr": 0.1}}])
 def test_file_without_tensors_says_so(content: Any) -> None:
-    with pytest.raises(WeightsError, match="holds no tensors by name; save the network's state_dict"):
+    with pytest.raises(WeightsError, match="has no named tensors; save the network's state_dict"):
         understand(content, "some_net", tiny_vit())
 
 
@@ -413,7 +413,7 @@ def test_pickle_with_code_in_it_is_refused_and_not_run(kind: str, tmp_path: Path
     sentence = str(told.value)
     assert told.value.exit_code == 4 and "\n" not in sentence and not (tmp_path / "executed").exists()
     if kind != "old pickle":  # which begins like any text
-        assert "is a pickle with code in it" in sentence and "none of it was run" in sentence
+        assert "is a pickle that contains code" in sentence and "it was not executed" in sentence
 
 
 def test_the_bomb_of_these_tests_does_go_off(tmp_path: Path) -> None:
@@ -435,17 +435,17 @@ def scripted(path: Path) -> None:
 UNFIT: dict[str, tuple[Callable[[Path], Any], str]] = {
     "text": (
         lambda path: path.write_text("weights"),
-        "is neither a whole safetensors file nor a torch one; fetch it again",
+        "is neither a complete safetensors file nor a torch file; download it again",
     ),
     "empty": (
         lambda path: path.write_bytes(b""),
-        "is neither a whole safetensors file nor a torch one; fetch it again",
+        "is neither a complete safetensors file nor a torch file; download it again",
     ),
-    "cut": (cut, "is neither a whole safetensors file nor a torch one; fetch it again"),
-    "a program": (scripted, "is neither a whole safetensors file nor a torch one; fetch it again"),
-    "cut safetensors": (lambda path: path.write_bytes(b"\xff\0\0\0\0\0\0\0{"), "is no whole safetensors file"),
-    "a folder": (lambda path: path.mkdir(), "cannot be read .*; name a checkpoint file"),
-    "nothing": (lambda path: None, "cannot be read .No such file.*; name a checkpoint file"),
+    "cut": (cut, "is neither a complete safetensors file nor a torch file; download it again"),
+    "a program": (scripted, "is neither a complete safetensors file nor a torch file; download it again"),
+    "cut safetensors": (lambda path: path.write_bytes(b"\xff\0\0\0\0\0\0\0{"), "is not a complete safetensors file"),
+    "a folder": (lambda path: path.mkdir(), "cannot be read .*; give a checkpoint file"),
+    "nothing": (lambda path: None, "cannot be read .No such file.*; give a checkpoint file"),
 }
 
 

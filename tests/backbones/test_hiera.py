@@ -151,10 +151,10 @@ def test_images_that_units_do_not_divide_are_refused() -> None:
 
 def test_a_backbone_without_units_says_so(tiny_backbone: type) -> None:
     assert has_units(small_hiera()) and not has_units(tiny_backbone())
-    with pytest.raises(UsageError, match="mask units of a Hiera; take one such as hiera_abswin_base"):
+    with pytest.raises(UsageError, match="mask units of a Hiera; use one such as hiera_abswin_base"):
         hiera_of(tiny_backbone())
 
 
 def test_published_weights_that_nobody_publishes_are_refused() -> None:
-    with pytest.raises(WeightsError, match="nobody publishes timm weights for a Hiera with window positions; name"):
+    with pytest.raises(WeightsError, match="timm has no published weights for a Hiera with window positions"):
         backbone.build("hiera_abswin_base", pretrained=True)

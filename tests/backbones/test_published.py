@@ -65,10 +65,10 @@ def test_vgg_of_ssd_expects_pixels_from_0_to_255_and_its_classifier_is_not_read(
 
 
 def test_without_file_and_network_it_says_which_file_goes_where(cache: Path) -> None:
-    wanted = "cannot be fetched .no route.; put resnet50-0676ba61.pth into .*checkpoints"
+    wanted = "could not be downloaded .no route.; put resnet50-0676ba61.pth into .*checkpoints"
     with pytest.raises(WeightsError, match=wanted):
         published("ResNet50_Weights.IMAGENET1K_V1")
-    with pytest.raises(WeightsError, match="cannot be fetched .--offline.; put"):
+    with pytest.raises(WeightsError, match="could not be downloaded .--offline.; put"):
         published("ResNet50_Weights.IMAGENET1K_V1", offline=True)
 
 

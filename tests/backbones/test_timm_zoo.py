@@ -69,14 +69,16 @@ def test_map_of_a_vit_keeps_the_places_of_the_image() -> None:
 
 
 def test_published_weights_that_nobody_publishes_are_refused() -> None:
-    with pytest.raises(WeightsError, match="nobody publishes timm weights for this ViT; name a --backbone-tag"):
+    with pytest.raises(WeightsError, match="timm has no published weights for this ViT"):
         backbone.build("vit_reg4_m16_rms_avg", pretrained=True)
 
 
 def test_published_weights_out_of_reach_are_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("timm.models._builder.load_state_dict_from_hf", unreachable)
     monkeypatch.setattr("timm.models._builder.load_state_dict_from_url", unreachable)
-    with pytest.raises(WeightsError, match="published weights for resnet18 cannot be had .*no way there") as told:
+    with pytest.raises(
+        WeightsError, match="published weights for resnet18 could not be downloaded .*no way there"
+    ) as told:
         backbone.build("resnet18", pretrained=True)
     assert "\n" not in str(told.value) and told.value.exit_code == 4
 
@@ -87,7 +89,7 @@ def unreachable(*_: object, **__: object) -> None:
 
 def test_network_without_maps_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("timm.create_model", lambda *_, **__: nn.Linear(1, 1))  # every net of timm has maps by now
-    with pytest.raises(UsageError, match="timm's resnet18 has no feature maps to offer; take another backbone"):
+    with pytest.raises(UsageError, match="timm's resnet18 has no feature maps; use another backbone"):
         backbone.build("resnet18")
 
 
@@ -153,14 +155,14 @@ def test_aws_resnet_v1d_does_not_pool_its_shortcuts() -> None:
 
 
 def test_network_that_aws_built_as_its_paper_has_it_says_so() -> None:
-    with pytest.raises(UsageError, match="built resnet50 as its paper has it; leave --aws-compat out"):
+    with pytest.raises(UsageError, match="built resnet50 as in the paper; remove --aws-compat"):
         backbone.build("resnet50_v1b", aws_compat=True)
-    with pytest.raises(WeightsError, match="nobody publishes weights for --aws-compat networks; leave one"):
+    with pytest.raises(WeightsError, match="no published weights for --aws-compat networks; remove one"):
         backbone.build("hrnet_w32c", aws_compat=True, pretrained=True)
 
 
 def test_published_weights_of_a_net_that_differs_are_named() -> None:
-    with pytest.raises(WeightsError, match="of a net that differs from this one; name that: darknet53.c2ns_in1k"):
+    with pytest.raises(WeightsError, match="of a slightly different net; use that one: darknet53.c2ns_in1k"):
         backbone.build("darknet53", pretrained=True)
 
 
@@ -171,7 +173,7 @@ def test_network_of_one_size_says_which_when_it_gets_another() -> None:
     net = backbone.build("test_mlp_mixer" if "test_mlp_mixer" in timm.list_models() else "gmlp_s16_224")
     assert net.only == (224, 224) and net.forward_features(torch.zeros(1, 3, 224, 224))[0].shape[-2:] == (14, 14)
     for ask in (net, net.forward_features):
-        with pytest.raises(UsageError, match="takes images of 224x224 alone, and got 96x128; give --size 224 224"):
+        with pytest.raises(UsageError, match="accepts only images of 224x224, not 96x128; give --size 224 224"):
             ask(torch.zeros(1, 3, 96, 128))
 
 
@@ -187,7 +189,7 @@ def test_tables_are_made_for_the_size_that_is_told() -> None:
         net: Any = backbone.build("vit_det_m16_rms", img_size=(672, 672))
     assert net.net.pos_embed.shape == (1, 42, 42, 512) and net.net.blocks[2].attn.rel_pos_h.shape == (83, 64)
     assert sum(p.numel() for p in net.parameters()) == pytest.approx(39.18e6, rel=1e-3)  # the seed's own count at 672
-    with pytest.raises(UsageError, match="timm's resnet50 has no tables for an image size; leave the size out"):
+    with pytest.raises(UsageError, match="timm's resnet50 has no option for an image size; remove the size"):
         backbone.build("resnet_v1_50", img_size=(320, 320))
 
 
@@ -230,5 +232,5 @@ def test_maps_of_a_resnet_50_are_torchvisions_with_the_same_weights(dilation: bo
 @pytest.mark.parametrize("name", ["test_vit", "mobilenetv4_conv_small_050", "vgg11_bn", "hrnet_w18_small"])
 @pytest.mark.parametrize("pretrained", [False, True])
 def test_net_that_has_no_dilated_form_says_so(name: str, pretrained: bool) -> None:
-    with torch.device("meta"), pytest.raises(UsageError, match="leave --dilation out, or take a ResNet"):
+    with torch.device("meta"), pytest.raises(UsageError, match="remove --dilation, or use a ResNet"):
         backbone.build(name, dilation=True, pretrained=pretrained)

@@ -113,7 +113,7 @@ def test_other_nets_have_no_tokens_and_say_so(name: str) -> None:
         net = backbone.build(name)
     assert not has_tokens(net)
     for ask in (lambda: vit_of(net), lambda: token_grid(net, (224, 224)), lambda: freeze_beyond_tokens(net)):
-        with pytest.raises(UsageError, match=r"has none; take one such as vit_reg4_m16_rms_avg"):
+        with pytest.raises(UsageError, match=r"use one such as vit_reg4_m16_rms_avg or vit_base_patch16_224"):
             ask()
 
 
@@ -152,7 +152,7 @@ def test_positions_are_the_formula(rows: int, columns: int, quarter: int) -> Non
 
 
 def test_a_width_that_four_does_not_divide_has_no_such_positions() -> None:
-    with pytest.raises(UsageError, match="a width that 4 divides, and this one is 6"):
+    with pytest.raises(UsageError, match="sine-cosine positions need a width divisible by 4, not 6"):
         sincos_positions(2, 2, 6)
 
 

@@ -111,7 +111,7 @@ def test_other_backbones_have_no_such_layers() -> None:
 
 
 def test_reduced_tail_has_no_published_weights() -> None:
-    with pytest.raises(WeightsError, match="nobody publishes weights for this backbone alone"):
+    with pytest.raises(WeightsError, match="there are no published weights of this backbone alone"):
         backbone.build("tv_mobilenet_v3_large_ssdlite_reduced", pretrained=True)
 
 

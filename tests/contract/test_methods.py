@@ -56,7 +56,7 @@ def refuses(name: str, arch: str) -> str:
 def test_a_method_serves_some_backbone_and_names_one_where_it_refuses_another(name: str) -> None:
     refusals = [refusal for arch in BACKBONES if (refusal := refuses(name, arch))]
     assert len(refusals) < len(BACKBONES), refusals
-    assert all("; take " in refusal for refusal in refusals)
+    assert all("; use one such as " in refusal for refusal in refusals)
     assert not refusals or method.builder(name).needs != Method.needs, "`needs` says so, too"  # type: ignore[attr-defined]
 
 

@@ -89,13 +89,15 @@ def test_network_keeps_the_contract_at_its_own_size_and_names_it_at_others(name:
     net, side = on_meta(name), ONE_SIZE[name]
     assert net.only == (side, side)
     insist_on_the_contract(net, [(side, side)])
-    with pytest.raises(UsageError, match=f"takes images of {side}x{side} alone, and got 480x800; give --size {side}"):
+    with pytest.raises(UsageError, match=f"accepts only images of {side}x{side}, not 480x800; give --size {side}"):
         net.forward_features(torch.zeros(2, 3, 480, 800, device="meta"))
 
 
 @pytest.mark.parametrize("name", quick_or_slow(NOT_AT_ALL))
 def test_network_whose_maps_are_not_what_it_says_is_refused_when_it_is_built(name: str) -> None:
-    with pytest.raises(UsageError, match="does not offer its maps as others do .*; take another backbone") as told:
+    with pytest.raises(
+        UsageError, match="does not return the feature maps it reports .*; use another backbone"
+    ) as told:
         on_meta(name)
     assert "\n" not in str(told.value) and told.value.exit_code == 2
 

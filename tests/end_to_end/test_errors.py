@@ -93,7 +93,7 @@ def refused(run: Callable, shards: Path, coco: Path, tmp_path: Path) -> Callable
         (PRETRAIN + "--device gpu", "--device is 'gpu'; give cpu, cuda"),
         (PRETRAIN.replace("--device cpu", "--device cuda"), "no CUDA device was found; use --device cpu"),
         (DETECT.replace("--device cpu", "--device cuda"), "no CUDA device was found; use --device cpu"),
-        ("pretrain train --data-path https://example.invalid/a.tar", "say with --samples"),
+        ("pretrain train --data-path https://example.invalid/a.tar", "give the images per epoch with --samples"),
     ],
 )
 def test_a_command_that_cannot_be_understood_is_refused_with_2(words: str, says: str, refused: Callable) -> None:
@@ -135,7 +135,7 @@ def test_a_broken_recipe_is_refused_with_its_line_and_key(
     ("words", "says"),
     [
         ("pretrain train --data-path nowhere", "there is nothing at 'nowhere'"),
-        ("pretrain train --data-path {here}/empty", "holds no .tar shards"),
+        ("pretrain train --data-path {here}/empty", "contains no .tar shards"),
         ("pretrain train --data-path {here}/photos", "is an image folder: pack it first with `pretrain pack"),
         ("pretrain train --data-path pipe:cat", "'pipe:cat' is neither"),
         (PRETRAIN + "--num-classes 2", "class 2 of train-000000.tar:00002 is outside the 2 classes"),
@@ -228,7 +228,7 @@ def test_more_unreadable_images_than_allowed_are_refused_and_fewer_stepped_over(
     [
         (DETECT + "--backbone-tag nothing", "no weights tagged 'nothing' for test_resnet in weights"),
         (DETECT + "--backbone-epoch 3", "has no weights of test_resnet; make some with"),
-        (DETECT + "--backbone-pretrained --offline", "published weights for test_resnet cannot be had"),
+        (DETECT + "--backbone-pretrained --offline", "published weights for test_resnet could not be downloaded"),
         ("detect eval --weights nothing", "no weights tagged 'nothing'"),
         ("detect predict x.jpg --weights nothing", "no weights tagged 'nothing'"),
     ],
@@ -284,7 +284,7 @@ def test_what_a_broken_step_of_a_detector_saw_is_named_kept_and_run_again(
     again = run("detect replay sent.pt")
     assert again.code == 0 and again.out.startswith(f"step {kept['step']} of images {said[1]}\n")
     assert "first NaN or Inf: detector." in again.out and len(re.findall("^  image", again.out, re.MULTILINE)) == 4
-    assert "name a replay-step-*.pt of a run" in refused("detect replay nothing.pt", 4)
+    assert "give a replay-step-*.pt of a run" in refused("detect replay nothing.pt", 4)
 
 
 def test_weights_that_are_not_finite_are_not_saved(refused: Callable, tmp_path: Path) -> None:

@@ -93,7 +93,7 @@ def test_the_tag_holds_the_average_and_loads_into_the_backbone(shards: Path, run
 @pytest.mark.parametrize(
     ("words", "complaint"),
     [
-        ("--model test_resnet --size 96", "take one such as vit_reg4_m16_rms_avg or vit_base_patch16_224"),
+        ("--model test_resnet --size 96", "use one such as vit_reg4_m16_rms_avg or vit_base_patch16_224"),
         ("--model test_vit --size 100", "take --size 96 96"),
         ("--model test_vit --size 64", "take a larger --size, a smaller patch or a smaller --min-keep"),
         ("--model test_vit --size 96 --num-target 2", "did you mean 'num_targets'?"),

@@ -109,7 +109,7 @@ def test_class_file_names_the_classes(detr_file: Path, store: Store, tmp_path: P
         ({"tag": "../x"}, UsageError, "is not a valid tag or name"),
         ({"backbone": "resnet50"}, WeightsError, "name its --backbone or the options it was built with"),
         ({"network_args": {"head": 4}}, UsageError, "no option 'head', did you mean 'heads'"),
-        ({"file": Path("nowhere.pth")}, WeightsError, "cannot be read .* name a checkpoint file"),
+        ({"file": Path("nowhere.pth")}, WeightsError, "cannot be read .* give a checkpoint file"),
     ],
 )
 def test_what_cannot_be_is_one_sentence_and_leaves_nothing(
@@ -127,7 +127,7 @@ def test_what_cannot_be_is_one_sentence_and_leaves_nothing(
     [
         ({"layer1.0.conv1.weight": torch.ones(1)}, "a backbone and no detector .* `pretrain import FILE"),
         ({"something.weight": torch.ones(1)}, "no detector that is known here .something.weight.; known are"),
-        ({"epoch": 3}, "holds no tensors by name"),
+        ({"epoch": 3}, "has no named tensors"),
         (
             {"roi_heads.box_head.fc6.weight": torch.ones(1, 1)},
             "faster r-cnn and lacks backbone.fpn.inner_blocks.0.0.weight",

@@ -97,7 +97,7 @@ def test_an_image_that_cannot_be_read_is_named(split_folder: Path) -> None:
     ("names", "complaint"),
     [
         ([], "there is no jpg"),
-        (["1.jpg", "a/2.jpg"], "outside any class folder"),
+        (["1.jpg", "a/2.jpg"], "is not in a class folder"),
         (["train/a/1.jpg", "train/b/1.jpg", "val/c/1.jpg"], "is not in train"),
     ],
 )

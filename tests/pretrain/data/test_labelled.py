@@ -81,7 +81,7 @@ def test_classes_that_only_validation_has_are_refused_by_name(
 ) -> None:
     first, second = folder(tmp_path / "first", **known), folder(tmp_path / "second", **asked)
     val = str(second) if kind == "folder" else packed(second, tmp_path)
-    with pytest.raises(DataError, match=r"class c; name two sets of the same classes"):
+    with pytest.raises(DataError, match=r"give two data sets with the same classes"):
         open_labelled(packed(first, tmp_path), val, keep)
 
 
@@ -103,7 +103,7 @@ def test_names_and_bare_numbers_are_not_compared(tmp_path: Path) -> None:
     bare = packed(second, tmp_path)
     (Path(bare) / "classes.txt").unlink()
     for known, asked in ((str(first), bare), (bare, str(first))):
-        with pytest.raises(DataError, match=r"put a classes\.txt beside"):
+        with pytest.raises(DataError, match=r"put a classes\.txt next to"):
             open_labelled(known, asked, keep)
 
 
@@ -119,7 +119,7 @@ def test_shards_without_labels_are_refused(tmp_path: Path) -> None:
 
 
 def test_far_away_shards_are_refused() -> None:
-    with pytest.raises(DataError, match="copy the shards here"):
+    with pytest.raises(DataError, match="copy the shards to a local folder"):
         open_labelled("https://example.org/train-000000.tar", None, keep)
 
 

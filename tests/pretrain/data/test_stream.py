@@ -102,7 +102,7 @@ def test_processes_and_workers_share_the_shards_and_end_together(server):
 def test_too_few_shards_for_the_workers_are_refused(server):
     _, address = server
     data = RemoteShards([f"{address}/a.tar"], first_pixel, seed=0, epoch_samples=10, world=2)
-    with pytest.raises(DataError, match="1 shards cannot be shared out over 2 workers"):
+    with pytest.raises(DataError, match="1 shards cannot be distributed over 2 workers"):
         list(data)
 
 
@@ -144,8 +144,8 @@ def test_damaged_shards_are_refused_by_address(damage, server):
         ([("a.png", picture(1)), ("a.cls", b"x")], "is 'x', not a number"),
         ([("a.png", picture(1)), ("a.cls", b"7")], "class 7 of .*a is outside the 5 classes"),
         ([("a.png", picture(1)), ("a.png", picture(1)), ("a.cls", b"1")], "duplicate"),
-        ([("a.txt", b"1")], "holds no jpg"),
-        ([], "holds no jpg"),
+        ([("a.txt", b"1")], "contains no jpg"),
+        ([], "contains no jpg"),
     ],
 )
 def test_odd_shards_are_refused_by_name(files, sentence, server):

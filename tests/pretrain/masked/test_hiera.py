@@ -116,7 +116,7 @@ def test_weights_are_left_alone_unless_they_are_to_be_fresh() -> None:
 
 
 def test_what_cannot_be_masked_so_is_refused(tiny_backbone: type) -> None:
-    with pytest.raises(UsageError, match="mask units of a Hiera; take one such as hiera_abswin_base"):
+    with pytest.raises(UsageError, match="mask units of a Hiera; use one such as hiera_abswin_base"):
         MaskedHiera(tiny_backbone(), (96, 96))
     with pytest.raises(UsageError, match="mask units of 32 pixels do not divide an image of 96x100; take --size 96 96"):
         MaskedHiera(small_hiera(), (96, 100))

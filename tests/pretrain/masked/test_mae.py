@@ -170,7 +170,7 @@ def test_base_has_as_many_parameters_as_the_paper(small_vit: Callable[..., Backb
 
 
 def test_what_cannot_be_masked_so_is_refused(small_vit: Callable[..., Backbone], tiny_backbone: type) -> None:
-    with pytest.raises(UsageError, match="tokens of a plain vision transformer, and this backbone has none; take"):
+    with pytest.raises(UsageError, match="this method needs a plain vision transformer, and this backbone is not one"):
         MAE(tiny_backbone(), (32, 32))
     with pytest.raises(UsageError, match="patches of 8x8 pixels do not divide an image of 36x32; take --size"):
         MAE(small_vit(), (36, 32))

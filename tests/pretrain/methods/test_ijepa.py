@@ -325,7 +325,11 @@ def test_the_view_is_a_crop_of_at_least_the_share_and_never_mirrored() -> None:
             {"predictor_heads": 3},
             "3 attention heads do not divide predictor_width 16; give --predictor-heads",
         ),
-        ((32, 32), {"predictor_width": 18, "predictor_heads": 2}, "a width that 4 divides, and this one is 18"),
+        (
+            (32, 32),
+            {"predictor_width": 18, "predictor_heads": 2},
+            "sine-cosine positions need a width divisible by 4, not 18",
+        ),
         ((32, 32), {"min_keep": 60}, "a grid of 8x8 patches is too small to mask"),
         ((16, 16), {}, "a grid of 4x4 patches is too small to mask"),
         ((30, 32), {}, "patches of 4x4 pixels do not divide an image of 30x32; take --size 32 32"),
@@ -337,7 +341,7 @@ def test_what_cannot_work_is_refused_with_a_way_out(size: tuple[int, int], told:
 
 
 def test_a_backbone_without_tokens_is_refused() -> None:
-    with pytest.raises(UsageError, match="this backbone has none; take one such as vit_reg4_m16_rms_avg"):
+    with pytest.raises(UsageError, match="use one such as vit_reg4_m16_rms_avg or vit_base_patch16_224"):
         build(backbone.build("test_resnet"))
 
 

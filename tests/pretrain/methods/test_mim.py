@@ -106,8 +106,8 @@ def test_the_decoder_is_as_large_as_it_is_told_to_be() -> None:
 @pytest.mark.parametrize(
     ("kind", "options", "says"),
     [
-        ("simmim", {"variant": "mae"}, "plain vision transformer, and this backbone has none; take one such as"),
-        ("mae", {"variant": "hiera"}, "mask units of a Hiera; take one such as hiera_abswin_base"),
+        ("simmim", {"variant": "mae"}, "this method needs a plain vision transformer, and this backbone is not one"),
+        ("mae", {"variant": "hiera"}, "mask units of a Hiera; use one such as hiera_abswin_base"),
         ("mae", {"variant": "simmmim"}, "no variant 'simmmim' of mim, did you mean 'simmim'.*; there are auto, simmim"),
         ("simmim", {"mask_ratio": 0}, "mask_ratio 0 of .* leaves nothing to predict; take one between 0 and 1"),
         ("mae", {"mask_ratio": 1.0}, "mask_ratio 1.0 of 24 places leaves nothing to see; take one between 0 and 1"),

@@ -177,7 +177,7 @@ def test_few_classes_have_no_top_five() -> None:
 
 
 def test_data_without_classes_is_refused(tiny_backbone: Callable[..., Any]) -> None:
-    with pytest.raises(DataError, match="needs classes, and these shards have none; pack them with labels"):
+    with pytest.raises(DataError, match="needs labels, and these shards have none; pack them with labels"):
         Supervised(tiny_backbone(), FACTS._replace(num_classes=None))
 
 

@@ -327,7 +327,7 @@ def test_numbers_in_a_list_stand_for_themselves_and_paths_may_hold_spaces(folder
     packed = pack(tmp_path / "here.lst", tmp_path / "out", root=folder)
     assert packed.classes == ["0", "1", "2", "3"] and packed.samples == {"train": 3}
     assert packed.skipped == [
-        ("ant/x.gif", "shards hold jpg, jpeg, png, webp"),
+        ("ant/x.gif", "shards can contain jpg, jpeg, png, webp"),
         ("ant/none.jpg", "No such file or directory"),
     ]
     found = {key: label for key, (_, label) in contents(tmp_path / "out", "train").items()}
@@ -357,10 +357,10 @@ def test_a_list_splits_a_share_off_for_val_and_needs_no_class_twice(tmp_path):
     [
         ("1.jpg\n", "line 1 of .* is '1.jpg'; write `path label`"),
         ("1.jpg 0\n\n2.jpg\t\n", "line 3 of"),
-        ("1.jpg 0\n2.jpg 0\n1.jpg 1\n", "line 3 of .* names '1.jpg', as line 1 does; keep one"),
-        ("0 1.jpg\n", "'0' in .* is no jpg, jpeg, png, webp; a line is `path label`"),
+        ("1.jpg 0\n2.jpg 0\n1.jpg 1\n", "line 3 of .* repeats '1.jpg' of line 1; keep one"),
+        ("0 1.jpg\n", "'0' in .* is not a jpg, jpeg, png, webp file; a line is `path label`"),
         ("1.jpg 1000000\n", "has a class 1000000; numbers count from 0"),
-        ("# nothing\n1.gif 0\n", "names no jpg"),
+        ("# nothing\n1.gif 0\n", "lists no jpg"),
         ("none.jpg 0\n", "no image of .* can be read, for example none.jpg: No such file"),
     ],
 )
@@ -436,10 +436,10 @@ def test_the_command_says_what_it_did(folder, tmp_path, capsys):
     assert main(words) == 0
     said = capsys.readouterr().out
     assert "packing 100 %" in said and "packed 25 train images of 3 classes into 5 shards in" in said
-    assert "  1 of 25 were shrunk to 50 pixels\n  left out ant/x.gif: shards hold jpg" in said
+    assert "  1 of 25 were shrunk to 50 pixels\n  left out ant/x.gif: shards can contain jpg" in said
     for flag in ("--jobs", "--short-side"):
         assert main(["pack", str(folder), str(tmp_path / "out2"), flag, "0"]) == 2
-    assert "are at least 1; leave them out" in capsys.readouterr().err
+    assert "are at least 1; remove them" in capsys.readouterr().err
 
 
 def test_restart_markers_without_jpegtran_are_refused_with_where_to_get_it(folder, tmp_path, capsys, monkeypatch):
@@ -460,8 +460,8 @@ def test_what_is_no_folder_of_classes_is_refused_with_what_was_expected(tmp_path
     put(tmp_path / "bad", "cat/1.png")
     (tmp_path / "bad/cat/1.png").write_bytes(b"")
     for name, sentence in (
-        ("flat", "1.png lies outside any class folder; expected FOLDER/<class>/<image>"),
-        ("mixed", "train/2.png lies outside any class folder"),
+        ("flat", "1.png is not in a class folder; expected FOLDER/<class>/<image>"),
+        ("mixed", "train/2.png is not in a class folder"),
         ("empty", "there is no jpg"),
         ("nowhere", "there is no folder or tar"),
         ("bad", "no image of .* can be read, for example .*cat/1.png.*empty file"),

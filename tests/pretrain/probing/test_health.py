@@ -139,7 +139,7 @@ def test_what_the_loss_compares_deviates_by_its_mean_deviation_and_not_at_all_wh
     [
         (Health(0.001, 0.0, 5.0), None, "one direction"),
         (Health(0.5, 9.0, 1.5), 1.0, "one direction"),
-        (Health(0.7, 1.0, 40.0), 0.02, "where it aims at 1"),
+        (Health(0.7, 1.0, 40.0), 0.02, "its target 1"),
     ],
 )
 def test_a_collapse_is_told_in_one_sentence_with_a_way_out(found: Health, compared: float | None, word: str) -> None:

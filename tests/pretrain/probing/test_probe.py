@@ -171,7 +171,7 @@ def test_a_probe_of_colors_tells_colored_pictures_apart(colored: Callable) -> No
         (Color(), None),
         (Color(expander=3.0), None),
         (Color(gain=1e-3, shift=1.0), "one direction"),
-        (Color(expander=0.01), "where it aims at 1"),
+        (Color(expander=0.01), "its target 1"),
     ],
 )
 def test_a_probe_warns_of_a_collapse_and_of_nothing_else(

@@ -40,7 +40,7 @@ def test_spot_instances_may_be_waited_for() -> None:
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [
-        ({"name": "a_b"}, "cannot name a job"),
+        ({"name": "a_b"}, "is not a valid job name"),
         ({"data": "/data"}, "--data is '/data'"),
         ({"role": "me"}, "give the ARN"),
         ({"instance_type": "p3.16xlarge"}, "begin with ml."),
@@ -69,7 +69,7 @@ def test_the_command_writes_the_description_once(tmp_path: Path, capsys: pytest.
     assert written["AlgorithmSpecification"]["ContainerArguments"][:2] == ["--model", "hrnet_w32c"]
     assert "create-training-job" in capsys.readouterr().out
     assert main(words(tmp_path, "--dry-run", "--", *FLAGS)) == 2
-    assert "is there already" in capsys.readouterr().err
+    assert "already exists" in capsys.readouterr().err
 
 
 def test_train_flags_are_checked_before_a_host_is_paid_for(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
