@@ -107,7 +107,7 @@ class Foreign(NamedTuple):
     pixels: PixelStats | None
 
 
-def understand(content: Any, model: str, net: Backbone) -> Foreign:
+def recognize(content: Any, model: str, net: Backbone) -> Foreign:
     """Recognize the content of a file for a network.
 
     Raises:

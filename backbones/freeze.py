@@ -51,7 +51,7 @@ def freeze_unreached(backbone: Backbone, used: Sequence[int]) -> list[str]:
     return idle
 
 
-def hold_still(module: nn.Module) -> None:
+def keep_frozen_in_eval(module: nn.Module) -> None:
     """Call after `module.train()`: puts modules whose parameters are all frozen back to eval mode."""
     for layer in module.modules():
         own = list(layer.parameters())

@@ -20,7 +20,7 @@ from shared.weights.store import NotThere, Store, Transfer
 BUILT_WITH = ("img_size", "aws_compat")  # arguments of a card that its weights depend on; stochastic depth is not one
 
 
-class Heir(NamedTuple):
+class Inherited(NamedTuple):
     """A backbone filled with the converted weights of a parent."""
 
     net: Backbone
@@ -90,7 +90,9 @@ def is_stale(store: Store, exported: Exported) -> bool:
     return newest.digest != parent["digest"] and newest.card.created > exported.card.created
 
 
-def inherit(store: Store, parent: Exported, name: str, child: Backbone, allow_missing: tuple[str, ...] = ()) -> Heir:
+def inherit(
+    store: Store, parent: Exported, name: str, child: Backbone, allow_missing: tuple[str, ...] = ()
+) -> Inherited:
     """Load the converted weights of a parent into the child.
 
     Raises:
@@ -105,11 +107,11 @@ def inherit(store: Store, parent: Exported, name: str, child: Backbone, allow_mi
     transfer = store.load(
         child, parent, allow_missing=(*way.may_stay, *allow_missing), fit=lambda tensors: way(tensors, child)
     )
-    return Heir(child, parent, way.name, replace(transfer, source=f"{parent} as {name} by {way.name}"))
+    return Inherited(child, parent, way.name, replace(transfer, source=f"{parent} as {name} by {way.name}"))
 
 
 def keep(
-    store: Store, heir: Heir, name: str, *, tag: str | None = None, args: dict[str, Any] | None = None
+    store: Store, inherited: Inherited, name: str, *, tag: str | None = None, args: dict[str, Any] | None = None
 ) -> Exported:
     """Export the result; its card names the parent and the conversion.
 
@@ -117,20 +119,20 @@ def keep(
         tag: tag of the result; None for the parent's.
         args: arguments the child was built with.
     """
-    parent_card, transfer = heir.parent.card, heir.transfer
+    parent_card, transfer = inherited.parent.card, inherited.transfer
     card = Card(
         arch=name,
         tag=tag or parent_card.tag,
         epoch=parent_card.epoch,
         finished=parent_card.finished,
-        method=heir.conversion,
+        method=inherited.conversion,
         args=args or {},
         pixels=parent_card.pixels,
         classes=parent_card.classes,
-        parents=[heir.parent.reference],
-        conversion={"name": heir.conversion, "converted": transfer.converted, "kept": transfer.missing},
+        parents=[inherited.parent.reference],
+        conversion={"name": inherited.conversion, "converted": transfer.converted, "kept": transfer.missing},
         data=parent_card.data,
         licence=parent_card.licence,
         versions=versions(),
     )
-    return store.put(heir.net, card)
+    return store.put(inherited.net, card)

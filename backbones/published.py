@@ -125,11 +125,11 @@ def fill_published(net: Backbone, name: str, *, offline: bool = False) -> Filled
         UsageError: an unknown name.
         WeightsError: they could not be downloaded, or are of another backbone.
     """
-    from backbones.foreign import COUNTERS, understand
+    from backbones.foreign import COUNTERS, recognize
     from shared.files import file_digest
 
     found = published(name, offline=offline)
-    inside = understand(found.tensors, f"the backbone of {name}, {found.backbone}", net)
+    inside = recognize(found.tensors, f"the backbone of {name}, {found.backbone}", net)
     transfer = fill(
         net,
         inside.tensors,

@@ -39,7 +39,7 @@ class Row(NamedTuple):
     last_tap: tuple[int, int] | None = None
     after_neck: bool = False
     published: str | None = None
-    mend: Callable[[Any], None] | None = None
+    modify: Callable[[Any], None] | None = None
     aws: Row | None = None
     vetted: bool = True
 
@@ -110,13 +110,13 @@ ZOO = {
     "vit_sam_b16":                       Row("samvit_base_patch16_224", VIT_SAM, 0.1, after_neck=True),
     "resnet_v1_50":                      Row("resnet50"),
     # AWS's six backbones; V1_b strides in the 3x3, V1_d has a 64-64-128 stem and pooled shortcuts
-    "hrnet_w32c":                        Row("hrnet_w32", aws=Row("hrnet_w32", mend=relu_before_upsampling)),
+    "hrnet_w32c":                        Row("hrnet_w32", aws=Row("hrnet_w32", modify=relu_before_upsampling)),
     "resnet50_v1b":                      Row("resnet50"),
     "resnet50_v1d":                      Row("resnet50d", STEM64, aws=Row("resnet50c", STEM64)),  # no pooling
     "resnet101_v1b":                     Row("resnet101"),
     "resnet101_v1d":                     Row("resnet101d", STEM64, aws=Row("resnet101c", STEM64)),
     "darknet53":                         Row("darknet53", LEAKY, published="darknet53.c2ns_in1k",
-                                             aws=Row("darknet53", LEAKY, mend=without_first_convolution)),
+                                             aws=Row("darknet53", LEAKY, modify=without_first_convolution)),
 }
 # fmt: on
 ASKED: dict[tuple[str, tuple], tuple[int, int] | None] = {}  # only_size by name and size, computed once
@@ -231,8 +231,8 @@ def create(row: Row, pretrained: bool, args: dict[str, Any]) -> Any:
     if pretrained and row.published:
         raise WeightsError(f"timm's published weights are of a slightly different net; use that one: {row.published}")
     net = call_timm(row, pretrained, {k: v() if callable(v) else v for k, v in row.args.items()} | args)
-    if row.mend is not None:
-        row.mend(net)
+    if row.modify is not None:
+        row.modify(net)
     embed: Any = getattr(net, "patch_embed", None)
     if hasattr(embed, "dynamic_img_pad"):  # images are padded to a multiple of the patch size
         embed.dynamic_img_pad = True

@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from detection.inference.commands import open_weights
-from detection.published.dialects import understand
+from detection.published.dialects import translate
 from detection.training.resolve import resolve
 from shared.devices.launcher import adopt
 from shared.errors import WeightsError
@@ -18,7 +18,7 @@ from shared.recipes.recipe import Resolved
 
 def train(argv: list[str]) -> int:
     adopt(os.environ)
-    command_line = understand(argv)
+    command_line = translate(argv)
     if os.environ.get("RANK", "0") == "0":
         print("".join(f"{note}\n" for note in command_line.notes), end="", flush=True)
     if command_line.only_evaluate is not None:

@@ -125,7 +125,7 @@ class DetectRecipe:
     runtime: RuntimeConfig = field(default_factory=RuntimeConfig)
 
 
-def usual_for(data: DataConfig) -> dict[str, Any]:
+def defaults_for(data: DataConfig) -> dict[str, Any]:
     """What a data set suggests when nobody says otherwise: a network that learns what is in it, and of the layout with
     one JSON for each image, its own folder for weights."""
     networks = {"coco_kp": "keypoint_rcnn", "custom": "keypoint_rcnn", "coco_panoptic": "detr_panoptic"}

@@ -26,7 +26,7 @@ from detection.data.annotations.classes import ClassMap
 from detection.data.annotations.coco_json import CocoTable
 from detection.data.annotations.panoptic_json import (
     IDS,
-    NOBODY,
+    NO_SEGMENT,
     Segment,
     check_ids,
     check_pngs,
@@ -127,7 +127,7 @@ class Tiles(Silhouettes):
     def pixels(self) -> Tensor:
         rows, columns = self.rows.numpy(), self.columns.numpy()
         seen = self.map.take(rows.clip(0), axis=0).take(columns.clip(0), axis=1)
-        seen = np.where((rows >= 0)[:, None] & (columns >= 0), seen, NOBODY)
+        seen = np.where((rows >= 0)[:, None] & (columns >= 0), seen, NO_SEGMENT)
         return torch.from_numpy(seen == self.numbers[:, None, None]).to(torch.uint8)
 
     def boxes(self) -> Tensor:

@@ -22,10 +22,10 @@ from detection.data.annotations.panoptic_json import Segment, check_ids, read_an
 from detection.data.coco import CocoDetection
 from detection.data.panoptic import PanopticDetection
 from detection.eval.coco import CocoEvaluator
-from detection.eval.panoptic_output import spoken
+from detection.eval.panoptic_output import coco_segments
 from detection.eval.results import Found
 from detection.parts.query.mask_queries import Segmented
-from detection.parts.query.panoptic import SURE, whose_pixels
+from detection.parts.query.panoptic import SURE, panoptic_map
 from detection.types import Detections
 from shared.errors import DataError, Refusal
 
@@ -146,10 +146,10 @@ class PanopticEvaluator:
         if "segments" not in detections:
             raise Refusal("this network finds no masks of whole images; evaluate it on boxes, or train detr_panoptic")
         self.boxes.add(image_id, without_masks(detections), scale)
-        found = whose_pixels(
+        found = panoptic_map(
             cast(Segmented, detections), self.dataset.isthing, self.original_size(image_id), min_score=self.min_score
         )
-        ids, info = spoken(found, self.dataset.classes.source_ids, self.dataset.isthing)
+        ids, info = coco_segments(found, self.dataset.classes.source_ids, self.dataset.isthing)
         claims = [Segment(own["id"], own["category_id"]) for own in info]
         judged = Judged(info, self.judge(image_id, ids, claims), self.boxes.found[image_id])
         self.found.setdefault(image_id, judged)

@@ -19,10 +19,10 @@ from scipy.ndimage import find_objects
 from torch import Tensor
 
 from detection.data.annotations.classes import ClassMap
-from detection.data.annotations.panoptic_json import IDS, NOBODY, write_ids
+from detection.data.annotations.panoptic_json import IDS, NO_SEGMENT, write_ids
 from detection.drawing.draw import class_color
 from detection.parts.query.mask_queries import Segmented
-from detection.parts.query.panoptic import SURE, PanopticMap, whose_pixels
+from detection.parts.query.panoptic import SURE, PanopticMap, panoptic_map
 from detection.types import Detections
 from shared.files import write_json
 
@@ -30,7 +30,9 @@ OFF = 0x0D0713  # how far the colors of two segments of a class are apart
 VEIL = 0.55  # how much of a picture is the colors of its segments
 
 
-def spoken(found: PanopticMap, source_ids: Sequence[int], isthing: Sequence[bool]) -> tuple[np.ndarray, list[dict]]:
+def coco_segments(
+    found: PanopticMap, source_ids: Sequence[int], isthing: Sequence[bool]
+) -> tuple[np.ndarray, list[dict]]:
     """A map -> (H, W) int32 ids, and its segments in COCO's words.
 
     Args:
@@ -44,7 +46,7 @@ def spoken(found: PanopticMap, source_ids: Sequence[int], isthing: Sequence[bool
     for segment, where in zip(found.segments, find_objects(numbers, max_label=len(ids) - 1), strict=True):
         red, green, blue = class_color(segment.label)
         own = red + 256 * green + 65536 * blue
-        while own in ids or own == NOBODY:
+        while own in ids or own == NO_SEGMENT:
             own = (own + OFF) % IDS
         ids[segment.number] = own
         rows, columns = where
@@ -88,14 +90,14 @@ class PanopticFolder:
             detections: of it, with `segments`.
         """
         size = (picture.shape[-2], picture.shape[-1])
-        found = whose_pixels(cast(Segmented, detections), self.isthing, size, min_score=min_score)
-        ids, infos = spoken(found, self.classes.source_ids, self.isthing)
+        found = panoptic_map(cast(Segmented, detections), self.isthing, size, min_score=min_score)
+        ids, infos = coco_segments(found, self.classes.source_ids, self.isthing)
         png = f"{image_id:012d}.png"
         (self.pngs / png).write_bytes(write_ids(ids))
         self.images.append({"id": image_id, "file_name": name, "height": size[0], "width": size[1]})
         self.annotations.append({"image_id": image_id, "file_name": png, "segments_info": infos})
         named = dict(zip(self.classes.source_ids, self.classes.names, strict=True))
-        return painted(picture, ids, infos, named)
+        return draw_panoptic(picture, ids, infos, named)
 
     def close(self) -> Path:
         """Write the JSON; its path."""
@@ -106,11 +108,13 @@ class PanopticFolder:
         return path
 
 
-def painted(picture: Tensor, ids: np.ndarray, infos: Sequence[dict[str, Any]], names: dict[int, str]) -> Image.Image:
+def draw_panoptic(
+    picture: Tensor, ids: np.ndarray, infos: Sequence[dict[str, Any]], names: dict[int, str]
+) -> Image.Image:
     """uint8 (3, H, W), whose each of its pixels is, and who there is -> a picture, its larger segments named."""
     pixels = picture.permute(1, 2, 0).cpu().numpy().astype(np.float32)
     colors = np.stack([ids >> shift & 255 for shift in (0, 8, 16)], axis=-1)
-    mixed = np.where((ids == NOBODY)[..., None], pixels, (1 - VEIL) * pixels + VEIL * colors)
+    mixed = np.where((ids == NO_SEGMENT)[..., None], pixels, (1 - VEIL) * pixels + VEIL * colors)
     edge = np.zeros(ids.shape, dtype=bool)
     edge[1:] |= ids[1:] != ids[:-1]
     edge[:, 1:] |= ids[:, 1:] != ids[:, :-1]

@@ -66,14 +66,14 @@ class Trained:
         built = detector.build(card.args["network"], net, len(self.classes), **card.args["network_args"])
         Store(exported.path.parents[2]).load(built, exported)
         self.task = DetectTask(built, expected_pixels(exported)).to(device).eval()
-        self.told = card.recipe
+        self.recipe = card.recipe
 
     def resize(self, size: tuple[int, ...] | None = None, max_size: int | None = None) -> Callable:
         """The resize that training's own evaluation used, or another."""
         knobs = all_knobs_of_data()
         wanted = ("size", "max_size", "multiscale", "antialias", "aug_type")
-        told = {name: knobs[name][1].default for name in wanted} | self.told  # an older card may know fewer
-        own = {name: coerce(told[name], *knobs[name], name) for name in wanted}
+        values = {name: knobs[name][1].default for name in wanted} | self.recipe  # an older card may know fewer
+        own = {name: coerce(values[name], *knobs[name], name) for name in wanted}
         return build_augment(
             own["aug_type"],
             size=input_size(size or own["size"], own["aug_type"], self.exported.card.args["network"]),
@@ -109,7 +109,7 @@ def evaluate(
         trained.classes,
         trained.resize(size, config.max_size),
         finds=trained.finds,
-        skeleton=keypoints_told(config) or trained.skeleton,
+        skeleton=skeleton_of(config) or trained.skeleton,
     )
     take_sigmas(dataset, config)
     trained.task.evaluator = lambda: evaluator_of(dataset, config.eval_backend)
@@ -139,7 +139,7 @@ def evaluate_results(config: DataConfig, results: str) -> dict[str, float]:
         if found is not None and kind not in held:
             log.warning("%s has no %s, so those of %s are not scored", place.annotations, kind, results)
     both = tuple(kind for kind in wanted if kind in held)
-    dataset = CocoDetection(place.images, place.annotations, finds=both, skeleton=keypoints_told(config))
+    dataset = CocoDetection(place.images, place.annotations, finds=both, skeleton=skeleton_of(config))
     take_sigmas(dataset, config)
     evaluator = CocoEvaluator(dataset, config.eval_backend, both)
     evaluator.merge([ground_truth_as_results(dataset) if found is None else found])
@@ -176,7 +176,7 @@ def what_is_held(place: Place) -> tuple[str, ...]:
     return (*(("masks",) if masks else ()), *(("keypoints",) if table.keypoints is not None else ()))
 
 
-def keypoints_told(config: DataConfig) -> Skeleton | None:
+def skeleton_of(config: DataConfig) -> Skeleton | None:
     return None if config.keypoints_file is None else Skeleton.from_yaml(config.keypoints_file)
 
 

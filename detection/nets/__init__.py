@@ -53,12 +53,12 @@ detector: Registry[Detector] = Registry("detector", "detection.nets")
 SIZE = (640, 640)
 
 
-def usual_size(network: str) -> tuple[int, int]:
+def default_size(network: str) -> tuple[int, int]:
     """(height, width) a detector is trained at when nobody says."""
     return detector.facts(network).get("size", SIZE)
 
 
-def grown_from(network: str, other: str) -> tuple[str, ...]:
+def lacks_from(network: str, other: str) -> tuple[str, ...]:
     """What a detector lacks when it starts from the weights of another, as patterns; nothing when it cannot."""
     lacking = detector.facts(network).get("grows_from", {}).get(other)
     return () if lacking is None else (lacking,)

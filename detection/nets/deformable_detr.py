@@ -28,7 +28,7 @@ from detection.parts.query.deform import DeformableAttention
 from detection.parts.query.position import Extent, extent, padding, sine_positions, sines
 from detection.parts.query.queries import best_pairs, detections
 from detection.parts.query.set_loss import SetLoss
-from detection.parts.query.transformer import MLP, Around, Attention, FeedForward, check_width, xavier
+from detection.parts.query.transformer import MLP, Attention, FeedForward, ResidualNorm, check_width, xavier
 from detection.types import Detections, Images, Target
 from shared.errors import UsageError
 
@@ -205,7 +205,7 @@ class DeformableDETR(Detector):
             x = layer(x, start.positions, on_levels(references, memory.where), memory)
             own = i if self.refine else 0
             logits.append(self.classify[own](x).float())
-            boxes.append(beside(self.locate[own](x).float(), references).sigmoid())
+            boxes.append(add_to_references(self.locate[own](x).float(), references).sigmoid())
             if self.refine:
                 references = boxes[-1].detach()
         return torch.stack(logits), torch.stack(boxes)
@@ -265,7 +265,7 @@ class EncoderLayer(nn.Module):
         super().__init__()
         self.attention = DeformableAttention(width, heads, levels, points)
         self.feed = FeedForward(width, feedforward, dropout)
-        self.around_attention, self.around_feed = (Around(width, dropout) for _ in range(2))
+        self.around_attention, self.around_feed = (ResidualNorm(width, dropout) for _ in range(2))
 
     def forward(
         self, x: Tensor, positions: Tensor, places: Tensor, shapes: list[tuple[int, int]], hidden: Tensor | None
@@ -281,19 +281,19 @@ class DecoderLayer(nn.Module):
         self.self_attention = Attention(width, heads, dropout)
         self.cross_attention = DeformableAttention(width, heads, levels, points)
         self.feed = FeedForward(width, feedforward, dropout)
-        self.around_self, self.around_cross, self.around_feed = (Around(width, dropout) for _ in range(3))
+        self.around_self, self.around_cross, self.around_feed = (ResidualNorm(width, dropout) for _ in range(3))
 
     def forward(self, x: Tensor, positions: Tensor, places: Tensor, memory: Memory) -> Tensor:
         """(B, Q, C), its positions, its places (B, Q, L, 2 or 4), memory -> (B, Q, C)"""
 
-        def talk(x: Tensor) -> Tensor:
+        def attend_to_queries(x: Tensor) -> Tensor:
             placed = x + positions
             return self.self_attention(placed, placed, x)
 
-        def look(x: Tensor) -> Tensor:
+        def attend_to_memory(x: Tensor) -> Tensor:
             return self.cross_attention(x + positions, places, memory.tokens, memory.where.shapes, memory.padding)
 
-        return self.around_feed(self.around_cross(self.around_self(x, talk), look), self.feed)
+        return self.around_feed(self.around_cross(self.around_self(x, attend_to_queries), attend_to_memory), self.feed)
 
 
 class Learned(nn.Module):
@@ -363,7 +363,7 @@ def on_levels(references: Tensor, where: Extent) -> Tensor:
     return references[:, :, None] * where.shares.repeat(1, 1, times)[:, None]
 
 
-def beside(moves: Tensor, references: Tensor) -> Tensor:
+def add_to_references(moves: Tensor, references: Tensor) -> Tensor:
     """(B, Q, 4) as heads say them, (B, Q, 2 or 4) -> (B, Q, 4): the moved references, before the sigmoid."""
     known = references.clamp(1e-5, 1 - 1e-5).logit()
     return moves + F.pad(known, (0, 4 - references.shape[-1]))

@@ -235,7 +235,7 @@ class DETR(Detector):
         return full
 
 
-@detector("detr_panoptic", finds=("masks",), segments=True, like="detr", grows_from={"detr": "masks.*"}, tiny=TINY)
+@detector("detr_panoptic", finds=("masks",), segments=True, like="detr", starts_from={"detr": "masks.*"}, tiny=TINY)
 def detr_panoptic(backbone: Backbone, num_classes: int, **options: Any) -> Detector:
     """DETR with masks: of things and stuff, learnt on top of its boxes. Options are the same."""
     return DETR(backbone, num_classes, True, **options)

@@ -46,11 +46,11 @@ LEFT_OUT = {  # flag: (words after it, why it says nothing here)
     "--remove-difficult": (0, "nothing reads it in the original either"),
 }
 ONLY_EVALUATE = ("--eval", "--test-only")
-STANDS_ON = ("--recipe", "--backbone", "--backbone-tag", "--init-from", "--resume", "--resume-epoch")
+STARTS_FROM = ("--recipe", "--backbone", "--backbone-tag", "--init-from", "--resume", "--resume-epoch")
 DATA = ("--data-path", "--coco-path")
 
 
-class Said(NamedTuple):
+class CommandLine(NamedTuple):
     """A command line in our words.
 
     argv: the flags.
@@ -63,7 +63,7 @@ class Said(NamedTuple):
     notes: list[str]
 
 
-def understand(argv: Sequence[str]) -> Said:
+def translate(argv: Sequence[str]) -> CommandLine:
     """Flags as anybody types them -> our flags.
 
     Raises:
@@ -80,7 +80,7 @@ def understand(argv: Sequence[str]) -> Said:
         if weights is None or weights.startswith("--"):
             raise UsageError("--eval and --test-only evaluate weights; name them with --resume FILE or --weights NAME")
         words = without(words, {"--resume": 1, "--weights": 1})
-    return Said(named_recipe(renamed(words)), weights, notes)
+    return CommandLine(named_recipe(renamed(words)), weights, notes)
 
 
 def renamed(words: list[str]) -> list[str]:
@@ -92,7 +92,7 @@ def named_recipe(words: list[str]) -> list[str]:
     """--model NAME becomes --recipe NAME where a recipe has that name; so does --network NAME where somebody's data is
     named, and nothing that the network should stand on."""
     known = recipe_names("detect")
-    if not {*STANDS_ON}.intersection(words) and {*DATA}.intersection(words):
+    if not {*STARTS_FROM}.intersection(words) and {*DATA}.intersection(words):
         for place, (flag, value) in enumerate(pairwise(words)):
             if flag == "--network" and value in known:
                 return [*words[:place], "--recipe", *words[place + 1 :]]
@@ -107,7 +107,7 @@ def named_recipe(words: list[str]) -> list[str]:
 def split(word: str) -> list[str]:
     """'--lr=0.1' -> '--lr', '0.1', where a flag is one that is looked for here."""
     flag, eq, value = word.partition("=")
-    looked_for = {*RENAMED, *LEFT_OUT, *ONLY_EVALUATE, "--model", "--network", *STANDS_ON, *DATA}
+    looked_for = {*RENAMED, *LEFT_OUT, *ONLY_EVALUATE, "--model", "--network", *STARTS_FROM, *DATA}
     return [flag, value] if eq and flag in looked_for else [word]
 
 

@@ -38,7 +38,7 @@ class Foreign(NamedTuple):
     """
 
     layout: Layout
-    told: str
+    in_file: str
     network: str
     backbone: str | None
     options: Options
@@ -58,7 +58,7 @@ class Foreign(NamedTuple):
         return self.layout.settle(named)
 
 
-def understand(content: Any) -> Foreign:
+def recognize(content: Any) -> Foreign:
     """What a file's content is.
 
     Raises:

@@ -22,7 +22,7 @@ from backbones.foreign import COUNTERS, Tensors, read_checkpoint
 from detection.data.annotations.classes import ClassMap
 from detection.data.annotations.skeleton import PERSON, Skeleton
 from detection.nets import Detector, detector
-from detection.published.foreign import Foreign, understand
+from detection.published.foreign import Foreign, recognize
 from detection.published.references import REFERENCES, Reference, nearest, of_file
 from detection.recipe import DetectRecipe
 from shared.errors import DataError, UsageError, WeightsError
@@ -89,7 +89,7 @@ def import_detector(wanted: Import, store: Store) -> Exported:
     """
     check_name(wanted.tag)
     check_network(wanted.network)
-    found = understand(read_checkpoint(wanted.file))
+    found = recognize(read_checkpoint(wanted.file))
     digest = file_digest(wanted.file)
     published = of_file(digest)
     reference = reference_for(wanted, found, published[0] if published else None)
@@ -118,7 +118,7 @@ def import_detector(wanted: Import, store: Store) -> Exported:
         source={
             "file": wanted.file.name,
             "sha256": digest,
-            "layout": found.layout.name + found.told,
+            "layout": found.layout.name + found.in_file,
             "published": published[0] if published else None,
             "told": wanted.source,
         },
@@ -142,7 +142,7 @@ def imported(file: Path, store: Store) -> Exported:
     for exported in store.all():
         if exported.card.kind == "detector" and exported.card.source.get("sha256") == digest:
             return exported
-    network = understand(read_checkpoint(file)).network
+    network = recognize(read_checkpoint(file)).network
     return import_detector(Import(file=file, network=network, tag=file.stem), store)
 
 
@@ -163,7 +163,8 @@ def reference_for(wanted: Import, found: Foreign, published: str | None) -> Refe
     if (named.network if named else wanted.network) != found.network:
         fitting = [found.network, *(name for name, r in REFERENCES.items() if r.network == found.network)]
         raise WeightsError(
-            f"{wanted.file.name} is a checkpoint of another family: its layout is {found.layout.name}{found.told}, and "
+            f"{wanted.file.name} is a checkpoint of another family: its layout is "
+            f"{found.layout.name}{found.in_file}, and "
             f"{wanted.network} is not that; say --network {' or '.join(fitting)}"
         )
     seen = wanted.backbone or found.backbone

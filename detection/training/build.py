@@ -23,7 +23,7 @@ from shared.weights.store import NotThere, Store, Transfer
 log = logging.getLogger(__name__)
 
 
-class Standing(NamedTuple):
+class OpenedBackbone(NamedTuple):
     """A backbone, its pixel statistics, where its weights came from, and what it was built with besides its name."""
 
     net: Backbone
@@ -42,7 +42,7 @@ def backbone_name(model: ModelConfig, store: Store) -> str:
     """
     if model.backbone is None:
         if model.backbone_tag is None:
-            return usual_backbone(model)
+            return default_backbone(model)
         return store.find(None, model.backbone_tag, model.backbone_epoch).card.arch
     name = model.backbone
     if model.backbone_param in (None, "1", "1.0"):  # `--backbone mobilenet_v2 --backbone-param 1`
@@ -50,12 +50,12 @@ def backbone_name(model: ModelConfig, store: Store) -> str:
     raise UsageError(f"{name} comes in width 1 only; leave --backbone-param out, or name a timm network of that width")
 
 
-def usual_backbone(model: ModelConfig) -> str:
+def default_backbone(model: ModelConfig) -> str:
     """What it stands on without a tag: what is named, or what the published weights are of, or a ResNet-50."""
     return model.backbone or BACKBONES.get((model.weights_backbone or "").partition(".")[0], "resnet_v1_50")
 
 
-def stand(recipe: DetectRecipe, store: Store, *, load: bool = True) -> Standing:
+def open_backbone(recipe: DetectRecipe, store: Store, *, load: bool = True) -> OpenedBackbone:
     """Build the backbone and give it its weights.
 
     Args:
@@ -69,33 +69,33 @@ def stand(recipe: DetectRecipe, store: Store, *, load: bool = True) -> Standing:
     if model.backbone_tag is None and model.backbone_epoch is not None:
         model = replace(model, backbone_tag=only_tag(store, name))
         recipe = replace(recipe, model=model)
-    options = asked_of(model)
+    options = backbone_options(model)
     if model.weights_backbone is not None:
-        return stand_on_published(recipe, name, model.weights_backbone, load=load)
+        return open_published(recipe, name, model.weights_backbone, load=load)
     if model.backbone_tag is None:
         net = build_backbone(name, pretrained=model.backbone_pretrained and load, **options)
         pixels = pixel_stats(recipe.data.rgb_mode) if recipe.data.rgb_mode else None
         if pixels and net.pixels and pixels != net.pixels:
             raise WeightsError(f"timm's {name} expects other pixels than {recipe.data.rgb_mode}; leave --rgb-mode out")
-        return Standing(net, pixels or net.pixels or pixel_stats("imagenet"), None, None, dilation_of(model))
+        return OpenedBackbone(net, pixels or net.pixels or pixel_stats("imagenet"), None, None, dilation_of(model))
     parent, nothing = None, None
     try:
         parent = store.find(name, model.backbone_tag, model.backbone_epoch)
     except NotThere as refusal:
         nothing = refusal
     if parent is None or ("@" not in model.backbone_tag and is_stale(store, parent)):
-        heir = inherited(recipe, store, name, kept_args(parent.card) if parent else {}, load=load)
-        if heir is not None:
-            return heir
+        inherited = open_inherited(recipe, store, name, kept_args(parent.card) if parent else {}, load=load)
+        if inherited is not None:
+            return inherited
     if parent is None:
         raise nothing or AssertionError("an export is found or refused")
     stats = pixels_of(parent, recipe)
     net = rebuild(parent.card, **options)
     transfer = fill(store, net, parent, model.allow_missing) if load else None
-    return Standing(net, stats, parent, transfer, kept_args(parent.card) | dilation_of(model))
+    return OpenedBackbone(net, stats, parent, transfer, kept_args(parent.card) | dilation_of(model))
 
 
-def stand_on_published(recipe: DetectRecipe, name: str, weights: str, *, load: bool) -> Standing:
+def open_published(recipe: DetectRecipe, name: str, weights: str, *, load: bool) -> OpenedBackbone:
     """The backbone on weights that torchvision publishes.
 
     Raises:
@@ -106,14 +106,14 @@ def stand_on_published(recipe: DetectRecipe, name: str, weights: str, *, load: b
         raise UsageError(
             "--weights-backbone names the backbone's weights; leave --backbone-tag and --backbone-pretrained out"
         )
-    net = backbone.build(name, **asked_of(recipe.model))
+    net = backbone.build(name, **backbone_options(recipe.model))
     stats, transfer = published_pixels(weights), None
     if load:
         transfer, stats = fill_published(net, weights, offline=recipe.runtime.offline)
     pixels = pixel_stats(recipe.data.rgb_mode) if recipe.data.rgb_mode else stats
     if pixels != stats:
         log.warning("%s expects other pixels than --rgb-mode %s, which it gets", weights, recipe.data.rgb_mode)
-    return Standing(net, pixels, None, transfer, dilation_of(recipe.model))
+    return OpenedBackbone(net, pixels, None, transfer, dilation_of(recipe.model))
 
 
 def only_tag(store: Store, name: str) -> str:
@@ -132,7 +132,9 @@ def only_tag(store: Store, name: str) -> str:
     )
 
 
-def inherited(recipe: DetectRecipe, store: Store, name: str, args: dict[str, Any], *, load: bool) -> Standing | None:
+def open_inherited(
+    recipe: DetectRecipe, store: Store, name: str, args: dict[str, Any], *, load: bool
+) -> OpenedBackbone | None:
     """The backbone on what another one's tag becomes by a conversion, kept in the store; None when none leads here.
 
     Args:
@@ -140,20 +142,20 @@ def inherited(recipe: DetectRecipe, store: Store, name: str, args: dict[str, Any
     """
     model = recipe.model
     assert model.backbone_tag is not None
-    net = backbone.build(name, **{**args, **asked_of(model)})
+    net = backbone.build(name, **{**args, **backbone_options(model)})
     parent = find_parent(store, name, net, model.backbone_tag, model.backbone_epoch)
     if parent is None:
         return None
     stats = pixels_of(parent, recipe)
     if not load:
-        return Standing(net, stats, parent, None, args | dilation_of(model))
-    heir = inherit(store, parent, name, net, model.allow_missing)
+        return OpenedBackbone(net, stats, parent, None, args | dilation_of(model))
+    inherited = inherit(store, parent, name, net, model.allow_missing)
     if dist.is_main() and not recipe.runtime.dry_run:
-        parent = keep(store, heir, name, args=args)
-    return Standing(net, stats, parent, heir.transfer, args | dilation_of(model))
+        parent = keep(store, inherited, name, args=args)
+    return OpenedBackbone(net, stats, parent, inherited.transfer, args | dilation_of(model))
 
 
-def asked_of(model: ModelConfig) -> dict[str, Any]:
+def backbone_options(model: ModelConfig) -> dict[str, Any]:
     """Options of the backbone that the recipe names."""
     options = {} if model.drop_path is None else {"drop_path": model.drop_path}
     return options | dilation_of(model)

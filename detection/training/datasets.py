@@ -18,7 +18,7 @@ from detection.data.augment.presets import MADE_FOR, build_augment
 from detection.data.coco import CocoDetection, aspect_ratios, coco_layout
 from detection.data.panoptic import PanopticDetection, panoptic_layout
 from detection.data.shards import holds_shards
-from detection.nets import finds, usual_size
+from detection.nets import default_size, finds
 from detection.recipe import DataConfig, DetectRecipe
 from detection.training.start import take_classes
 from shared.errors import UsageError
@@ -115,7 +115,7 @@ def shipped(path: Path | None) -> Path | None:
 
 def input_size(size: tuple[int, ...] | None, aug_type: str, network: str) -> tuple[int, int]:
     """(height, width) as told, or what the augmentation was made for, or the network's usual size."""
-    return pair(size) if size else MADE_FOR.get(aug_type) or usual_size(network)
+    return pair(size) if size else MADE_FOR.get(aug_type) or default_size(network)
 
 
 def places(config: DataConfig, learns: Sequence[str] = ()) -> tuple[Place, Place | None]:

@@ -6,7 +6,7 @@ defaults < demo's settings (no data named) < data set's usual network < trained 
 
 from __future__ import annotations
 
-from detection.recipe import DetectRecipe, run_stem, tiny, usual_for
+from detection.recipe import DetectRecipe, defaults_for, run_stem, tiny
 from shared.recipes.flags import Under, from_args
 from shared.recipes.recipe import Resolved
 from shared.runs.resume import layered
@@ -27,7 +27,7 @@ def resolve(argv: list[str]) -> Resolved:
 
     def over_the_data_set(under: Under) -> Resolved:
         data = parsed(under).recipe.data
-        usual = usual_for(data)
+        usual = defaults_for(data)
         return parsed([(f"dataset {data.dataset}", usual), *under]) if usual else parsed(under)
 
     def over_the_start(under: Under) -> Resolved:

@@ -19,9 +19,9 @@ from torch import Tensor
 from backbones import backbone
 from detection.data.annotations.classes import ClassMap
 from detection.data.coco import CocoDetection
-from detection.nets import Detector, grown_from
+from detection.nets import Detector, lacks_from
 from detection.recipe import DetectRecipe, ModelConfig
-from detection.training.build import Standing, asked_of, dilation_of
+from detection.training.build import OpenedBackbone, backbone_options, dilation_of
 from shared.errors import UsageError, WeightsError
 from shared.feeding.pixels import pixel_stats
 from shared.recipes.registry import suggest
@@ -116,14 +116,14 @@ def as_recipe(start: Exported) -> dict[str, Any]:
     return {"network": args["network"], "backbone": args["backbone"], "network_args": args["network_args"]}
 
 
-def stand_on(start: Exported, recipe: DetectRecipe) -> Standing:
+def rebuild_backbone(start: Exported, recipe: DetectRecipe) -> OpenedBackbone:
     """The backbone of a trained detector, its weights still to come with the whole.
 
     Raises:
         WeightsError: the recipe asks for another network or backbone, or for other pixels.
     """
     card_args, model = start.card.args, recipe.model
-    grown = grown_from(model.network, card_args["network"])  # it has all of that, and more
+    grown = lacks_from(model.network, card_args["network"])  # it has all of that, and more
     for what, wanted in (("network", None if grown else model.network), ("backbone", model.backbone)):
         if wanted is not None and wanted != card_args[what]:
             raise WeightsError(
@@ -132,8 +132,8 @@ def stand_on(start: Exported, recipe: DetectRecipe) -> Standing:
     if recipe.data.rgb_mode is not None:
         check_pixels(start, pixel_stats(recipe.data.rgb_mode))
     args = card_args.get("backbone_args", {}) | dilation_of(model)
-    net = backbone.build(card_args["backbone"], **{**args, **asked_of(model)})
-    return Standing(net, expected_pixels(start), start, None, args)
+    net = backbone.build(card_args["backbone"], **{**args, **backbone_options(model)})
+    return OpenedBackbone(net, expected_pixels(start), start, None, args)
 
 
 def fill_from(start: Exported, built: Detector, store: Store, model: ModelConfig) -> Transfer:
@@ -144,7 +144,7 @@ def fill_from(start: Exported, built: Detector, store: Store, model: ModelConfig
     """
     heads = {id(p) for part in built.class_head() for p in (*part.parameters(), *part.buffers())}
     anew = [name for name, value in built.state_dict(keep_vars=True).items() if id(value) in heads]
-    allowed = (*model.allow_missing, *grown_from(model.network, start.card.args["network"]))
+    allowed = (*model.allow_missing, *lacks_from(model.network, start.card.args["network"]))
     if not model.reset_head:
         return store.load(built, start, allow_missing=allowed)
 

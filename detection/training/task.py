@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from backbones.freeze import hold_still
+from backbones.freeze import keep_frozen_in_eval
 from detection.data.batch import pad_batch
 from detection.eval.panoptic import Evaluator
 from detection.nets import Detector
@@ -39,7 +39,7 @@ class DetectTask(Task):
     def train(self, mode: bool = True) -> DetectTask:
         super().train(mode)
         if mode:
-            hold_still(self.detector)
+            keep_frozen_in_eval(self.detector)
         return self
 
     def images(self, pictures: list[Tensor]) -> Images:

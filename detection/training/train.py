@@ -16,9 +16,9 @@ from detection.data.panoptic import PanopticDetection
 from detection.drawing.draw import draw_detections
 from detection.eval.panoptic import evaluator_of
 from detection.recipe import DetectRecipe, ModelConfig, run_stem
-from detection.training.build import Standing, build_detector, stand, usual_backbone
+from detection.training.build import OpenedBackbone, build_detector, default_backbone, open_backbone
 from detection.training.datasets import Data, open_data, shapes_of
-from detection.training.start import fill_from, find_start, stand_on, unconsumed_warmups
+from detection.training.start import fill_from, find_start, rebuild_backbone, unconsumed_warmups
 from detection.training.task import DetectTask
 from shared.devices import dist
 from shared.feeding.feed import choose_workers, in_order
@@ -44,35 +44,35 @@ def train(resolved: Resolved) -> int:
         data = open_data(recipe, None if recipe.model.reset_head else start)
         resolved = session.learnt(resolved_for(resolved, data.train))
         recipe = resolved.recipe
-        standing = stand(recipe, store) if start is None else stand_on(start, recipe)
-        built = build_detector(recipe, standing.net, len(data.train.classes))
+        opened = open_backbone(recipe, store) if start is None else rebuild_backbone(start, recipe)
+        built = build_detector(recipe, opened.net, len(data.train.classes))
         if start is not None:
-            standing = standing._replace(transfer=fill_from(start, built, store, recipe.model))
+            opened = opened._replace(transfer=fill_from(start, built, store, recipe.model))
         val, backend = data.val, recipe.data.eval_backend
-        task = DetectTask(built, standing.stats, None if val is None else lambda: evaluator_of(val, backend))
+        task = DetectTask(built, opened.stats, None if val is None else lambda: evaluator_of(val, backend))
         task.facts = {
-            **built_from(recipe, standing),
+            **built_from(recipe, opened),
             "num_classes": len(data.train.classes),
-            "pixels": [[*values] for values in standing.stats],
+            "pixels": [[*values] for values in opened.stats],
         }
         if session.joins_batch_norms():
             task = join_batch_norms(task)
         if recipe.runtime.dry_run:
-            return dry_run(session, resolved, task, data, standing)
+            return dry_run(session, resolved, task, data, opened)
         run_dir = session.open()
         tag = recipe.model.tag or run_dir.name
         check_name(tag)
-        describe(recipe, data, standing)
+        describe(recipe, data, opened)
         if start is None:
-            for warmup in unconsumed_warmups(store, arch_of(recipe, standing), tag):
+            for warmup in unconsumed_warmups(store, arch_of(recipe, opened), tag):
                 log.info("%s is a warm-up that nothing went on from; --init-from %s would", warmup, warmup.path)
-        if standing.transfer is not None:
-            session.write("transfer.json", report_of(standing, recipe.model))
+        if opened.transfer is not None:
+            session.write("transfer.json", report_of(opened, recipe.model))
         feed, exported, kept = session.feed(data.train, shapes_of(data.train, recipe.data)), [], []
 
         def publish(trained: Any, epoch: int, metrics: dict[str, float], last: bool) -> None:
             kept[:] = [trained]  # the average, where there is one
-            exported.append(store.put(trained.detector, card(session, data, standing, tag, epoch, metrics, last)))
+            exported.append(store.put(trained.detector, card(session, data, opened, tag, epoch, metrics, last)))
             log.info("exported %s to %s", exported[-1], exported[-1].path)
 
         metrics = session.fit(task, feed, val_loader(session, data.val), publish, recipe.model.keep_epochs)
@@ -103,28 +103,28 @@ def val_loader(session: Session, val: CocoDetection | None) -> Any:
     return in_order(val, session.runtime.batch_size, rank=dist.rank(), world=dist.world(), workers=workers)
 
 
-def card(session: Session, data: Data, standing: Standing, tag: str, epoch: int, metrics: dict, last: bool) -> Card:
+def card(session: Session, data: Data, opened: OpenedBackbone, tag: str, epoch: int, metrics: dict, last: bool) -> Card:
     """What a detector's weights say about themselves."""
     recipe: DetectRecipe = session.recipe
     return Card(
-        arch=arch_of(recipe, standing),
+        arch=arch_of(recipe, opened),
         tag=tag,
         epoch=epoch,
         kind="detector",
         finished=last,
         method="detection",
-        args=built_from(recipe, standing),
-        pixels={"mean": list(standing.stats.mean), "std": list(standing.stats.std)},
-        classes=spoken_classes(data.train),
-        parents=[standing.parent.reference] if standing.parent else [],
+        args=built_from(recipe, opened),
+        pixels={"mean": list(opened.stats.mean), "std": list(opened.stats.std)},
+        classes=classes_of_card(data.train),
+        parents=[opened.parent.reference] if opened.parent else [],
         data={"fingerprint": data.train.fingerprint, "samples": len(data.train), "path": str(recipe.data.data_path)},
         metrics=metrics,
-        recipe=session.told(),
+        recipe=session.recipe_values(),
         versions=versions(),
     )
 
 
-def spoken_classes(data: CocoDetection) -> dict[str, Any]:
+def classes_of_card(data: CocoDetection) -> dict[str, Any]:
     """Names and ids of the classes, the keypoints that their objects have, and which of them are things."""
     classes = data.classes.to_dict()
     if data.skeleton is not None:
@@ -132,28 +132,28 @@ def spoken_classes(data: CocoDetection) -> dict[str, Any]:
     return classes | ({"isthing": data.isthing} if isinstance(data, PanopticDetection) else {})
 
 
-def built_from(recipe: DetectRecipe, standing: Standing) -> dict[str, Any]:
+def built_from(recipe: DetectRecipe, opened: OpenedBackbone) -> dict[str, Any]:
     """What a network of the same shape is built from."""
     return {
         "network": recipe.model.network,
         "network_args": recipe.model.network_args,
-        "backbone": backbone_of(recipe, standing),
-        "backbone_args": standing.args,
+        "backbone": backbone_of(recipe, opened),
+        "backbone_args": opened.args,
     }
 
 
-def backbone_of(recipe: DetectRecipe, standing: Standing) -> str:
-    if standing.parent is not None and standing.parent.card.kind == "detector":
-        return standing.parent.card.args["backbone"]
-    return recipe.model.backbone or (standing.parent.card.arch if standing.parent else usual_backbone(recipe.model))
+def backbone_of(recipe: DetectRecipe, opened: OpenedBackbone) -> str:
+    if opened.parent is not None and opened.parent.card.kind == "detector":
+        return opened.parent.card.args["backbone"]
+    return recipe.model.backbone or (opened.parent.card.arch if opened.parent else default_backbone(recipe.model))
 
 
-def arch_of(recipe: DetectRecipe, standing: Standing) -> str:
+def arch_of(recipe: DetectRecipe, opened: OpenedBackbone) -> str:
     """Under which name the detector's weights are kept."""
-    return f"{recipe.model.network}-{backbone_of(recipe, standing)}"
+    return f"{recipe.model.network}-{backbone_of(recipe, opened)}"
 
 
-def describe(recipe: DetectRecipe, data: Data, standing: Standing) -> None:
+def describe(recipe: DetectRecipe, data: Data, opened: OpenedBackbone) -> None:
     classes = data.train.classes
     log.info(
         "%s on %d images, %d classes: %s", recipe.model.network, len(data.train), len(classes), listed_classes(classes)
@@ -161,8 +161,8 @@ def describe(recipe: DetectRecipe, data: Data, standing: Standing) -> None:
     for name, images in (("training", data.train), ("validation", data.val)):
         for note in images.notes if images else []:
             log.info("%s data: %s", name, note)
-    if standing.transfer is not None:
-        log.info("loaded %s", standing.transfer)
+    if opened.transfer is not None:
+        log.info("loaded %s", opened.transfer)
     elif recipe.model.backbone_pretrained:
         log.info("the backbone has timm's published weights")
     else:
@@ -176,22 +176,22 @@ def listed_classes(classes: ClassMap, most: int = 6) -> str:
     return ", ".join(classes.names[:most]) + more
 
 
-def report_of(standing: Standing, model: ModelConfig) -> dict[str, Any]:
+def report_of(opened: OpenedBackbone, model: ModelConfig) -> dict[str, Any]:
     """transfer.json: the transfer report as the run's report shows it."""
-    assert standing.transfer is not None
-    transfer = asdict(standing.transfer)
-    if standing.parent is None:
-        pixels = f"mean {list(standing.stats.mean)}, std {list(standing.stats.std)}"
+    assert opened.transfer is not None
+    transfer = asdict(opened.transfer)
+    if opened.parent is None:
+        pixels = f"mean {list(opened.stats.mean)}, std {list(opened.stats.std)}"
         return {
             **transfer,
             "tag": model.weights_backbone,
-            "arch": usual_backbone(model),
+            "arch": default_backbone(model),
             "path": "",
             "pixel_note": pixels,
         }
-    card = standing.parent.card
+    card = opened.parent.card
     pixels = f"mean {card.pixels['mean']}, std {card.pixels['std']}, as the weights expect"
-    return {**transfer, "tag": card.tag, "arch": card.arch, "path": str(standing.parent.path), "pixel_note": pixels}
+    return {**transfer, "tag": card.tag, "arch": card.arch, "path": str(opened.parent.path), "pixel_note": pixels}
 
 
 def save_pictures(task: DetectTask, val: CocoDetection, folder: Path, count: int, device: torch.device) -> None:
@@ -206,7 +206,7 @@ def save_pictures(task: DetectTask, val: CocoDetection, folder: Path, count: int
         image.convert("RGB").save(folder / f"{index:03d}.jpg", quality=85)
 
 
-def dry_run(session: Session, resolved: Resolved, task: DetectTask, data: Data, standing: Standing) -> int:
+def dry_run(session: Session, resolved: Resolved, task: DetectTask, data: Data, opened: OpenedBackbone) -> int:
     recipe = resolved.recipe
     feed = session.feed(data.train, shapes_of(data.train, recipe.data))
     lines = describe_parameters(task, task.backbone.stages())
@@ -215,7 +215,7 @@ def dry_run(session: Session, resolved: Resolved, task: DetectTask, data: Data, 
     lines += describe_schedule(feed.steps_per_epoch, feed.step_size, recipe.schedule, lr)
     lines.append(f"data\n  {len(data.train)} training images, {len(data.val) if data.val else 0} validation images")
     published = "published by timm" if recipe.model.backbone_pretrained else "random"
-    lines.append(f"weights\n  {standing.transfer or published}")
+    lines.append(f"weights\n  {opened.transfer or published}")
     if dist.is_main():
         announce_plan(resolved, lines)
     return 0

@@ -20,7 +20,7 @@ from backbones.inherit import fill, rebuild
 from pretrain.data.labelled import Chosen, choose, open_labelled
 from pretrain.probing.health import health
 from pretrain.probing.linear import LinearProbe, linear_on_vectors, training_view
-from pretrain.probing.probe import Vectors, at_rest, check_k, nearest_neighbors, vectors_of
+from pretrain.probing.probe import Vectors, check_k, eval_mode, nearest_neighbors, vectors_of
 from pretrain.probing.recipe import EvalRecipe, SubjectConfig, eval_stem
 from pretrain.recipe import crop_share
 from pretrain.views.crops import ResizeCenterCrop
@@ -162,7 +162,7 @@ def measure_vectors(session: Session, subject: Subject, images: Images, wanted: 
     recipe: EvalRecipe = session.recipe
     net, normalize = subject.net.to(session.device), Normalize(subject.pixels).to(session.device)
     dtype = precision(recipe.runtime, session.device)
-    with at_rest(net), torch.autocast(session.device.type, dtype, enabled=dtype is not None):
+    with eval_mode(net), torch.autocast(session.device.type, dtype, enabled=dtype is not None):
         known, asked = (
             vectors_of(net, normalize, session.in_order(samples), session.device)
             for samples in (images.known, images.asked)
@@ -218,7 +218,7 @@ def finish(session: Session, subject: Subject, images: Images, metrics: dict[str
         "images": {"known": images.known.fingerprint, "asked": images.asked.fingerprint},
         "size": list(subject.size),
         "share": subject.share,
-        "recipe": session.told(),
+        "recipe": session.recipe_values(),
         "finished": True,
         "seconds": session.seconds(),
     }

@@ -72,7 +72,7 @@ class Probe:
 
     def __call__(self, task: Method) -> dict[str, float]:
         """knn, std, covariance, rank and, for methods with embeddings, embedding_std; logs a warning on collapse."""
-        with torch.no_grad(), at_rest(task):
+        with torch.no_grad(), eval_mode(task):
             backbone: Any = task.exports()["backbone"]
             bank, queries = (
                 vectors_of(backbone, self.normalize, batches, self.device) for batches in (self.bank, self.queries)
@@ -88,7 +88,7 @@ class Probe:
 
 
 @contextmanager
-def at_rest(module: nn.Module) -> Iterator[None]:
+def eval_mode(module: nn.Module) -> Iterator[None]:
     """Context in eval mode; restores the mode of every submodule."""
     modes = [(part, part.training) for part in module.modules()]
     module.train().eval()  # via train mode, in which TinyViT drops its cached attention biases

@@ -95,7 +95,7 @@ def train(resolved: Resolved) -> int:
                     "path": str(recipe.data.data_path),
                 },
                 metrics=metrics,
-                recipe=session.told(),
+                recipe=session.recipe_values(),
                 versions=versions(),
             )
             exported.append(store.put(trained.exports()["backbone"], card))

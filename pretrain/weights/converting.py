@@ -41,13 +41,13 @@ def convert(
     if img_size is not None:
         args["img_size"] = list(img_size)
     child = backbone.build(to, **args)
-    heir = inherit(store, parent, to, child, allow_missing)
-    if not heir.transfer.converted and model == to:
+    inherited = inherit(store, parent, to, child, allow_missing)
+    if not inherited.transfer.converted and model == to:
         raise UsageError(f"{to} has no position embeddings that depend on the image size; it can use {tag} as it is")
     if new_tag is None and model == to:
         new_tag = f"{parent.card.tag}-{'x'.join(map(str, dict.fromkeys(img_size or ())))}"
     check_name(new_tag or tag)
-    exported = keep(store, heir, to, tag=new_tag, args=args)
-    print(f"converted {heir.transfer}")
+    exported = keep(store, inherited, to, tag=new_tag, args=args)
+    print(f"converted {inherited.transfer}")
     print(f"exported {exported} to {exported.path}")
     return exported

@@ -12,7 +12,7 @@ from typing import Any
 from backbones import backbone
 from backbones.base import Backbone
 from backbones.conversions import fit_sizes
-from backbones.foreign import COUNTERS, Foreign, read_checkpoint, understand
+from backbones.foreign import COUNTERS, Foreign, read_checkpoint, recognize
 from shared.errors import UsageError, WeightsError
 from shared.feeding.pixels import PixelStats, pixel_stats
 from shared.files import file_digest
@@ -56,7 +56,7 @@ def import_weights(wanted: Import, store: Store) -> Exported:
     args: dict[str, Any] = {"img_size": list(wanted.img_size)} if wanted.img_size else {}
     net = backbone.build(wanted.model, **args)
     content = read_checkpoint(wanted.file)
-    found = understand(content, wanted.model, net)
+    found = recognize(content, wanted.model, net)
     digest = file_digest(wanted.file)
     transfer = fitted(wanted, net, found, digest)
     stats, why = pixels_for(wanted, net, found)

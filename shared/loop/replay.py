@@ -150,7 +150,7 @@ def replay(kept: Kept, task: Task) -> list[str]:
             task.get_submodule(name).eval()
     except (RuntimeError, AttributeError):
         raise WeightsError("the saved weights do not match the task they were saved with; save a step again") from None
-    lines = [f"step {kept.step}{samples_of(task, kept.batches)}", f"  saved              {spoken(kept.losses)}"]
+    lines = [f"step {kept.step}{samples_of(task, kept.batches)}", f"  saved              {format_losses(kept.losses)}"]
     lines.append(f"  weights            {of_weights(task)}")
     precision = PRECISIONS[kept.precision]
     step = (kept.batches, kept.seeds, kept.step)
@@ -158,7 +158,7 @@ def replay(kept: Kept, task: Task) -> list[str]:
     if precision is not None:
         looks["single precision"] = look(task, *step, None)
     for name, came in looks.items():
-        lines.append(f"  {name:<18} {spoken(came.losses)}")
+        lines.append(f"  {name:<18} {format_losses(came.losses)}")
         if came.broke:
             lines.append(f"  {'':<18} first NaN or Inf: {came.broke}")
     if any(not came.finite for came in looks.values()):
@@ -204,7 +204,7 @@ def on_their_own(kept: Kept, task: Task, precision: torch.dtype | None) -> Itera
             except ValueError as error:  # batch norm needs more than one value per channel
                 yield name, f"cannot be run alone ({error})"
                 continue
-            yield name, "finite" if alone.finite else f"{spoken(alone.losses)}; {alone.broke}"
+            yield name, "finite" if alone.finite else f"{format_losses(alone.losses)}; {alone.broke}"
 
 
 @contextmanager
@@ -254,5 +254,5 @@ def tensors_in(nest: Any) -> Iterator[Tensor]:
             yield from tensors_in(part)
 
 
-def spoken(losses: dict[str, float]) -> str:
+def format_losses(losses: dict[str, float]) -> str:
     return ", ".join(f"{name} {value:.4g}" for name, value in losses.items())

@@ -150,7 +150,7 @@ class Session:
         self.write("result.json", result)
         self.write("lineage.json", store.lineage(exported))
 
-    def told(self) -> dict[str, Any]:
+    def recipe_values(self) -> dict[str, Any]:
         """The resolved recipe as a dict for the card."""
         return {name: plain(value) for name, value in flat(self.recipe).items()}
 

@@ -305,11 +305,11 @@ def test_parent_is_found_converted_and_kept_with_its_lineage(
     child = backbone.build("small_vitdet")
     parent = find_parent(store, "small_vitdet", child, "i-jepa", None)
     assert parent is not None and parent.digest == source.digest
-    heir = inherit(store, parent, "small_vitdet", child)
-    kept = keep(store, heir, "small_vitdet")
+    inherited = inherit(store, parent, "small_vitdet", child)
+    kept = keep(store, inherited, "small_vitdet")
     assert kept.card.parents == [source.reference] and kept.card.method == "vit-to-vitdet"
     assert kept.card.conversion["name"] == "vit-to-vitdet" and kept.card.conversion["converted"] == ["net.pos_embed"]
-    assert "net.neck.weight" in kept.card.conversion["kept"] and "by vit-to-vitdet" in str(heir.transfer)
+    assert "net.neck.weight" in kept.card.conversion["kept"] and "by vit-to-vitdet" in str(inherited.transfer)
     assert (kept.card.pixels, kept.card.licence, kept.card.epoch) == (pixels, "CC BY-NC 4.0", 3)
     assert [node["digest"] for node in store.lineage(kept)] == [kept.digest, source.digest]
     again = rebuild(kept.card)

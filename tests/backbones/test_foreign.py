@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from backbones import backbone
 from backbones.conversions import fit_sizes
-from backbones.foreign import Foreign, read_checkpoint, understand
+from backbones.foreign import Foreign, read_checkpoint, recognize
 from backbones.timm_zoo import Row, TimmBackbone
 from shared.errors import WeightsError
 from shared.feeding.pixels import PixelStats
@@ -42,7 +42,7 @@ def scrambled(net: Any) -> Any:
 
 def taken(content: Any, net: Any, model: str = "some_net", allow_missing: tuple[str, ...] = ()) -> Foreign:
     """Understand the content and fill the net with all of it."""
-    found = understand(content, model, net)
+    found = recognize(content, model, net)
     tensors, _ = fit_sizes(found.tensors, net)
     fill(net, tensors, source="file", digest="", allow_missing=("*.num_batches_tracked", *allow_missing))
     net.eval()
@@ -338,12 +338,12 @@ def test_birder_file_of_another_network_is_refused() -> None:
     with pytest.raises(
         WeightsError, match="311 tensors do not match the 312 of mobilenet_v2 one to one .*give its --model"
     ):
-        understand(birder_file(ours, state=dict(list(tensors.items())[1:])), "mobilenet_v2", ours)
+        recognize(birder_file(ours, state=dict(list(tensors.items())[1:])), "mobilenet_v2", ours)
     swapped = dict(reversed(tensors.items()))
     with pytest.raises(WeightsError, match="do not match the 312 of mobilenet_v2 one to one .*bn2.num_batches_tracked"):
-        understand(birder_file(ours, state=swapped), "mobilenet_v2", ours)
+        recognize(birder_file(ours, state=swapped), "mobilenet_v2", ours)
     with pytest.raises(WeightsError, match="can be imported only for the named backbones .*, and resnet18 is not one"):
-        understand(birder_file(ours), "resnet18", ours)
+        recognize(birder_file(ours), "resnet18", ours)
 
 
 # --- what does not fit ----------------------------------------------------------------------
@@ -355,18 +355,18 @@ def test_network_that_stands_twice_in_a_file_asks_for_one() -> None:
     with pytest.raises(
         WeightsError, match="has some_net more than once, as base_encoder., momentum_encoder.; save only the one"
     ):
-        understand(tensors, "some_net", net)
+        recognize(tensors, "some_net", net)
 
 
 def test_file_of_a_stranger_names_what_it_has_and_what_is_wanted() -> None:
     with pytest.raises(WeightsError, match="has no tensors of some_net: it has embed, expected .*; give its --model"):
-        understand({"embed": torch.ones(2)}, "some_net", tiny_vit())
+        recognize({"embed": torch.ones(2)}, "some_net", tiny_vit())
 
 
 @pytest.mark.parametrize("content", [{}, {"epoch": 3}, [1, 2], None, {"state_dict": {"lr": 0.1}}])
 def test_file_without_tensors_says_so(content: Any) -> None:
     with pytest.raises(WeightsError, match="has no named tensors; save the network's state_dict"):
-        understand(content, "some_net", tiny_vit())
+        recognize(content, "some_net", tiny_vit())
 
 
 @pytest.mark.parametrize("gone", ["norm.weight", "blocks.1.mlp.fc2.bias", "cls_token"])

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from backbones import backbone
-from backbones.freeze import freeze, freeze_batch_norm, freeze_stages, freeze_unreached, hold_still
+from backbones.freeze import freeze, freeze_batch_norm, freeze_stages, freeze_unreached, keep_frozen_in_eval
 from shared.errors import UsageError
 
 
@@ -19,7 +19,7 @@ def changed_by_a_step(net: Any) -> set[str]:
     before = {name: value.clone() for name, value in net.state_dict().items()}
     learning = [p for p in net.parameters() if p.requires_grad]
     net.train()
-    hold_still(net)
+    keep_frozen_in_eval(net)
     loss = sum((x.square().mean() for x in net.forward_features(torch.randn(4, 3, 64, 64))), torch.zeros(()))
     if learning:
         optimizer = torch.optim.SGD(learning, lr=0.5, weight_decay=0.5)

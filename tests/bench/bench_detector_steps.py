@@ -49,8 +49,8 @@ def theirs(network: str, body: str) -> nn.Module:
     told = {"min_size": HEIGHT, "max_size": WIDTH}
     if network == "faster_rcnn":
         return FasterRCNN(resnet_fpn_backbone(**plain), CLASSES + 1, **told)
-    stand = resnet_fpn_backbone(**plain, returned_layers=[2, 3, 4], extra_blocks=LastLevelP6P7(256, 256))
-    return {"fcos": FCOS, "retinanet": RetinaNet}[network](stand, CLASSES, **told)
+    open_backbone = resnet_fpn_backbone(**plain, returned_layers=[2, 3, 4], extra_blocks=LastLevelP6P7(256, 256))
+    return {"fcos": FCOS, "retinanet": RetinaNet}[network](open_backbone, CLASSES, **told)
 
 
 def ours(network: str, body: str, other: Any) -> DetectTask:

@@ -46,9 +46,9 @@ Scene = tuple[Tensor, Target]
 
 def theirs(network: str, body: str) -> nn.Module:
     """torchvision's detector as its own builder makes it without weights: the whole of it learns."""
-    stand = resnet_fpn_backbone(backbone_name=body, weights=None, norm_layer=nn.BatchNorm2d, trainable_layers=5)
+    open_backbone = resnet_fpn_backbone(backbone_name=body, weights=None, norm_layer=nn.BatchNorm2d, trainable_layers=5)
     kind = {"mask_rcnn": MaskRCNN, "keypoint_rcnn": KeypointRCNN}[network]
-    return kind(stand, CLASSES[network] + 1, min_size=HEIGHT, max_size=WIDTH)
+    return kind(open_backbone, CLASSES[network] + 1, min_size=HEIGHT, max_size=WIDTH)
 
 
 def ours(network: str, body: str, other: Any) -> DetectTask:

@@ -26,7 +26,7 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 import bench_detector_steps as boxes_alone
 import bench_rcnn_steps as with_more
 
-from backbones.freeze import freeze_batch_norm, hold_still
+from backbones.freeze import freeze_batch_norm, keep_frozen_in_eval
 from detection.data.augment.presets import build_augment
 from detection.data.batch import pad_batch
 from detection.data.coco import CocoDetection
@@ -124,7 +124,7 @@ def side_by_side(network: str, told: argparse.Namespace) -> dict[str, Any]:
             for group in optimizers[name].param_groups:
                 group["lr"] = told.lr * min(1.0, (step + 1) / 20)
             task.train()
-            hold_still(task.detector)
+            keep_frozen_in_eval(task.detector)
             torch.manual_seed(step)
             began = time.process_time()
             loss = torch.stack(list(task(batch).values())).sum()

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torchvision.ops import box_iou
 
 from backbones import backbone
-from backbones.freeze import freeze_unreached, hold_still
+from backbones.freeze import freeze_unreached, keep_frozen_in_eval
 from detection.nets import Detector, detector, finds
 from detection.types import Images, Target
 
@@ -44,7 +44,7 @@ def build(network: str, name: str, **options: Any) -> Detector:
     built = detector.build(network, net, CLASSES, **tiny(network), **options)
     freeze_unreached(net, built.used_maps)
     built.train()
-    hold_still(built)
+    keep_frozen_in_eval(built)
     return built
 
 
@@ -170,9 +170,9 @@ def test_used_maps_are_maps_of_the_backbone(network: str) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("network", once_tiny())
-def test_four_images_can_be_learnt_by_heart(network: str, drawn: Callable, tiny_backbone: Callable[..., Any]) -> None:
+def test_four_images_can_be_overfitted(network: str, drawn: Callable, tiny_backbone: Callable[..., Any]) -> None:
     torch.manual_seed(0)
-    built = in_a_hurry(detector.build(network, tiny_backbone(16), CLASSES, **tiny(network)).train())
+    built = fast_settings(detector.build(network, tiny_backbone(16), CLASSES, **tiny(network)).train())
     images, targets = drawn(network, [1, 2, 2, 1], size=96, smallest=0.3)
     optimizer = torch.optim.AdamW(built.parameters(), lr=4e-3)
     steps = 120 if network in ("smca_detr", "retinanet") else 80
@@ -204,7 +204,7 @@ def left_half(mask: Tensor) -> float:
     return ((mask > 0.5) == (torch.arange(side) < side / 2)).float().mean().item()
 
 
-def in_a_hurry(built: Any) -> Detector:
+def fast_settings(built: Any) -> Detector:
     """Batch norm that forgets quickly, and few proposals: four images are soon known."""
     for layer in built.modules():
         if isinstance(layer, nn.BatchNorm2d):

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from detection.published.dialects import understand
+from detection.published.dialects import translate
 from detection.recipe import DetectRecipe
 from shared.recipes.flags import from_args
 from shared.recipes.recipe import flat
@@ -21,7 +21,7 @@ NAMES = [line.split("--model ")[1].split()[0] for line in LINES]
 
 
 def told(*argv: str) -> dict[str, Any]:
-    said = understand(argv)
+    said = translate(argv)
     recipe = from_args(DetectRecipe, said.argv, prog="detect train", folder="detect", own="network_args").recipe
     values = flat(recipe)
     unused = {"cosine": ("lr_steps", "lr_step_gamma"), "multistep": ()}[values["lr_scheduler"]]

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from detection.published.dialects import understand
+from detection.published.dialects import translate
 from detection.recipe import DetectRecipe
 from shared.recipes.flags import from_args
 from shared.recipes.recipe import flat
@@ -33,7 +33,7 @@ each_line = pytest.mark.parametrize(("name", "line"), list(zip(RECIPES, LINES, s
 
 
 def told(*argv: str) -> dict[str, Any]:
-    said = understand(argv)
+    said = translate(argv)
     recipe = from_args(DetectRecipe, said.argv, prog="detect train", folder="detect", own="network_args").recipe
     return flat(recipe)
 

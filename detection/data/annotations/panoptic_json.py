@@ -22,7 +22,7 @@ from PIL import Image
 from detection.data.annotations.coco_json import CocoTable, image_columns, read_categories
 from shared.errors import DataError
 
-NOBODY = 0  # the id of pixels that are of no segment
+NO_SEGMENT = 0  # the id of pixels that are of no segment
 IDS = 1 << 24  # as many as there are colors
 CATEGORIES = "panoptic_coco_categories.json"  # where to look for what the annotations do not say of their categories
 
@@ -194,7 +194,7 @@ def write_ids(ids: np.ndarray) -> bytes:
 
 def check_ids(ids: np.ndarray, segments: Sequence[Segment], png: Path, told_by: Path) -> None:
     """Raises DataError unless the map has the segments, all of them, and nobody else."""
-    there, listed = set(np.unique(ids).tolist()) - {NOBODY}, {segment.id for segment in segments}
+    there, listed = set(np.unique(ids).tolist()) - {NO_SEGMENT}, {segment.id for segment in segments}
     if strange := sorted(there - listed):
         raise DataError(
             f"{png} has pixels of segment {strange[0]}, which {told_by} does not list; give PNG and JSON "

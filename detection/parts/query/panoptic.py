@@ -36,7 +36,7 @@ class PanopticMap(NamedTuple):
     segments: list[Labelled]
 
 
-def whose_pixels(
+def panoptic_map(
     found: Segmented, isthing: Sequence[bool], size: tuple[int, int], *, min_score: float = SURE
 ) -> PanopticMap:
     """

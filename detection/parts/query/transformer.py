@@ -70,16 +70,16 @@ class EncoderLayer(nn.Module):
         super().__init__()
         self.attention = Attention(width, heads, dropout)
         self.feed = FeedForward(width, feedforward, dropout)
-        self.around_attention, self.around_feed = (Around(width, dropout, pre_norm=pre_norm) for _ in range(2))
+        self.around_attention, self.around_feed = (ResidualNorm(width, dropout, pre_norm=pre_norm) for _ in range(2))
 
     def forward(self, x: Tensor, positions: Tensor, bias: Tensor | None = None) -> Tensor:
         """(B, S, C), (B, S, C), bias of the logits -> (B, S, C)"""
 
-        def look(x: Tensor) -> Tensor:
+        def attend(x: Tensor) -> Tensor:
             placed = x + positions
             return self.attention(placed, placed, x, bias)
 
-        return self.around_feed(self.around_attention(x, look), self.feed)
+        return self.around_feed(self.around_attention(x, attend), self.feed)
 
 
 class Encoder(nn.ModuleList):
@@ -104,7 +104,7 @@ class DecoderLayer(nn.Module):
         self.cross_attention = Attention(width, heads, dropout)
         self.feed = FeedForward(width, feedforward, dropout)
         self.around_self, self.around_cross, self.around_feed = (
-            Around(width, dropout, pre_norm=pre_norm) for _ in range(3)
+            ResidualNorm(width, dropout, pre_norm=pre_norm) for _ in range(3)
         )
 
     def forward(self, x: Tensor, positions: Tensor, keys: Tensor, values: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -120,11 +120,11 @@ class DecoderLayer(nn.Module):
             (B, Q, C).
         """
 
-        def talk(x: Tensor) -> Tensor:
+        def attend(x: Tensor) -> Tensor:
             placed = x + positions
             return self.self_attention(placed, placed, x)
 
-        x = self.around_self(x, talk)
+        x = self.around_self(x, attend)
         x = self.around_cross(x, lambda x: self.cross_attention(x + positions, keys, values, bias))
         return self.around_feed(x, self.feed)
 
@@ -137,7 +137,7 @@ class FeedForward(nn.Sequential):
         xavier(self)
 
 
-class Around(nn.Module):
+class ResidualNorm(nn.Module):
     """What is around each step of a layer: it is added to what it was given, and normalized after that or before it."""
 
     def __init__(self, width: int, dropout: float, *, pre_norm: bool = False) -> None:

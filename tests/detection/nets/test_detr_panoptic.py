@@ -14,7 +14,7 @@ from transformers.loss.loss_for_object_detection import ForSegmentationLoss
 
 from backbones import backbone
 from backbones.base import MapInfo
-from backbones.freeze import hold_still
+from backbones.freeze import keep_frozen_in_eval
 from detection.nets import detector
 from detection.nets.detr import DETR
 from detection.parts.query.mask_queries import top_left
@@ -150,7 +150,7 @@ def test_on_frozen_boxes_the_masks_alone_learn_and_the_rest_holds_still(
 ) -> None:
     built = detector.build("detr_panoptic", tiny_backbone(), CLASSES, **SMALL, frozen_boxes=True)
     built.train()
-    hold_still(built)
+    keep_frozen_in_eval(built)
     assert not any(layer.training for layer in (built.backbone.layers[0][1], built.encoder, built.decoder))  # type: ignore[attr-defined]
     images, targets = of_different_sizes(scenes, [2, 0, 1])
     losses = built(images, targets)

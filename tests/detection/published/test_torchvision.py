@@ -23,7 +23,7 @@ from torchvision.ops.feature_pyramid_network import LastLevelP6P7
 
 from detection.inference.trained import Trained
 from detection.published import references
-from detection.published.foreign import understand
+from detection.published.foreign import recognize
 from shared.weights.store import Store
 from tests.detection.published.of_others import bring_in
 
@@ -219,5 +219,5 @@ def test_files_from_before_version_0_13_mean_the_same(network: str) -> None:
         older[name] = value
     assert len(older.keys() - tensors.keys()) >= 10
     model.load_state_dict(older)
-    ours, before = understand(tensors).renamed(), understand(older).renamed()
+    ours, before = recognize(tensors).renamed(), recognize(older).renamed()
     assert ours.keys() == before.keys() and all(torch.equal(ours[name], before[name]) for name in ours)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from detection.inference.trained import Trained
-from detection.published.foreign import understand
+from detection.published.foreign import recognize
 from detection.published.importing import classes_of
 from shared.errors import WeightsError
 from shared.weights.store import Store
@@ -158,7 +158,7 @@ def test_rows_of_things_and_stuff_have_their_names_and_ids() -> None:
     }
     official |= {"class_embed.weight": torch.ones(251, 4), "query_embed.weight": torch.ones(2, 4)}
     official |= {"transformer.encoder.layers.0.linear1.weight": torch.ones(8, 4)}
-    classes = classes_of(understand(official), None)
+    classes = classes_of(recognize(official), None)
     assert classes.source_ids == tuple(range(250))
     assert [classes.names[i] for i in (1, 90, 92, 149, 200, 201)] == [
         "person", "toothbrush", "banner", "road", "rug-merged", "class 201",
@@ -168,7 +168,7 @@ def test_rows_of_things_and_stuff_have_their_names_and_ids() -> None:
 def test_heads_that_layers_share_must_be_equal() -> None:
     net = loud_set_network("deformable_detr", points=2)
     official = as_official(deformable_detr_of_transformers(net, 91), "deformable", net)
-    assert understand(official).renamed().keys() >= {"classify.0.weight"}
+    assert recognize(official).renamed().keys() >= {"classify.0.weight"}
     official["class_embed.1.weight"] = official["class_embed.1.weight"] + 1
     with pytest.raises(WeightsError, match="holds classify.0.weight twice, and differently"):
-        understand(official).renamed()
+        recognize(official).renamed()

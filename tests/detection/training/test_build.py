@@ -15,7 +15,7 @@ from torch import nn
 from backbones import backbone
 from backbones.timm_zoo import Row, TimmBackbone
 from detection.recipe import DetectRecipe
-from detection.training.build import backbone_name, build_detector, stand
+from detection.training.build import backbone_name, build_detector, open_backbone
 from detection.training.task import DetectTask
 from shared.errors import UsageError, WeightsError
 from shared.feeding.pixels import PIXEL_STATS
@@ -48,22 +48,22 @@ def same(a: nn.Module, b: nn.Module) -> bool:
 
 
 def test_tag_alone_finds_the_backbone_its_weights_and_its_pixels(store: Store, trained: nn.Module) -> None:
-    standing = stand(recipe(backbone_tag="supervised"), store)
-    assert same(standing.net, trained)
-    assert standing.stats.mean == (0.5,) * 3 and standing.stats.std == (0.25,) * 3
-    assert standing.parent is not None and standing.parent.card.arch == ARCH
-    assert standing.transfer is not None and standing.transfer.matched_tensors == standing.transfer.total_tensors
+    opened = open_backbone(recipe(backbone_tag="supervised"), store)
+    assert same(opened.net, trained)
+    assert opened.stats.mean == (0.5,) * 3 and opened.stats.std == (0.25,) * 3
+    assert opened.parent is not None and opened.parent.card.arch == ARCH
+    assert opened.transfer is not None and opened.transfer.matched_tensors == opened.transfer.total_tensors
 
 
 def test_backbone_and_tag_find_the_same(store: Store, trained: nn.Module) -> None:
-    assert same(stand(recipe(backbone=ARCH, backbone_tag="supervised"), store).net, trained)
+    assert same(open_backbone(recipe(backbone=ARCH, backbone_tag="supervised"), store).net, trained)
 
 
 def test_backbone_without_a_tag_starts_from_random_weights(store: Store, trained: nn.Module) -> None:
-    standing = stand(recipe(backbone=ARCH), store)
-    assert standing.parent is None and standing.transfer is None and not same(standing.net, trained)
-    assert standing.stats == PIXEL_STATS["imagenet"]
-    assert stand(recipe(backbone=ARCH, rgb_mode="birder"), store).stats == PIXEL_STATS["birder"]
+    opened = open_backbone(recipe(backbone=ARCH), store)
+    assert opened.parent is None and opened.transfer is None and not same(opened.net, trained)
+    assert opened.stats == PIXEL_STATS["imagenet"]
+    assert open_backbone(recipe(backbone=ARCH, rgb_mode="birder"), store).stats == PIXEL_STATS["birder"]
 
 
 def test_neither_backbone_nor_tag_is_the_backbone_of_the_papers(store: Store) -> None:
@@ -73,46 +73,46 @@ def test_neither_backbone_nor_tag_is_the_backbone_of_the_papers(store: Store) ->
 def test_tag_of_two_backbones_asks_which(store: Store, trained: nn.Module, card: Callable[..., Card]) -> None:
     store.put(backbone.build("test_vit"), card(arch="test_vit"))
     with pytest.raises(WeightsError, match="is a tag of test_resnet, test_vit; choose one with --backbone"):
-        stand(recipe(backbone_tag="supervised"), store)
+        open_backbone(recipe(backbone_tag="supervised"), store)
 
 
 def test_unknown_tag_never_merely_labels(store: Store, trained: nn.Module) -> None:
     with pytest.raises(WeightsError, match="no weights tagged 'supervisd' .*did you mean 'supervised'"):
-        stand(recipe(backbone=ARCH, backbone_tag="supervisd"), store)
+        open_backbone(recipe(backbone=ARCH, backbone_tag="supervisd"), store)
     with pytest.raises(WeightsError, match="no weights tagged 'supervised' for test_vit .*test_resnet has that tag"):
-        stand(recipe(backbone="test_vit", backbone_tag="supervised"), store)
+        open_backbone(recipe(backbone="test_vit", backbone_tag="supervised"), store)
 
 
 def test_epoch_without_a_tag_means_the_only_tag_there_is(
     store: Store, trained: nn.Module, card: Callable[..., Card]
 ) -> None:
-    assert same(stand(recipe(backbone=ARCH, backbone_epoch=0), store).net, trained)
+    assert same(open_backbone(recipe(backbone=ARCH, backbone_epoch=0), store).net, trained)
     with pytest.raises(WeightsError, match="has no weights of test_vit; make some with `pretrain train --model test_v"):
-        stand(recipe(backbone="test_vit", backbone_epoch=0), store)
+        open_backbone(recipe(backbone="test_vit", backbone_epoch=0), store)
     store.put(backbone.build(ARCH), card(arch=ARCH, tag="another"))
     with pytest.raises(WeightsError, match="has the tags another, supervised; say which with --backbone-tag"):
-        stand(recipe(backbone=ARCH, backbone_epoch=0), store)
+        open_backbone(recipe(backbone=ARCH, backbone_epoch=0), store)
 
 
 def test_epoch_picks_among_the_exports_of_a_tag(store: Store, trained: nn.Module, card: Callable[..., Card]) -> None:
     early = backbone.build(ARCH)
     store.put(early, card(arch=ARCH, epoch=1, finished=False))
-    assert same(stand(recipe(backbone_tag="supervised", backbone_epoch=1), store).net, early)
-    assert same(stand(recipe(backbone_tag="supervised", backbone_epoch=0), store).net, trained)
+    assert same(open_backbone(recipe(backbone_tag="supervised", backbone_epoch=1), store).net, early)
+    assert same(open_backbone(recipe(backbone_tag="supervised", backbone_epoch=0), store).net, trained)
     with pytest.raises(WeightsError, match="no 'supervised' at epoch 2; found"):
-        stand(recipe(backbone_tag="supervised", backbone_epoch=2), store)
+        open_backbone(recipe(backbone_tag="supervised", backbone_epoch=2), store)
 
 
 def test_tag_of_a_detector_is_refused(store: Store, card: Callable[..., Card]) -> None:
     store.put(nn.Linear(2, 2), card(arch=f"fcos-{ARCH}", tag="mine", kind="detector"))
     with pytest.raises(WeightsError, match="is a detector and no backbone; name a tag that `pretrain` exported"):
-        stand(recipe(backbone_tag="mine"), store)
+        open_backbone(recipe(backbone_tag="mine"), store)
 
 
 def test_weights_of_a_backbone_of_another_shape_are_refused(store: Store, card: Callable[..., Card]) -> None:
     store.put(backbone.build("test_vit"), card(arch=ARCH))
     with pytest.raises(WeightsError, match="does not match: tensors .* missing .* unexpected"):
-        stand(recipe(backbone=ARCH, backbone_tag="supervised"), store)
+        open_backbone(recipe(backbone=ARCH, backbone_tag="supervised"), store)
 
 
 def test_missing_tensors_may_stay_when_they_are_named(store: Store, card: Callable[..., Card]) -> None:
@@ -120,26 +120,26 @@ def test_missing_tensors_may_stay_when_they_are_named(store: Store, card: Callab
     del net.net.layer4
     store.put(net, card(arch=ARCH))
     with pytest.raises(WeightsError, match=r"missing \(net.layer4"):
-        stand(recipe(backbone=ARCH, backbone_tag="supervised"), store)
-    standing = stand(recipe(backbone=ARCH, backbone_tag="supervised", allow_missing=["net.layer4.*"]), store)
-    assert standing.transfer is not None and all(n.startswith("net.layer4") for n in standing.transfer.missing)
-    assert torch.equal(standing.net.net.conv1[0].weight, net.net.conv1[0].weight)
+        open_backbone(recipe(backbone=ARCH, backbone_tag="supervised"), store)
+    opened = open_backbone(recipe(backbone=ARCH, backbone_tag="supervised", allow_missing=["net.layer4.*"]), store)
+    assert opened.transfer is not None and all(n.startswith("net.layer4") for n in opened.transfer.missing)
+    assert torch.equal(opened.net.net.conv1[0].weight, net.net.conv1[0].weight)
 
 
 def test_pixels_that_disagree_with_the_weights_are_refused(store: Store, trained: nn.Module) -> None:
     with pytest.raises(WeightsError, match="was trained with pixel mean .0.500, .*; remove --rgb-mode"):
-        stand(recipe(backbone_tag="supervised", rgb_mode="imagenet"), store)
+        open_backbone(recipe(backbone_tag="supervised", rgb_mode="imagenet"), store)
 
 
 def test_pixels_that_agree_with_the_weights_are_accepted(store: Store, card: Callable[..., Card]) -> None:
     store.put(backbone.build(ARCH), card(arch=ARCH))
-    assert stand(recipe(backbone_tag="supervised", rgb_mode="imagenet"), store).parent is not None
+    assert open_backbone(recipe(backbone_tag="supervised", rgb_mode="imagenet"), store).parent is not None
 
 
 def test_weights_that_do_not_say_their_pixels_are_refused(store: Store, card: Callable[..., Card]) -> None:
     store.put(backbone.build(ARCH), card(arch=ARCH, pixels={}))
     with pytest.raises(WeightsError, match="has no pixel mean and std on its card"):
-        stand(recipe(backbone_tag="supervised"), store)
+        open_backbone(recipe(backbone_tag="supervised"), store)
 
 
 def test_changed_byte_is_refused_on_the_way_to_a_detector(store: Store, trained: nn.Module) -> None:
@@ -149,19 +149,19 @@ def test_changed_byte_is_refused_on_the_way_to_a_detector(store: Store, trained:
     content[-1] ^= 1
     path.write_bytes(content)
     with pytest.raises(WeightsError, match="does not match the sha256 on its card"):
-        stand(recipe(backbone_tag="supervised"), store)
+        open_backbone(recipe(backbone_tag="supervised"), store)
 
 
 def test_changed_card_is_refused_on_the_way_to_a_detector(store: Store, trained: nn.Module) -> None:
     path: Path = store.find(ARCH, "supervised").path / "card.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"epoch": 300}, indent=2, sort_keys=True) + "\n")
     with pytest.raises(WeightsError, match="was modified"):
-        stand(recipe(backbone_tag="supervised"), store)
+        open_backbone(recipe(backbone_tag="supervised"), store)
 
 
 def test_weights_can_be_left_out_for_who_fills_the_whole_detector(store: Store, trained: nn.Module) -> None:
-    standing = stand(recipe(backbone_tag="supervised"), store, load=False)
-    assert standing.parent is not None and standing.transfer is None and not same(standing.net, trained)
+    opened = open_backbone(recipe(backbone_tag="supervised"), store, load=False)
+    assert opened.parent is not None and opened.transfer is None and not same(opened.net, trained)
 
 
 @pytest.mark.parametrize("width", ["1", "1.0"])
@@ -176,7 +176,7 @@ def test_other_widths_are_refused(store: Store, width: str) -> None:
 
 
 def test_stochastic_depth_reaches_the_backbone(store: Store) -> None:
-    net = stand(recipe(backbone=ARCH, drop_path=0.3), store).net
+    net = open_backbone(recipe(backbone=ARCH, drop_path=0.3), store).net
     rates = [layer.drop_prob for layer in net.modules() if type(layer).__name__ == "DropPath"]
     assert max(rates) == pytest.approx(0.3)
 
@@ -199,66 +199,66 @@ def hiera(store: Store, card: Callable[..., Card], monkeypatch: pytest.MonkeyPat
 def test_tag_of_a_backbone_that_can_become_the_one_asked_for_is_converted_and_kept(
     store: Store, hiera: Exported
 ) -> None:
-    standing = stand(recipe(backbone="small_hieradet", backbone_tag="mim"), store)
-    assert standing.transfer is not None and standing.parent is not None
-    assert standing.transfer.converted == ["net.pos_embed_window"] and standing.transfer.missing == []
-    assert "small_hiera mim" in str(standing.transfer) and "as small_hieradet by hiera-to-hieradet" in str(
-        standing.transfer
+    opened = open_backbone(recipe(backbone="small_hieradet", backbone_tag="mim"), store)
+    assert opened.transfer is not None and opened.parent is not None
+    assert opened.transfer.converted == ["net.pos_embed_window"] and opened.transfer.missing == []
+    assert "small_hiera mim" in str(opened.transfer) and "as small_hieradet by hiera-to-hieradet" in str(
+        opened.transfer
     )
-    assert standing.parent.card.arch == "small_hieradet" and standing.parent.card.parents == [hiera.reference]
-    assert [node["arch"] for node in store.lineage(standing.parent)] == ["small_hieradet", "small_hiera"]
-    again = stand(recipe(backbone="small_hieradet", backbone_tag="mim"), store)
-    assert again.parent == standing.parent and same(again.net, standing.net), "the second time it is simply there"
+    assert opened.parent.card.arch == "small_hieradet" and opened.parent.card.parents == [hiera.reference]
+    assert [node["arch"] for node in store.lineage(opened.parent)] == ["small_hieradet", "small_hiera"]
+    again = open_backbone(recipe(backbone="small_hieradet", backbone_tag="mim"), store)
+    assert again.parent == opened.parent and same(again.net, opened.net), "the second time it is simply there"
 
 
 def test_dry_run_converts_and_writes_nothing(store: Store, hiera: Exported) -> None:
-    standing = stand(recipe(backbone="small_hieradet", backbone_tag="mim", dry_run=True), store)
-    assert standing.transfer is not None and standing.parent == hiera
+    opened = open_backbone(recipe(backbone="small_hieradet", backbone_tag="mim", dry_run=True), store)
+    assert opened.transfer is not None and opened.parent == hiera
     assert [exported.digest for exported in store.all()] == [hiera.digest]
 
 
 def test_conversion_follows_a_parent_that_is_trained_again_unless_a_digest_is_named(
     store: Store, hiera: Exported, card: Callable[..., Card]
 ) -> None:
-    first = stand(recipe(backbone="small_hieradet", backbone_tag="mim"), store)
+    first = open_backbone(recipe(backbone="small_hieradet", backbone_tag="mim"), store)
     newer = store.put(backbone.build("small_hiera"), card(arch="small_hiera", tag="mim"))
-    second = stand(recipe(backbone="small_hieradet", backbone_tag="mim"), store)
+    second = open_backbone(recipe(backbone="small_hieradet", backbone_tag="mim"), store)
     assert second.parent is not None and second.parent.card.parents == [newer.reference]
     assert not same(first.net, second.net) and first.parent is not None
-    pinned = stand(recipe(backbone="small_hieradet", backbone_tag=f"mim@{first.parent.digest}"), store)
+    pinned = open_backbone(recipe(backbone="small_hieradet", backbone_tag=f"mim@{first.parent.digest}"), store)
     assert pinned.parent == first.parent and same(pinned.net, first.net)
 
 
 def test_conversion_picks_the_epoch_that_is_asked_for(store: Store, hiera: Exported, card: Callable[..., Card]) -> None:
     early = store.put(backbone.build("small_hiera"), card(arch="small_hiera", tag="mim", epoch=1, finished=False))
-    standing = stand(recipe(backbone="small_hieradet", backbone_tag="mim", backbone_epoch=1), store)
-    assert standing.parent is not None and standing.parent.card.parents == [early.reference]
-    assert standing.parent.card.epoch == 1 and not standing.parent.card.finished
+    opened = open_backbone(recipe(backbone="small_hieradet", backbone_tag="mim", backbone_epoch=1), store)
+    assert opened.parent is not None and opened.parent.card.parents == [early.reference]
+    assert opened.parent.card.epoch == 1 and not opened.parent.card.finished
 
 
 def test_pixels_that_disagree_are_refused_before_anything_is_converted(store: Store, hiera: Exported) -> None:
     with pytest.raises(WeightsError, match="was trained with pixel mean"):
-        stand(recipe(backbone="small_hieradet", backbone_tag="mim", rgb_mode="birder"), store)
+        open_backbone(recipe(backbone="small_hieradet", backbone_tag="mim", rgb_mode="birder"), store)
     assert len(store.all()) == 1
 
 
 def test_tag_that_cannot_be_converted_is_missing_as_ever(store: Store, hiera: Exported) -> None:
     with pytest.raises(WeightsError, match="no weights tagged 'mim' for test_resnet .*small_hiera has that tag"):
-        stand(recipe(backbone=ARCH, backbone_tag="mim"), store)
+        open_backbone(recipe(backbone=ARCH, backbone_tag="mim"), store)
 
 
 def test_backbone_is_built_as_its_weights_were(store: Store, card: Callable[..., Card]) -> None:
     net = backbone.build("test_vit", img_size=(96, 96))
     store.put(net, card(arch="test_vit", args={"img_size": [96, 96], "drop_path": 0.5}))
-    standing = stand(recipe(backbone="test_vit", backbone_tag="supervised"), store)
-    assert same(standing.net, net) and standing.args == {"img_size": [96, 96]}
-    assert not any(type(layer).__name__ == "DropPath" for layer in standing.net.modules())
+    opened = open_backbone(recipe(backbone="test_vit", backbone_tag="supervised"), store)
+    assert same(opened.net, net) and opened.args == {"img_size": [96, 96]}
+    assert not any(type(layer).__name__ == "DropPath" for layer in opened.net.modules())
 
 
 def test_position_tables_of_another_size_are_resampled_and_reported(store: Store, card: Callable[..., Card]) -> None:
     store.put(backbone.build("test_vit", img_size=(96, 96)), card(arch="test_vit"))
-    standing = stand(recipe(backbone="test_vit", backbone_tag="supervised"), store)
-    assert standing.transfer is not None and standing.transfer.converted == ["net.pos_embed"]
+    opened = open_backbone(recipe(backbone="test_vit", backbone_tag="supervised"), store)
+    assert opened.transfer is not None and opened.transfer.converted == ["net.pos_embed"]
 
 
 # --- what is frozen -------------------------------------------------------------------------

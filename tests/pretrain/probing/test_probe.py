@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from backbones import backbone
 from pretrain.methods import Facts, Method, method
 from pretrain.probing import probe as page
-from pretrain.probing.probe import Probe, Vectors, at_rest, check_k, knn_votes, nearest_neighbors, shares_right
+from pretrain.probing.probe import Probe, Vectors, check_k, eval_mode, knn_votes, nearest_neighbors, shares_right
 from shared.errors import UsageError
 from shared.feeding.pixels import PIXEL_STATS
 
@@ -216,7 +216,7 @@ def test_rest_sees_weights_as_they_are_now() -> None:
         for name, value in net.named_parameters():
             if "attention_bias" in name:
                 value.add_(torch.randn_like(value))
-        with at_rest(net):
+        with eval_mode(net):
             after = net(image)
     assert not torch.allclose(before, after) and not net.training
 

@@ -16,7 +16,7 @@ from torch import nn
 from backbones import backbone
 from backbones.timm_zoo import ZOO, Row, TimmBackbone
 from detection.recipe import DetectRecipe
-from detection.training.build import stand
+from detection.training.build import open_backbone
 from pretrain.cli import main
 from shared.recipes.recipe import make
 from shared.weights.card import Card, Exported
@@ -63,12 +63,12 @@ def test_imported_weights_are_found_by_tag_and_compute_the_same(
     count = len(backbone.build(NAME).state_dict())
     assert f"{count}/{count} tensors" in said and "exported test_resnet theirs@" in said
     recipe = make(DetectRecipe, {"network": "fcos", "backbone": NAME, "backbone_tag": "theirs"})
-    standing = stand(recipe, store)
+    opened = open_backbone(recipe, store)
     torch.manual_seed(7)
     theirs = backbone.build(NAME).eval()
     x = torch.randn(2, 3, 64, 64)
     with torch.no_grad():
-        assert torch.equal(standing.net.eval()(x), theirs(x))
+        assert torch.equal(opened.net.eval()(x), theirs(x))
 
 
 def test_card_says_where_weights_are_from(run: Callable[..., tuple[int, str]], file: Path, store: Store) -> None:
@@ -142,9 +142,9 @@ def test_pixels_the_file_speaks_of_are_believed_and_not_overruled(
     path = tmp_path / "theirs.pt"
     torch.save({"state": net.net.state_dict(), "birder_version": "0.8.4", "rgb_stats": stats}, path)
     code, said = run("import", path, "--model", NAME, "--tag", "x", "--rgb-mode", "imagenet")
-    assert code == 4 and "says it was trained with mean (0.5191" in said and "leave --rgb-mode out" in said
+    assert code == 4 and "says it was trained with mean (0.5191" in said and "remove --rgb-mode" in said
     code, said = run("import", path, "--model", NAME, "--tag", "x")
-    assert code == 0 and "the file says so" in said
+    assert code == 0 and "from the file" in said
     assert only(store).card.pixels == {name: list(values) for name, values in stats.items()}
 
 
@@ -169,9 +169,9 @@ def test_positions_of_another_size_are_resampled_and_recorded(
     assert code == 0 and "converted: net.pos_embed" in said
     card = only(store).card
     assert card.args == {"img_size": [96, 128]} and card.conversion["converted"] == ["net.pos_embed"]
-    standing = stand(make(DetectRecipe, {"backbone": "test_vit", "backbone_tag": "x"}), store)
-    positions: Any = standing.net.state_dict()["net.pos_embed"]
-    assert positions.shape[1] == 6 * 8 + 1 and standing.transfer is not None and not standing.transfer.converted
+    opened = open_backbone(make(DetectRecipe, {"backbone": "test_vit", "backbone_tag": "x"}), store)
+    positions: Any = opened.net.state_dict()["net.pos_embed"]
+    assert positions.shape[1] == 6 * 8 + 1 and opened.transfer is not None and not opened.transfer.converted
 
 
 # --- convert --------------------------------------------------------------------------------
@@ -197,8 +197,8 @@ def test_converted_tag_says_its_parent_and_what_stayed(
     made = store.find("small_vitdet", "mae")
     assert made.card.parents == [small.reference] and made.card.args == {"img_size": [320, 320]}
     assert made.card.licence == "CC BY-NC 4.0" and made.card.conversion["kept"][-1] == "net.neck.bias"
-    standing = stand(make(DetectRecipe, {"backbone": "small_vitdet", "backbone_tag": "mae"}), store)
-    assert standing.parent == made and standing.net.state_dict()["net.pos_embed"].shape == (1, 20, 20, 32)
+    opened = open_backbone(make(DetectRecipe, {"backbone": "small_vitdet", "backbone_tag": "mae"}), store)
+    assert opened.parent == made and opened.net.state_dict()["net.pos_embed"].shape == (1, 20, 20, 32)
 
 
 def test_tag_for_another_image_size_has_a_name_of_its_own(

@@ -8,7 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from detection.parts.query.panoptic import whose_pixels
+from detection.parts.query.panoptic import panoptic_map
 
 ISTHING = [True, False, True, False]
 
@@ -52,7 +52,7 @@ def test_map_is_that_of_the_rules(seed: int) -> None:
     segments = 3 * torch.randn(count, 4, 5, generator=rng) + 3 * torch.randn(count, 1, 1, generator=rng)
     found = found_of(labels, scores, segments)
     numbers, told = by_hand(found, (7, 9))
-    result = whose_pixels(found, ISTHING, (7, 9))
+    result = panoptic_map(found, ISTHING, (7, 9))
     assert result.numbers.tolist() == numbers and result.numbers.dtype == torch.int32
     assert [(s.label, s.score) for s in result.segments] == told
     assert [s.number for s in result.segments] == list(range(1, len(told) + 1))
@@ -63,7 +63,7 @@ def test_stuff_of_one_class_is_one_segment_and_things_are_not() -> None:
     left[:, :3], right[:, 3:] = 5, 5
     halves = torch.stack((left, right))
     for label, count in ((1, 1), (2, 2)):
-        result = whose_pixels(found_of([label, label], [0.95, 0.9], halves), ISTHING, (4, 6))
+        result = panoptic_map(found_of([label, label], [0.95, 0.9], halves), ISTHING, (4, 6))
         assert len(result.segments) == count and result.segments[0].score == pytest.approx(0.95)
         assert result.numbers.unique().tolist() == list(range(1, count + 1))
 
@@ -72,12 +72,12 @@ def test_pixels_of_what_is_too_small_go_to_the_next_surest() -> None:
     background, speck = torch.zeros(8, 8), torch.full((8, 8), -5.0)
     speck[:2, :2] = 5
     found = found_of([0, 2], [0.9, 0.99], torch.stack((background, speck)))
-    assert len(whose_pixels(found, ISTHING, (8, 8)).segments) == 1
+    assert len(panoptic_map(found, ISTHING, (8, 8)).segments) == 1
     speck[:2, :3] = 5
-    assert len(whose_pixels(found_of([0, 2], [0.9, 0.99], torch.stack((background, speck))), ISTHING, (8, 8))[1]) == 2
+    assert len(panoptic_map(found_of([0, 2], [0.9, 0.99], torch.stack((background, speck))), ISTHING, (8, 8))[1]) == 2
 
 
 def test_nothing_sure_is_a_map_of_nobody() -> None:
-    result = whose_pixels(found_of([0], [0.85], torch.ones(1, 4, 4)), ISTHING, (6, 5))
+    result = panoptic_map(found_of([0], [0.85], torch.ones(1, 4, 4)), ISTHING, (6, 5))
     assert result.segments == [] and result.numbers.tolist() == [[0] * 5] * 6
-    assert len(whose_pixels(found_of([0], [0.85], torch.ones(1, 4, 4)), ISTHING, (6, 5), min_score=0.5).segments) == 1
+    assert len(panoptic_map(found_of([0], [0.85], torch.ones(1, 4, 4)), ISTHING, (6, 5), min_score=0.5).segments) == 1
