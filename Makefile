@@ -1,8 +1,8 @@
-# make demo   the two steps on the built-in demo data, ending in a report
-# make test   everything that needs no GPU
-# make check  what every commit passes: ruff, types, spelling, fast tests
-# make bench  the side-by-side figures
-# Each makes .venv first, if it is not there.
+# make demo   pretrain and fine-tune on the built-in demo data, ending in a report
+# make test   all tests that need no GPU
+# make check  the checks for every commit: ruff, types, spelling, fast tests
+# make bench  benchmarks against reference implementations
+# Each creates .venv first if it does not exist.
 
 SHELL := /bin/bash
 PYTHON ?= python3

@@ -1,4 +1,4 @@
-"""`detect`: the program, made of the commands that the rooms of this package declare. Imports no torch."""
+"""`detect`: the program, collected from the commands of this package's rooms. Imports no torch."""
 
 from __future__ import annotations
 

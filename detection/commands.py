@@ -30,10 +30,10 @@ def train(argv: list[str]) -> int:
 
 
 def evaluate_only(resolved: Resolved, weights: str) -> int:
-    """`detect train --eval --resume FILE`, as DETR's main.py has it: data of the flags, settings of the weights.
+    """`detect train --eval --resume FILE`, as in DETR's main.py: data from the flags, settings from the weights.
 
     Raises:
-        WeightsError: the weights are of another network than --network names.
+        WeightsError: the weights belong to another network than --network.
     """
     from detection.inference import trained
 
@@ -42,7 +42,7 @@ def evaluate_only(resolved: Resolved, weights: str) -> int:
     opened = open_weights(weights, runtime.weights_dir, runtime.device)
     network = opened.exported.card.args["network"]
     if "network" in resolved.origins and recipe.model.network != network:
-        raise WeightsError(f"{weights} holds {network}, not {recipe.model.network}; say --network {network}")
+        raise WeightsError(f"{weights} has weights of {network}, not {recipe.model.network}; use --network {network}")
     metrics = trained.evaluate(
         data if "max_size" in flags else replace(data, max_size=None),
         opened,

@@ -1,4 +1,4 @@
-"""The few shapes that travel between data, detectors and evaluation."""
+"""Types shared by data, detectors and evaluation."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ class Images(NamedTuple):
 
 
 class Target(TypedDict):
-    """What is in one image, in pixels of the (augmented, unpadded) image."""
+    """The objects of one image, in pixels of the (augmented, unpadded) image."""
 
     boxes: Tensor  # (N, 4) float32 as x0 y0 x1 y1
     labels: Tensor  # (N,) int64 from 0
     masks: NotRequired[Tensor]  # (N, H, W) uint8, 1 where the object is
-    keypoints: NotRequired[Tensor]  # (N, K, 3) as x y visibility: 0 not labelled, 1 hidden, 2 seen
-    mirrored: NotRequired[tuple[int, ...]]  # (K,) which keypoint each one is in the image's mirror image
+    keypoints: NotRequired[Tensor]  # (N, K, 3) as x y visibility: 0 not labeled, 1 occluded, 2 visible
+    mirrored: NotRequired[tuple[int, ...]]  # (K,) index of each keypoint after a horizontal flip
 
 
 class Detections(TypedDict):
-    """What a detector found in one image, best first, in the same pixels."""
+    """The detections of one image, best first, in the same pixels."""
 
     boxes: Tensor  # (M, 4) float32 as x0 y0 x1 y1
     labels: Tensor  # (M,) int64 from 0
     scores: Tensor  # (M,) from 0 to 1
-    masks: NotRequired[Tensor]  # (M, S, S) from 0 to 1: how sure each place of a grid over its box is of being object
+    masks: NotRequired[Tensor]  # (M, S, S) from 0 to 1: mask probabilities on a grid over the box
     keypoints: NotRequired[Tensor]  # (M, K, 3) as x y score

@@ -1,1 +1,1 @@
-"""Annotated photographs -> uint8 samples and their targets."""
+"""Annotated images -> uint8 samples and their targets."""

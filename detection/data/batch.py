@@ -1,4 +1,4 @@
-"""Samples -> a batch: lists on the way to the device, one padded float buffer once there."""
+"""Batches: lists of uint8 images in the loader, one padded float tensor on the device."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from detection.types import Images, Target
 
 
 def collate(samples: list[tuple[Tensor, Target]]) -> tuple[list[Tensor], list[Target]]:
-    """B samples -> B images uint8 (3, H, W), each of its own size, and B targets."""
+    """B samples -> lists of B images uint8 (3, H, W) of any sizes, and B targets."""
     return [image for image, _ in samples], [target for _, target in samples]
 
 
 def pad_batch(images: list[Tensor], normalize: Callable[[Tensor], Tensor], multiple: int = 32) -> Images:
-    """B images uint8 (3, H, W), already on the device -> pixels (B, 3, H, W) float32 there, and their sizes.
+    """B images uint8 (3, H, W), already on the device -> pixels (B, 3, H, W) float32, and their sizes.
 
-    Images lie at the top left; the rest is 0, which is the mean color once pixels are normalized.
+    Images are at the top left; padding is 0, the mean color after normalization.
 
     Args:
         normalize: uint8 (3, H, W) -> float (3, H, W).
-        multiple: height and width of the batch are rounded up to it, so that few shapes occur.
+        multiple: height and width of the batch are rounded up to a multiple of it.
     """
     sizes = [(image.shape[-2], image.shape[-1]) for image in images]
     height, width = (-(-max(side) // multiple) * multiple for side in zip(*sizes, strict=True))

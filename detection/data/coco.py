@@ -1,11 +1,11 @@
-"""Photographs with boxes: the samples of a detector, from COCO JSON and an image folder, or from shards of both.
+"""The data set of a detector: COCO JSON with an image folder, or shards.
 
     instances.json, or shards -> CocoTable --+-- ClassMap: source category ids <-> labels from 0
-    photographs, or shards ------------------+-> CocoDetection.load(index) -> uint8 (3, H, W), boxes, labels
+    images, or shards -----------------------+-> CocoDetection.load(index) -> uint8 (3, H, W), boxes, labels
 
-Boxes are clipped to their image; what is no target, and why, is on the page `targets`. Boxes are in stored pixels, so
-photographs are not turned upright. Masks and keypoints come along where they are asked for; masks stay compressed until
-the augmentation is done, and then those of the objects that are left become pixels.
+Boxes are clipped to their image; `targets.py` selects the annotations used for training. Boxes are in stored pixels,
+so the EXIF rotation is not applied. Masks and keypoints are included on request; masks stay compressed until the
+augmentation is done.
 """
 
 from __future__ import annotations
@@ -41,29 +41,27 @@ __all__ = ["ClassMap", "CocoDetection", "coco_layout"]
 
 
 class CocoTarget(Target):
-    """A target that knows which image of the file it belongs to."""
+    """A target with its image id."""
 
     image_id: int
 
 
 class CocoDetection:
-    """Photographs with boxes, by position. A `Samples` of `shared.feeding.feed`.
+    """Images with boxes, as a data set for `shared.feeding.feed`.
 
     Args:
-        images: the folder that the file names start from, or a folder of shards.
-        annotations: the COCO JSON, or a folder of one JSON for each image; None where `images` are shards, which hold
-            their own.
-        classes: label space to use, matched by name; None takes the file's own categories.
+        images: the folder that file names are relative to, or a folder of shards.
+        annotations: a file or folder in an annotation format; None for shards, which include them.
+        classes: label space, matched by name; None for the file's own categories.
         augment: called with (uint8 (3, H, W), target, rng) after decoding.
-        ignore_file: names of images to leave out, one `file_name` a line.
-        drop_empty: leave out images without a target.
-        allow_missing: this many images may be missing on disk; they are left out.
-        limit: use this many images, spread evenly over the file.
-        finds: "masks", "keypoints": what targets hold besides boxes.
-        skeleton: what the keypoints are, instead of what the annotations say.
-        min_keypoints: leave out images whose targets have fewer labelled ones in total; None is the usual number for
-            training, 0 leaves none out.
-        copy_paste: paste objects of another image over each one; wants masks and the augmentation lsj.
+        ignore_file: a file with the names of images to skip, one per line.
+        drop_empty: skip images without targets.
+        allow_missing: number of images that may be missing on disk; they are skipped.
+        limit: use only so many images, spread evenly over the file.
+        finds: "masks", "keypoints": fields of targets besides boxes.
+        skeleton: of the keypoints, instead of that of the annotations.
+        min_keypoints: skip images with fewer labeled keypoints in total; None for the default in training, 0 for none.
+        copy_paste: copy-paste augmentation; needs masks and the augmentation lsj.
     """
 
     def __init__(
@@ -89,7 +87,9 @@ class CocoDetection:
         table = whole = self.table_of(annotations)
         self.skeleton = _skeleton(table, skeleton)
         if self.skeleton is not None and len(self.skeleton) > 1 and not self.skeleton.named:
-            self.notes.append("the keypoints have no names, so a mirror image exchanges none; --keypoints-file tells")
+            self.notes.append(
+                "the keypoints have no names, so a flip exchanges none; give flip pairs with --keypoints-file"
+            )
         self.shards = [] if annotations is not None else shards_of(self.images)
         self.files = OpenFiles()
         if ignore_file is not None:
@@ -103,16 +103,16 @@ class CocoDetection:
         self.notes += notes
         if drop_empty:
             filled = np.bincount(table.image_of[targets], minlength=len(table.image_ids)) > 0
-            self.notes += note(int((~filled).sum()), "image has", "images have", "no box and left out")
+            self.notes += note(int((~filled).sum()), "image has", "images have", "no box, skipped")
             table, targets = table.select(filled), targets[filled[table.image_of]]
         if self.skeleton is not None and min_keypoints != 0:
             least = usual_min_keypoints(self.skeleton) if min_keypoints is None else min_keypoints
             enough = labelled_points(table, targets) >= least
-            what = f"fewer than {least} labelled keypoints and left out"
+            what = f"fewer than {least} labeled keypoints, skipped"
             self.notes += note(int((~enough).sum()), "image has", "images have", what)
             table, targets = table.select(enough), targets[enough[table.image_of]]
         if not len(table.image_ids):
-            raise DataError(f"{table.path} leaves no image to use; check the ignore file and the annotations")
+            raise DataError(f"{table.path} has no image left to use; check the ignore file and the annotations")
         self.table, self.is_target = table, targets
         self.relabel(classes or ClassMap.from_categories(table.categories))
         self.first = np.searchsorted(table.image_of, np.arange(len(table.image_ids) + 1))
@@ -120,21 +120,21 @@ class CocoDetection:
         self.fingerprint = table.sha256 if len(table.image_ids) == len(whole.image_ids) else _fingerprint(table)
 
     def table_of(self, annotations: Path | None) -> CocoTable:
-        """Everything that the annotations list."""
+        """The table of all annotations."""
         return read_table(self.images, annotations, self.finds)
 
     def relabel(self, classes: ClassMap) -> None:
-        """Use this label space from here on, matched by name.
+        """Change the label space, matched by name.
 
         Raises:
-            DataError: an annotation is of a class it does not have.
+            DataError: an annotation has a class that is not in it.
         """
         used = set(np.unique(self.table.category_ids).tolist())
         self.classes, labels = classes.bind(self.table.categories, used, self.table.path)
         self.labels = _looked_up(self.table.category_ids, labels)
 
     def used_names(self) -> list[str]:
-        """The classes that annotations carry, by name."""
+        """Names of the classes with annotations."""
         return [self.classes.names[label] for label in np.unique(self.labels).tolist()]
 
     def __len__(self) -> int:
@@ -145,12 +145,12 @@ class CocoDetection:
         return self.table.image_ids.tolist()
 
     def height_width(self, index: int) -> tuple[int, int]:
-        """The stored size of one image, without opening it."""
+        """The size of an image in the annotations."""
         height, width = self.table.sizes[index].tolist()
         return height, width
 
     def path(self, index: int) -> Path:
-        """The image's file; in shards, what was its name."""
+        """The image's path; for shards, its original name."""
         return self.images / self.table.file_names[index].decode()
 
     def read(self, index: int) -> bytes | bytearray:
@@ -161,7 +161,7 @@ class CocoDetection:
         return self.files.read(self.shards[shard], offset, size)
 
     def target(self, index: int) -> CocoTarget:
-        """Boxes (N, 4) clipped to the image, labels (N,), the image's id, and what else is wanted."""
+        """Boxes (N, 4) clipped to the image, labels (N,), the image id, and requested fields."""
         return cast(CocoTarget, revealed(self._target(index)))
 
     def _target(self, index: int) -> CocoTarget:
@@ -185,18 +185,18 @@ class CocoDetection:
         return target
 
     def load(self, index: int, rng: np.random.Generator) -> tuple[Tensor, Target]:
-        """uint8 (3, H, W) and its target, augmented; BadSample if the photograph is not what the file says."""
+        """uint8 (3, H, W) and its target, augmented; BadSample if the image does not match the annotations."""
         sample = self._load(index, rng)
         if not self.copy_paste:
             return sample
         try:
             other = self._load(int(rng.integers(len(self))), rng)
-        except BadSample:  # it is reported when its own turn comes
+        except BadSample:  # it is reported at its own position
             return sample
         return copy_paste(sample, other, rng)
 
     def _load(self, index: int, rng: np.random.Generator) -> tuple[Tensor, Target]:
-        """One photograph, augmented."""
+        """One image, augmented."""
         path, stored = self.path(index), self.height_width(index)
         try:
             image = decode_image(self.read(index), upright=False)
@@ -214,7 +214,7 @@ class CocoDetection:
         return collate(samples)
 
     def ground_truth(self) -> dict[str, Any]:
-        """The file as its official evaluation reads it: every annotation, crowds too, with ids from 1."""
+        """The ground truth for COCO's evaluation: all annotations with crowds, ids from 1."""
         table, ids = self.table, np.array(self.classes.source_ids)
         columns = (table.image_ids[table.image_of], ids[self.labels], table.boxes, table.areas, table.crowd)
         annotations = [
@@ -238,22 +238,24 @@ class CocoDetection:
         try:
             lines = Path(ignore_file).read_text("utf-8-sig").splitlines()
         except (OSError, UnicodeDecodeError) as error:
-            raise DataError(f"cannot read the ignore file {ignore_file} ({error}); one file name a line") from None
+            raise DataError(
+                f"cannot read the ignore file {ignore_file} ({error}); give a file with one file name per line"
+            ) from None
         ignored = np.isin(table.file_names, [line.strip().encode() for line in lines if line.strip()] or [b""])
-        self.notes += note(int(ignored.sum()), "image is", "images are", f"named by {ignore_file} and left out")
+        self.notes += note(int(ignored.sum()), "image is", "images are", f"listed in {ignore_file}, skipped")
         return table.select(~ignored)
 
 
 def check_copy_paste(augment: Augment | None, finds: Sequence[str]) -> None:
-    """Raises UsageError unless pasting makes sense: masks to cut along, and images of one size."""
+    """Raise UsageError if copy-paste is not possible: it needs masks and images of one size."""
     if tuple(finds) != ("masks",):
-        raise UsageError("--use-copypaste cuts objects out along their masks; take a network that learns masks")
+        raise UsageError("--use-copypaste needs masks; use a network with masks")
     if not isinstance(augment, Augmentation) or augment.run is not lsj:
-        raise UsageError("--use-copypaste goes with large-scale jitter; add --data-augmentation lsj")
+        raise UsageError("--use-copypaste needs large-scale jitter; add --data-augmentation lsj")
 
 
 def read_table(images: Path, annotations: Path | None, finds: Sequence[str] | None) -> CocoTable:
-    """Shards, a COCO file, or a folder of one JSON for each image.
+    """The table of shards, or of annotations in any format.
 
     Args:
         finds: as `read_coco` takes it.
@@ -264,15 +266,15 @@ def read_table(images: Path, annotations: Path | None, finds: Sequence[str] | No
 
 
 def revealed(target: Target) -> Target:
-    """The target with its masks as pixels, without the objects of which an augmentation left no pixel."""
+    """The target with masks as pixels, without objects whose mask is empty after augmentation."""
     if not isinstance(masks := target.get("masks"), Silhouettes):
         return target
     target = cast(Target, {**target, "masks": (pixels := masks.pixels())})
-    return kept(target, pixels.flatten(1).amax(dim=1) > 0)  # any() of bytes gives bytes, which are no mask
+    return kept(target, pixels.flatten(1).amax(dim=1) > 0)  # any() of uint8 gives uint8, which is not a mask
 
 
 def beyond_boxes(table: CocoTable, row: int) -> dict[str, Any]:
-    """Mask and keypoints of an annotation in COCO's words, where the table has them."""
+    """Mask and keypoints of an annotation as COCO fields, if the table has them."""
     words: dict[str, Any] = {}
     if table.masks is not None:
         height, width = table.sizes[table.image_of[row]].tolist()
@@ -285,17 +287,18 @@ def beyond_boxes(table: CocoTable, row: int) -> dict[str, Any]:
 
 
 def aspect_ratios(dataset: CocoDetection) -> np.ndarray:
-    """(I,) float64: height / width of each image, none of which is opened."""
+    """(I,) float64: height / width of each image, from the annotations."""
     heights, widths = dataset.table.sizes.T
     return heights / widths
 
 
 def _skeleton(table: CocoTable, given: Skeleton | None) -> Skeleton | None:
-    """Of the keypoints that were asked for. Raises DataError if somebody told one of another number."""
+    """The skeleton of requested keypoints. Raises DataError if the given one has another number of keypoints."""
     known = table.skeleton
     if known is not None and given is not None and len(known) != len(given):
         raise DataError(
-            f"{table.path} has {len(known)} keypoints an object, but the skeleton has {len(given)}; give one that fits"
+            f"{table.path} has {len(known)} keypoints per object, but the skeleton has {len(given)}; give one "
+            f"that matches"
         )
     return known if known is None or given is None else given
 
@@ -314,5 +317,5 @@ def _looked_up(ids: np.ndarray, labels: dict[int, int]) -> np.ndarray:
 
 
 def _fingerprint(table: CocoTable) -> str:
-    """Which images of which file: positions mean something else when others are left out."""
+    """Digest of the file and the used images, which determine the positions."""
     return hashlib.sha256(table.sha256.encode() + table.image_ids.tobytes()).hexdigest()

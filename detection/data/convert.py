@@ -1,10 +1,10 @@
-"""A person's own annotations -> COCO files, which every other tool reads as well: `detect convert custom coco SRC OUT`.
+"""`detect convert custom coco SRC OUT`: custom annotations -> COCO files.
 
     SRC/train/{images,annotations}    ->  OUT/train -> SRC/train/images    OUT/annotations/instances_train.json
     SRC/test/{images,annotations}     ->  OUT/val   -> SRC/test/images     OUT/annotations/instances_val.json
 
-Where there are keypoints, person_keypoints_*.json holds the same, so that OUT is a folder of `--dataset coco` and of
-`coco_kp`. Photographs stay where they are; OUT links to their folders. OUT is whole or absent, and never overwritten.
+With keypoints, person_keypoints_*.json has the same content, so that OUT works with `--dataset coco` and `coco_kp`.
+Images are not copied; OUT has links to their folders. OUT is complete or does not exist, and is never overwritten.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ from shared.errors import DataError
 
 
 class Converted(NamedTuple):
-    """What was written, split by split."""
+    """Summary of a conversion, by split."""
 
     images: dict[str, int]
     objects: dict[str, int]
     keypoints: int
 
     def lines(self, out: Path) -> list[str]:
-        """What a person is told of it."""
+        """The lines to print."""
         points = f" of {self.keypoints} keypoints" if self.keypoints else ""
         summary = [
             f"{split}: {self.images[split]:,} images, {self.objects[split]:,} objects{points}" for split in self.images
@@ -45,14 +45,14 @@ def convert_custom(source: Path, out: Path, skeleton: Skeleton | None = None) ->
 
     Args:
         source: a folder with train, test or both.
-        out: a folder that is not there yet.
-        skeleton: what the keypoints are called, and more; None numbers them.
+        out: a folder that does not exist yet.
+        skeleton: of the keypoints; None to number them.
 
     Raises:
-        DataError: the source is wrong, `out` is there, or cannot be written.
+        DataError: invalid source, or `out` exists or cannot be written.
     """
     if os.path.lexists(out):
-        raise DataError(f"{out} is there already; name another folder or remove it first")
+        raise DataError(f"{out} already exists; give another folder or remove it first")
     present = [
         split for split, name in (("train", "train"), ("val", "test"), ("val", "val")) if (source / name).is_dir()
     ]
@@ -61,7 +61,9 @@ def convert_custom(source: Path, out: Path, skeleton: Skeleton | None = None) ->
     counts = {table.keypoints.shape[1] for table in tables.values() if table.keypoints is not None}
     if len(counts | ({len(skeleton)} if skeleton and counts else set())) > 1:
         counted = [*sorted(counts), *([f"{len(skeleton)} in the skeleton"] if skeleton else [])]
-        raise DataError(f"{source} has {' and '.join(map(str, counted))} keypoints an object; give all the same number")
+        raise DataError(
+            f"{source} has {' and '.join(map(str, counted))} keypoints per object; give all the same number"
+        )
     aside = out.with_name(f".{out.name}.partial")
     try:
         shutil.rmtree(aside, ignore_errors=True)
@@ -77,13 +79,13 @@ def convert_custom(source: Path, out: Path, skeleton: Skeleton | None = None) ->
         aside.rename(out)
     except OSError as error:
         shutil.rmtree(aside, ignore_errors=True)
-        raise DataError(f"cannot write {out} ({error}); name a folder that can be written") from None
+        raise DataError(f"cannot write {out} ({error}); give a writable folder") from None
     images = {split: len(table.image_ids) for split, table in tables.items()}
     return Converted(images, {split: len(table.boxes) for split, table in tables.items()}, max(counts, default=0))
 
 
 def coco_file(table: CocoTable, skeleton: Skeleton | None) -> dict[str, Any]:
-    """The table in COCO's words."""
+    """The table as a COCO dict."""
     skeleton = None if table.keypoints is None else skeleton or table.skeleton
     words = {} if skeleton is None else skeleton.to_words()
     columns = (table.image_ids[table.image_of], table.category_ids, table.boxes, table.areas)

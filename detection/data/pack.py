@@ -1,10 +1,10 @@
-"""Annotated photographs -> tar shards that training and evaluation read like the folder: `detect pack`.
+"""`detect pack`: annotated images -> tar shards, read by training and evaluation like the folder.
 
-    COCO JSON, images -> so many images a shard, in the file's order -> OUT/000000.tar ... and OUT/categories.json
+    COCO JSON, images -> N images per shard, in the file's order -> OUT/000000.tar ... and OUT/categories.json
 
-Image files are kept byte for byte, annotations number for number, with crowds, odd boxes, masks and keypoints: the same
-run on OUT sees the same samples in the same order, and scores the same AP. A packing that was stopped goes on with the
-shards that are missing; OUT is whole or absent, and what is there is never overwritten.
+Image files are copied byte for byte, annotations unchanged, with crowds, empty boxes, masks and keypoints: the same
+run on OUT gets the same samples in the same order, and the same AP. An interrupted run continues with the
+missing shards; OUT is complete or absent, and existing files are never overwritten.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ from detection.data.annotations.coco_json import CocoTable
 from detection.data.annotations.files import find_photographs
 from detection.data.coco import beyond_boxes, read_table
 from detection.data.shards import CATEGORIES, open_index
-from shared.errors import DataError, UsageError
+from shared.errors import DataError, UsageError, plural
 from shared.feeding.tar import index_places
 from shared.feeding.unfinished import unfinished
 
 
 class Packed(NamedTuple):
-    """What was written; `kept` shards were there from an earlier, unfinished packing."""
+    """What was written; `kept` counts shards of an earlier, interrupted run."""
 
     images: int
     annotations: int
@@ -39,10 +39,13 @@ class Packed(NamedTuple):
     notes: list[str]
 
     def lines(self, out: Path) -> list[str]:
-        """What a person is told of it."""
-        again = f", {self.kept} of them from before" if self.kept else ""
-        boxes = f"{self.annotations:,} annotations of {self.classes} classes"
-        return [f"packed {self.images:,} images with {boxes} into {self.shards} shards{again} in {out}", *self.notes]
+        """The lines to print."""
+        again = f", {self.kept} of them from an interrupted run" if self.kept else ""
+        boxes = f"{plural(self.annotations, 'annotation')} of {plural(self.classes, 'class')}"
+        return [
+            f"packed {plural(self.images, 'image')} with {boxes} into {plural(self.shards, 'shard')}{again} in {out}",
+            *self.notes,
+        ]
 
 
 def pack(
@@ -54,34 +57,34 @@ def pack(
     allow_missing: int = 0,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Packed:
-    """Write a COCO file and its images into shards; go on where an earlier packing of the same was stopped.
+    """Write a COCO file and its images into shards; continue an interrupted run.
 
     Args:
-        annotations: the COCO JSON, or a folder of one JSON for each image.
+        annotations: the COCO JSON, or a folder with one JSON per image.
         out: a folder that is empty or does not exist yet.
         shard_size: images in a shard.
-        allow_missing: this many images may be missing on disk; they are left out.
-        progress: told the images done and their total.
+        allow_missing: number of images that may be missing on disk; they are skipped.
+        progress: called with the images done and their total.
 
     Raises:
-        UsageError: shards of no images.
-        DataError: the annotations are wrong, images are missing, or `out` holds something.
-        Stopped: interrupted, with finished shards to go on from.
+        UsageError: `shard_size` is below 1.
+        DataError: invalid annotations, missing images, or `out` is not empty.
+        Stopped: interrupted; the finished shards are kept.
     """
     if shard_size < 1:
-        raise UsageError("a shard holds at least one image; leave --shard-size out for 1000")
+        raise UsageError("--shard-size is below 1; remove it for 1000")
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise DataError(f"{out} is there already and not empty; name another folder or remove it first")
+        raise DataError(f"{out} already exists and is not empty; give another folder or remove it first")
     whole = read_table(images, annotations, None)
     found, notes = find_photographs(whole, images, allow_missing)
-    table = whole.select(np.isin(whole.image_ids, found.image_ids))  # with the names that an ignore file knows
+    table = whole.select(np.isin(whole.image_ids, found.image_ids))  # with the original file names
     files, total = [images / name.decode() for name in found.file_names], len(table.image_ids)
     starts, kept = range(0, total, shard_size), 0
     try:
         with unfinished(out, stamp(table, shard_size)) as partial:
             for number, start in enumerate(starts):
                 shard, stop = partial / "shards" / f"{number:06d}.tar", min(start + shard_size, total)
-                if shard.is_file():  # it took its name when it was whole
+                if shard.is_file():  # renamed once complete
                     kept += 1
                 else:
                     write_shard(shard, table, range(start, stop), files[start:stop])
@@ -91,31 +94,31 @@ def pack(
                 open_index(shard, table.categories, finds_of(table), table.skeletons)
             (partial / "shards").replace(out)
     except OSError as error:
-        raise DataError(f"cannot pack {images} into {out}: {error}; make it readable, or make room") from None
+        raise DataError(f"cannot pack {images} into {out}: {error}; check permissions and free space") from None
     return Packed(total, len(table.boxes), len(table.categories), len(starts), kept, notes)
 
 
 def categories_of(table: CocoTable) -> list[dict[str, Any]]:
-    """In COCO's words, with the keypoints of those that name them."""
+    """COCO's `categories`, with keypoints where there are any."""
     words = {category: skeleton.to_words() for category, skeleton in table.skeletons.items()}
     return [{"id": category, "name": name, **words.get(category, {})} for category, name in table.categories.items()]
 
 
 def finds_of(table: CocoTable) -> list[str]:
-    """What the annotations hold besides boxes; masks only if all of them have one."""
+    """What the annotations have besides boxes; masks only if all have one."""
     masked = table.masks is not None and bool(((table.masks.rings > 0) | (table.masks.in_code > 0)).all())
     return ["masks"] * masked + ["keypoints"] * (table.keypoints is not None)
 
 
 def stamp(table: CocoTable, shard_size: int) -> str:
-    """Which image goes where, in one word, by which an unfinished packing knows its own."""
+    """Digest of the assignment of images to shards, to recognize an interrupted run."""
     digest = hashlib.sha256(f"{table.sha256} {shard_size}".encode())
     digest.update(table.image_ids.tobytes())
     return digest.hexdigest()
 
 
 def write_shard(shard: Path, table: CocoTable, rows: range, files: list[Path]) -> None:
-    """Images `rows` of a table as one tar, which takes its name when it is whole. Raises OSError."""
+    """Images `rows` of a table as one tar, renamed once complete. Raises OSError."""
     from webdataset.writer import TarWriter  # slow to import
 
     aside = shard.with_suffix(".tar.partial")
@@ -142,7 +145,7 @@ def samples(table: CocoTable, rows: range, files: list[Path]) -> Iterator[dict[s
 
 
 def described(table: CocoTable, row: int, annotations: range) -> dict[str, Any]:
-    """One image and what is in it, in COCO's words; annotations are numbered anew, from 1 over the whole file."""
+    """One image with its annotations as COCO fields; annotation ids are renumbered from 1 over the whole file."""
     some = slice(annotations.start, annotations.stop)
     columns = (table.category_ids[some], table.boxes[some], table.areas[some], table.crowd[some])
     height, width = table.sizes[row].tolist()

@@ -1,11 +1,11 @@
-"""Photographs in which every pixel is of one thing, one kind of stuff, or nobody's: COCO's panoptic format.
+"""COCO's panoptic format: every pixel belongs to a thing, to stuff, or is void.
 
     panoptic.json: segments of each image, and which categories are things --+
-    panoptic/*.png: whose each pixel is -------------------------------------+-> PanopticDetection.load(index)
-    photographs -------------------------------------------------------------+   uint8 (3, H, W), boxes, labels, masks
+    panoptic/*.png: segment id of each pixel --------------------------------+-> PanopticDetection.load(index)
+    images ------------------------------------------------------------------+   uint8 (3, H, W), boxes, labels, masks
 
-A segment is a target like any object, its box the extent of its mask; crowd segments are none. The map of ids is moved
-with its photograph as a table of rows and columns, so that masks become pixels once, when the augmentation is done.
+A segment is a target with the bounding box of its mask; crowd segments are not targets. The id map is transformed
+lazily, as rows and columns, so that masks are made once, after the augmentation.
 
 Kirillov, He, Girshick, Rother, Dollar, "Panoptic Segmentation", 2019.
 """
@@ -40,18 +40,18 @@ from shared.errors import DataError
 
 
 class PanopticDetection(CocoDetection):
-    """Photographs with a mask for each thing and each kind of stuff, by position.
+    """Images with a mask for each thing and each class of stuff.
 
     Args:
-        images: the folder that the file names start from.
+        images: the folder that file names are relative to.
         annotations: the panoptic JSON.
-        classes: label space to use, matched by name; None takes the file's own categories.
+        classes: label space, matched by name; None for the file's own categories.
         augment: called with (uint8 (3, H, W), target, rng) after decoding.
-        pngs: the folder of the PNGs; None for the one beside the annotations, of their name.
-        categories: JSON list of the categories with `isthing`, where the annotations do not say; None looks for COCO's
-            beside them.
-        finds: "masks", if targets are to hold them.
-        told: as for CocoDetection.
+        pngs: the folder of the PNGs; None for the one next to the JSON with its name.
+        categories: JSON list of categories with `isthing`, if the annotations lack it; None looks for COCO's
+            next to them.
+        finds: "masks" to include them in targets.
+        The others are those of CocoDetection.
     """
 
     def __init__(
@@ -78,7 +78,7 @@ class PanopticDetection(CocoDetection):
 
     @property
     def isthing(self) -> list[bool]:
-        """By label. What the file has no category of is taken for a thing."""
+        """By label; True for classes without a category in the file."""
         if self.classes.everything:
             return [True]
         return [self.book.things.get(category, True) for category in self.classes.source_ids]
@@ -94,10 +94,10 @@ class PanopticDetection(CocoDetection):
         return target
 
     def truth(self, index: int) -> tuple[np.ndarray, tuple[Segment, ...]]:
-        """(H, W) int32: whose each pixel is; and who there is.
+        """(H, W) int32 segment id of each pixel, and the segments.
 
         Raises:
-            DataError: the PNG is damaged, of another size than its image, or has other ids than the JSON.
+            DataError: the PNG is damaged, has another size than its image, or other ids than the JSON.
         """
         image_id = int(self.table.image_ids[index])
         path, segments = self.pngs / self.book.pngs[image_id], self.book.segments[image_id]
@@ -106,7 +106,7 @@ class PanopticDetection(CocoDetection):
         return ids, segments
 
     def ground_truth(self) -> dict[str, Any]:
-        """The things, as the official evaluation of boxes reads them: a box around stuff says little."""
+        """The ground truth of things only, for COCO's box evaluation."""
         truth = super().ground_truth()
         things = {category for category, thing in zip(self.classes.source_ids, self.isthing, strict=True) if thing}
         return {**truth, "annotations": [a for a in truth["annotations"] if a["category_id"] in things]}
@@ -114,9 +114,9 @@ class PanopticDetection(CocoDetection):
 
 @dataclass(frozen=True)
 class Tiles(Silhouettes):
-    """Masks of one photograph that no two of share a pixel, so that one map holds all of them."""
+    """Disjoint masks of one image, stored as one id map."""
 
-    map: np.ndarray  # (H, W): id of the segment that each pixel of the stored photograph is of
+    map: np.ndarray  # (H, W): segment id of each pixel of the stored image
 
     @classmethod
     def of(cls, ids: np.ndarray, numbers: Sequence[int]) -> Tiles:
@@ -131,7 +131,7 @@ class Tiles(Silhouettes):
         return torch.from_numpy(seen == self.numbers[:, None, None]).to(torch.uint8)
 
     def boxes(self) -> Tensor:
-        """(N, 4) float32: the extent of each mask in the stored photograph."""
+        """(N, 4) float32: the bounding box of each mask in the stored image."""
         order = np.argsort(self.numbers)
         known = np.append(self.numbers[order], IDS)
         place = np.searchsorted(known, self.map)
@@ -143,14 +143,14 @@ class Tiles(Silhouettes):
 
 
 def panoptic_layout(root: Path, split: str) -> tuple[Path, Path]:
-    """Where a folder keeps a split ('train' or 'val'): its photographs and its panoptic JSON, PNGs beside that.
+    """Paths of a split ('train' or 'val') in a data set folder: its images and its panoptic JSON, PNGs next to that.
 
         ROOT/val2017, or val    ROOT/annotations/panoptic_val2017.json    ROOT/annotations/panoptic_val2017/*.png
         ROOT/input_images       ROOT/panoptic_examples.json               ROOT/panoptic_examples/*.png, as the format's
                                                                           own sample, whatever the split
 
     Raises:
-        DataError: it is neither.
+        DataError: it has none of these layouts.
     """
     root = Path(root)
     layouts = [(root / name, root / "annotations" / f"panoptic_{name}.json") for name in (f"{split}2017", split)]
@@ -158,6 +158,7 @@ def panoptic_layout(root: Path, split: str) -> tuple[Path, Path]:
         if images.is_dir() and file.is_file():
             return images, file
     raise DataError(
-        f"{root} is no COCO panoptic folder: it has neither {split}2017/ with annotations/panoptic_{split}2017.json "
-        f"nor {split}/ with annotations/panoptic_{split}.json; give the images and the JSON by their own flags"
+        f"{root} is not a COCO panoptic folder: it has neither {split}2017/ with annotations/panoptic_{split}2017.json "
+        f"nor {split}/ with annotations/panoptic_{split}.json; give images and JSON with --data-path and "
+        f"--coco-json-path"
     )

@@ -1,14 +1,14 @@
-"""Annotated photographs in tar shards: any image by its number at the price of one read, all boxes in memory.
+"""Annotated images in tar shards: any image by its index with one read, all boxes in memory.
 
     FOLDER/categories.json      [{"id": 18, "name": "dog"}, ...]
-    FOLDER/*.tar                KEY.jpg     the file as it was
+    FOLDER/*.tar                KEY.jpg     the original file
                                 KEY.json    {"image_id", "file_name", "height", "width", "annotations": [...]}
 
     FOLDER -> an index beside each shard, written on first open -> CocoTable with spots -> CocoDetection
 
-This is the WebDataset convention with COCO's own words: an annotation has id, category_id, bbox as x y w h, area and
-iscrowd, and segmentation and keypoints where the file had them. Masks and keypoints have an index of their own each,
-which nobody opens who does not ask for them. `detect pack` writes such folders; shards of another hand are checked like
+This is the WebDataset convention with COCO's field names: an annotation has id, category_id, bbox as x y w h, area and
+iscrowd, and segmentation and keypoints where the file had them. Masks and keypoints each have a separate index,
+opened only when needed. `detect pack` writes such folders; shards from other tools are validated like
 a COCO file when they are indexed.
 """
 
@@ -44,7 +44,7 @@ from shared.feeding.tar import OpenFile, damaged, index_places, members, sha256_
 log = logging.getLogger(__name__)
 
 VERSION = 1  # of the index
-HEAD = 4096  # bytes at a shard's start, by which a shard written anew at the same size is noticed
+HEAD = 4096  # bytes at a shard's start, compared to notice a rewritten shard of the same size
 CATEGORIES = "categories.json"
 OF_IMAGES = (*OF_COCO_IMAGES, "spots")
 KINDS = {"boxes": (*OF_IMAGES, *OF_ANNOTATIONS, "sha256"), "masks": FIELDS, "keypoints": ("keypoints",)}
@@ -53,7 +53,7 @@ Columns = dict[str, np.ndarray]
 
 
 def holds_shards(folder: Path) -> bool:
-    """Is this a folder of annotated shards?"""
+    """Whether this is a folder of annotated shards."""
     return (folder / CATEGORIES).is_file() and bool(shards_of(folder))
 
 
@@ -65,16 +65,14 @@ def read_shards(folder: Path, finds: Sequence[str] | None = ()) -> CocoTable:
     """All shards of a folder as one table; `spots` count shards as `shards_of` lists them.
 
     Args:
-        finds: "masks", "keypoints": what annotations must have besides boxes; None takes what has an index.
+        finds: "masks", "keypoints": what annotations must have besides boxes; None reads whatever has an index.
 
     Raises:
-        DataError: there are none, one is damaged or odd, or two hold the same image.
+        DataError: there are none, one is damaged or malformed, or two have the same image.
     """
     shards = shards_of(folder)
     if not shards or not (folder / CATEGORIES).is_file():
-        raise DataError(
-            f"{folder} holds no shards with a {CATEGORIES}; make some with `detect pack`, or look at the path"
-        )
+        raise DataError(f"{folder} has no shards with a {CATEGORIES}; make some with `detect pack`, or check the path")
     if finds is None:
         finds = [kind for kind in ("masks", "keypoints") if all(_index(shard, kind) for shard in shards)]
     categories, skeletons, settings = _read_categories(folder / CATEGORIES)
@@ -87,9 +85,9 @@ def read_shards(folder: Path, finds: Sequence[str] | None = ()) -> CocoTable:
     columns = {name: np.concatenate([part[name] for part in parts]) for name in (*OF_IMAGES, *OF_ANNOTATIONS)}
     twice = repeated(columns["image_ids"])
     if twice.any():
-        raise DataError(f"{folder} holds the image {columns['image_ids'][twice.argmax()]} twice; take one shard away")
+        raise DataError(f"{folder} has the image {columns['image_ids'][twice.argmax()]} twice; remove one shard")
     if not len(columns["boxes"]):
-        raise DataError(f"{folder} has no boxes at all; pack annotations of objects ('instances')")
+        raise DataError(f"{folder} has no boxes; pack annotations of objects ('instances')")
     settings.update("".join(str(part["sha256"]) for part in parts).encode())
     more: dict[str, Any] = {"skeletons": skeletons if "keypoints" in finds else {}}
     if "masks" in finds:
@@ -106,9 +104,9 @@ def _read_categories(path: Path) -> tuple[dict[int, str], dict[int, Skeleton], A
         raw = path.read_bytes()
         entries = json.loads(raw)
         if not isinstance(entries, list):
-            raise ValueError("it is no list")
+            raise ValueError("it is not a list")
     except (OSError, ValueError, RecursionError) as error:
-        raise DataError(f"{path} cannot be read as a list of categories ({error}); pack the shards again") from None
+        raise DataError(f"{path} is not a list of categories ({error}); pack the shards again") from None
     return read_categories(entries, path), read_skeletons(entries, path), hashlib.sha256(raw)
 
 
@@ -118,15 +116,15 @@ def _read_categories(path: Path) -> tuple[dict[int, str], dict[int, Skeleton], A
 def open_index(
     shard: Path, categories: dict[int, str], finds: Sequence[str] = (), skeletons: dict[int, Skeleton] | None = None
 ) -> Columns:
-    """What is in a shard: read from the indices beside it or in the cache, else by walking the shard.
+    """Open the index of a shard, next to it or in the cache; without one, scan the shard.
 
     Raises:
-        DataError: the shard is damaged or odd, or is not the one its index was made for.
+        DataError: the shard is damaged or malformed, or its index belongs to another one.
     """
     found = {kind: _index(shard, kind) for kind in ("boxes", *finds)}
     columns: Columns = {}
     if missing := [kind for kind, place in found.items() if place is None]:
-        log.info("reading shard %s for its index", shard)
+        log.info("indexing shard %s", shard)
         columns = build_index(shard, categories, finds, skeletons)
         for kind in missing:
             mine = {name: columns[name] for name in (*KINDS[kind], "version", "bytes", "head")}
@@ -138,14 +136,14 @@ def open_index(
     if unlisted:
         place = found["boxes"]
         raise DataError(
-            f"shard {shard} has category {min(unlisted)}, which {CATEGORIES} does not list; "
-            f"if the shard is right, delete {place} to have it indexed anew"
+            f"shard {shard} has category {min(unlisted)}, which {CATEGORIES} lacks; "
+            f"if the shard is right, delete {place} to index it again"
         )
     return columns
 
 
 def _index(shard: Path, kind: str) -> Path | None:
-    """Where its index lies, None if it has none yet."""
+    """The path of its index, None if there is none yet."""
     return next((place for place in index_places(shard, f".{kind}.npz") if place.is_file()), None)
 
 
@@ -156,24 +154,24 @@ def _read_index(shard: Path, place: Path, names: Sequence[str]) -> Columns:
         if columns["version"] != VERSION:
             raise ValueError("another version")
     except (ValueError, KeyError, OSError, EOFError, zipfile.BadZipFile) as error:
-        raise DataError(f"{place} is no usable shard index ({error}); delete it to have the shard read anew") from None
-    anew = f"if the shard is right, delete {place} to have it indexed anew"
+        raise DataError(f"{place} is not a usable shard index ({error}); delete it to index the shard again") from None
+    anew = f"if the shard is right, delete {place} to index it again"
     if columns["bytes"] != shard.stat().st_size:
         raise damaged(shard, shard.stat().st_size, f"it ends there, its index says {columns['bytes']}; {anew}")
     if columns["head"] != sha256_of(shard, HEAD):
-        raise DataError(f"shard {shard} is another one than its index was made for; {anew}")
+        raise DataError(f"the index of shard {shard} belongs to another one; {anew}")
     return columns
 
 
 def _save(place: Path, columns: Columns) -> None:
-    with place.open("wb") as file:  # a name would get another ending
+    with place.open("wb") as file:  # given a name, numpy would append .npz
         np.savez(file, **columns)  # pyright: ignore[reportArgumentType]
 
 
 def build_index(
     shard: Path, categories: dict[int, str], finds: Sequence[str] = (), skeletons: dict[int, Skeleton] | None = None
 ) -> Columns:
-    """Walk a shard from its first byte to its last, and check what it says as if it were a COCO file."""
+    """Scan a shard and validate its annotations as a COCO file's."""
     images, spots, rows = [], [], Rows(shard, finds)
     for key, sample, offset, size in _samples(shard):
         image_id, annotations = sample.get("image_id"), sample.get("annotations")
@@ -182,9 +180,9 @@ def build_index(
         images.append({**sample, "id": image_id})
         spots.append((offset, size))
         for entry in annotations:
-            rows({**entry, "id": len(rows.ids) + 1, "image_id": image_id})  # others may number each image's from 1
+            rows({**entry, "id": len(rows.ids) + 1, "image_id": image_id})  # some tools number each image's from 1
     if not images:
-        raise DataError(f"shard {shard} holds no image; take it away")
+        raise DataError(f"shard {shard} has no image; remove it")
     image_ids, sizes, file_names = image_columns(images, shard)
     columns = rows.columns(categories, image_ids, sizes, skeletons or {})
     masks, keypoints = columns["masks"], columns["keypoints"]
@@ -204,7 +202,7 @@ def build_index(
 
 
 def _samples(shard: Path) -> Iterator[tuple[str, dict[str, Any], int, int]]:
-    """Key, what its .json says, and where its image begins and how long it is; in the order of the images."""
+    """Key, parsed .json, and offset and length of the image, in the order of the images."""
     images: dict[str, tuple[int, int]] = {}
     notes: dict[str, tuple[int, int]] = {}
     file = OpenFile(shard)
@@ -214,7 +212,7 @@ def _samples(shard: Path) -> Iterator[tuple[str, dict[str, Any], int, int]]:
             continue
         kind = notes if extension == "json" else images
         if not member.isreg() or member.issparse():
-            raise DataError(f"'{member.name}' in shard {shard} is a link or sparse; write it as a plain file")
+            raise DataError(f"'{member.name}' in shard {shard} is a link or a sparse file; store it as a regular file")
         if key in kind:
             raise DataError(f"shard {shard} has two members for key '{key}' at byte {member.offset}; keep one")
         kind[key] = (member.offset_data, member.size)

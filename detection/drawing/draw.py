@@ -1,6 +1,6 @@
-"""Detections as pictures: what was found in the color of its class, what is true in white.
+"""Draw detections in the color of their class, and the ground truth in white.
 
-    image, detections, truth -> draw_detections -> a picture for a person
+    image, detections, truth -> draw_detections -> a picture
     pictures                 -> sheet           -> one picture
 
 True boxes are dashed, true masks outlined, true skeletons white; how masks and skeletons are drawn is on the page
@@ -26,8 +26,8 @@ if TYPE_CHECKING:
     from detection.data.masks.paste import Patch
     from detection.types import Detections, Target
 
-COVER = 0.4  # of a mask's photograph is its color
-SMALLEST_SIDE = 640  # the long side of a picture is at least this
+COVER = 0.4  # opacity of masks
+SMALLEST_SIDE = 640  # minimum long side of a picture, pixels
 FIELDS = ("boxes", "labels", "scores", "masks", "keypoints")
 WHITE, BLACK = (255, 255, 255), (0, 0, 0)
 
@@ -36,7 +36,7 @@ Box = tuple[float, float, float, float]  # x0 y0 x1 y1, in pixels of the picture
 
 
 class Labelled(NamedTuple):
-    """One object on the picture."""
+    """One object of a picture."""
 
     box: Box
     label: int
@@ -54,13 +54,13 @@ def draw_detections(
     min_score: float = 0.3,
     skeleton: Skeleton | None = None,
 ) -> Image.Image:
-    """uint8 (3, H, W) and what was found in it -> a picture of at least 640 pixels on its long side.
+    """uint8 (3, H, W) and its detections -> a picture of at least 640 pixels on its long side.
 
     Args:
-        names: class names by label; a label beyond them is shown as its number.
+        names: class names by label; other labels are shown as numbers.
         truth: true objects, in the same pixels.
         min_score: detections below are not shown.
-        skeleton: which keypoints lines join.
+        skeleton: the lines between keypoints.
     """
     picture = Image.fromarray(image.permute(1, 2, 0).cpu().numpy())
     scale = max(1.0, SMALLEST_SIDE / max(picture.size))
@@ -92,7 +92,7 @@ def draw_shapes(
     edges: Sequence[tuple[int, int]],
     width: int,
 ) -> None:
-    """Masks, then boxes, then skeletons, the best on top; what is true is fainter where something was found."""
+    """Draw masks, then boxes, then skeletons, the best on top; matched ground truth is fainter."""
     thin = max(1, width // 2)
     for each in reversed(found):
         if each.mask is not None:
@@ -115,7 +115,7 @@ def draw_shapes(
 
 
 def sheet(pictures: Sequence[Image.Image], columns: int) -> Image.Image:
-    """At least one picture, row by row; each is centered in its cell, a row is as high as its highest."""
+    """A grid of pictures, row by row, each centered in its cell; at least one picture."""
     columns, gap = min(columns, len(pictures)), 6
     width = max(picture.width for picture in pictures)
     rows = [pictures[i : i + columns] for i in range(0, len(pictures), columns)]
@@ -136,7 +136,7 @@ def sheet(pictures: Sequence[Image.Image], columns: int) -> Image.Image:
 def read_objects(
     source: Detections | Target, scale: float, size: tuple[int, int], min_score: float = 0.0
 ) -> list[Labelled]:
-    """Objects of the image -> those inside a picture of (width, height) `size`; what is no box at all is left out."""
+    """Objects of the image, scaled to a picture of (width, height) `size`; invalid boxes are skipped."""
     keep = source["boxes"].isfinite().all(-1)
     if "scores" in source:
         keep &= source["scores"] >= min_score
@@ -164,7 +164,7 @@ def overlap(a: Box, b: Box) -> float:
 
 
 def cover(a: Box, b: Box) -> float:
-    """The area that both cover."""
+    """Intersection area."""
     return max(0.0, min(a[2], b[2]) - max(a[0], b[0])) * max(0.0, min(a[3], b[3]) - max(a[1], b[1]))
 
 
@@ -172,7 +172,7 @@ def cover(a: Box, b: Box) -> float:
 
 
 def draw_dashes(pen: ImageDraw.ImageDraw, box: Box, width: int) -> None:
-    """A white dashed box, black between the dashes, so that it shows on any ground."""
+    """A white dashed box, black between the dashes, visible on any background."""
     x0, y0, x1, y1 = (round(side) for side in box)
     pen.rectangle((x0, y0, x1, y1), outline=BLACK, width=width)
     dash = 4 * width + 2
@@ -193,14 +193,14 @@ def draw_label(
     size: tuple[int, int],
     taken: Sequence[Box],
 ) -> Box:
-    """Write on a plate at the corner of the box where it hides the fewest labels -> the place it took."""
-    # whole pixels, since Pillow cuts the top off text at a negative fraction
+    """Draw a label at the corner of the box where it covers the fewest other labels -> its rectangle."""
+    # whole pixels, since Pillow cuts off the top of text at negative fractions
     _, top, _, bottom = (round(side) for side in pen.textbbox((0, 0), "Ag|", font=font))
     pad = max(2, (bottom - top) // 5)
     wide, tall = math.ceil(pen.textlength(text, font=font)) + 2 * pad, bottom - top + 2 * pad
     x0, y0, x1, y1 = (round(side) for side in box)
     corners = (
-        (x0, y0 - tall),  # above the box, below it, inside it, beside it
+        (x0, y0 - tall),  # above the box, below it, inside it, next to it
         (x0, y1),
         (x1 - wide, y0 - tall),
         (x1 - wide, y1),
@@ -223,14 +223,14 @@ def class_name(names: Sequence[str], label: int) -> str:
 
 
 def class_color(label: int) -> Color:
-    """A color of its own for each class; neighbors are far apart on the color circle."""
+    """The color of a class; consecutive classes have distant hues."""
     hue = (0.58 + label * 0.618034) % 1
     red, green, blue = colorsys.hsv_to_rgb(hue, (0.85, 0.6)[label // 8 % 2], (1.0, 0.85)[label // 4 % 2])
     return round(red * 255), round(green * 255), round(blue * 255)
 
 
 def lighter(color: Color) -> Color:
-    """Half way to white: it shows on a mask of the color itself."""
+    """Half way to white, visible on a mask of the same color."""
     red, green, blue = ((255 + part) // 2 for part in color)
     return red, green, blue
 

@@ -1,9 +1,9 @@
-"""Masks and skeletons on a picture: translucent color inside an outline, lines between dots.
+"""Draw masks as translucent color with an outline, and skeletons as lines between dots.
 
     mask over a box, or of the whole image -> Patch, in pixels of the picture -> draw_mask
     keypoints (K, 3)                       -> Points                         -> draw_skeleton
 
-What is hidden in the photograph, or scores no more than 0, is drawn thinner; what is not labelled is not drawn.
+Occluded keypoints, and those with a score of at most 0, are drawn thinner; unlabeled ones are not drawn.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from PIL import Image, ImageDraw
 from detection.data.masks.paste import Patch, paste
 from detection.types import Detections, Target
 
-SEEN = 1  # a true keypoint's visibility above this
-SURE = 0  # a found keypoint's score above this; it is a heatmap's height, which may be any number
+SEEN = 1  # true keypoints with a higher visibility are visible
+SURE = 0  # predicted keypoints with a higher score (a heatmap logit) are visible
 Color = tuple[int, int, int]
 
 
@@ -32,7 +32,7 @@ class Points(NamedTuple):
 
 
 def read_patches(source: Detections | Target, scale: float, size: tuple[int, int]) -> list[Patch]:
-    """The masks of an image's objects inside a picture of (width, height) `size`, `scale` times as large."""
+    """The masks of an image's objects, scaled to a picture of (width, height) `size`."""
     masks = source["masks"]  # type: ignore[typeddict-item]
     if "scores" in source:
         return list(paste(masks, source["boxes"] * scale, (size[1], size[0])))
@@ -40,7 +40,7 @@ def read_patches(source: Detections | Target, scale: float, size: tuple[int, int
 
 
 def enlarged(mask: np.ndarray, scale: float) -> Patch:
-    """(H, W) of the image -> its object alone, `scale` times as large, with smooth edges."""
+    """Mask (H, W) -> its object, scaled, with smooth edges."""
     down, across = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
     if not len(down):
         return Patch(0, 0, np.zeros((0, 0), dtype=bool))
@@ -52,7 +52,7 @@ def enlarged(mask: np.ndarray, scale: float) -> Patch:
 
 
 def read_points(source: Detections | Target, scale: float) -> list[Points]:
-    """The keypoints of an image's objects in a picture `scale` times as large."""
+    """The keypoints of an image's objects, scaled."""
     keypoints = source["keypoints"]  # type: ignore[typeddict-item]
     known = torch.isfinite(keypoints).all(-1)
     if "scores" in source:
@@ -67,10 +67,10 @@ def read_points(source: Detections | Target, scale: float) -> list[Points]:
 
 
 def draw_mask(picture: Image.Image, patch: Patch, color: Color, *, cover: float, width: int) -> None:
-    """Let the color cover so much of what is inside; the outline, inside too, is all color.
+    """Blend the color into the mask, with an opaque outline inside it.
 
     Args:
-        cover: from 0 to 1.
+        cover: opacity from 0 to 1.
         width: of the outline.
     """
     inside = patch.inside
@@ -85,7 +85,7 @@ def draw_mask(picture: Image.Image, patch: Patch, color: Color, *, cover: float,
 
 
 def eroded(inside: np.ndarray, width: int) -> np.ndarray:
-    """(h, w) bool without a rim of `width` pixels."""
+    """(h, w) bool eroded by `width` pixels."""
     for _ in range(width):
         framed = np.pad(inside, 1)
         inside = inside & framed[:-2, 1:-1] & framed[2:, 1:-1] & framed[1:-1, :-2] & framed[1:-1, 2:]
@@ -95,7 +95,7 @@ def eroded(inside: np.ndarray, width: int) -> np.ndarray:
 def draw_skeleton(
     pen: ImageDraw.ImageDraw, points: Points, edges: Sequence[tuple[int, int]], color: Color, width: int
 ) -> None:
-    """Lines in the color, on black so that they show on any ground, and white dots."""
+    """Draw lines in the color with a black border, and white dots."""
     drawn = [(a, b) for a, b in edges if max(a, b) < len(points.places) and points.shown[a] and points.shown[b]]
     for rim, ink in ((2, (0, 0, 0)), (0, color)):
         for a, b in drawn:

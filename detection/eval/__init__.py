@@ -1,1 +1,1 @@
-"""What a detector found -> the official numbers."""
+"""Evaluation of detections."""

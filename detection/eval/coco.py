@@ -1,11 +1,11 @@
-"""COCO AP of boxes, masks and keypoints: detections -> the official numbers, in the file's own ids and pixels.
+"""COCO AP of boxes, masks and keypoints, in original pixels and the file's category ids.
 
     add(image, detections, scale) -> Found, in original pixels and source category ids -> results() -> COCO result JSON
                                                                                        -> summary(), per_class()
 
-The ground truth is every annotation of the file: crowds, which excuse detections, and boxes of no size, which nothing
-can match, so the number is the one pycocotools computes from the same files by hand. pycocotools is the reference;
-hotcoco, where it is installed, gives the same numbers many times faster.
+The ground truth is every annotation of the file: with crowds, on which detections are not counted as false
+positives, and empty boxes, which nothing can match; so AP equals that of pycocotools on the same files. pycocotools
+is the reference; hotcoco, if installed, gives the same numbers many times faster.
 """
 
 from __future__ import annotations
@@ -41,23 +41,23 @@ METRICS_OF = {
 
 
 class CocoEvaluator:
-    """Collects what a detector found in the images of a data set.
+    """Collects the detections of a data set and computes COCO AP.
 
-    An image that is added twice, as ranks with a padded share of the work do, counts once; one that is never added
-    counts as one where nothing was found.
+    An image that is added twice, as by processes with a padded share, counts once; one that is never added counts as an
+    image without detections.
 
     Args:
         backend: pycocotools, hotcoco, or auto for the faster one that is installed.
-        finds: what is measured besides boxes: masks, keypoints. The data set holds it, and its skeleton says how exact
-            each keypoint can be expected to be.
+        finds: "masks", "keypoints": evaluated besides boxes. The data set must have them; its skeleton has the OKS
+            sigmas.
     """
 
     def __init__(self, dataset: CocoDetection, backend: str = "auto", finds: Sequence[str] = ()) -> None:
         if backend not in ("auto", "pycocotools", "hotcoco"):
-            raise UsageError(f"no evaluation backend '{backend}'; there is auto, pycocotools, hotcoco")
+            raise UsageError(f"no evaluation backend '{backend}'; give auto, pycocotools or hotcoco")
         installed = importlib.util.find_spec("hotcoco") is not None
         if backend == "hotcoco" and not installed:
-            raise UsageError("hotcoco is not installed; pip install hotcoco, or say pycocotools")
+            raise UsageError("hotcoco is not installed; pip install hotcoco, or use pycocotools")
         self.backend = ("hotcoco" if installed else "pycocotools") if backend == "auto" else backend
         self.dataset, self.kinds = dataset, ("boxes", *finds)
         self.source_ids = np.array(dataset.classes.source_ids)
@@ -67,55 +67,57 @@ class CocoEvaluator:
         self.sigmas: tuple[float, ...] | None = None
         if "keypoints" in finds:
             if dataset.skeleton is None:
-                raise DataError(f"{dataset.table.path} names no keypoints; give annotations that do (person_keypoints)")
+                raise DataError(
+                    f"{dataset.table.path} has no keypoint names; give annotations that have them (person_keypoints)"
+                )
             self.sigmas = dataset.skeleton.sigmas
 
     def add(self, image_id: int, detections: Detections, scale: tuple[float, float]) -> None:
-        """Take what was found in one image; masks become run lengths at once.
+        """Add the detections of one image; masks are converted to RLE immediately.
 
         Args:
             detections: in pixels of the network's input, labels from 0.
-            scale: (down, across), original size over the size the network saw, without padding.
+            scale: (vertical, horizontal), original size divided by the unpadded input size.
 
         Raises:
-            Refusal: a box, a keypoint or a score is nan or infinite, or a label is of no class.
+            Refusal: a box, keypoint or score is NaN or Inf, or a label is out of range.
         """
         size = self.original_size(image_id)
         self.take({image_id: read_detections(image_id, detections, scale, size, self.source_ids)})
 
     def original_size(self, image_id: int) -> tuple[int, int]:
-        """(height, width) of an image as the file says it. Raises DataError for one of another file."""
+        """(height, width) of an image in the file. Raises DataError for an unknown image."""
         if image_id not in self.known_images:
             raise DataError(
-                f"image {image_id} is not in {self.dataset.table.path}; evaluate against the file it is from"
+                f"image {image_id} is not in {self.dataset.table.path}; evaluate with the file it belongs to"
             )
         return self.dataset.height_width(self.known_images[image_id])
 
     def take(self, found: Mapping[int, Found]) -> None:
-        """Take what another rank found. An image comes whole from the first that has it."""
+        """Add the detections of another process. Each image is taken from the first process that has it."""
         for image_id, own in found.items():
-            self.original_size(image_id)  # it refuses what is of another file
+            self.original_size(image_id)  # raises for images of another file
             self._check_keypoints(image_id, own)
             self.found.setdefault(image_id, own)
         self.scored = None
 
     def merge(self, parts: Iterable[list[dict[str, Any]]]) -> None:
-        """Take COCO result JSON, such as that of a result file. An image comes whole from the first part that has it.
+        """Add COCO results, such as those of a result file. Each image is taken from the first part that has it.
 
         Raises:
-            DataError: an entry is no COCO result, or of another file.
+            DataError: an entry is not a COCO result, or of another file.
         """
         for results in parts:
             self.take(read_entries(results, self.original_size))
 
     def results(self) -> list[dict[str, Any]]:
-        """COCO result JSON, by image id, each image's detections in the order they were added."""
+        """COCO results, by image id, each image's detections in the order they were added."""
         ids = sorted(self.found)
         return [entry for i in ids for entry in entries(i, self.found[i], self.original_size(i))]
 
     def summary(self) -> dict[str, float]:
-        """METRICS_OF boxes and what else is found, from 0 to 1, the headline first; -1, as in pycocotools, where the
-        file has no such object."""
+        """The metrics of METRICS_OF, from 0 to 1, the headline first; -1, as in pycocotools, if the file has no such
+        objects."""
         numbers = self._score()
         return {
             name: value
@@ -124,7 +126,7 @@ class CocoEvaluator:
         }
 
     def per_class(self, kind: str = "boxes") -> dict[str, float]:
-        """AP by class name, for the classes that the file has objects of."""
+        """AP by class name, for classes with objects."""
         classes, ap = self.dataset.classes, self._score()[kind].by_category
         return {
             name: ap[category]
@@ -133,7 +135,7 @@ class CocoEvaluator:
         }
 
     def _score(self) -> dict[str, Numbers]:
-        """By kind, computed once."""
+        """Results by kind, cached."""
         if self.scored is None:
             truth = self.dataset.ground_truth()
             if self.sigmas is not None:
@@ -143,7 +145,7 @@ class CocoEvaluator:
         return self.scored
 
     def _rows(self, kind: str) -> Rows:
-        """What was found in all images and has such a thing."""
+        """Detections of all images that have this kind."""
         count, ids = len(self.sigmas or ()), sorted(self.found)
         every = [self.found[i] for i in ids]
         images = np.repeat(np.array(ids, dtype=int), [len(own.rows) for own in every])
@@ -174,17 +176,17 @@ class CocoEvaluator:
 
 
 def _complete_keypoints(truth: dict[str, Any], count: int) -> None:
-    """Objects without keypoints get ones that are not labelled, which pycocotools ignores."""
+    """Add unlabeled keypoints to objects without any, which pycocotools ignores."""
     for annotation in truth["annotations"]:
         if not annotation.get("keypoints"):
             annotation |= {"keypoints": [0] * (3 * count), "num_keypoints": 0}
 
 
 def ground_truth_as_results(dataset: CocoDetection) -> list[dict[str, Any]]:
-    """A perfect detector's results: every object that is no crowd region and has an area, with score 1.
+    """The ground truth as results with score 1, without crowds and empty boxes.
 
-    Their AP is 1 unless the file has objects of no area, or masks of no pixel: these count as missed, since nothing
-    overlaps them. Keypoint AP is 1 where no image has more than the 20 that pycocotools looks at.
+    Their AP is 1 unless the file has empty boxes or masks, which count as missed. Keypoint AP is 1 if no image has more
+    than 20 objects, the limit of pycocotools.
     """
     truth, results = dataset.ground_truth(), []
     sizes = {image["id"]: (image["height"], image["width"]) for image in truth["images"]}

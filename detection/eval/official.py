@@ -1,9 +1,9 @@
-"""COCO's official numbers from arrays, by pycocotools, which is the reference, or by hotcoco, which is faster.
+"""COCO metrics from arrays, by pycocotools (the reference) or hotcoco (faster).
 
     ground truth, Rows of each kind -> evaluate_kinds -> summaries, AP by category
 
-Both get the same things said: a detection is as large as its box for boxes, as its mask for masks, as the rectangle
-around its keypoints for keypoints, which decides whether it counts among the small, medium or large ones.
+The area of a detection, which decides whether it is small, medium or large, is that of its box for boxes, of its
+mask for masks, and of the bounding rectangle of its keypoints for keypoints.
 """
 
 from __future__ import annotations
@@ -26,26 +26,26 @@ class Rows(NamedTuple):
 
     images: np.ndarray  # (N,) ids
     rows: np.ndarray  # (N, 6) as x y w h score category
-    masks: list[dict[str, Any]]  # N run lengths as pycocotools has them, or none
+    masks: list[dict[str, Any]]  # N RLE as in pycocotools, or none
     keypoints: np.ndarray  # (N, K, 3) as x y score, or (0, 0, 3)
 
 
 class Numbers(NamedTuple):
-    """What one evaluation says."""
+    """Results of one evaluation."""
 
-    summary: list[float]  # in pycocotools' order; -1 where the file has no such object
+    summary: list[float]  # in pycocotools' order; -1 without such objects
     by_category: dict[int, float]  # AP over all thresholds; -1 without ground truth
 
 
 def evaluate_kinds(
     truth: dict[str, Any], found: dict[str, Rows], backend: str, sigmas: Sequence[float] | None
 ) -> dict[str, Numbers]:
-    """The numbers of each kind (boxes, masks, keypoints).
+    """Evaluate each kind (boxes, masks, keypoints).
 
     Args:
-        truth: a COCO file's content, with what the kinds need in every annotation.
-        found: by kind, all with a mask for masks and with keypoints for keypoints.
-        sigmas: K, how exact each keypoint can be expected to be.
+        truth: content of a COCO file, with the fields of the kinds in every annotation.
+        found: detections by kind.
+        sigmas: K, OKS sigmas.
     """
     backend_for = _hotcoco if backend == "hotcoco" else _pycocotools
     numbers = {}
@@ -64,13 +64,12 @@ def evaluate_kinds(
 
 
 def _pycocotools(truth: dict[str, Any]) -> Callable[[str, Rows], Any]:
-    """kind, rows -> its COCOeval."""
+    """(kind, rows) -> pycocotools' COCOeval."""
     from pycocotools.coco import COCO
     from pycocotools.cocoeval import COCOeval
 
     def evaluation(kind: str, rows: Rows) -> Any:
-        # loadRes, the usual way, refuses an empty list, makes a polygon of every box, and takes a mask for as large as
-        # the box beside it
+        # loadRes fails for an empty list, makes a polygon of every box, and uses the box's area for masks
         sides: list[Any] = [COCO(), COCO()]
         for side, objects in zip(sides, (truth["annotations"], _annotations(kind, rows)), strict=True):
             side.dataset = {**truth, "annotations": objects}
@@ -81,7 +80,7 @@ def _pycocotools(truth: dict[str, Any]) -> Callable[[str, Rows], Any]:
 
 
 def _hotcoco(truth: dict[str, Any]) -> Callable[[str, Rows], Any]:
-    """The same, with the same face."""
+    """(kind, rows) -> hotcoco's COCOeval."""
     from hotcoco import COCO, COCOeval
 
     whole = COCO(truth)
@@ -89,7 +88,7 @@ def _hotcoco(truth: dict[str, Any]) -> Callable[[str, Rows], Any]:
     def evaluation(kind: str, rows: Rows) -> Any:
         if not len(rows.images):
             return COCOeval(whole, COCO({**truth, "annotations": []}), IOU_TYPE[kind])
-        if kind == "keypoints":  # it finds the areas itself
+        if kind == "keypoints":  # hotcoco computes the areas itself
             columns = (rows.images.tolist(), *rows.rows[:, 4:].T.tolist(), _flat(rows.keypoints))
             found = whole.load_res(
                 [
@@ -108,7 +107,7 @@ def _hotcoco(truth: dict[str, Any]) -> Callable[[str, Rows], Any]:
 
 
 def _annotations(kind: str, rows: Rows) -> list[dict[str, Any]]:
-    """Detections as dicts with ids from 1, since 0 means unmatched."""
+    """Detections as COCO dicts with ids from 1, since 0 means unmatched."""
     columns = (rows.images.tolist(), rows.rows.tolist(), _areas(kind, rows).tolist())
     annotations: list[dict[str, Any]] = [
         {"id": n, "image_id": i, "category_id": int(row[5]), "bbox": row[:4], "score": row[4], "area": a, "iscrowd": 0}

@@ -1,13 +1,13 @@
-"""Panoptic quality: how much of what is there was found, and how exactly.
+"""Panoptic quality (PQ).
 
 Kirillov, He, Girshick, Rother, Dollar, "Panoptic Segmentation", 2019.
 
-    two maps of one image -> pairs of segments of one class that share over half of their union: found
-                          -> Counts by category -> PQ = sum of IoU / (found + half of the false + half of the missed)
-                                                   SQ = mean IoU of the found, RQ = the rest of PQ; means over classes
+    two maps of one image -> pairs of segments of one class with IoU above 0.5: true positives
+                          -> Counts by category -> PQ = sum of IoU / (TP + FP / 2 + FN / 2)
+                                                   SQ = mean IoU of TP, RQ = PQ / SQ; means over classes
 
-Pixels that are nobody's count in no union. A crowd is never missed, and what lies for more than half on a crowd of its
-class or on nobody's pixels is not false.
+Unlabeled pixels are in no union. A crowd is never a false negative, and a segment with more than half of its pixels
+on a crowd of its class or on unlabeled pixels is not a false positive.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from detection.parts.query.panoptic import SURE, panoptic_map
 from detection.types import Detections
 from shared.errors import DataError, Refusal
 
-Counts = dict[int, np.ndarray]  # category -> (4,) sum of IoU, found, false, missed
+Counts = dict[int, np.ndarray]  # category -> (4,) sum of IoU, TP, FP, FN
 METRICS = tuple(f"{word}{of}" for of in ("", "_things", "_stuff") for word in ("pq", "sq", "rq"))
 
 
@@ -37,8 +37,8 @@ def compared(truth: np.ndarray, segments: Sequence[Segment], found: np.ndarray, 
     """Counts of one image.
 
     Args:
-        truth: (H, W) ids of `segments`, anything else where nobody is.
-        found: (H, W) ids of `claims`.
+        truth: (H, W) ids of `segments`; other values are unlabeled.
+        found: (H, W) ids of `claims`, the predicted segments.
     """
     overlap = shared_pixels(truth, [s.id for s in segments], found, [c.id for c in claims])
     void, areas = (
@@ -68,7 +68,7 @@ def compared(truth: np.ndarray, segments: Sequence[Segment], found: np.ndarray, 
 
 
 def shared_pixels(truth: np.ndarray, ids: Sequence[int], found: np.ndarray, claimed: Sequence[int]) -> np.ndarray:
-    """(T + 1, F + 1) int64: pixels of each pair; the last row and column are those of nobody."""
+    """(T + 1, F + 1) int64: common pixels of each pair; the last row and column are unlabeled."""
     rows, columns = places(truth, ids), places(found, claimed)
     cells = (len(ids) + 1) * (len(claimed) + 1)
     flat = (rows * (len(claimed) + 1) + columns).ravel()
@@ -76,7 +76,7 @@ def shared_pixels(truth: np.ndarray, ids: Sequence[int], found: np.ndarray, clai
 
 
 def places(pixels: np.ndarray, ids: Sequence[int]) -> np.ndarray:
-    """(H, W) ids -> (H, W) which of `ids` each is, one beyond the last where it is none."""
+    """(H, W) ids -> (H, W) index into `ids`; len(ids) for other values."""
     if not len(ids):
         return np.zeros(pixels.shape, np.int64)
     order = np.argsort(ids)
@@ -86,7 +86,7 @@ def places(pixels: np.ndarray, ids: Sequence[int]) -> np.ndarray:
 
 
 def quality(counts: Mapping[int, np.ndarray]) -> dict[int, tuple[float, float, float]]:
-    """PQ, SQ and RQ of each category that is there or was claimed."""
+    """PQ, SQ and RQ of each category with true or predicted segments."""
     qualities = {}
     for category, (iou, found, false, missed) in counts.items():
         if whole := found + 0.5 * false + 0.5 * missed:
@@ -95,7 +95,7 @@ def quality(counts: Mapping[int, np.ndarray]) -> dict[int, tuple[float, float, f
 
 
 def means(counts: Mapping[int, np.ndarray], things: Mapping[int, bool]) -> dict[str, float]:
-    """METRICS, from 0 to 1: of all categories, of things, of stuff; -1 where there are none."""
+    """METRICS, from 0 to 1: of all categories, of things, of stuff; -1 if there are none."""
     each = quality(counts)
     groups = (list(each), [c for c in each if things[c]], [c for c in each if not things[c]])
     rows = [np.mean([each[c] for c in group], axis=0).tolist() if group else [-1.0] * 3 for group in groups]
@@ -106,21 +106,21 @@ def means(counts: Mapping[int, np.ndarray], things: Mapping[int, bool]) -> dict[
 
 
 class Judged(NamedTuple):
-    """What was found in one image, and what it is worth."""
+    """Detections of one image and its counts."""
 
     segments_info: list[dict[str, Any]]
     counts: Counts
-    boxes: Found | None  # none where segments were read from a file
+    boxes: Found | None  # None if segments were read from a file
 
 
 class PanopticEvaluator:
-    """Collects what a detector found in the images of a panoptic data set, with the face of `CocoEvaluator`.
+    """Collects the detections of a panoptic data set and computes PQ, with the interface of `CocoEvaluator`.
 
-    An image that is never added counts as one where nothing was found. Box AP is of things alone.
+    An image that is never added counts as an image without detections. Box AP is of things only.
 
     Args:
-        backend: who computes box AP.
-        min_score: detections that score no more have no pixels.
+        backend: of box AP.
+        min_score: detections with this score or less are dropped.
     """
 
     def __init__(self, dataset: PanopticDetection, backend: str = "auto", *, min_score: float = SURE) -> None:
@@ -130,21 +130,21 @@ class PanopticEvaluator:
         self.found: dict[int, Judged] = {}  # by image id
 
     def original_size(self, image_id: int) -> tuple[int, int]:
-        """(height, width) of an image as the file says it."""
+        """(height, width) of an image in the file."""
         return self.boxes.original_size(image_id)
 
     def add(self, image_id: int, detections: Detections, scale: tuple[float, float]) -> None:
-        """Take what was found in one image.
+        """Add the detections of one image.
 
         Args:
             detections: in pixels of the network's input, labels from 0, with `segments`.
-            scale: (down, across), original size over the size the network saw, without padding.
+            scale: (vertical, horizontal), original size divided by the unpadded input size.
 
         Raises:
-            Refusal: they hold no masks of the whole image, or something that is nan.
+            Refusal: no masks of the whole image, or NaN.
         """
         if "segments" not in detections:
-            raise Refusal("this network finds no masks of whole images; evaluate it on boxes, or train detr_panoptic")
+            raise Refusal("this network has no panoptic masks; evaluate it on boxes, or train detr_panoptic")
         self.boxes.add(image_id, without_masks(detections), scale)
         found = panoptic_map(
             cast(Segmented, detections), self.dataset.isthing, self.original_size(image_id), min_score=self.min_score
@@ -159,29 +159,29 @@ class PanopticEvaluator:
         return compared(truth, self.relabelled(segments), found, claims)
 
     def relabelled(self, segments: Sequence[Segment]) -> list[Segment]:
-        """Segments of the file with the ids of the classes that are used, which binary mode makes one."""
+        """Segments with the category ids of the class map; with binary mode there is one."""
         if not self.dataset.classes.everything:
             return list(segments)
         return [segment._replace(category=self.dataset.classes.source_ids[0]) for segment in segments]
 
     def take(self, found: Mapping[int, Judged]) -> None:
-        """Take what another rank found. An image comes whole from the first that has it."""
+        """Add the detections of another process. Each image is taken from the first process that has it."""
         for image_id, own in found.items():
             self.found.setdefault(image_id, own)
             if own.boxes is not None:
                 self.boxes.take({image_id: own.boxes})
 
     def merge(self, files: Iterable[Path]) -> None:
-        """Take panoptic JSON with PNGs beside it, in a folder of its name, such as `detect predict` writes.
+        """Add a panoptic JSON with its folder of PNGs of the same name, as written by `detect predict`.
 
         Raises:
-            DataError: it is none, or of other images or categories.
+            DataError: not a panoptic JSON, or of other images or categories.
         """
         for path in files:
             top, _ = read_json(path)
             entries = top.get("annotations") if isinstance(top, dict) else None
             if not isinstance(entries, list):
-                raise DataError(f"{path} is no panoptic JSON: it has no list 'annotations'; see cocodataset.org")
+                raise DataError(f"{path} is not a panoptic JSON: it has no list 'annotations'; see cocodataset.org")
             pngs, infos = read_annotations(entries, path)
             for image_id, png in pngs.items():
                 size = self.original_size(image_id)
@@ -194,13 +194,13 @@ class PanopticEvaluator:
         number, category = (info.get(key) if isinstance(info, dict) else None for key in ("id", "category_id"))
         if type(number) is not int or category not in self.things:
             raise DataError(
-                f"{path}: image {image_id}, segment {number} has the category {category}, which the truth does not "
-                "know; score it against the file it is of"
+                f"{path}: image {image_id}, segment {number} has the category {category}, which is not in the "
+                "ground truth; evaluate it with the file it belongs to"
             )
         return Segment(number, cast(int, category))
 
     def counts(self) -> Counts:
-        """Over all images; those that were never added miss everything."""
+        """Sum over all images; images that were never added have only false negatives."""
         total: Counts = {}
         nothing = [image_id for image_id in self.boxes.known_images if image_id not in self.found]
         missed = (self.missed(image_id) for image_id in nothing)
@@ -215,13 +215,13 @@ class PanopticEvaluator:
         return compared(empty, segments, empty, [])
 
     def summary(self) -> dict[str, float]:
-        """METRICS, the headline first, and the box AP of things where boxes were found."""
+        """METRICS, the headline first, and the box AP of things if there are boxes."""
         metrics = means(self.counts(), self.things)
         with_boxes = any(own.boxes is not None for own in self.found.values())
         return metrics | (self.boxes.summary() if with_boxes else {})
 
     def per_class(self) -> dict[str, float]:
-        """PQ by class name, for the classes that are there or were claimed."""
+        """PQ by class name, for classes with true or predicted segments."""
         each, classes = quality(self.counts()), self.dataset.classes
         return {
             name: each[category][0]
@@ -245,7 +245,7 @@ Evaluator = CocoEvaluator | PanopticEvaluator
 
 
 def evaluator_of(dataset: CocoDetection, backend: str = "auto") -> Evaluator:
-    """What judges a detector on these images: panoptic quality where they hold masks of everything, else AP."""
+    """The evaluator of a data set: panoptic quality for panoptic data with masks, else COCO AP."""
     if isinstance(dataset, PanopticDetection) and "masks" in dataset.finds:
         return PanopticEvaluator(dataset, backend)
     return CocoEvaluator(dataset, backend, dataset.finds)

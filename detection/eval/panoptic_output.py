@@ -1,10 +1,9 @@
-"""Segments for a person and for a program: pictures, and COCO's panoptic JSON with its PNGs.
+"""Panoptic results: pictures, and COCO's panoptic JSON with its PNGs.
 
-    detections -> whose_pixels -> spoken: ids (H, W), segments_info -> PanopticFolder: panoptic.json, panoptic/*.png
-                                                                    -> painted: the photograph with its segments
+    detections -> panoptic_map -> coco_segments: ids (H, W), segments_info -> PanopticFolder: panoptic.json, PNGs
+                                                                           -> draw_panoptic: a picture
 
-An id is the color that its pixels have in the PNG, so that the PNGs show something: that of the class, each segment's
-a little off.
+Ids are chosen so that PNGs have the colors of the classes, slightly different for each segment.
 """
 
 from __future__ import annotations
@@ -26,17 +25,17 @@ from detection.parts.query.panoptic import SURE, PanopticMap, panoptic_map
 from detection.types import Detections
 from shared.files import write_json
 
-OFF = 0x0D0713  # how far the colors of two segments of a class are apart
-VEIL = 0.55  # how much of a picture is the colors of its segments
+OFF = 0x0D0713  # color difference between segments of a class
+VEIL = 0.55  # opacity of segments in a picture
 
 
 def coco_segments(
     found: PanopticMap, source_ids: Sequence[int], isthing: Sequence[bool]
 ) -> tuple[np.ndarray, list[dict]]:
-    """A map -> (H, W) int32 ids, and its segments in COCO's words.
+    """A panoptic map -> (H, W) int32 ids and COCO's segments_info.
 
     Args:
-        source_ids: the category id of each label.
+        source_ids: category id by label.
         isthing: by label.
     """
     numbers = found.numbers.cpu().numpy()
@@ -65,11 +64,11 @@ def coco_segments(
 
 
 class PanopticFolder:
-    """FOLDER/panoptic.json, and FOLDER/panoptic/ with a PNG for each image.
+    """Writes FOLDER/panoptic.json, and FOLDER/panoptic/ with a PNG for each image.
 
     Args:
-        folder: which; it is there.
-        classes: of the labels.
+        folder: an existing folder.
+        classes: class map of the labels.
         isthing: by label.
     """
 
@@ -83,11 +82,11 @@ class PanopticFolder:
     def add(
         self, image_id: int, name: str, picture: Tensor, detections: Detections, min_score: float = SURE
     ) -> Image.Image:
-        """Write the PNG of one photograph, uint8 (3, H, W), and show its segments.
+        """Write the PNG of one image, uint8 (3, H, W), and return its picture.
 
         Args:
-            name: of its file.
-            detections: of it, with `segments`.
+            name: its file name.
+            detections: with `segments`.
         """
         size = (picture.shape[-2], picture.shape[-1])
         found = panoptic_map(cast(Segmented, detections), self.isthing, size, min_score=min_score)
@@ -100,7 +99,7 @@ class PanopticFolder:
         return draw_panoptic(picture, ids, infos, named)
 
     def close(self) -> Path:
-        """Write the JSON; its path."""
+        """Write the JSON; returns its path."""
         categories_of = zip(self.classes.source_ids, self.classes.names, self.isthing, strict=True)
         categories = [{"id": i, "name": name, "isthing": int(thing)} for i, name, thing in categories_of]
         path = self.folder / "panoptic.json"
@@ -111,7 +110,7 @@ class PanopticFolder:
 def draw_panoptic(
     picture: Tensor, ids: np.ndarray, infos: Sequence[dict[str, Any]], names: dict[int, str]
 ) -> Image.Image:
-    """uint8 (3, H, W), whose each of its pixels is, and who there is -> a picture, its larger segments named."""
+    """Image uint8 (3, H, W), segment ids (H, W), segments_info -> a picture with names of larger segments."""
     pixels = picture.permute(1, 2, 0).cpu().numpy().astype(np.float32)
     colors = np.stack([ids >> shift & 255 for shift in (0, 8, 16)], axis=-1)
     mixed = np.where((ids == NO_SEGMENT)[..., None], pixels, (1 - VEIL) * pixels + VEIL * colors)
@@ -125,7 +124,7 @@ def draw_panoptic(
         if info["area"] * 400 < ids.size:
             continue
         rows, columns = np.nonzero(ids == info["id"])
-        middle = len(rows) // 2  # rows ascend, so this is a pixel of the segment near its middle row
+        middle = len(rows) // 2  # rows are sorted, so this is a pixel near the middle row
         row = rows[middle]
         column = int(np.median(columns[rows == row]))
         text = names.get(info["category_id"], str(info["category_id"]))

@@ -1,10 +1,10 @@
-"""What was found in one image: arrays in its own pixels and the file's ids, and COCO result JSON, both ways.
+"""Detections of an image in original pixels and source category ids; conversion to and from COCO results.
 
-    Detections, scale -> read_detections -> Found: rows, masks as run lengths, keypoints
+    Detections, scale -> read_detections -> Found: rows, masks as RLE, keypoints
                                             Found -> entries -> results.json -> read_entries -> {image id: Found}
 
-An entry holds `segmentation` and `keypoints` beside its box where the detector finds them. COCO keeps a 1 in the place
-of a found keypoint's visibility; what each keypoint scores stands in `keypoint_scores`, which its evaluation ignores.
+An entry has `segmentation` and `keypoints` besides its box if the detector predicts them. The visibility of predicted
+keypoints is 1, as in COCO; their scores are in `keypoint_scores`, which COCO's evaluation ignores.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ class Found(NamedTuple):
     """M detections of one image, best first."""
 
     rows: np.ndarray  # (M, 6) as x y w h score category
-    masks: list[bytes] | None = None  # M, compressed run lengths of the whole image; empty where there is none
-    keypoints: np.ndarray | None = None  # (M, K, 3) as x y score; nan where there are none
+    masks: list[bytes] | None = None  # M, compressed RLE of the whole image; empty for none
+    keypoints: np.ndarray | None = None  # (M, K, 3) as x y score; NaN for none
 
     def best(self, min_score: float) -> Found:
-        """Those that score at least so much."""
+        """Detections with at least this score."""
         keep = np.flatnonzero(self.rows[:, 4] >= min_score)
         masks = None if self.masks is None else [self.masks[i] for i in keep.tolist()]
         return Found(self.rows[keep], masks, None if self.keypoints is None else self.keypoints[keep])
@@ -40,14 +40,14 @@ class Found(NamedTuple):
 def read_detections(
     image_id: int, detections: Detections, scale: tuple[float, float], size: tuple[int, int], source_ids: np.ndarray
 ) -> Found:
-    """Detections in pixels of the network's input -> those of the photograph of (height, width) `size`.
+    """Detections in pixels of the network's input -> in pixels of the image of (height, width) `size`.
 
     Args:
-        scale: (down, across), original size over the size the network saw, without padding.
-        source_ids: (C,), the file's category ids by label.
+        scale: (vertical, horizontal), original size divided by the unpadded input size.
+        source_ids: (C,), category ids by label.
 
     Raises:
-        Refusal: something is nan or infinite, which pycocotools would count as a perfect find.
+        Refusal: NaN or Inf, which pycocotools would count as a perfect match.
     """
     down, across = scale
     corners = detections["boxes"].detach().cpu().double() * torch.tensor([across, down] * 2, dtype=torch.float64)
@@ -57,7 +57,7 @@ def read_detections(
         keypoints = detections["keypoints"].detach().cpu().double().numpy() * (across, down, 1.0)
     if not all(np.isfinite(x).all() for x in (corners.numpy(), scores, 0 if keypoints is None else keypoints)):
         raise Refusal(
-            f"detections of image {image_id} hold nan or infinite boxes or scores; "
+            f"detections of image {image_id} contain NaN or Inf; "
             "the weights have diverged, so go back to an earlier epoch or lower the learning rate"
         )
     if len(labels) and not 0 <= labels.min() <= labels.max() < len(source_ids):
@@ -73,7 +73,7 @@ def read_detections(
 
 
 def entries(image_id: int, found: Found, size: tuple[int, int]) -> list[dict[str, Any]]:
-    """COCO result JSON of one image of (height, width) `size`."""
+    """COCO results of one image of (height, width) `size`."""
     results: list[dict[str, Any]] = [
         {"image_id": image_id, "category_id": int(category), "bbox": box, "score": score}
         for *box, score, category in found.rows.tolist()
@@ -90,13 +90,13 @@ def entries(image_id: int, found: Found, size: tuple[int, int]) -> list[dict[str
 
 
 def read_entries(results: Sequence[Any], size_of: Callable[[int], tuple[int, int]]) -> dict[int, Found]:
-    """COCO result JSON -> what was found, by image id, each image's detections in the order of the file.
+    """COCO results -> detections by image id, each image's in the order of the file.
 
     Args:
         size_of: (height, width) of an image by its id.
 
     Raises:
-        DataError: an entry is no COCO result, or its mask or keypoints are none of its image.
+        DataError: an entry is not a COCO result, or its mask or keypoints do not fit its image.
     """
     read: dict[int, list[_Entry]] = {}
     shapes: set[int] = set()
@@ -135,7 +135,7 @@ def _read(result: Any, number: int, size_of: Callable[[int], tuple[int, int]]) -
         image_id, row, runs, points = 0, [], b"", None
     if len(row) != 6 or not all(map(math.isfinite, row)):
         raise DataError(
-            f"result number {number} is no image_id, category_id, bbox of four finite numbers and score; {AGAIN}"
+            f"result number {number} needs image_id, category_id, a bbox of four finite numbers and a score; {AGAIN}"
         )
     return image_id, _Entry(row, runs, points)
 
@@ -156,7 +156,7 @@ def _mask(result: Any, number: int, image_id: int, size_of: Callable[[int], tupl
     runs = read_run_lengths(result["segmentation"], (height, width))
     if runs is None:
         raise DataError(
-            f"the segmentation of result number {number} is no run lengths of the {width}x{height} pixels of "
+            f"the segmentation of result number {number} is not an RLE of the {width}x{height} pixels of "
             f"image {image_id}; {AGAIN}"
         )
     return runs
@@ -172,5 +172,5 @@ def _keypoints(result: Any, number: int) -> np.ndarray | None:
     except (TypeError, ValueError):
         points = np.full((1, 3), math.nan)
     if not len(points) or not np.isfinite(points).all():
-        raise DataError(f"the keypoints of result number {number} are no x y v of each; {AGAIN}")
+        raise DataError(f"the keypoints of result number {number} are not triples x y v; {AGAIN}")
     return points

@@ -14,7 +14,7 @@ def evaluate(argv: list[str]) -> int:
     parser = Parser(prog="detect eval", description="COCO average precision.")
     weights_flags(parser, required=False)
     parser.add_argument(
-        "--results", help="score a COCO result file instead of weights; `truth` scores the annotations themselves"
+        "--results", help="evaluate a COCO result file instead of weights; `truth` evaluates the annotations themselves"
     )
     parser.add_argument(
         "--data-path", "--coco-path", type=Path, help="images, or a COCO folder (default: the demo data)"
@@ -22,8 +22,10 @@ def evaluate(argv: list[str]) -> int:
     parser.add_argument("--val-path", type=Path, help="validation images")
     parser.add_argument("--coco-json-path", type=Path, help="annotations of --data-path")
     parser.add_argument("--coco-val-json-path", type=Path, help="annotations of --val-path")
-    parser.add_argument("--dataset", default="auto", help="coco, coco_kp, custom or coco_panoptic (default: what fits)")
-    parser.add_argument("--keypoints-file", type=Path, help="YAML of the keypoints (default: as in training)")
+    parser.add_argument(
+        "--dataset", default="auto", help="coco, coco_kp, custom or coco_panoptic (default: by folder and network)"
+    )
+    parser.add_argument("--keypoints-file", type=Path, help="YAML file of the keypoints (default: as in training)")
     parser.add_argument("--oks-sigmas", nargs="+", default=(), metavar="SIGMA", help="OKS sigma of each keypoint")
     parser.add_argument("--batch-size", "-b", type=int, default=8, help="images per forward pass (default: 8)")
     parser.add_argument("--num-workers", "-j", type=int, default=0, help="data loading processes (default: 0)")
@@ -32,7 +34,7 @@ def evaluate(argv: list[str]) -> int:
     parser.add_argument("--json", type=Path, help="write the metrics as JSON")
     args = parser.parse_exactly(argv)
     if (args.weights is None) == (args.results is None):
-        raise UsageError("detect eval scores either --weights or --results; give one of them")
+        raise UsageError("detect eval needs either --weights or --results; give one of them")
     from detection.inference import trained
     from detection.recipe import DataConfig
 
@@ -61,7 +63,7 @@ def predict(argv: list[str]) -> int:
     parser.add_argument(
         "--output", "-o", type=Path, default=Path("predictions"), help="folder for pictures and results.json"
     )
-    parser.add_argument("--coco-json-path", type=Path, help="take the images, and their ids, from this COCO file")
+    parser.add_argument("--coco-json-path", type=Path, help="COCO file with the images and their ids")
     parser.add_argument(
         "--min-score",
         type=float,
@@ -92,7 +94,7 @@ def predict(argv: list[str]) -> int:
 
 
 def weights_flags(parser: Parser, *, required: bool = True) -> None:
-    """The flags that name trained weights and how they are run."""
+    """Add the flags of trained weights: --weights, --weights-dir, --device, --size, --max-size."""
     parser.add_argument(
         "--weights", required=required, help="a run folder, an export folder, a tag, or network-backbone/tag"
     )
@@ -103,10 +105,10 @@ def weights_flags(parser: Parser, *, required: bool = True) -> None:
 
 
 def open_weights(reference: str, weights_dir: Path, device: str) -> Any:
-    """The `Trained` detector that --weights names, on its device.
+    """The `Trained` detector of --weights, on a device. Sets up logging.
 
     Raises:
-        WeightsError: nothing of that name, or weights that do not load completely.
+        WeightsError: no such weights, or they do not match.
     """
     from detection.inference import trained
     from detection.training.start import find_weights

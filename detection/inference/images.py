@@ -1,7 +1,7 @@
-"""The photographs a person names: files, folders of them, or those of a COCO file.
+"""The images to predict: files, folders, or the images of a COCO file.
 
-files and folders            -> ids from 1 in the order of their names, turned upright
-one folder, and a COCO file  -> the file's ids, pixels as they are stored
+files and folders        -> ids from 1: sources as given, files of a folder by name; EXIF orientation is applied
+a folder and a COCO file -> ids of the file; EXIF orientation is ignored, as in COCO
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ IMAGES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
 
 
 def root_of(sources: list[str]) -> Path:
-    """The folder that holds all the images: the one that is named, or the nearest above several."""
+    """The deepest folder that contains all sources."""
     paths = [Path(source).expanduser().resolve() for source in sources]
     return Path(os.path.commonpath([path if path.is_dir() else path.parent for path in paths]))
 
@@ -30,14 +30,20 @@ def root_of(sources: list[str]) -> Path:
 def pictures_of(
     sources: list[str], annotations: Path | None, images: type[CocoDetection] = CocoDetection
 ) -> Iterator[tuple[int, Path, Tensor]]:
-    """(image id, file, uint8 pixels) of everything asked for; a file that cannot be read is named and passed over.
+    """Yield (image id, file, uint8 pixels (3, H, W)); files that cannot be read are logged and skipped.
 
     Args:
-        images: what reads the annotations.
+        sources: files and folders; with `annotations`, one folder.
+        annotations: a COCO file.
+        images: class that reads the annotations.
+
+    Raises:
+        UsageError: no sources, or several with `annotations`.
+        DataError: a missing file, a folder without images, or no readable image.
     """
     if annotations is not None:
         if len(sources) != 1:
-            raise UsageError("with --coco-json-path name one folder, that of its images")
+            raise UsageError("--coco-json-path needs the folder of its images; give exactly one folder")
         dataset = images(Path(sources[0]), annotations)
         files = [(image_id, dataset.path(index)) for index, image_id in enumerate(dataset.image_ids)]
     else:
@@ -47,29 +53,35 @@ def pictures_of(
         try:
             picture = decode_image(path.read_bytes(), upright=annotations is None)
         except (OSError, BadImage) as error:
-            log.warning("passed over %s: %s", path, error)
+            log.warning("skipped %s: %s", path, error)
             continue
         read += 1
         yield image_id, path, picture
     if not read:
-        raise DataError(f"none of the {len(files)} files can be read as an image; look at {files[0][1]}")
+        raise DataError(f"none of the {len(files)} files can be read as an image; check {files[0][1]}")
 
 
 def listed_files(sources: list[str]) -> list[Path]:
+    """Files of the sources, folders searched recursively.
+
+    Raises:
+        UsageError: no sources.
+        DataError: a missing file, or a folder without images.
+    """
     files: list[Path] = []
     for source in sources:
         path = Path(source).expanduser()
         if path.is_dir():
             inside = sorted(p for p in path.rglob("*") if p.suffix.lower() in IMAGES)
             if not inside:
-                raise DataError(f"{path} holds no image; name a folder of {', '.join(IMAGES[:4])} files")
+                raise DataError(f"{path} contains no images; give a folder of {', '.join(IMAGES[:4])} files")
             files += inside
         elif path.is_file():
             files.append(path)
         else:
             raise DataError(
-                f"there is no file {path}; name images, a folder of them, or a folder with --coco-json-path"
+                f"there is no file {path}; give images, a folder of images, or a folder and --coco-json-path"
             )
     if not files:
-        raise UsageError("name the images to look at: files, or a folder")
+        raise UsageError("no images given; give image files or folders")
     return files

@@ -1,6 +1,7 @@
-"""Detections become annotations: what `detect predict --save coco` writes, and `detect train` accepts.
+"""Pseudo-labels: detections as a COCO annotation file, for `detect predict --save coco` and then `detect train`.
 
-The auto-labeler: a detector labels new photographs, a person looks at them, and the next detector trains on them.
+results -> annotations with at least min_score -> annotations.json
+                                               -> labelled.json: counts by class, score and image
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from detection.data.annotations.classes import ClassMap
 from detection.data.annotations.skeleton import Skeleton
 from detection.data.masks.paste import codec
 from detection.drawing.shapes import SURE
+from shared.errors import plural
 from shared.files import write_json
 
 log = logging.getLogger(__name__)
@@ -26,13 +28,18 @@ def annotations_of(
     min_score: float,
     skeleton: Skeleton | None = None,
 ) -> dict[str, Any]:
-    """A COCO annotation file of what scores enough; every annotation keeps its score, its mask and its keypoints.
+    """Convert COCO results to COCO annotations, with the scores, masks and keypoints of the results.
+
+    Boxes are clipped to the image. Boxes narrower than a pixel and empty masks are dropped.
 
     Args:
-        images: id, file_name, height, width of each.
-        results: COCO results of these images, in the ids of `classes`.
-        min_score: what scores less is no label, nor is a box of less than a pixel or a mask of none.
-        skeleton: of the keypoints that results hold.
+        images: COCO images: id, file_name, height, width.
+        results: COCO results of these images, with the category ids of `classes`.
+        min_score: results with a lower score are dropped.
+        skeleton: of the keypoints in `results`.
+
+    Returns:
+        The content of a COCO annotation file.
     """
     sizes = {image["id"]: (image["width"], image["height"]) for image in images}
     annotations: list[dict[str, Any]] = []
@@ -48,7 +55,7 @@ def annotations_of(
 
 
 def beyond_the_box(found: dict[str, Any]) -> dict[str, Any]:
-    """Mask and keypoints of a result as an annotation has them; a keypoint that scores no more than 0 is no label."""
+    """Segmentation and keypoints of an annotation; keypoints with a score (a logit) of 0 or less are not labeled."""
     fields = {"segmentation": found["segmentation"]} if "segmentation" in found else {}
     if "keypoints" in found:
         places = zip(found["keypoints"][0::3], found["keypoints"][1::3], found["keypoint_scores"], strict=True)
@@ -59,20 +66,20 @@ def beyond_the_box(found: dict[str, Any]) -> dict[str, Any]:
 
 
 def categories(classes: ClassMap, skeleton: Skeleton | None) -> list[dict[str, Any]]:
-    """As a COCO file lists them."""
+    """The categories of a COCO file."""
     words = {} if skeleton is None else skeleton.to_words()
     return [{"id": i, "name": name, **words} for i, name in zip(classes.source_ids, classes.names, strict=True)]
 
 
 def inside(box: list[float], size: tuple[int, int]) -> tuple[float, float, float, float]:
-    """x y w h, clipped to (width, height)."""
+    """Clip a box x y w h to an image of (width, height)."""
     x0, y0 = (min(max(value, 0.0), float(limit)) for value, limit in zip(box[:2], size, strict=True))
     x1, y1 = (min(max(a + b, 0.0), float(limit)) for a, b, limit in zip(box[:2], box[2:], size, strict=True))
     return x0, y0, x1 - x0, y1 - y0
 
 
 def report_of(dataset: dict[str, Any], min_score: float) -> dict[str, Any]:
-    """What was labelled: boxes by class, by score and by image, and the images that got none."""
+    """Numbers of boxes by class, by score and by image, and the images without boxes."""
     names = {category["id"]: category["name"] for category in dataset["categories"]}
     boxes = dataset["annotations"]
     by_class = Counter(names[box["category_id"]] for box in boxes)
@@ -89,13 +96,14 @@ def report_of(dataset: dict[str, Any], min_score: float) -> dict[str, Any]:
 
 
 def save(out: Path, dataset: dict[str, Any], min_score: float) -> str:
-    """annotations.json and labelled.json; a sentence about them."""
+    """Write annotations.json and labelled.json; returns a summary line."""
     report = report_of(dataset, min_score)
     write_json(out / "annotations.json", dataset)
     write_json(out / "labelled.json", report)
     counts = ", ".join(f"{name} {count}" for name, count in report["boxes_by_class"].items()) or "none"
     empty = len(report["without_boxes"])
     return (
-        f"annotations.json: {report['boxes']} boxes of score {min_score:g} and more on "
-        f"{report['images'] - empty} of {report['images']} images ({counts}); labelled.json names the {empty} without"
+        f"annotations.json: {plural(report['boxes'], 'box')} with a score of at least {min_score:g} on "
+        f"{report['images'] - empty} of {report['images']} images ({counts}); "
+        f"labelled.json lists the {empty} without boxes"
     )

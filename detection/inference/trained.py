@@ -1,4 +1,9 @@
-"""Trained detectors by reference, and what they are asked: `detect eval`, `detect predict`."""
+"""`detect eval` and `detect predict`: run a trained detector.
+
+Exported -> Trained -> evaluate: COCO AP or panoptic quality of a data set
+                    -> predict: pictures and COCO results of images
+COCO result file    -> evaluate_results
+"""
 
 from __future__ import annotations
 
@@ -32,7 +37,7 @@ from detection.training.datasets import Place, images_of, input_size, kind_of, n
 from detection.training.task import DetectTask
 from detection.types import Detections, Target
 from shared.devices.device import to_device
-from shared.errors import DataError, UsageError, WeightsError
+from shared.errors import DataError, UsageError, WeightsError, plural
 from shared.feeding.feed import in_order
 from shared.feeding.plan import rng_for
 from shared.files import write_aside, write_json
@@ -45,11 +50,14 @@ FIELDS = {"masks": "segmentation", "keypoints": "keypoints"}  # of COCO results
 
 
 class Trained:
-    """A detector with its weights, class map, skeleton and input size, as its card says.
+    """A trained detector with its class map, skeleton and input size, from its card.
 
     Args:
-        exported: which.
-        device: where it runs.
+        exported: an export of kind "detector".
+        device: device of the network.
+
+    Raises:
+        WeightsError: the export is a backbone, or its weights do not match.
     """
 
     def __init__(self, exported: Exported, device: torch.device) -> None:
@@ -69,10 +77,10 @@ class Trained:
         self.recipe = card.recipe
 
     def resize(self, size: tuple[int, ...] | None = None, max_size: int | None = None) -> Callable:
-        """The resize that training's own evaluation used, or another."""
+        """The resize of the evaluation during training; `size` and `max_size` (pixels) replace those of the card."""
         knobs = all_knobs_of_data()
         wanted = ("size", "max_size", "multiscale", "antialias", "aug_type")
-        values = {name: knobs[name][1].default for name in wanted} | self.recipe  # an older card may know fewer
+        values = {name: knobs[name][1].default for name in wanted} | self.recipe  # older cards may lack some
         own = {name: coerce(values[name], *knobs[name], name) for name in wanted}
         return build_augment(
             own["aug_type"],
@@ -99,7 +107,15 @@ def evaluate(
     size: tuple[int, ...] | None,
     save: Path | None,
 ) -> dict[str, float]:
-    """Official COCO AP of weights on annotated images; equal to training's own last number on the same data."""
+    """COCO AP or panoptic quality of a detector, overall and by class; as in the evaluation during training.
+
+    Args:
+        size: height and width in pixels; None for that of training.
+        save: file for the detections as COCO results.
+
+    Returns:
+        Metrics from 0 to 1, the headline first.
+    """
     if trained.isthing is not None and config.dataset == "auto":
         config = replace(config, dataset="coco_panoptic")
     place = validation_place(config, trained.finds)
@@ -122,9 +138,12 @@ def evaluate(
 
 
 def evaluate_results(config: DataConfig, results: str) -> dict[str, float]:
-    """Official COCO AP of a result file, or of the ground truth itself (`truth`), which should score 1.
+    """COCO AP of a result file, or of the ground truth (results="truth"), which should be 1.
 
-    Masks and keypoints are scored where both the results and the annotations hold them.
+    Masks and keypoints are evaluated if both the results and the annotations have them.
+
+    Raises:
+        DataError: the file is not a list of COCO results.
     """
     if config.dataset == "coco_panoptic":
         return evaluate_segments(config, results)
@@ -137,7 +156,7 @@ def evaluate_results(config: DataConfig, results: str) -> dict[str, float]:
     held = what_is_held(place) if wanted else ()
     for kind in wanted:
         if found is not None and kind not in held:
-            log.warning("%s has no %s, so those of %s are not scored", place.annotations, kind, results)
+            log.warning("%s has no %s, so those of %s are not evaluated", place.annotations, kind, results)
     both = tuple(kind for kind in wanted if kind in held)
     dataset = CocoDetection(place.images, place.annotations, finds=both, skeleton=skeleton_of(config))
     take_sigmas(dataset, config)
@@ -147,21 +166,25 @@ def evaluate_results(config: DataConfig, results: str) -> dict[str, float]:
 
 
 def evaluate_segments(config: DataConfig, results: str) -> dict[str, float]:
-    """Panoptic quality of a panoptic JSON with its PNGs beside it, or of the truth itself, which scores 1."""
+    """Panoptic quality of a COCO panoptic JSON with its folder of PNGs, or of the ground truth ("truth"), which is 1.
+
+    Raises:
+        UsageError: the annotations are in shards.
+    """
     place = validation_place(config, ("masks",))
     if place.annotations is None:
-        raise UsageError("panoptic annotations do not lie in shards; give the folder and the JSON")
+        raise UsageError("panoptic annotations cannot be in shards; give the image folder and the JSON file")
     evaluator = PanopticEvaluator(PanopticDetection(place.images, place.annotations, finds=("masks",)))
     evaluator.merge([place.annotations if results == "truth" else Path(results)])
     return evaluator.summary()
 
 
 def read_results(path: str) -> list[Any]:
-    """The entries of a result file. Raises DataError if it is none."""
+    """The entries of a COCO result file. Raises DataError if it is not one."""
     try:
         found = json.loads(Path(path).read_text())
         if not isinstance(found, list) or not all(isinstance(entry, dict) for entry in found):
-            raise ValueError("no list of results")
+            raise ValueError("not a list of results")
     except (OSError, ValueError) as error:
         raise DataError(
             f"{path} cannot be read as COCO results ({error}); give a file that `detect predict` wrote"
@@ -170,26 +193,27 @@ def read_results(path: str) -> list[Any]:
 
 
 def what_is_held(place: Place) -> tuple[str, ...]:
-    """What annotations hold besides boxes: masks if every object has one, keypoints if any has."""
+    """What annotations have besides boxes: "masks" if every object has one, "keypoints" if any has."""
     table = read_table(place.images, place.annotations, None)
     masks = table.masks is not None and bool(((table.masks.rings > 0) | (table.masks.in_code > 0)).all())
     return (*(("masks",) if masks else ()), *(("keypoints",) if table.keypoints is not None else ()))
 
 
 def skeleton_of(config: DataConfig) -> Skeleton | None:
+    """The skeleton of --keypoints-file, or None."""
     return None if config.keypoints_file is None else Skeleton.from_yaml(config.keypoints_file)
 
 
 def take_sigmas(dataset: CocoDetection, config: DataConfig) -> None:
-    """How exact keypoints must be, as --oks-sigmas says."""
+    """Set the OKS sigmas of --oks-sigmas. Raises UsageError if the data set has no keypoints."""
     if config.oks_sigmas:
         if dataset.skeleton is None:
-            raise UsageError("--oks-sigmas is about keypoints, and none are measured here; leave it out")
+            raise UsageError("--oks-sigmas needs keypoints, and none are evaluated; remove it")
         dataset.skeleton = dataset.skeleton.with_sigmas(config.oks_sigmas)
 
 
 def with_classes(evaluator: Evaluator) -> dict[str, float]:
-    """The summary, and AP or panoptic quality by class of everything that is measured."""
+    """The summary, and AP of each kind or panoptic quality by class."""
     metrics = evaluator.summary()
     if isinstance(evaluator, PanopticEvaluator):
         return metrics | {f"pq of {name}": value for name, value in evaluator.per_class().items()}
@@ -200,10 +224,10 @@ def with_classes(evaluator: Evaluator) -> dict[str, float]:
 
 
 def validation_place(config: DataConfig, learns: Sequence[str] = ()) -> Place:
-    """The validation images, or the only images that are named.
+    """The validation images, or the training images if there are no others.
 
     Args:
-        learns: what is wanted of them besides boxes.
+        learns: "masks", "keypoints": needed besides boxes.
     """
     if config.val_path is not None:
         return named_validation(config)
@@ -222,23 +246,33 @@ def predict(
     max_size: int | None,
     annotate: bool = False,
 ) -> list[str]:
-    """Pictures of what was found, and COCO results, for files, folders, or the images of a COCO file; what was written.
+    """Detect objects; write a picture of each image, results.json (COCO results) and images.json.
 
-    Results are in the ids of the weights' class map and in each image's own pixels. Without a COCO file the images get
-    ids from 1 in the order of their names, listed in `images.json`; their names there start from the folder that holds
-    them all.
-
-    A network that says whose each pixel is writes that, too, as COCO's panoptic JSON and PNGs.
+    Category ids are those of the weights' class map, boxes in pixels of the original images. Without a COCO file, image
+    ids start at 1; file names in images.json are relative to the deepest folder that contains all images. Panoptic
+    segmentation networks also write COCO panoptic JSON and PNGs.
 
     Args:
-        min_score: what scores less is left out; None is 0.05, or 0.5 of annotations, or 0.85 of segments.
-        annotate: write what scores enough as COCO annotations, too.
+        sources: files and folders; with `annotations`, the folder of its images.
+        out: an empty or new folder.
+        annotations: a COCO file with the images and their ids.
+        min_score: detections with a lower score are dropped; None for 0.05, 0.5 with `annotate`, 0.85 for segments.
+        size: height and width in pixels; None for that of training.
+        max_size: maximum of the longer side in pixels; None for that of training.
+        annotate: also write annotations.json, COCO annotations.
+
+    Returns:
+        Lines that describe what was written.
+
+    Raises:
+        UsageError: `out` is not empty, or the sources are not as above.
+        DataError: no image can be read.
     """
     resize, sure = trained.resize(size, max_size), SURE if min_score is None else min_score
     min_score = (0.5 if annotate else 0.05) if min_score is None else min_score
     out.mkdir(parents=True, exist_ok=True)
     if any(out.iterdir()):
-        raise UsageError(f"{out} is not empty; give another --output, predictions are never overwritten")
+        raise UsageError(f"{out} is not empty, and predictions are never overwritten; give another --output")
     results: list[dict[str, Any]] = []
     listing: list[dict[str, Any]] = []
     root = root_of(sources)
@@ -275,9 +309,9 @@ def predict(
     write_json(
         out / "images.json", {"images": listing, "categories": labelling.categories(trained.classes, trained.skeleton)}
     )
-    lines = [f"{len(listing)} pictures and results.json in {out}"]
+    lines = [f"{plural(len(listing), 'picture')} and results.json in {out}"]
     if folder is not None:
-        lines.append(f"whose each pixel is in {folder.close()} and {folder.pngs}")
+        lines.append(f"panoptic segmentation in {folder.close()} and {folder.pngs}")
     if annotate:
         labels = labelling.annotations_of(listing, results, trained.classes, min_score, trained.skeleton)
         lines.append(labelling.save(out, labels, min_score))
@@ -285,7 +319,7 @@ def predict(
 
 
 def in_photograph(found: Detections, scale: tuple[float, float]) -> Detections:
-    """Detections in the network's pixels -> those of a photograph (down, across) as large."""
+    """Detections in pixels of the network's input -> in pixels of the original image. scale: (vertical, horizontal)."""
     down, across = scale
     moved = Detections(**found)
     moved["boxes"] = found["boxes"] * torch.tensor([across, down, across, down])
@@ -295,6 +329,7 @@ def in_photograph(found: Detections, scale: tuple[float, float]) -> Detections:
 
 
 def show(metrics: dict[str, float], out: Path | None) -> None:
+    """Print metrics, one per line, and write them as JSON to `out`."""
     width = max(map(len, metrics))
     for name, value in metrics.items():
         print(f"{name:<{width}}  {value:.4f}")

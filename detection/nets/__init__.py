@@ -1,15 +1,15 @@
-"""Detectors: one page each. `detector.build("fcos", backbone, num_classes)` gives a `Detector`.
+"""Detectors, one file per detector or family. `detector.build("fcos", backbone, num_classes)` gives a `Detector`.
 
-Beside its name a page may say
+Facts that may be given with a name:
 
-    size=(height, width)   what it is trained at when nobody says
-    tiny={...}             options that make it small enough to be seen running in a minute
-    finds=("masks",)       or ("keypoints",): what its targets and its detections hold besides boxes
-    segments=True          its masks are of whole images, and say whose each pixel is
-    like="faster_rcnn"     takes that one's options as well as its own
-    grows_from={"detr": "masks.*"}   whose weights it may start from, and what of its own these lack
+    size=(height, width)   default input size
+    tiny={...}             options of `--scale tiny`
+    finds=("masks",)       or ("keypoints",): what its targets and its detections have besides boxes
+    segments=True          panoptic: its masks segment the whole image into things and stuff
+    like="faster_rcnn"     inherits the options of that network
+    grows_from={"detr": "masks.*"}   networks whose weights it may start from, with patterns of the missing tensors
 
-A network that finds keypoints takes their number as its option `num_keypoints`.
+A network with keypoints has an option `num_keypoints`.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ from shared.recipes.registry import Registry
 
 
 class Detector(nn.Module, ABC):
-    """Two verbs, each with one return type.
+    """The interface of a detector: `forward` gives losses, `detect` gives detections.
 
-    backbone: what it stands on.
-    used_maps: which of the backbone's maps it reads; what no used map depends on is frozen.
+    backbone: its backbone.
+    used_maps: indices of the backbone's maps it uses; parameters that no used map depends on are frozen.
     multiple: height and width of a batch are rounded up to it.
     """
 
@@ -38,15 +38,15 @@ class Detector(nn.Module, ABC):
 
     @abstractmethod
     def forward(self, images: Images, targets: list[Target]) -> dict[str, Tensor]:
-        """Named losses of a batch, already weighted."""
+        """Named, already weighted losses of a batch, scalars."""
 
     @abstractmethod
     def detect(self, images: Images) -> list[Detections]:
-        """What is in each image, best first, in the pixels of the batch."""
+        """Detections of each image, best first, in pixels of the batch."""
 
     @abstractmethod
     def class_head(self) -> list[nn.Module]:
-        """The part that names classes: what --freeze-body leaves to learn."""
+        """Modules of the classification head, which --freeze-body leaves trainable."""
 
 
 detector: Registry[Detector] = Registry("detector", "detection.nets")
@@ -54,16 +54,16 @@ SIZE = (640, 640)
 
 
 def default_size(network: str) -> tuple[int, int]:
-    """(height, width) a detector is trained at when nobody says."""
+    """Default (height, width) of a detector."""
     return detector.facts(network).get("size", SIZE)
 
 
 def lacks_from(network: str, other: str) -> tuple[str, ...]:
-    """What a detector lacks when it starts from the weights of another, as patterns; nothing when it cannot."""
+    """Patterns of the tensors that are missing when a detector starts from another's weights; () if it cannot."""
     lacking = detector.facts(network).get("grows_from", {}).get(other)
     return () if lacking is None else (lacking,)
 
 
 def finds(network: str) -> tuple[str, ...]:
-    """What a detector learns and finds besides boxes: fields of its targets and detections."""
+    """Fields of a detector's targets and detections besides boxes."""
     return tuple(detector.facts(network).get("finds", ()))

@@ -1,15 +1,15 @@
-"""Deformable DETR: queries look at a few places of several maps, which they choose themselves, and not at everything.
+"""Deformable DETR: attention to a few sampled points of several feature levels.
 
 Zhu, Su, Lu, Li, Wang, Dai, "Deformable DETR: Deformable Transformers for End-to-End Object Detection", 2021.
 
-    image -> backbone -> levels -> encoder: every place looks around itself, on all levels -> memory
-                                   decoder: every query looks around its reference        -> classes, box
+    image -> backbone -> levels -> encoder: each cell samples points around itself, on all levels -> memory
+                                   decoder: each query samples points around its reference       -> classes, box
 
-    deformable_detr           every layer says where the box lies around the query's one reference
-    deformable_detr_boxref    every layer betters the box of the layer before, and looks inside it
-    two_stage                 that, and the first boxes are the best of what the encoder's places propose
+    deformable_detr           every layer predicts boxes relative to the query's fixed reference point
+    deformable_detr_boxref    iterative box refinement: every layer refines the boxes of the previous layer
+    two_stage                 with refinement, and initial boxes from the best proposals of the encoder
 
-Shape letters: B images, Q queries, S places of all levels, C channels, K classes, L levels, N decoder layers.
+Shape letters: B images, Q queries, S cells of all levels, C channels, K classes, L levels, N decoder layers.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from detection.parts.query.transformer import MLP, Attention, FeedForward, Resid
 from detection.types import Detections, Images, Target
 from shared.errors import UsageError
 
-RARE = 0.01  # what every class scores before training
+RARE = 0.01  # initial score of every class
 TINY: dict[str, Any] = {
     "width": 32,
     "heads": 4,
@@ -46,26 +46,26 @@ TINY: dict[str, Any] = {
 
 
 class Memory(NamedTuple):
-    """What the encoder made of an image, and how its places lie."""
+    """Output of the encoder."""
 
     tokens: Tensor  # (B, S, C)
     where: Extent
-    padding: Tensor | None  # (B, S), true where there is no image
+    padding: Tensor | None  # (B, S), True for padding
 
 
 class Proposals(NamedTuple):
-    """What every place of the memory says there is."""
+    """Predictions of the encoder's cells."""
 
     logits: Tensor  # (B, S, K)
     boxes: Tensor  # (B, S, 4) before the sigmoid
 
 
 class Start(NamedTuple):
-    """What the queries hold and where they are before they look."""
+    """Initial states, positions and references of the queries."""
 
     states: Tensor  # (B, Q, C)
     positions: Tensor  # (B, Q, C)
-    references: Tensor  # (B, Q, 2) points or (B, Q, 4) boxes, in shares of the unpadded images
+    references: Tensor  # (B, Q, 2) points or (B, Q, 4) boxes, relative to the unpadded images
     proposals: Proposals | None = None
 
 
@@ -73,28 +73,28 @@ class Start(NamedTuple):
 class DeformableDETR(Detector):
     """
     Args:
-        backbone: anything with a map of stride 32 or finer.
+        backbone: any with a map of stride 32 or finer.
         num_classes: K, without background.
-        refine_boxes: every layer has heads of its own and betters the box of the layer before.
+        refine_boxes: iterative box refinement, with separate heads per layer.
         width: channels of the transformer.
-        heads: of every attention; they share the width.
-        points: places that a head looks at in each level.
-        num_levels: L; the coarsest maps up to stride 32, and further ones, each of half the size, made by convolutions.
-        finest_stride: finer maps are left alone; 4 with four levels are strides 4 to 32 instead of 8 to 64.
-        encoder_layers: in which the places of all levels look around themselves.
-        decoder_layers: in which the queries look at one another and at the levels.
-        feedforward: width inside each layer's feed-forward part.
-        dropout: share of values set to 0 in training, in every layer.
-        num_queries: Q, the most objects an image may have.
-        two_stage: queries start at the best proposals of the encoder's places, and boxes are refined.
-        class_cost: weight of the probability of an object's class when queries are assigned to objects.
-        l1_cost: weight of the distance between boxes there.
-        giou_cost: weight of the overlap of boxes there.
+        heads: attention heads; they divide the width.
+        points: sampling points per head and level.
+        num_levels: L; the coarsest maps up to stride 32, and further levels by stride-2 convolutions.
+        finest_stride: stride of the finest level; 4 with four levels gives strides 4 to 32 instead of 8 to 64.
+        encoder_layers: number of encoder layers.
+        decoder_layers: number of decoder layers.
+        feedforward: hidden width of each layer's feed-forward network.
+        dropout: dropout probability in every layer.
+        num_queries: Q, the maximum number of objects per image.
+        two_stage: queries start from the best proposals of the encoder; implies refine_boxes.
+        class_cost: matching cost weight of the class probability.
+        l1_cost: matching cost weight of the L1 distance of boxes.
+        giou_cost: matching cost weight of the generalized IoU.
         class_weight: weight of the classification loss.
-        l1_weight: weight of the loss that is the distance of boxes.
-        giou_weight: weight of the loss that is their missing overlap.
-        min_score: detections that score less are left out.
-        max_detections: kept per image, of all pairs of query and class.
+        l1_weight: weight of the L1 loss of boxes.
+        giou_weight: weight of the generalized IoU loss.
+        min_score: detections with a lower score are dropped.
+        max_detections: per image, over all pairs of query and class.
     """
 
     def __init__(
@@ -133,7 +133,7 @@ class DeformableDETR(Detector):
         self.encoder = nn.ModuleList(EncoderLayer(*options) for _ in range(encoder_layers))
         self.decoder = nn.ModuleList(DecoderLayer(*options) for _ in range(decoder_layers))
         self.start = Proposed(width) if two_stage else Learned(width, num_queries)
-        own = decoder_layers + two_stage if self.refine else 1  # the last of two stages is the encoder's
+        own = decoder_layers + two_stage if self.refine else 1  # with two stages, the last head is for the encoder
         self.classify = nn.ModuleList(nn.Linear(width, num_classes) for _ in range(own))
         self.locate = nn.ModuleList(MLP(width, 4) for _ in range(own))
         self.reset_heads(small=not two_stage)
@@ -150,7 +150,7 @@ class DeformableDETR(Detector):
         self.min_score, self.max_detections = min_score, max_detections
 
     def reset_heads(self, *, small: bool) -> None:
-        """Every class is rare; boxes are where their references are, and `small` ones around points."""
+        """Initialize heads: low class scores, boxes at their references, small ones around points if `small`."""
         for head in self.classify:
             nn.init.constant_(head.bias, -math.log((1 - RARE) / RARE))  # type: ignore[arg-type]
         for head in self.locate:
@@ -160,7 +160,7 @@ class DeformableDETR(Detector):
             nn.init.constant_(self.locate[0][-1].bias[2:], -2.0)  # type: ignore[index]
 
     def forward(self, images: Images, targets: list[Target]) -> dict[str, Tensor]:
-        """Focal loss of the classes, distance and missing overlap of the boxes, of every decoder layer and proposal."""
+        """Focal loss of classes, L1 and GIoU losses of boxes, for every decoder layer and the proposals."""
         logits, boxes, proposals = self.predict(images)
         losses = self.loss(logits, boxes, targets, images.sizes)
         if proposals is None:
@@ -178,7 +178,7 @@ class DeformableDETR(Detector):
         return list(self.classify)
 
     def predict(self, images: Images) -> tuple[Tensor, Tensor, Proposals | None]:
-        """-> logits (N, B, Q, K), boxes (N, B, Q, 4) as center, width, height in shares of the images; proposals"""
+        """-> logits (N, B, Q, K), boxes (N, B, Q, 4) as cx cy w h relative to the images; proposals"""
         maps = self.levels(self.backbone.forward_features(images.pixels))
         memory = self.encode(maps, extent(images, maps))
         if isinstance(self.start, Proposed):
@@ -213,18 +213,18 @@ class DeformableDETR(Detector):
 
 @detector("deformable_detr_boxref", like="deformable_detr", tiny=TINY)
 def deformable_detr_boxref(backbone: Backbone, num_classes: int, **options: Any) -> Detector:
-    """Deformable DETR with box refinement: every layer betters the box of the layer before. Options are the same."""
+    """Deformable DETR with iterative box refinement. The options are the same."""
     return DeformableDETR(backbone, num_classes, True, **options)
 
 
 class Levels(nn.Module):
-    """Backbone maps -> `count` maps of equal width, each half of the one before.
+    """Backbone maps -> `count` maps of equal width, each with twice the stride of the previous one.
 
-    The coarsest maps between `finest` and 32 pass a convolution each; what is missing is made of the last one by
-    convolutions of stride 2. The one map of a plain ViT becomes a simple pyramid first.
+    The coarsest maps with strides from `finest` to 32 get a convolution each; further levels are made by stride-2
+    convolutions. The single map of a plain ViT becomes a simple pyramid first.
 
     Raises:
-        UsageError: the backbone has no map in between.
+        UsageError: the backbone has no map in this range.
     """
 
     def __init__(self, backbone: Backbone, width: int, count: int, finest: int) -> None:
@@ -233,14 +233,15 @@ class Levels(nn.Module):
         if not self.used or count < 1:
             raise UsageError(
                 f"{count} levels from stride {finest} on need a map of stride {finest} to 32; this backbone has "
-                f"strides {[i.stride for i in backbone.maps]}, change --num-levels or --finest-stride, or take another"
+                f"strides {[i.stride for i in backbone.maps]}, change --num-levels or --finest-stride, or use "
+                f"another one"
             )
         channels = [backbone.maps[i].channels for i in self.used]
         self.pyramid, stride = None, backbone.maps[-1].stride
         if len(backbone.maps) == 1 and stride % 4 == 0 and count > 1:
             offered = [s for s in (stride // 4, stride // 2, stride, stride * 2) if s >= finest]
             self.pyramid = build_pyramid(backbone, width, finest=offered[-count:][0], coarser="pool")
-            channels = [info.channels for info in self.pyramid.maps[:-1]]  # the last is pooled, ours is not
+            channels = [info.channels for info in self.pyramid.maps[:-1]]  # without the pooled level
         convs = [nn.Conv2d(into, width, 1) for into in channels]
         for i in range(count - len(channels)):
             convs.append(nn.Conv2d(width if i else channels[-1], width, 3, stride=2, padding=1))
@@ -270,7 +271,7 @@ class EncoderLayer(nn.Module):
     def forward(
         self, x: Tensor, positions: Tensor, places: Tensor, shapes: list[tuple[int, int]], hidden: Tensor | None
     ) -> Tensor:
-        """(B, S, C), its positions, its places (B, S, L, 2), what is padding -> (B, S, C)"""
+        """(B, S, C), positions, reference points (B, S, L, 2), padding mask -> (B, S, C)"""
         x = self.around_attention(x, lambda x: self.attention(x + positions, places, x, shapes, hidden))
         return self.around_feed(x, self.feed)
 
@@ -284,7 +285,7 @@ class DecoderLayer(nn.Module):
         self.around_self, self.around_cross, self.around_feed = (ResidualNorm(width, dropout) for _ in range(3))
 
     def forward(self, x: Tensor, positions: Tensor, places: Tensor, memory: Memory) -> Tensor:
-        """(B, Q, C), its positions, its places (B, Q, L, 2 or 4), memory -> (B, Q, C)"""
+        """(B, Q, C), positions, references (B, Q, L, 2 or 4), memory -> (B, Q, C)"""
 
         def attend_to_queries(x: Tensor) -> Tensor:
             placed = x + positions
@@ -297,7 +298,7 @@ class DecoderLayer(nn.Module):
 
 
 class Learned(nn.Module):
-    """Queries that are the same for every image."""
+    """Learned queries, the same for every image."""
 
     def __init__(self, width: int, count: int) -> None:
         super().__init__()
@@ -313,7 +314,7 @@ class Learned(nn.Module):
 
 
 class Proposed(nn.Module):
-    """Queries that start where the best proposals are, and are told so."""
+    """Queries initialized from the best proposals of the encoder (two-stage)."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -322,7 +323,7 @@ class Proposed(nn.Module):
         xavier(self)
 
     def forward(self, memory: Memory, classify: nn.Module, locate: nn.Module, most: int) -> Start:
-        """Every place proposes a box around itself; the best of them, by their first class, become queries."""
+        """Every cell proposes a box; the best ones, by the logit of their first class, become queries."""
         boxes, usable = first_boxes(memory)
         seen = self.look(memory.tokens.masked_fill(~usable, 0))
         proposals = Proposals(classify(seen), locate(seen).float() + boxes)
@@ -334,7 +335,7 @@ class Proposed(nn.Module):
 
 
 def first_boxes(memory: Memory) -> tuple[Tensor, Tensor]:
-    """-> (B, S, 4) a box around each place, before the sigmoid, infinite where (B, S, 1) says that it is of no use."""
+    """-> (B, S, 4) initial box of each cell, before the sigmoid, Inf where invalid; (B, S, 1) validity."""
     middle = centers(memory.where)
     sides = [
         middle.new_full((height * width, 2), 0.05 * 2**level)
@@ -348,7 +349,7 @@ def first_boxes(memory: Memory) -> tuple[Tensor, Tensor]:
 
 
 def centers(where: Extent) -> Tensor:
-    """-> (B, S, 2): the middle x, y of every place, in shares of the unpadded images."""
+    """-> (B, S, 2): center x, y of every cell, relative to the unpadded images."""
     found = []
     for (height, width), cells in zip(where.shapes, where.cells.unbind(1), strict=True):
         ys, xs = (torch.arange(side, device=cells.device) + 0.5 for side in (height, width))
@@ -358,12 +359,12 @@ def centers(where: Extent) -> Tensor:
 
 
 def on_levels(references: Tensor, where: Extent) -> Tensor:
-    """(B, Q, 2 or 4) in shares of the unpadded images -> (B, Q, L, 2 or 4) in shares of each padded level."""
+    """(B, Q, 2 or 4) relative to the unpadded images -> (B, Q, L, 2 or 4) relative to each padded level."""
     times = references.shape[-1] // 2
     return references[:, :, None] * where.shares.repeat(1, 1, times)[:, None]
 
 
 def add_to_references(moves: Tensor, references: Tensor) -> Tensor:
-    """(B, Q, 4) as heads say them, (B, Q, 2 or 4) -> (B, Q, 4): the moved references, before the sigmoid."""
+    """Head outputs (B, Q, 4), references (B, Q, 2 or 4) -> (B, Q, 4): boxes before the sigmoid."""
     known = references.clamp(1e-5, 1 - 1e-5).logit()
     return moves + F.pad(known, (0, 4 - references.shape[-1]))

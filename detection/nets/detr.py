@@ -1,16 +1,16 @@
-"""DETR: a hundred queries look at the whole image and at one another, and each says what it found and where.
+"""DETR: set prediction with object queries and a transformer.
 
 Carion, Massa, Synnaeve, Usunier, Kirillov, Zagoruyko, "End-to-End Object Detection with Transformers", 2020.
 
     image -> backbone -> coarsest map -> encoder -> memory
-                                         queries -> decoder, looking at the memory -> class or nothing, box
-    detr_panoptic                                   and, on the way back up the backbone's maps -> mask
+                                         queries -> decoder with attention to memory -> class or background, box
+    detr_panoptic                                   and a mask head over the backbone's maps -> mask
 
-Neither anchors nor suppression: training assigns one query to each object, so that no two learn to say the same.
-`detr_panoptic` is trained in two stages, as its paper does: `detr` on the boxes of things and stuff, then, from these
-weights and with `frozen_boxes`, the masks alone.
+No anchors and no NMS: training matches one query to each object, so that predictions are unique.
+`detr_panoptic` is trained in two stages, as in the paper: `detr` on the boxes of things and stuff, then, from these
+weights and with `frozen_boxes`, only the masks.
 
-Shape letters: B images, Q queries, S places of the map, C channels, K classes, L decoder layers.
+Shape letters: B images, Q queries, S cells of the map, C channels, K classes, L decoder layers.
 """
 
 from __future__ import annotations
@@ -43,44 +43,44 @@ TINY: dict[str, Any] = {
 
 
 class Seen(NamedTuple):
-    """What the transformer makes of a batch."""
+    """Intermediate results of a batch."""
 
     maps: list[Tensor]  # the backbone's
-    coarsest: Tensor  # (B, C, rows, columns) the last of them, narrowed
+    coarsest: Tensor  # (B, C, rows, columns) the coarsest of them, projected
     memory: Tensor  # (B, S, C)
-    hidden: Tensor | None  # a bias of attention that hides padding
-    states: Tensor  # (L, B, Q, C) what the queries hold after each layer
+    hidden: Tensor | None  # attention bias that masks padding
+    states: Tensor  # (L, B, Q, C) query states after each layer
 
 
 @detector("detr", tiny=TINY)
 class DETR(Detector):
     """
     Args:
-        backbone: anything; its coarsest map is looked at.
+        backbone: any; its coarsest map is used.
         num_classes: K, without background.
-        masks: find masks, too.
+        masks: also predict masks.
         width: channels of the transformer.
-        heads: of every attention; they share the width.
-        encoder_layers: in which the places of the map look at one another.
-        decoder_layers: in which the queries look at one another and at the map.
-        feedforward: width inside each layer's feed-forward part.
-        dropout: share of values set to 0 in training, in every layer.
-        pre_norm: normalize before each step of a layer and not after it.
-        position_embedding: sine, or learned for each of 50 rows and 50 columns.
-        num_queries: Q, the most objects an image may have.
-        no_aux_loss: judge the last decoder layer alone and not all of them.
+        heads: attention heads; they divide the width.
+        encoder_layers: number of encoder layers.
+        decoder_layers: number of decoder layers.
+        feedforward: hidden width of each layer's feed-forward network.
+        dropout: dropout probability in every layer.
+        pre_norm: layer norm before each sublayer instead of after it.
+        position_embedding: sine, or learned (50 rows and 50 columns).
+        num_queries: Q, the maximum number of objects per image.
+        no_aux_loss: losses of the last decoder layer only.
         eos_coef: weight of background in the classification loss.
-        class_cost: weight of the probability of an object's class when queries are assigned to objects.
-        l1_cost: weight of the distance between boxes there.
-        giou_cost: weight of the overlap of boxes there.
+        class_cost: matching cost weight of the class probability.
+        l1_cost: matching cost weight of the L1 distance of boxes.
+        giou_cost: matching cost weight of the generalized IoU.
         class_weight: weight of the classification loss.
-        l1_weight: weight of the loss that is the distance of boxes.
-        giou_weight: weight of the loss that is their missing overlap.
-        mask_weight: detr_panoptic alone: weight of the focal loss of masks.
-        dice_weight: detr_panoptic alone: weight of their missing Dice overlap.
-        frozen_boxes: detr_panoptic alone: all but the masks holds still.
-        min_score: detections that score less are left out.
-        max_detections: kept per image; as many as there are queries when not given.
+        l1_weight: weight of the L1 loss of boxes.
+        giou_weight: weight of the generalized IoU loss.
+        mask_weight: detr_panoptic only: weight of the focal loss of masks.
+        dice_weight: detr_panoptic only: weight of the Dice loss.
+        frozen_boxes: detr_panoptic only: train only the mask head.
+        min_score: detections with a lower score are dropped.
+        max_detections: per image; by default the number of queries.
     """
 
     def __init__(
@@ -122,7 +122,7 @@ class DETR(Detector):
         self.queries = nn.Embedding(num_queries, width)
         self.decoder = nn.ModuleList(DecoderLayer(*options, pre_norm=pre_norm) for _ in range(decoder_layers))
         self.decoder_norm = nn.LayerNorm(width)
-        self.classify = nn.Linear(width, num_classes + 1)  # the last is background
+        self.classify = nn.Linear(width, num_classes + 1)  # the last class is background
         self.locate = MLP(width, 4)
         self.loss = SetLoss(
             num_classes,
@@ -144,12 +144,14 @@ class DETR(Detector):
             self.masks = MaskHead(width, heads, backbone.maps)
             self.used_maps = [*sorted(self.masks.used), *self.used_maps]
         elif frozen_boxes or (mask_weight, dice_weight) != (1, 1):
-            raise UsageError("detr finds no masks to weigh or to learn on frozen boxes; say --network detr_panoptic")
+            raise UsageError(
+                "detr has no masks, so it has no mask weights and no frozen boxes; use --network detr_panoptic"
+            )
 
     def forward(self, images: Images, targets: list[Target]) -> dict[str, Tensor]:
-        """Cross-entropy of the classes, distance and missing overlap of the boxes, of every decoder layer.
+        """Cross-entropy of classes, L1 and GIoU losses of boxes, for every decoder layer.
 
-        With masks, their focal and Dice losses, of the last layer; on frozen boxes, these alone.
+        With masks, also their focal and Dice losses, for the last layer; with frozen boxes, only these.
         """
         seen = self.look(images)
         logits, boxes = (said[self.judged] for said in self.say(seen))
@@ -159,7 +161,7 @@ class DETR(Detector):
 
     @torch.no_grad()
     def detect(self, images: Images) -> list[Detections]:
-        """What each query says, of all classes the likeliest, and however unlikely."""
+        """The most likely class of each query, with any score."""
         seen = self.look(images)
         logits, boxes = self.say(seen)
         best = best_queries(logits[-1].softmax(-1)[..., :-1], self.max_detections)
@@ -170,7 +172,7 @@ class DETR(Detector):
         return [self.classify]
 
     def predict(self, images: Images) -> tuple[Tensor, Tensor]:
-        """-> logits (L, B, Q, K + 1), boxes (L, B, Q, 4) as center, width, height in shares of the unpadded images"""
+        """-> logits (L, B, Q, K + 1), boxes (L, B, Q, 4) as cx cy w h relative to the unpadded images"""
         return self.say(self.look(images))
 
     def look(self, images: Images) -> Seen:
@@ -182,11 +184,11 @@ class DETR(Detector):
         return Seen(maps, coarsest, memory, hidden, self.decode(memory, positions, hidden))
 
     def say(self, seen: Seen) -> tuple[Tensor, Tensor]:
-        """Logits and boxes of all layers, as `predict` gives them."""
+        """Logits and boxes of all layers, as from `predict`."""
         return self.classify(seen.states).float(), self.locate(seen.states).float().sigmoid()
 
     def decode(self, memory: Tensor, positions: Tensor, hidden: Tensor | None) -> Tensor:
-        """(B, S, C) -> (L, B, Q, C): what the queries hold after each layer, normalized."""
+        """Memory (B, S, C) -> normalized query states (L, B, Q, C) after each layer."""
         queries = self.queries.weight
         x, states = memory.new_zeros(len(memory), *queries.shape), []
         placed = memory + positions
@@ -201,7 +203,7 @@ class DETR(Detector):
         assert self.masks is not None
         return self.masks.look(seen.states[-1], seen.memory, seen.hidden, seen.coarsest, seen.maps)
 
-    @torch.compiler.disable  # as many masks as there are objects: another shape in each step
+    @torch.compiler.disable  # the number of masks, and so the shape, differs in each step
     def losses_with_masks(
         self, seen: Seen, logits: Tensor, boxes: Tensor, images: Images, targets: list[Target]
     ) -> dict[str, Tensor]:
@@ -212,10 +214,11 @@ class DETR(Detector):
         losses = {} if self.frozen_boxes else self.loss(logits, boxes, targets, images.sizes, matches=matches)
         query, matched = zip(*matches[-1], strict=True)
         image = torch.cat([torch.full_like(own, i) for i, own in enumerate(query)])
-        empty = not len(image)  # one mask of nothing, so that every parameter has its part in every step
+        empty = not len(image)  # one empty mask, so that every parameter gets a gradient in every step
         which = [logits.new_zeros(1, dtype=torch.long)] * 2 if empty else [image, torch.cat(query)]
         drawn = self.masks.draw(self.sight(seen), *which)
-        count = boxes_per_process(sum(len(one.labels) for one in objects), logits.device)  # every process asks, always
+        # a collective call, so every process must make it
+        count = boxes_per_process(sum(len(one.labels) for one in objects), logits.device)
         if empty:
             return losses | dict.fromkeys(self.mask_weights, drawn.sum() * 0)
         wanted = padded_masks(targets, matched, images.pixels.shape[-2:])
@@ -223,7 +226,7 @@ class DETR(Detector):
         return losses | {name: weight * found[name] for name, weight in self.mask_weights.items()}
 
     def with_masks(self, found: list[Detections], queries: Tensor, seen: Seen, images: Images) -> list[Detections]:
-        """Detections of (B, M) queries, best first, with what each of them sees of its image."""
+        """Detections of queries (B, M), best first, with their masks."""
         assert self.masks is not None
         sight, full = self.sight(seen), []
         for i, (one, query, size) in enumerate(zip(found, queries, images.sizes, strict=True)):
@@ -237,5 +240,5 @@ class DETR(Detector):
 
 @detector("detr_panoptic", finds=("masks",), segments=True, like="detr", starts_from={"detr": "masks.*"}, tiny=TINY)
 def detr_panoptic(backbone: Backbone, num_classes: int, **options: Any) -> Detector:
-    """DETR with masks: of things and stuff, learnt on top of its boxes. Options are the same."""
+    """DETR with a panoptic mask head, trained after its boxes. The options are the same."""
     return DETR(backbone, num_classes, True, **options)

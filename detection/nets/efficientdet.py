@@ -1,10 +1,10 @@
-"""EfficientDet: one small design that grows in every direction at once, from d0 to d7.
+"""EfficientDet: BiFPN and compound scaling, d0 to d7.
 
 Tan, Pang, Le, "EfficientDet: Scalable and Efficient Object Detection", 2020.
 
     image -> backbone -> BiFPN -> per level: two towers of separable convolutions -> scores and offsets of nine anchors
 
-The towers' convolutions are the same at all levels; batch norm is each level's own.
+The towers' convolutions are shared by all levels; batch norm is separate per level.
 Shape letters: B images, P anchors over all levels, K classes, N boxes of one image.
 """
 
@@ -45,23 +45,23 @@ COMPOUND: dict[str, dict[str, Any]] = {
 class EfficientDet(Detector):
     """
     Args:
-        backbone: anything with maps of strides 8, 16 and 32, or a plain ViT.
+        backbone: any with maps of strides 8, 16 and 32, or a plain ViT.
         num_classes: K, without background.
         width: channels of the pyramid and the towers.
-        cells: how many times the levels of the pyramid talk to each other.
+        cells: number of BiFPN layers.
         depth: convolutions per tower.
-        weighted: the pyramid learns how much each voice counts; the largest two train more steadily without.
+        weighted: learned fusion weights; d6 and d7 are more stable without.
         anchor_scale: side of the smallest square anchor, in strides of its level.
-        positive_iou: an anchor answers for the box that it overlaps most, from this overlap on.
-        negative_iou: an anchor that overlaps less shows nothing; from here to `positive_iou` it is ignored.
-        box_weight: what the loss of the boxes counts for.
-        min_score: detections that score no more are left out.
-        nms_iou: overlap at which the lesser of two boxes of a class goes.
-        candidates: best pairs of anchor and class that compete.
-        max_detections: kept per image.
+        positive_iou: anchors with at least this IoU with a box are positive.
+        negative_iou: anchors with less IoU are negative; those up to `positive_iou` are ignored.
+        box_weight: weight of the box loss.
+        min_score: detections with this score or less are dropped.
+        nms_iou: IoU threshold of NMS, per class.
+        candidates: best pairs of anchor and class before NMS.
+        max_detections: per image.
     """
 
-    multiple = 128  # then every level is half of the one below it
+    multiple = 128  # so that every level has exactly half the size of the finer one
 
     def __init__(
         self,
@@ -88,24 +88,24 @@ class EfficientDet(Detector):
         each = len(OCTAVES) * len(ASPECTS)
         self.class_net = Tower(width, depth, each, num_classes)
         self.box_net = Tower(width, depth, each, 4)
-        nn.init.constant_(self.class_net.last_bias, -math.log(99))  # every class starts at 1 %
+        nn.init.constant_(self.class_net.last_bias, -math.log(99))  # initial class scores of 1 %
         self.anchor_scale, self.positive_iou, self.negative_iou = anchor_scale, positive_iou, negative_iou
         self.box_weight, self.min_score, self.nms_iou = box_weight, min_score, nms_iou
         self.candidates, self.max_detections = candidates, max_detections
 
     def forward(self, images: Images, targets: list[Target]) -> dict[str, Tensor]:
-        """Focal loss of the classes, Huber loss of the boxes; each per positive anchor of the batch."""
+        """Focal loss of classes and Huber loss of boxes, divided by the positive anchors of the batch."""
         coarsest = len(images.pixels) * math.prod(-(-n // self.multiple) for n in images.pixels.shape[-2:])
         if self.training and coarsest < 2:
             raise UsageError(
-                f"efficientdet: one image of {self.multiple} pixels is a single place on the coarsest level, of which "
-                f"batch norm learns nothing; give larger images, or more than one"
+                f"efficientdet: one image of {self.multiple} pixels is a single cell on the coarsest level, and batch "
+                f"norm needs more than one value; use larger images, or more than one"
             )
         scores, offsets, anchors = self.predict(images)
         answers = [self.assign(target, anchors) for target in targets]
         labels = torch.stack([label for label, _ in answers])
         found = labels >= 0
-        count = found.sum() + 1  # never none
+        count = found.sum() + 1  # never 0
         goals = [
             as_offsets(target["boxes"][which[own]], anchors[own])
             for target, (_, which), own in zip(targets, answers, found, strict=True)
@@ -141,7 +141,7 @@ class EfficientDet(Detector):
         return self.class_net(maps).float(), self.box_net(maps).float(), self.anchors(maps)
 
     def anchors(self, maps: list[Tensor]) -> Tensor:
-        """(P, 4): nine boxes around the middle of each place of each level, in the order of the towers' outputs."""
+        """(P, 4): nine anchors around the center of each cell of each level, in the order of the towers' outputs."""
         half = (
             torch.tensor([(octave * x, octave * y) for octave in OCTAVES for x, y in ASPECTS]) * self.anchor_scale / 2
         )
@@ -154,16 +154,16 @@ class EfficientDet(Detector):
         )
 
     def assign(self, target: Target, anchors: Tensor) -> tuple[Tensor, Tensor]:
-        """Which box each anchor answers for: labels (P,), or NOTHING or IGNORED, and boxes by number (P,).
+        """Assign anchors: labels (P,), or NOTHING or IGNORED, and indices of boxes (P,).
 
-        It is the box it overlaps most, if that is enough; and each box has the anchor that overlaps it most, at least.
+        Each anchor gets the box with the highest IoU, if it is high enough; each box gets at least its best anchor.
         """
         count = len(target["boxes"])
         if count == 0:
             nobody = torch.full((len(anchors),), NOTHING, device=anchors.device)
             return nobody, nobody
         seen = overlaps(target["boxes"], anchors)
-        forced = torch.full_like(seen.which, count)  # an anchor that several boxes want goes to the first of them
+        forced = torch.full_like(seen.which, count)  # an anchor that is best for several boxes is assigned to the first
         forced.scatter_reduce_(0, seen.best_of, torch.arange(count, device=forced.device), "amin")
         which = torch.where(forced < count, forced, seen.which)
         labels = target["labels"][which]
@@ -173,7 +173,7 @@ class EfficientDet(Detector):
 
 
 class Tower(nn.Module):
-    """Maps of all levels -> (B, P, out): `depth` separable convolutions, then `out` numbers for each anchor."""
+    """Maps of all levels -> (B, P, out): `depth` separable convolutions, then `out` values per anchor."""
 
     def __init__(self, width: int, depth: int, anchors: int, out: int) -> None:
         super().__init__()
@@ -201,7 +201,7 @@ class Tower(nn.Module):
 
 def offer(name: str, side: int, **scaled: Any) -> None:
     build = partial(EfficientDet, **scaled)
-    build.__module__ = __name__  # where the catalogue looks for its first words
+    build.__module__ = __name__  # where `list` looks for the docstring
     build.__doc__ = EfficientDet.__doc__
     detector(name, size=(side, side), tiny={"width": 32, "cells": 1, "depth": 1})(build)
 

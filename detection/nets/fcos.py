@@ -1,11 +1,12 @@
-"""FCOS: every place of a feature pyramid says what is there and how far its four sides are.
+"""FCOS: anchor-free dense detection; every point of a pyramid predicts classes, distances to the four sides,
+centerness.
 
 Tian, Shen, Chen, He, "FCOS: Fully Convolutional One-Stage Object Detection", 2019.
 
     image -> backbone -> FPN -> per level: two conv towers -> scores, side distances, centerness
 
 The heads are torchvision's, and losses and targets are equal to its own.
-Shape letters: B images, P places over all levels, K classes, N boxes of one image.
+Shape letters: B images, P points over all levels, K classes, N boxes of one image.
 """
 
 from __future__ import annotations
@@ -29,27 +30,27 @@ from shared.errors import UsageError
 
 
 class Places(NamedTuple):
-    """Where the places of all levels are, in pixels, and what each level is for."""
+    """The points of all levels, in pixels, and the range of box sizes of each level."""
 
     centers: Tensor  # (P, 2)
     strides: Tensor  # (P,)
-    low: Tensor  # (P,) boxes whose farthest side is nearer than this belong to a finer level
+    low: Tensor  # (P,) boxes whose farthest side is nearer belong to a finer level
     high: Tensor  # (P,)
-    counts: list[int]  # places per level
+    counts: list[int]  # points per level
 
 
 @detector("fcos", tiny={"width": 64, "depth": 1})
 class FCOS(Detector):
     """
     Args:
-        backbone: anything with maps of stride 8 to 32, or a plain ViT.
+        backbone: any with maps of strides 8 to 32, or a plain ViT.
         num_classes: K, without background.
         width: channels of the pyramid and the towers.
         depth: convolutions per tower.
-        center_radius: a place answers for a box when it lies within this many strides of its middle.
-        min_score: detections that score no more are left out.
-        nms_iou: overlap at which the lesser of two boxes of a class goes.
-        max_detections: kept per image.
+        center_radius: points within so many strides of a box's center are positive.
+        min_score: detections with this score or less are dropped.
+        nms_iou: IoU threshold of NMS, per class.
+        max_detections: per image.
     """
 
     def __init__(
@@ -65,8 +66,8 @@ class FCOS(Detector):
         max_detections: int = 100,
     ) -> None:
         super().__init__()
-        if width % 64:  # a group of one channel at one place has no deviation
-            raise UsageError(f"fcos: width is {width}; its towers normalize 32 groups, give a multiple of 64")
+        if width % 64:  # group norm over a single value has no variance
+            raise UsageError(f"fcos: width is {width}; its towers use group norm with 32 groups, give a multiple of 64")
         self.backbone = backbone
         self.neck = build_pyramid(backbone, width, finest=8, coarser="convs")
         self.used_maps = self.neck.used
@@ -75,7 +76,7 @@ class FCOS(Detector):
         self.min_score, self.nms_iou, self.max_detections = min_score, nms_iou, max_detections
 
     def forward(self, images: Images, targets: list[Target]) -> dict[str, Tensor]:
-        """Focal loss of the classes, GIoU of the boxes, cross-entropy of the centerness; each per positive place."""
+        """Focal loss of classes, GIoU loss of boxes, cross-entropy of centerness, divided by the positive points."""
         scores, raw_boxes, places = self.predict(images)
         labels, boxes = (torch.stack(t) for t in zip(*(self.assign(t, places) for t in targets), strict=True))
         found = labels >= 0
@@ -112,9 +113,9 @@ class FCOS(Detector):
         return [self.head.classification_head]
 
     def predict(self, images: Images) -> tuple[Tensor, list[Tensor], Places]:
-        """-> logits of classes (B, P, K), five numbers for the box per level (B, P_i, 5), places
+        """-> class logits (B, P, K), box outputs per level (B, P_i, 5), points
 
-        Sides and centerness come from one tower, so one convolution instead of two ends it.
+        Sides and centerness share a tower, so their last convolutions are computed as one.
         """
         maps = self.neck(self.backbone.forward_features(images.pixels))
         head = self.head.regression_head
@@ -128,7 +129,7 @@ class FCOS(Detector):
         )
 
     def places(self, shapes: list[torch.Size], pixels: Tensor) -> Places:
-        """Each place stands at a multiple of its own stride, as torchvision's anchors do."""
+        """Points at multiples of the stride, as torchvision's anchors."""
         tall, wide = pixels.shape[-2:]
         centers, strides = [], []
         for height, width in shapes:
@@ -145,9 +146,9 @@ class FCOS(Detector):
         return Places(torch.cat(centers), stride, low, high, counts)
 
     def assign(self, target: Target, places: Places) -> tuple[Tensor, Tensor]:
-        """Which box each place answers for: labels (P,), or NOTHING, and boxes (P, 4).
+        """Assign points: labels (P,), or NOTHING, and boxes (P, 4).
 
-        A place answers for the smallest box whose middle it is near and whose size suits its level.
+        A point gets the smallest box whose center is near and whose size is in the range of its level.
         """
         boxes, (x, y) = target["boxes"], places.centers[:, :, None].unbind(1)
         if len(boxes) == 0:
@@ -165,29 +166,29 @@ class FCOS(Detector):
 
 
 def where_found(raw_boxes: list[Tensor], found: Tensor) -> list[Tensor]:
-    """Numbers for the boxes per level (B, P_i, 5), whether a place answers for a box (B, P) -> those numbers again.
+    """Box outputs per level (B, P_i, 5), positive points (B, P) -> the same outputs, detached for levels without any.
 
-    From levels where none does, nothing goes back through the tower: it would be zeros, at the cost of any gradient.
+    Their gradients would be zeros, at the cost of a full backward pass through the tower.
     """
     levels = found.split([x.shape[1] for x in raw_boxes], 1)
     busy = torch.stack([level.any() for level in levels]).tolist()
-    busy[-1] |= not any(busy)  # a gradient of zeros is still one, and other processes wait for it
+    busy[-1] |= not any(busy)  # at least one level keeps its gradient, which DDP waits for
     return [x if used else x.detach() for x, used in zip(raw_boxes, busy, strict=True)]
 
 
 def sides_and_centerness(raw_boxes: list[Tensor], places: Places) -> tuple[Tensor, Tensor]:
-    """Five numbers per place of each level -> sides in pixels (B, P, 4), logits of centerness (B, P)."""
+    """Box outputs per level -> distances in pixels (B, P, 4), centerness logits (B, P)."""
     numbers = torch.cat(raw_boxes, 1)
     return numbers[..., :4].relu() * places.strides[:, None], numbers[..., 4]
 
 
 def boxes_at(places: Tensor, sides: Tensor) -> Tensor:
-    """(..., 2) places and (..., 4) distances to left, top, right, bottom -> (..., 4) boxes."""
+    """(..., 2) points and (..., 4) distances to left, top, right, bottom -> (..., 4) boxes."""
     return torch.cat((places - sides[..., :2], places + sides[..., 2:]), -1)
 
 
 def centerness_of(boxes: Tensor, places: Tensor) -> Tensor:
-    """1 in the middle of a box, 0 on its border."""
+    """Centerness target: 1 at the center of a box, 0 on its border."""
     left, top = (places - boxes[:, :2]).unbind(-1)
     right, bottom = (boxes[:, 2:] - places).unbind(-1)
     across = torch.minimum(left, right) / torch.maximum(left, right)

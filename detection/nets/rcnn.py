@@ -1,17 +1,18 @@
-"""The R-CNN family: propose boxes, look inside each, say what it is and where exactly.
+"""The R-CNN family: Faster, Mask and Keypoint R-CNN, ViTDet.
 
 Ren, He, Girshick, Sun, "Faster R-CNN: Towards Real-Time Object Detection with Region Proposal Networks", 2015,
 on a feature pyramid (Lin et al., 2017); He, Gkioxari, Dollar, Girshick, "Mask R-CNN", 2017;
 Li, Mao, Girshick, He, "Exploring Plain Vision Transformer Backbones for Object Detection", 2022.
 
-    image -> backbone -> pyramid -> RPN -> boxes -> RoIAlign -> two layers                        -> class, box
+    image -> backbone -> pyramid -> RPN -> boxes -> RoIAlign -> two linear layers                 -> class, box
     mask_rcnn                           -> boxes -> RoIAlign -> four convolutions, twice up       -> mask of the class
     keypoint_rcnn                       -> boxes -> RoIAlign -> eight convolutions, four times up -> keypoints
-    vitdet, vitdet_mask          two convolutions propose; four, normalized over channels, and a layer look at a box
-    faster_rcnn_v2, mask_rcnn_v2 the same with batch norm, in the pyramid too: torchvision's second versions
+    vitdet, vitdet_mask          RPN of two convolutions; box head of four convolutions with layer norm and one
+    linear layer faster_rcnn_v2, mask_rcnn_v2 the same with batch norm, in the pyramid too: torchvision's second
+    versions
 
-The stages are torchvision's; this page decides what they stand on and how they are set. A plain ViT's one map is made a
-pyramid at the very end: x4, x2, x1, /2. Its windows and positions are the backbone's affair (`vit_det_m16_rms`).
+RPN and RoI heads are torchvision's; this module sets their parameters. A plain ViT's single map is converted to a
+pyramid at the end: x4, x2, x1, /2. Its windows and positions are part of the backbone (`vit_det_m16_rms`).
 The second versions are those of Li, Xie, Chen, Dollar, He, Girshick, "Benchmarking Detection Transfer Learning with
 Vision Transformers", 2021.
 """
@@ -49,23 +50,24 @@ def convolutions_and_a_layer(width: int, hidden: int, *, depth: int, norm: Calla
 
 @detector("faster_rcnn", tiny=TINY)
 class RCNN(Detector):
-    """Faster R-CNN: boxes are proposed, then each is looked into. The others of the family stand on it.
+    """Faster R-CNN: region proposals, then a box head. The base of the family.
 
     Args:
-        backbone: anything with a pyramid's maps, or a plain ViT.
+        backbone: any with maps of strides 4 to 32, or a plain ViT.
         num_classes: without background.
-        box_head: makes what looks at each box, of the two widths below.
-        rpn_convs: convolutions before the scores of proposals.
-        pyramid_norm: makes the norm after each convolution of a pyramid over several maps.
+        box_head: builds the box head from the two widths below.
+        rpn_convs: convolutions of the RPN head.
+        pyramid_norm: builds the norm after each convolution of the FPN.
         width: channels of the pyramid.
-        hidden: width of the layers that look at each box.
-        min_score: detections that score no more are left out.
-        nms_iou: overlap at which the lesser of two boxes of a class goes.
-        max_detections: kept per image.
-        rpn_min_score: proposals that score less are left out.
-        rpn_candidates: boxes of each level that proposals are chosen from when detecting.
-        rpn_proposals: kept per image when detecting.
-        rpn_all_sizes: every level proposes boxes of all five sizes, 32 to 512 pixels, instead of eight of its strides.
+        hidden: width of the box head's linear layers.
+        min_score: detections with this score or less are dropped.
+        nms_iou: IoU threshold of NMS, per class.
+        max_detections: per image.
+        rpn_min_score: proposals with a lower score are dropped.
+        rpn_candidates: proposals per level before NMS, at inference.
+        rpn_proposals: proposals per image after NMS, at inference.
+        rpn_all_sizes: anchors of all five sizes, 32 to 512 pixels, on every level, instead of one size of eight
+            strides.
     """
 
     def __init__(
@@ -109,7 +111,7 @@ class RCNN(Detector):
         )
 
     def forward(self, images: Images, targets: list[Target]) -> dict[str, Tensor]:
-        """Losses of both stages, and of masks and keypoints where they are looked for."""
+        """Losses of RPN and RoI heads."""
         maps = self.maps(images)
         losses, matched = learn(self.rpn, self.roi_heads, maps, images, targets)
         if self.roi_heads.has_mask():
@@ -140,13 +142,13 @@ class RCNN(Detector):
 def mask_rcnn(
     backbone: Backbone, num_classes: int, *, mask_width: int = 256, mask_depth: int = 4, **options: Any
 ) -> RCNN:
-    """Mask R-CNN: Faster R-CNN, and a mask for each box that holds something.
+    """Mask R-CNN: Faster R-CNN with a mask head.
 
-    The mask does not compete with other classes' masks: it is asked of the class that the box has.
+    There is a mask per class, and the one of the box's class is used.
 
     Args:
-        mask_width: channels of the convolutions that make masks.
-        mask_depth: how many of these there are.
+        mask_width: channels of the mask head.
+        mask_depth: number of its convolutions.
         options: of `faster_rcnn`.
     """
     net = RCNN(backbone, num_classes, **options)
@@ -169,14 +171,14 @@ def keypoint_rcnn(
     keypoint_depth: int = 8,
     **options: Any,
 ) -> RCNN:
-    """Keypoint R-CNN: Faster R-CNN, and for each box the places of an object's parts.
+    """Keypoint R-CNN: Faster R-CNN with a keypoint head.
 
-    A keypoint is a mask of one cell (section 5 of Mask R-CNN's paper).
+    A keypoint is a one-hot mask (section 5 of Mask R-CNN's paper).
 
     Args:
         num_keypoints: of each object.
-        keypoint_width: channels of the convolutions that look for keypoints.
-        keypoint_depth: how many of these there are.
+        keypoint_width: channels of the keypoint head.
+        keypoint_depth: number of its convolutions.
         options: of `faster_rcnn`.
     """
     net = RCNN(backbone, num_classes, **options)
@@ -186,10 +188,10 @@ def keypoint_rcnn(
 
 @detector("vitdet", like="faster_rcnn", tiny={**TINY, "depth": 1})
 def vitdet(backbone: Backbone, num_classes: int, *, depth: int = 4, **options: Any) -> RCNN:
-    """ViTDet: a plain vision transformer can carry a detector, if its one map is made a pyramid at the very end.
+    """ViTDet: Faster R-CNN on a plain vision transformer with a simple feature pyramid.
 
     Args:
-        depth: how many convolutions look at each box.
+        depth: convolutions of the box head.
         options: of `faster_rcnn`.
     """
     return RCNN(backbone, num_classes, partial(convolutions_and_a_layer, depth=depth, norm=channel_norm), 2, **options)
@@ -197,10 +199,10 @@ def vitdet(backbone: Backbone, num_classes: int, *, depth: int = 4, **options: A
 
 @detector("vitdet_mask", like="vitdet", finds=("masks",), tiny={**TINY, "depth": 1})
 def vitdet_mask(backbone: Backbone, num_classes: int, *, depth: int = 4, **options: Any) -> RCNN:
-    """ViTDet with masks: as many convolutions, of the same width, make the mask of each box.
+    """ViTDet with a mask head of the same depth and width as the box head.
 
     Args:
-        depth: how many convolutions look at each box, and as many make its mask.
+        depth: convolutions of the box head and of the mask head.
         options: of `faster_rcnn`.
     """
     net = vitdet(backbone, num_classes, depth=depth, **options)
@@ -211,12 +213,12 @@ def vitdet_mask(backbone: Backbone, num_classes: int, *, depth: int = 4, **optio
 
 @detector("faster_rcnn_v2", like="faster_rcnn", tiny={**TINY, "depth": 1})
 def faster_rcnn_v2(backbone: Backbone, num_classes: int, *, depth: int = 4, **options: Any) -> RCNN:
-    """Faster R-CNN, second version: heads as deep as ViTDet's, with batch norm there and in the pyramid.
+    """Faster R-CNN, torchvision's second version: heads as deep as ViTDet's, batch norm in heads and pyramid.
 
-    Batch norm wants many images: --sync-bn where a process has two, or a published file to start from.
+    Batch norm needs many images: use --sync-bn with few images per process, or start from a published checkpoint.
 
     Args:
-        depth: how many convolutions look at each box.
+        depth: convolutions of the box head.
         options: of `faster_rcnn`.
     """
     box_head = partial(convolutions_and_a_layer, depth=depth, norm=nn.BatchNorm2d)
@@ -227,12 +229,12 @@ def faster_rcnn_v2(backbone: Backbone, num_classes: int, *, depth: int = 4, **op
 def mask_rcnn_v2(
     backbone: Backbone, num_classes: int, *, mask_width: int = 256, mask_depth: int = 4, depth: int = 4, **options: Any
 ) -> RCNN:
-    """Mask R-CNN, second version: Faster R-CNN's second, and convolutions with batch norm make the masks.
+    """Mask R-CNN, torchvision's second version: `faster_rcnn_v2` with a mask head with batch norm.
 
     Args:
-        mask_width: channels of the convolutions that make masks.
-        mask_depth: how many of these there are.
-        depth: how many convolutions look at each box.
+        mask_width: channels of the mask head.
+        mask_depth: number of its convolutions.
+        depth: convolutions of the box head.
         options: of `faster_rcnn`.
     """
     net = faster_rcnn_v2(backbone, num_classes, depth=depth, **options)

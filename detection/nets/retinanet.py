@@ -1,10 +1,10 @@
-"""RetinaNet: nine anchors at every place say what they hold and how to fit it; focal loss, as nearly all hold nothing.
+"""RetinaNet: dense detection with nine anchors per cell and focal loss.
 
-Lin, Goyal, Girshick, He, Dollar, "Focal Loss for Dense Object Detection", 2017. As it is set here unless told, with
-group norm in the towers and GIoU for the boxes, it is the stronger baseline of Zhang, Chi, Yao, Lei, Li, "Bridging the
-Gap Between Anchor-based and Anchor-free Detection", 2019, which is also torchvision's second version.
+Lin, Goyal, Girshick, He, Dollar, "Focal Loss for Dense Object Detection", 2017. The default, with
+group norm in the towers and GIoU loss, is the stronger baseline of Zhang, Chi, Yao, Lei, Li, "Bridging the Gap Between
+Anchor-based and Anchor-free Detection", 2019, which is also torchvision's second version.
 
-    image -> backbone -> FPN -> per level: two towers of four convolutions -> scores, offsets of 9 anchors a place
+    image -> backbone -> FPN -> per level: two towers of four convolutions -> scores, offsets of 9 anchors per cell
 
 The heads are torchvision's, and losses and detections are equal to its own in both versions.
 Shape letters: B images, P anchors over all levels, K classes.
@@ -43,16 +43,16 @@ class Predictions(NamedTuple):
 class RetinaNet(Detector):
     """
     Args:
-        backbone: anything with maps of stride 8 to 32, or a plain ViT.
+        backbone: any with maps of strides 8 to 32, or a plain ViT.
         num_classes: K, without background.
         width: channels of the pyramid and the towers.
-        norm: what follows each convolution of the towers: group, or none as in the first paper.
+        norm: group norm after each convolution of the towers, or none as in the first paper.
         box_loss: giou of the boxes, or l1 of the offsets as in torchvision's first version.
-        p6_from: where the two coarsest levels begin: at the pyramid's p5, or at the backbone's c5 as in the first paper
+        p6_from: input of the two coarsest levels: the pyramid's p5, or the backbone's c5 as in the first paper
             and torchvision's second version.
-        min_score: detections that score no more are left out.
-        nms_iou: overlap at which the lesser of two boxes of a class goes.
-        max_detections: kept per image.
+        min_score: detections with this score or less are dropped.
+        nms_iou: IoU threshold of NMS, per class.
+        max_detections: per image.
     """
 
     def __init__(
@@ -75,8 +75,10 @@ class RetinaNet(Detector):
             raise UsageError(f"retinanet: box_loss is '{box_loss}'; give giou or l1")
         if p6_from not in ("p5", "c5"):
             raise UsageError(f"retinanet: p6_from is '{p6_from}'; give p5 or c5")
-        if norm == "group" and width % 64:  # a group of one channel at one place has no deviation
-            raise UsageError(f"retinanet: width is {width}; its towers normalize 32 groups, give a multiple of 64")
+        if norm == "group" and width % 64:  # group norm over a single value has no variance
+            raise UsageError(
+                f"retinanet: width is {width}; its towers use group norm with 32 groups, give a multiple of 64"
+            )
         self.backbone = backbone
         coarser = "convs of c5" if p6_from == "c5" else "convs"
         self.neck = build_pyramid(backbone, width, finest=8, coarser=coarser)
@@ -89,7 +91,7 @@ class RetinaNet(Detector):
         self.min_score, self.nms_iou, self.max_detections = min_score, nms_iou, max_detections
 
     def forward(self, images: Images, targets: list[Target]) -> dict[str, Tensor]:
-        """Focal loss of the classes and distance of the boxes, each per anchor that has one; a mean over images."""
+        """Focal loss of classes and box loss, divided by the positive anchors of an image; mean over images."""
         found = self.predict(images)
         classification, boxes = [], []
         for scores, offsets, target in zip(found.scores, found.offsets, targets, strict=True):
@@ -103,7 +105,7 @@ class RetinaNet(Detector):
         return {"classification": torch.stack(classification).mean(), "boxes": torch.stack(boxes).mean()}
 
     def distance(self, offsets: Tensor, anchors: Tensor, wanted: Tensor) -> Tensor:
-        """Offsets (N, 4) of anchors (N, 4) from the boxes they answer for (N, 4) -> ()"""
+        """Offsets (N, 4), anchors (N, 4), assigned boxes (N, 4) -> box loss ()"""
         if self.box_loss == "l1":
             return F.l1_loss(offsets, as_offsets(wanted, anchors), reduction="sum")
         return generalized_box_iou_loss(from_offsets(offsets, anchors), wanted, reduction="sum")

@@ -1,19 +1,19 @@
-"""SMCA: DETR whose queries say where they look before they look, and so need not learn it from everywhere.
+"""SMCA: DETR with spatially modulated co-attention; Gaussians around predicted centers weight the attention of queries.
 
 Gao, Zheng, Wang, Dai, Li, "Fast Convergence of DETR with Spatially Modulated Co-Attention", 2021; on one map.
 
     image -> backbone -> coarsest map -> encoder -> memory
                              queries -> references -> in each decoder layer: centers, scales -> Gaussians
-                             queries -> decoder, looking at the memory where the Gaussians are -> classes, box
+                             queries -> decoder with attention weighted by the Gaussians -> classes, box
 
-A Gaussian is a bias of attention (`parts.gaussian`), one for each head. Places and distances are in cells of the map,
-whatever its stride; the paper's is 32. Boxes lie around the references. Each class is a yes or no, rare at first:
-classes count from 0 without a background, where the published program has 92 outputs for COCO's 80 classes.
+A Gaussian is an attention bias (`parts.query.gaussian`), one per head. Coordinates are in cells of the map, for any
+stride; the paper's is 32. Boxes are relative to the references. Classes are independent sigmoids with low initial
+scores, without background; the published program has 92 outputs for COCO's 80 classes.
 
-    head_mixture    the second half of the heads looks everywhere, as in DETR
-    query_mixture   the first half of the queries does, and its boxes lie around nothing
+    head_mixture    the second half of the heads has no Gaussians, as in DETR
+    query_mixture   the first half of the queries has no Gaussians, and boxes without references
 
-Shape letters: B images, Q queries, S places of the map, C channels, H heads, K classes, L decoder layers.
+Shape letters: B images, Q queries, S cells of the map, C channels, H heads, K classes, L decoder layers.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from detection.parts.query.transformer import MLP, DecoderLayer, Encoder, hide, 
 from detection.types import Detections, Images, Target
 from shared.errors import UsageError
 
-RARE = 0.01  # what every class scores before training
+RARE = 0.01  # initial score of every class
 
 
 @detector(
@@ -52,31 +52,31 @@ RARE = 0.01  # what every class scores before training
 class SMCADETR(Detector):
     """
     Args:
-        backbone: anything; its coarsest map is looked at.
+        backbone: any; its coarsest map is used.
         num_classes: K.
-        dynamic_scale: how wide Gaussians are: type1 all alike, type2 learnt by each head, type3 in x and y, type4 with
-            their product.
-        smooth: what squared distances are divided by; more makes Gaussians wider.
+        dynamic_scale: width of the Gaussians: type1 fixed, type2 predicted per head, type3 in x and y, type4 with a
+            product term.
+        smooth: divisor of squared distances; larger values make Gaussians wider.
         head_mixture: half of the heads without Gaussians.
         query_mixture: half of the queries without Gaussians and references.
         width: channels of the transformer.
-        heads: of every attention; they share the width.
-        encoder_layers: in which the places of the map look at one another.
-        decoder_layers: in which the queries look at one another and at the map.
-        feedforward: width inside each layer's feed-forward part.
-        dropout: share of values set to 0 in training, in every layer.
-        pre_norm: normalize before each step of a layer and not after it.
-        position_embedding: sine, or learned for each of 50 rows and 50 columns.
-        num_queries: Q, the most objects an image may have.
-        no_aux_loss: judge the last decoder layer alone and not all of them.
-        class_cost: weight of the probability of an object's class when queries are assigned to objects.
-        l1_cost: weight of the distance between boxes there.
-        giou_cost: weight of the overlap of boxes there.
+        heads: attention heads; they divide the width.
+        encoder_layers: number of encoder layers.
+        decoder_layers: number of decoder layers.
+        feedforward: hidden width of each layer's feed-forward network.
+        dropout: dropout probability in every layer.
+        pre_norm: layer norm before each sublayer instead of after it.
+        position_embedding: sine, or learned (50 rows and 50 columns).
+        num_queries: Q, the maximum number of objects per image.
+        no_aux_loss: losses of the last decoder layer only.
+        class_cost: matching cost weight of the class probability.
+        l1_cost: matching cost weight of the L1 distance of boxes.
+        giou_cost: matching cost weight of the generalized IoU.
         class_weight: weight of the classification loss.
-        l1_weight: weight of the loss that is the distance of boxes.
-        giou_weight: weight of the loss that is their missing overlap.
-        min_score: detections that score less are left out.
-        max_detections: kept per image, of all pairs of query and class; as many as queries when not given.
+        l1_weight: weight of the L1 loss of boxes.
+        giou_weight: weight of the generalized IoU loss.
+        min_score: detections with a lower score are dropped.
+        max_detections: per image, over all pairs of query and class; by default the number of queries.
     """
 
     def __init__(
@@ -140,17 +140,17 @@ class SMCADETR(Detector):
         self.judged = slice(-1, None) if no_aux_loss else slice(None)
         self.min_score, self.max_detections = min_score, max_detections or num_queries
 
-    referring: Tensor  # (Q, 1) 1 where a query has a reference, else 0
-    strength: Tensor  # (H, Q, 1) 1 / smooth where there is a Gaussian, else 0
+    referring: Tensor  # (Q, 1) 1 for queries with a reference, else 0
+    strength: Tensor  # (H, Q, 1) 1 / smooth with a Gaussian, else 0
 
     def forward(self, images: Images, targets: list[Target]) -> dict[str, Tensor]:
-        """Focal loss of the classes, distance and missing overlap of the boxes, of every decoder layer."""
+        """Focal loss of classes, L1 and GIoU losses of boxes, for every decoder layer."""
         logits, boxes = self.predict(images)
         return self.loss(logits[self.judged], boxes[self.judged], targets, images.sizes)
 
     @torch.no_grad()
     def detect(self, images: Images) -> list[Detections]:
-        """The likeliest of all pairs of query and class."""
+        """The best pairs of query and class."""
         logits, boxes = self.predict(images)
         best = best_pairs(logits[-1].sigmoid(), self.max_detections)
         return detections(best, boxes[-1], images.sizes, self.min_score)
@@ -159,7 +159,7 @@ class SMCADETR(Detector):
         return [self.classify]
 
     def predict(self, images: Images) -> tuple[Tensor, Tensor]:
-        """-> logits (L, B, Q, K), boxes (L, B, Q, 4) as center, width, height in shares of the unpadded images"""
+        """-> logits (L, B, Q, K), boxes (L, B, Q, 4) as cx cy w h relative to the unpadded images"""
         coarsest = self.narrow(self.backbone.forward_features(images.pixels)[-1])
         where = extent(images, [coarsest])
         positions, hidden = self.positions(where), hide(padding(where))
@@ -171,18 +171,18 @@ class SMCADETR(Detector):
         return self.classify(states).float(), boxes.sigmoid()
 
     def anchors(self) -> Tensor:
-        """-> (Q, 2): x and y of the references before the sigmoid, the same for every image: nothing is seen yet."""
+        """-> (Q, 2): x and y of the references before the sigmoid, the same for every image."""
         return self.refer(self.gaussians[0].norm(self.queries.weight)).float()  # type: ignore[operator, union-attr]
 
     def cells(self, images: Images) -> Tensor:
-        """-> (B, 1, 2): how many columns and rows each unpadded image has, in fractions"""
+        """-> (B, 1, 2): columns and rows of each unpadded image on the map, fractional"""
         sides = torch.tensor(images.sizes, dtype=torch.float32).flip(-1) / self.backbone.maps[-1].stride
         return sides[:, None].to(images.pixels.device)
 
     def decode(
         self, memory: Tensor, positions: Tensor, hidden: Tensor | None, references: Tensor, shape: tuple[int, int]
     ) -> Tensor:
-        """(B, S, C), (B, Q, 2) in cells -> (L, B, Q, C): what the queries hold after each layer, normalized."""
+        """Memory (B, S, C), references (B, Q, 2) in cells -> normalized query states (L, B, Q, C) after each layer."""
         queries = self.queries.weight
         x, states = memory.new_zeros(len(memory), *queries.shape), []
         placed = memory + positions

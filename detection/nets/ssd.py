@@ -1,16 +1,16 @@
-"""SSD: boxes of many sizes and shapes stand all over maps of many sizes; one convolution per map says what they hold.
+"""SSD and SSDLite: default boxes of several sizes and aspect ratios on maps of several resolutions.
 
 Liu, Anguelov, Erhan, Szegedy, Reed, Fu, Berg, "SSD: Single Shot MultiBox Detector", 2016.
 Sandler, Howard, Zhu, Zhmoginov, Chen, "MobileNetV2: Inverted Residuals and Linear Bottlenecks", 2018, for SSDLite.
 
-    image -> backbone -> its last two maps -> four more, each half as large -> per map: scores, offsets of 4 or 6 boxes
+    image -> backbone -> its last two maps -> four more, each half the size -> per map: scores, offsets of 4 or 6 boxes
 
     ssd           plain convolutions; scales .07 to 1.05
     ssd ssd300    the first paper's levels on VGG16, from images of 300x300: 8732 boxes at steps of 8 to 300 pixels
     ssdlite       depthwise ones with ReLU6; scales .2 to .95
 
-The heads are torchvision's, and losses and detections are equal to its own. Default boxes are laid out by the shapes
-of the maps, so they cover the image whatever the strides of the backbone; ssd300's stand where the paper has them.
+The heads are torchvision's, and losses and detections are equal to its own. Default boxes are placed by the shapes
+of the maps, so they cover the image for any strides of the backbone; ssd300's are placed as in the paper.
 Shape letters: B images, P default boxes over all levels, K classes.
 """
 
@@ -35,11 +35,11 @@ from detection.parts.dense.post import best_boxes
 from detection.types import Detections, Images, Target
 from shared.errors import UsageError
 
-WEIGHTS = (10.0, 10.0, 5.0, 5.0)  # offsets of middles, then of sides, of about the same size
-SSD300 = 300  # pixels along each side
-SSD300_STEPS = (8, 16, 32, 64, 100, 300)  # pixels from one place to the next; the maps only nearly agree
-SSD300_STRIDES = [8, 16]  # of the maps that the finest levels are made of
-FC7 = 1024  # channels of VGG's dense layers as convolutions
+WEIGHTS = (10.0, 10.0, 5.0, 5.0)  # scaling of center and size offsets
+SSD300 = 300  # image size in pixels
+SSD300_STEPS = (8, 16, 32, 64, 100, 300)  # pixels between cells; not exactly the ratio of sizes
+SSD300_STRIDES = [8, 16]  # of the maps of the finest levels
+FC7 = 1024  # channels of VGG's linear layers as convolutions
 
 
 class Predictions(NamedTuple):
@@ -51,15 +51,15 @@ class Predictions(NamedTuple):
 class SSD(Detector):
     """
     Args:
-        backbone: what gives the finest levels.
-        extras: one module per level above, from the level below.
+        backbone: its maps are the finest levels.
+        extras: one module per further level, applied to the previous level.
         head: levels -> logits of background and classes, and offsets.
-        default_boxes: as many per place and level as the head tells of.
+        default_boxes: as many per cell and level as the head predicts.
         per_class: candidates of each class before NMS.
-        negatives: hardest empty boxes taken per box that holds something.
-        empty_negatives: as many from an image without boxes.
-        first: one module per map of the backbone that is used, which makes a level of it; maps are levels without.
-        only: height and width that images have, when they have no others.
+        negatives: hard negatives per positive default box.
+        empty_negatives: negatives of an image without boxes.
+        first: one module per used map of the backbone, applied to get a level; None to use the maps as they are.
+        only: the only image size (height, width); None for any.
     """
 
     def __init__(
@@ -86,9 +86,9 @@ class SSD(Detector):
         self.min_score, self.nms_iou, self.max_detections = min_score, nms_iou, max_detections
 
     def forward(self, images: Images, targets: list[Target]) -> dict[str, Tensor]:
-        """Cross-entropy of boxes that hold something and of the hardest that do not, smooth L1 of the former's offsets.
+        """Cross-entropy of positive boxes and of hard negatives, smooth L1 loss of the positives' offsets.
 
-        Both are sums over the batch per default box that holds something.
+        Both are summed over the batch and divided by the number of positives.
         """
         found = self.predict(images)
         which = [with_best_of(target["boxes"], found.boxes, high=0.5) for target in targets]
@@ -105,7 +105,7 @@ class SSD(Detector):
         return {"classification": missed / count, "boxes": distance / count}
 
     def hardest(self, surprise: Tensor, held: Tensor) -> Tensor:
-        """(B, P) losses, (B, P) bool -> (B, P): each image's largest of what is not held, 0 in place of the rest."""
+        """Losses (B, P), positives (B, P) -> (B, P): hard negative mining; 0 for all but the largest negatives."""
         wanted = torch.where(held.any(1), self.negatives * held.sum(1), self.empty_negatives)
         ordered = surprise.masked_fill(held, 0.0).sort(1, descending=True).values
         return ordered * (torch.arange(held.shape[1], device=held.device) < wanted[:, None])
@@ -138,7 +138,7 @@ class SSD(Detector):
         return Predictions(out["cls_logits"].float(), out["bbox_regression"].float(), torch.cat(boxes))
 
     def levels(self, pixels: Tensor) -> list[Tensor]:
-        """(B, 3, H, W) -> the backbone's last maps and what is made of them, finest first."""
+        """(B, 3, H, W) -> all levels, finest first."""
         maps = self.backbone.forward_features(pixels)
         levels = [make(maps[i]) for make, i in zip(self.first, self.used_maps, strict=True)]
         for extra in self.extras:
@@ -146,16 +146,16 @@ class SSD(Detector):
         return levels
 
     def unpadded(self, images: Images) -> Tensor:
-        """The batch without what it was padded with, since default boxes at fixed steps cover one size alone.
+        """The batch without padding, since default boxes at fixed steps are for one image size.
 
         Raises:
-            UsageError: an image is of another size.
+            UsageError: an image has another size.
         """
         for height, width in images.sizes:
             if (height, width) != (self.only, self.only):
                 raise UsageError(
-                    f"ssd300 takes images of {self.only}x{self.only} alone, and got {height}x{width}; "
-                    f"give --size {self.only} without --max-size, or leave --ssd300 out"
+                    f"ssd300 accepts only images of {self.only}x{self.only}, not {height}x{width}; "
+                    f"give --size {self.only} without --max-size, or remove --ssd300"
                 )
         return images.pixels[..., : self.only, : self.only]
 
@@ -176,21 +176,21 @@ def ssd(
     nms_iou: float = 0.45,
     max_detections: int = 200,
 ) -> SSD:
-    """SSD on the last two maps of any backbone, or the one of a plain ViT.
+    """SSD on the last two maps of any backbone, or the single map of a plain ViT.
 
     Args:
         num_classes: K, without background.
         ssd300: the first paper's levels, on a backbone whose last two maps have strides 8 and 16, as those of tv_vgg16:
-            the first map normalized, two convolutions above the second, no batch norm; images of 300x300 alone.
-        extra_width: share of the 512, 256, 256, 256 channels of the levels above the backbone's.
-        finest_scale: side of the finest level's square boxes, as a share of the image.
-        min_scale: the same of the second level.
-        max_scale: the same of one above the coarsest level; those between are evenly spaced.
-        negatives: hardest empty boxes learnt from per box that holds something.
-        empty_negatives: as many from an image without boxes; 0, as in the paper, learns nothing from such images.
-        min_score: detections that score no more are left out.
-        nms_iou: overlap at which the lesser of two boxes of a class goes.
-        max_detections: kept per image.
+            the first map L2-normalized, two convolutions after the second, no batch norm; only images of 300x300.
+        extra_width: multiplier of the 512, 256, 256, 256 channels of the extra levels.
+        finest_scale: size of the finest level's square boxes relative to the image.
+        min_scale: the same for the second level.
+        max_scale: the same for one above the coarsest level; those between are evenly spaced.
+        negatives: hard negatives per positive default box.
+        empty_negatives: negatives of an image without boxes; 0 in the paper.
+        min_score: detections with this score or less are dropped.
+        nms_iou: IoU threshold of NMS, per class.
+        max_detections: per image.
     """
     channels = [backbone.maps[i].channels for i in last_maps(backbone)]
     above = [max(16, round(extra_width * out)) for out in (512, 256, 256, 256)]
@@ -238,18 +238,18 @@ def ssdlite(
     nms_iou: float = 0.55,
     max_detections: int = 300,
 ) -> SSD:
-    """SSDLite on the last two maps of any backbone, or the one of a plain ViT.
+    """SSDLite on the last two maps of any backbone, or the single map of a plain ViT.
 
     Args:
         num_classes: K, without background.
-        extra_width: share of the 512, 256, 256, 128 channels of the levels above the backbone's.
-        min_scale: side of the finest level's square boxes, as a share of the image.
-        max_scale: the same of the coarsest level; those between are evenly spaced.
-        negatives: hardest empty boxes learnt from per box that holds something.
-        empty_negatives: as many from an image without boxes; 0, as in the paper, learns nothing from such images.
-        min_score: detections that score no more are left out.
-        nms_iou: overlap at which the lesser of two boxes of a class goes.
-        max_detections: kept per image.
+        extra_width: multiplier of the 512, 256, 256, 128 channels of the extra levels.
+        min_scale: size of the finest level's square boxes relative to the image.
+        max_scale: the same for the coarsest level; those between are evenly spaced.
+        negatives: hard negatives per positive default box.
+        empty_negatives: negatives of an image without boxes; 0 in the paper.
+        min_score: detections with this score or less are dropped.
+        nms_iou: IoU threshold of NMS, per class.
+        max_detections: per image.
     """
     channels = [backbone.maps[i].channels for i in last_maps(backbone)]
     above = [max(16, round(extra_width * out)) for out in (512, 256, 256, 128)]
@@ -274,7 +274,7 @@ def ssdlite(
 
 
 def last_maps(backbone: Backbone) -> list[int]:
-    """The two coarsest of a backbone, or its only one."""
+    """Indices of the two coarsest maps of a backbone, or of its only one."""
     return list(range(len(backbone.maps)))[-2:]
 
 
@@ -298,12 +298,14 @@ def plain_level(into: int, out: int, *, halves: bool) -> nn.Sequential:
 
 
 def ssd300_levels(backbone: Backbone) -> nn.ModuleList:
-    """What the first paper makes of conv4_3 and conv5_3: a map of unit vectors, and VGG's first two dense layers."""
+    """The paper's layers on conv4_3 and conv5_3: L2 normalization, and VGG's first two linear layers as
+    convolutions.
+    """
     maps = backbone.maps[-2:]
     if [info.stride for info in maps] != SSD300_STRIDES:
         raise UsageError(
-            f"ssd300 wants the last two maps at strides 8 and 16; this backbone has "
-            f"{[info.stride for info in backbone.maps]}, take tv_vgg16, or leave --ssd300 out"
+            f"ssd300 needs the last two maps at strides 8 and 16; this backbone has "
+            f"{[info.stride for info in backbone.maps]}, use tv_vgg16, or remove --ssd300"
         )
     dense = nn.Sequential(
         nn.MaxPool2d(3, stride=1, padding=1),
@@ -316,7 +318,7 @@ def ssd300_levels(backbone: Backbone) -> nn.ModuleList:
 
 
 class UnitVectors(nn.Module):
-    """(B, C, H, W) -> (B, C, H, W): channels of a place become a vector of length 1, times what each channel learns.
+    """L2 normalization over channels with a learned scale: (B, C, H, W) -> (B, C, H, W).
 
     Liu, Rabinovich, Berg, "ParseNet: Looking Wider to See Better", 2015.
     """
@@ -341,9 +343,9 @@ def convolutions(module: nn.Module) -> Iterator[nn.Conv2d]:
 
 
 class PatientNorm(nn.BatchNorm2d):
-    """Batch norm that takes a single value per channel, which has no deviation, by what it has seen before.
+    """Batch norm that uses its running statistics for a single value per channel, which has no variance.
 
-    The coarsest level of a batch of one image is such a value.
+    This happens on the coarsest level for a batch of one image.
     """
 
     def forward(self, input: Tensor) -> Tensor:

@@ -12,24 +12,28 @@ from shared.recipes.flags import Parser, dashed, own_flags
 def import_checkpoint(argv: list[str]) -> int:
     parser = Parser(
         prog="detect import",
-        description="Export a checkpoint of torchvision, DETR, Deformable DETR or SMCA under a tag; every tensor must "
-        "match, and no code in the file is run. Flags not listed are options of the network.",
+        description="Export a checkpoint of torchvision, DETR, Deformable DETR or SMCA under a tag; all "
+        "tensors must match, and code in the file is not executed. Other flags are options of the network.",
     )
     parser.add_argument("file", type=Path, help="the checkpoint")
     parser.add_argument(
-        "--network", required=True, help="a detector of this project, or its authors' name, such as fcos_resnet50_fpn"
+        "--network",
+        required=True,
+        help="a network (`detect list networks`) or published name, such as fcos_resnet50_fpn",
     )
-    parser.add_argument("--tag", required=True, help="the tag to export under")
-    parser.add_argument("--backbone", help="its backbone (default: read from the file's tensor names)")
+    parser.add_argument("--tag", required=True, help="tag of the export")
+    parser.add_argument("--backbone", help="its backbone (default: from the file's tensor names)")
     parser.add_argument("--dilation", action="store_true", help="the backbone's last stage is dilated (DC5)")
-    parser.add_argument("--class-file", type=Path, help="one class name per line (default: COCO's, where they fit)")
+    parser.add_argument("--class-file", type=Path, help="one class name per line (default: COCO's, if the number fits)")
     parser.add_argument("--size", type=int, nargs="+", help="height and width (default: as published)")
     parser.add_argument("--max-size", type=int, help="longest side (default: as published)")
-    parser.add_argument("--norm-eps", type=float, help="epsilon of the file's frozen batch norm")
+    parser.add_argument(
+        "--norm-eps", type=float, help="epsilon of the file's frozen batch norm (default: as published)"
+    )
     parser.add_argument("--rgb-mode", help="pixel mean and std (default: as published)")
-    parser.add_argument("--source", help="where the file comes from, for the card")
-    parser.add_argument("--licence", "--license", help="license of the weights, for the card")
-    parser.add_argument("--allow-missing", nargs="+", default=[], metavar="GLOB", help="tensors the file may lack")
+    parser.add_argument("--source", help="description of the file's origin, for the card")
+    parser.add_argument("--license", "--licence", dest="licence", help="license of the weights, for the card")
+    parser.add_argument("--allow-missing", nargs="+", default=[], metavar="GLOB", help="tensors that may be missing")
     parser.add_argument("--weights-dir", type=Path, default=Path("weights"), help="folder of the exported weights")
     args, rest = parser.parse_known_args([dashed(word) for word in argv])
     from detection.published.importing import Import, import_detector

@@ -1,12 +1,12 @@
-"""Command lines of torchvision's train.py and of DETR's main.py, said in our words before anybody reads them.
+"""Translate flags of torchvision's train.py and of DETR's main.py into those of `detect train`.
 
     --model fasterrcnn_resnet50_fpn          the recipe of that name
-    --network smca_detr --coco_path coco     the same, as nothing is named that it should stand on
+    --network smca_detr --coco_path coco     the recipe of that name, if no backbone or weights are given
     --enc_layers 6 --set_cost_bbox 5         --encoder-layers 6 --l1-cost 5
     --eval --resume FILE, --test-only        `detect eval --weights FILE`
-    --backend pil, --world-size 8            nothing: said once, and left out
+    --backend pil, --world-size 8            ignored, with a note
 
-Most of their flags are words of our own already, since these were chosen to be.
+Most other flags of these programs have the same names here.
 """
 
 from __future__ import annotations
@@ -36,14 +36,14 @@ RENAMED = {
     "--bbox-loss-coef": "--l1-weight",
     "--giou-loss-coef": "--giou-weight",
 }
-LEFT_OUT = {  # flag: (words after it, why it says nothing here)
-    "--backend": (1, "images are decoded and augmented one way"),
-    "--use-v2": (0, "images are decoded and augmented one way"),
-    "--world-size": (1, "the launcher says how many processes there are"),
-    "--dist-url": (1, "the launcher says where the processes meet"),
-    "--local-rank": (1, "the environment says which process this is"),
-    "--start-epoch": (1, "--resume knows where the run was"),
-    "--remove-difficult": (0, "nothing reads it in the original either"),
+LEFT_OUT = {  # flag: (number of its values, why it is ignored)
+    "--backend": (1, "there is only one image decoder"),
+    "--use-v2": (0, "there is only one version of the augmentations"),
+    "--world-size": (1, "the launcher sets the number of processes"),
+    "--dist-url": (1, "the launcher sets the address"),
+    "--local-rank": (1, "it is read from the environment variable LOCAL_RANK"),
+    "--start-epoch": (1, "--resume restores the epoch"),
+    "--remove-difficult": (0, "DETR's main.py does not use it either"),
 }
 ONLY_EVALUATE = ("--eval", "--test-only")
 STARTS_FROM = ("--recipe", "--backbone", "--backbone-tag", "--init-from", "--resume", "--resume-epoch")
@@ -51,11 +51,11 @@ DATA = ("--data-path", "--coco-path")
 
 
 class CommandLine(NamedTuple):
-    """A command line in our words.
+    """A translated command line.
 
-    argv: the flags.
-    only_evaluate: the weights that are to be evaluated and not trained, None otherwise.
-    notes: what was left out, and why.
+    argv: flags of `detect train`.
+    only_evaluate: weights to evaluate instead of training, or None to train.
+    notes: one line for each ignored flag, with the reason.
     """
 
     argv: list[str]
@@ -64,13 +64,13 @@ class CommandLine(NamedTuple):
 
 
 def translate(argv: Sequence[str]) -> CommandLine:
-    """Flags as anybody types them -> our flags.
+    """Translate a command line.
 
     Raises:
-        UsageError: --eval or --test-only without weights, or --model beside --recipe.
+        UsageError: --eval or --test-only without weights, or --model NAME of a recipe together with --recipe.
     """
     words = [part for word in argv for part in split(dashed(word))]
-    notes = [f"{word} is left out: {LEFT_OUT[word][1]}" for word in words if word in LEFT_OUT]
+    notes = [f"{word} is ignored: {LEFT_OUT[word][1]}" for word in words if word in LEFT_OUT]
     words = without(words, {flag: count for flag, (count, _) in LEFT_OUT.items()})
     evaluates = any(word in ONLY_EVALUATE for word in words)
     words = without(words, dict.fromkeys(ONLY_EVALUATE, 0))
@@ -78,19 +78,24 @@ def translate(argv: Sequence[str]) -> CommandLine:
     if evaluates:
         weights = next((v for f, v in pairwise(words) if f in ("--resume", "--weights")), None)
         if weights is None or weights.startswith("--"):
-            raise UsageError("--eval and --test-only evaluate weights; name them with --resume FILE or --weights NAME")
+            raise UsageError("--eval and --test-only evaluate weights; give them with --resume FILE or --weights NAME")
         words = without(words, {"--resume": 1, "--weights": 1})
     return CommandLine(named_recipe(renamed(words)), weights, notes)
 
 
 def renamed(words: list[str]) -> list[str]:
-    """Flags of theirs as ours."""
+    """Replace the flags in RENAMED; values are kept."""
     return [ours for word in words for ours in (RENAMED[word].split() if word in RENAMED else [word])]
 
 
 def named_recipe(words: list[str]) -> list[str]:
-    """--model NAME becomes --recipe NAME where a recipe has that name; so does --network NAME where somebody's data is
-    named, and nothing that the network should stand on."""
+    """Replace --model NAME by --recipe NAME if there is such a recipe.
+
+    --network NAME is replaced, too, if data is given but no recipe, backbone or weights.
+
+    Raises:
+        UsageError: --model NAME of a recipe together with --recipe.
+    """
     known = recipe_names("detect")
     if not {*STARTS_FROM}.intersection(words) and {*DATA}.intersection(words):
         for place, (flag, value) in enumerate(pairwise(words)):
@@ -105,14 +110,14 @@ def named_recipe(words: list[str]) -> list[str]:
 
 
 def split(word: str) -> list[str]:
-    """'--lr=0.1' -> '--lr', '0.1', where a flag is one that is looked for here."""
+    """'--model=fcos' -> '--model', 'fcos', for the flags that are handled here; other words are kept."""
     flag, eq, value = word.partition("=")
     looked_for = {*RENAMED, *LEFT_OUT, *ONLY_EVALUATE, "--model", "--network", *STARTS_FROM, *DATA}
     return [flag, value] if eq and flag in looked_for else [word]
 
 
 def without(words: list[str], flags: dict[str, int]) -> list[str]:
-    """The words less these flags and the words that follow each."""
+    """Remove flags and their values. flags: {flag: number of values}."""
     kept, skip = [], 0
     for word in words:
         if word in flags:

@@ -1,7 +1,7 @@
-"""Detectors of others: which layout a file has, which network of ours that is, and its tensors under our names.
+"""Published detectors: recognize the key layout of a checkpoint and rename its tensors to those of our networks.
 
-file -> the tensors inside -> layout, by a name that only it has -> network, backbone, options, by names and shapes
-                                                                 -> names as ours -> what is held otherwise
+file -> tensors -> key layout, by a key that only it has -> network, backbone, options, from names and shapes
+                                                         -> renamed tensors -> adjusted tensors, such as class heads
 
 torchvision faster r-cnn | mask r-cnn | keypoint r-cnn | fcos | retinanet | ssd300 | ssdlite
 detr | detr with masks | deformable detr | smca
@@ -21,20 +21,20 @@ from detection.published.layout import Layout, Options
 from shared.errors import WeightsError
 from shared.weights.card import listed
 
-LAYOUTS = [*torchvision.LAYOUTS, *transformers.LAYOUTS]  # most particular first
-WRAPPERS = ("module.", "_orig_mod.", "detr.")  # of other processes, of a compiler, of DETR with masks
+LAYOUTS = [*torchvision.LAYOUTS, *transformers.LAYOUTS]  # most specific first
+WRAPPERS = ("module.", "_orig_mod.", "detr.")  # of DistributedDataParallel, torch.compile, DETR with masks
 
 
 class Foreign(NamedTuple):
-    """A file understood.
+    """A recognized checkpoint.
 
-    layout: which.
-    told: where in the file its tensors were.
-    network: ours.
-    backbone: ours, or None where names do not tell.
-    options: of our network.
-    num_classes: as our network counts them.
-    tensors: under their own names.
+    layout: its key layout.
+    in_file: path of the tensors in the file's nested dicts, such as " (model)".
+    network: name of our network.
+    backbone: name of our backbone, or None if it is not recognized.
+    options: options of our network, from names and shapes.
+    num_classes: number of classes of our network, without background.
+    tensors: by the names in the file.
     """
 
     layout: Layout
@@ -46,23 +46,27 @@ class Foreign(NamedTuple):
     tensors: Tensors
 
     def renamed(self) -> Tensors:
-        """Under our names, and as our networks hold them."""
+        """The tensors by the names of our network.
+
+        Raises:
+            WeightsError: two tensors have the same name after renaming.
+        """
         named: Tensors = {}
         for theirs, value in self.tensors.items():
             ours = theirs
             for pattern, replacement in self.layout.rules:
                 ours = re.sub(pattern, replacement, ours)
             if ours in named:
-                raise WeightsError(f"the file holds {ours} twice; save the network's state_dict() alone")
+                raise WeightsError(f"the file has {ours} twice; save only the state_dict() of the network")
             named[ours] = value
         return self.layout.settle(named)
 
 
 def recognize(content: Any) -> Foreign:
-    """What a file's content is.
+    """Recognize the content of a checkpoint file.
 
     Raises:
-        WeightsError: it holds no tensors, or no detector that is known here.
+        WeightsError: it has no tensors, an unknown key layout, or only a part of a known one.
     """
     tensors, path = tensors_in(content)
     for wrapper in WRAPPERS:
@@ -74,11 +78,12 @@ def recognize(content: Any) -> Foreign:
         some = listed(list(tensors))
         if any(re.match(r"(.*\.)?(layer1\.0|features\.0|blocks\.0|stages\.0)\.", name) for name in tensors):
             raise WeightsError(
-                f"the file holds a backbone and no detector that is known here ({some}); "
-                f"bring a backbone in with `pretrain import FILE --model NAME --tag TAG`"
+                f"the file contains a backbone, not a known detector ({some}); "
+                f"import a backbone with `pretrain import FILE --model NAME --tag TAG`"
             )
         raise WeightsError(
-            f"the file holds no detector that is known here ({some}); known are {', '.join(x.name for x in LAYOUTS)}"
+            f"the file is not a checkpoint of a known detector ({some}); "
+            f"give one of {', '.join(x.name for x in LAYOUTS)}"
         )
     name, rows, besides = layout.classes
     try:
@@ -86,15 +91,15 @@ def recognize(content: Any) -> Foreign:
         count = len(tensors[name]) // rows - besides
     except KeyError as error:
         raise WeightsError(
-            f"the file looks like {layout.name} and lacks {error.args[0]}; save the network's whole state_dict()"
+            f"the file looks like {layout.name} but lacks {error.args[0]}; save the network's complete state_dict()"
         ) from None
     network = options.pop("network", layout.network)
     return Foreign(layout, "".join(f" ({p})" for p in path), network, backbone_of(tensors), options, count, tensors)
 
 
 def backbone_of(tensors: Mapping[str, Tensor]) -> str | None:
-    """Our name of the backbone, by what only it has."""
-    tail = tensors.get("backbone.features.1.3.0.weight")  # SSDlite's last convolution
+    """Name of our backbone, from the tensor names; None if it is not recognized."""
+    tail = tensors.get("backbone.features.1.3.0.weight")  # SSDlite's last; 480 with reduce_tail
     if tail is not None:
         return "tv_mobilenet_v3_large_ssdlite" + ("_reduced" if len(tail) == 480 else "")
     for pattern, name in KNOWN_BACKBONES:

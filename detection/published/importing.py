@@ -1,9 +1,9 @@
-"""`detect import`: a detector of somebody else becomes an export under a tag, whole or not at all.
+"""`detect import`: export a published detector under a tag, completely or not at all.
 
-file -> sha256 -> content -> layout -> reference: what it does not say -> network -> names -> fill
+file -> sha256 -> content -> layout -> reference: settings that are not in the file -> network -> names -> fill
      -> card: source, licence, classes, pixels, sizes, options -> store
 
-Afterwards `detect eval --weights TAG` computes what its authors' program does, in the category ids they used.
+`detect eval --weights TAG` then computes the same detections as the original program, with its category ids.
 """
 
 from __future__ import annotations
@@ -35,9 +35,9 @@ from shared.weights.card import Card, Exported, check_name, versions
 from shared.weights.store import Store
 from shared.weights.transfer import Transfer, fill
 
-COCO = 90  # the largest id of a thing
-PANOPTIC = 249  # the largest id that DETR has a row for; names end at 200
-LIMBS = (  # of COCO's person, counted from 1
+COCO = 90  # largest category id of a thing
+PANOPTIC = 249  # largest category id of DETR's class head; COCO's stuff ends at 200
+LIMBS = (  # skeleton of COCO's person, keypoints from 1
     (16, 14), (14, 12), (17, 15), (15, 13), (12, 13), (6, 12), (7, 13), (6, 7), (6, 8), (7, 9), (8, 10), (9, 11),
     (2, 3), (1, 2), (1, 3), (2, 4), (3, 5), (4, 6), (5, 7),
 )  # fmt: skip
@@ -45,22 +45,22 @@ LIMBS = (  # of COCO's person, counted from 1
 
 @dataclass(frozen=True, kw_only=True)
 class Import:
-    """What is brought in, as the command line says it.
+    """The arguments of an import.
 
     file: the checkpoint.
-    network: a detector of ours, or the name its authors gave it, such as detr_resnet50_dc5.
-    tag: the word that will find it.
-    backbone: what it stands on; what the file's names tell, without.
-    network_args: options of the network that neither the file nor the reference tells, such as heads or smooth.
-    dilation: the backbone's last stage is dilated (DC5), which no file tells but a published one.
-    class_file: names of the classes, one a line; COCO's, without, where there are as many.
-    size: height and width, or one number for both, that images are brought to.
-    max_size: longest side; images then keep their shape.
-    norm_eps: what the file's frozen batch norm adds to variances; as much as ours, unless the file is a published one.
-    rgb_mode: pixel statistics by name; the reference's, without.
-    source: where it is from, in words.
-    licence: of the weights, which may differ from the code's.
-    allow_missing: tensors the file may lack, as glob patterns.
+    network: name of our network, or a published name such as detr_resnet50_dc5.
+    tag: tag of the export.
+    backbone: name of our backbone; None for the one recognized from tensor names.
+    network_args: options of the network that are neither in the file nor in the reference, such as heads or smooth.
+    dilation: the backbone's last stage is dilated (DC5); known without it only for published files.
+    class_file: class names, one per line; None for COCO's if the number of classes matches, else "class 1" and so on.
+    size: height and width in pixels, or one number for both; None for the reference's.
+    max_size: maximum of the longer side in pixels; the aspect ratio is then kept.
+    norm_eps: epsilon of the file's frozen batch norm; None for that of a published file, else our network's.
+    rgb_mode: pixel statistics by name; None for the reference's.
+    source: description of its origin.
+    licence: license of the weights, which may differ from that of the code.
+    allow_missing: glob patterns of tensors that may be missing.
     """
 
     file: Path
@@ -80,12 +80,12 @@ class Import:
 
 
 def import_detector(wanted: Import, store: Store) -> Exported:
-    """Read, understand, fill, export; prints what happened.
+    """Read, recognize, load, export; prints a report.
 
     Raises:
-        UsageError: no such network, backbone or option, or a tag that cannot be one.
-        DataError: the class file does not name as many classes.
-        WeightsError: the file cannot be read, holds code, is of another network, or does not fit.
+        UsageError: an unknown network, backbone or option, or an invalid tag.
+        DataError: the class file has another number of classes.
+        WeightsError: the file cannot be read, contains code, is of another network, or does not match.
     """
     check_name(wanted.tag)
     check_network(wanted.network)
@@ -133,10 +133,10 @@ def import_detector(wanted: Import, store: Store) -> Exported:
 
 
 def imported(file: Path, store: Store) -> Exported:
-    """A file that was never told about: the network that its names tell, under its own name as a tag; once a file.
+    """Import a file with the recognized network, and its file name as tag; if already imported, return that export.
 
     Raises:
-        WeightsError: it cannot be read, or is of no detector that is known here.
+        WeightsError: it cannot be read, is not a known detector, or does not match.
     """
     digest = file_digest(file)
     for exported in store.all():
@@ -147,25 +147,24 @@ def imported(file: Path, store: Store) -> Exported:
 
 
 def check_network(name: str) -> None:
-    """Raise UsageError for a network that is neither ours nor a reference's."""
+    """Raise UsageError for a name that is neither one of our networks nor a published name."""
     if name not in REFERENCES and name not in detector.names():
         known = [*detector.names(), *REFERENCES]
-        raise UsageError(f"no detector '{name}'{suggest(name, known)}; there is {', '.join(known)}")
+        raise UsageError(f"no detector '{name}'{suggest(name, known)}; give one of {', '.join(known)}")
 
 
 def reference_for(wanted: Import, found: Foreign, published: str | None) -> Reference:
-    """What the file does not say: as the published file it is, as told by name, or as the nearest there is.
+    """Settings that are not in the file: of the published name given, else of the published file, else of the nearest.
 
     Raises:
-        WeightsError: the file is of another network than was named.
+        WeightsError: the file is of another network than --network.
     """
     named = REFERENCES.get(wanted.network)
     if (named.network if named else wanted.network) != found.network:
         fitting = [found.network, *(name for name, r in REFERENCES.items() if r.network == found.network)]
         raise WeightsError(
-            f"{wanted.file.name} is a checkpoint of another family: its layout is "
-            f"{found.layout.name}{found.in_file}, and "
-            f"{wanted.network} is not that; say --network {' or '.join(fitting)}"
+            f"{wanted.file.name} is not a checkpoint of {wanted.network}: its key layout is "
+            f"{found.layout.name}{found.in_file}; give --network {' or '.join(fitting)}"
         )
     seen = wanted.backbone or found.backbone
     reference = named or (REFERENCES[published] if published else None)
@@ -175,24 +174,24 @@ def reference_for(wanted: Import, found: Foreign, published: str | None) -> Refe
 
 
 def options_of(found: Foreign, reference: Reference, given: Mapping[str, Any]) -> dict[str, Any]:
-    """The network's options, where they are not what they usually are: what is told goes over what is seen."""
+    """Options of the network that differ from the defaults; given ones replace those of the file and the reference."""
     usual = {name: parameter.default for name, parameter in detector.options(found.network).items()}
     options = {**reference.args, **found.options, **given}
     return {name: value for name, value in options.items() if name in given or usual.get(name) != value}
 
 
 def classes_of(found: Foreign, class_file: Path | None) -> ClassMap:
-    """What the rows are called, and their ids in the authors' data: from 1 where 0 is background, and else from 0.
+    """Class names and category ids of the class head's rows: from 1 if 0 is background, else from 0.
 
     Raises:
-        DataError: the class file names more classes, or fewer.
+        DataError: the class file has another number of classes.
     """
     ids = range(1, found.num_classes + 1) if found.layout.background else range(found.num_classes)
     if class_file is not None:
         classes = ClassMap.from_file(class_file)
         if len(classes) != len(ids):
             raise DataError(
-                f"{class_file} names {len(classes)} classes, and the file has {len(ids)}; name each of them"
+                f"{class_file} has {len(classes)} class names for {len(ids)} classes; give one name per class"
             )
         return ClassMap(classes.names, tuple(ids))
     names: list[str] = []
@@ -205,7 +204,7 @@ def classes_of(found: Foreign, class_file: Path | None) -> ClassMap:
 
 
 def skeleton_of(found: Foreign) -> dict[str, Any]:
-    """COCO's person where there are as many keypoints, else so many of which nothing is known; nothing without any."""
+    """{"skeleton": ...} for the card: COCO's person for 17 keypoints, else numbered keypoints; {} without keypoints."""
     count = found.options.get("num_keypoints")
     if count is None:
         return {}
@@ -214,11 +213,12 @@ def skeleton_of(found: Foreign) -> dict[str, Any]:
 
 
 def things_of(found: Foreign, classes: ClassMap) -> dict[str, Any]:
-    """Which classes are things, of a network that says whose each pixel is: COCO's ids up to 90."""
+    """{"isthing": ...} for the card of a panoptic segmentation network: COCO's ids up to 90 are things; else {}."""
     return {"isthing": [i <= COCO for i in classes.source_ids]} if detector.facts(found.network).get("segments") else {}
 
 
 def fitted(wanted: Import, built: Detector, found: Foreign, digest: str, eps: float | None) -> Transfer:
+    """Load the tensors into `built`. Raises WeightsError if they do not match."""
     tensors = found.renamed()
     converted = [] if eps is None else take_eps(built, tensors, eps)
     return fill(
@@ -228,15 +228,15 @@ def fitted(wanted: Import, built: Detector, found: Foreign, digest: str, eps: fl
         digest=digest,
         allow_missing=(COUNTERS, *wanted.allow_missing),
         converted=converted,
-        otherwise=f"name its --backbone or the options it was built with, or what may stay with --allow-missing GLOB "
-        f"(layout: {found.layout.name})",
+        otherwise=f"give its --backbone and network options (key layout: {found.layout.name}), "
+        f"or list missing tensors with --allow-missing GLOB",
     )
 
 
 def take_eps(built: nn.Module, tensors: Tensors, eps: float) -> list[str]:
-    """Scales of batch norms that added `eps` to variances -> those that give the same with what ours add; their names.
+    """Rescale batch norm weights, in place, so that an epsilon of `eps` in the file gives the same output with ours.
 
-    The scale takes it up and not the variance, which would lose a channel whose variance is smaller than ours adds.
+    The weight is changed, not the variance, which could become negative. Returns the names of changed tensors.
     """
     changed = []
     for name, layer in built.named_modules():
@@ -250,7 +250,7 @@ def take_eps(built: nn.Module, tensors: Tensors, eps: float) -> list[str]:
 
 
 def recipe_of(wanted: Import, network: str, reference: Reference, network_args: dict[str, Any]) -> dict[str, Any]:
-    """The recipe that evaluation reads: sizes as published, or as told."""
+    """The recipe for the card, which evaluation reads: given sizes, else those of the reference."""
     size = tuple(wanted.size) if wanted.size else reference.size
     longest = wanted.max_size if wanted.size or wanted.max_size else reference.longest
     values = {
@@ -267,14 +267,16 @@ def recipe_of(wanted: Import, network: str, reference: Reference, network_args: 
 
 
 def report(exported: Exported, transfer: Transfer, stats: PixelStats, published: str | None) -> None:
+    """Print what was imported."""
     card, recipe = exported.card, exported.card.recipe
     classes = card.classes["names"]
     longest = f", longest side {recipe['max_size']}" if recipe["max_size"] else ""
     print(f"layout: {card.source['layout']}{f', published as {published}' if published else ''}")
     print(f"filled {transfer}")
-    print(f"network: {card.args['network']} on {card.args['backbone']}, {card.args['network_args'] or 'usual options'}")
+    args = card.args
+    print(f"network: {args['network']} on {args['backbone']}, {args['network_args'] or 'default options'}")
     print(f"classes: {len(classes)}, ids {card.classes['source_ids'][0]} to {card.classes['source_ids'][-1]}")
-    smoothed = "" if recipe["antialias"] else ", made smaller without smoothing"
-    print(f"images: size {recipe['size']}{longest}{smoothed}; mean {stats.mean}, std {stats.std}")
-    print(f"licence: {card.licence or 'not told; say it with --licence'}")
+    unsmoothed = "" if recipe["antialias"] else ", without antialiasing"
+    print(f"images: size {recipe['size']}{longest}{unsmoothed}; mean {stats.mean}, std {stats.std}")
+    print(f"license: {card.licence or 'not given; add it with --license'}")
     print(f"exported {exported} to {exported.path}")

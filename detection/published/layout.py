@@ -1,4 +1,4 @@
-"""Key layouts: how others name the tensors of detectors, and what their shapes say."""
+"""Key layouts: how the tensors of published detectors are named, and which options their shapes determine."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ Options = dict[str, Any]
 
 
 class Layout(NamedTuple):
-    """A way of naming.
+    """A key layout.
 
-    name: in words.
-    known_by: a pattern that a name of this layout matches, and no name of those below it in the table.
-    network: ours.
-    rules: what is replaced, in order.
-    classes: the tensor with a row for each class, how many rows each has, and how many of them are of no class.
-    background: whether ids count from 1, as 0 is background.
-    options: what shapes say about options of our network.
-    settle: what is held otherwise there, under our names already.
+    name: shown to the user.
+    known_by: pattern of a key that this layout has, and later layouts in the table do not.
+    network: name of our network.
+    rules: (pattern, replacement) pairs for the keys, applied in order.
+    classes: key of the class head's weight or bias, rows per class, and classes to subtract (background, no object).
+    background: True if category ids start at 1, as 0 is background.
+    options: tensors by their original names -> options of our network.
+    settle: adjusts renamed tensors whose rows or number differ in our network.
     """
 
     name: str
@@ -36,5 +36,5 @@ class Layout(NamedTuple):
 
 
 def count_of(tensors: Tensors, pattern: str) -> int:
-    """How many different numbers stand at a place of the names, such as those of layers."""
+    """The number of distinct values of the pattern's first group in the names, such as layer indices."""
     return len({found[1] for name in tensors if (found := re.match(pattern, name))})

@@ -1,8 +1,8 @@
-"""Published detectors by the names their authors gave them: what their files do not say about themselves.
+"""Published detectors by their published names: the settings that are not stored in their files.
 
-    name -> network, backbone, options | size, longest side, pixels | the files that are published
+    name -> network, backbone, options | size, longest side, pixel mean and std | published files
 
-A file is known by how its sha256 begins, which its authors put into its name, whatever it is called now.
+A file is recognized by the first 8 digits of its sha256, which are part of the published file name.
 """
 
 from __future__ import annotations
@@ -12,22 +12,23 @@ from typing import Any, NamedTuple
 
 from shared.feeding.pixels import PixelStats, pixel_stats
 
-USUAL_EPS = 1e-5  # what frozen batch norm adds to a variance, unless a file is older than that
-PATIENT_EPS = 1e-3  # of MobileNetV3
+USUAL_EPS = 1e-5  # epsilon of batch norm; 0 for older files of torchvision
+PATIENT_EPS = 1e-3  # of torchvision's SSDlite
 VGG_PIXELS = PixelStats((0.48235, 0.45882, 0.40784), (1 / 255, 1 / 255, 1 / 255))
 
 
 class Reference(NamedTuple):
-    """
-    network: ours.
-    backbone: ours.
-    args: options of the network that differ from ours.
-    backbone_args: the same of the backbone.
-    size: height and width; with `longest`, the short side of an image that keeps its shape.
-    longest: how long the long side may become.
-    antialias: whether images made smaller were smoothed.
-    pixels: what they are normalized by.
-    files: how the sha256 of each published file begins, and what its batch norm adds to variances.
+    """A published detector.
+
+    network: name of our network.
+    backbone: name of our backbone.
+    args: options of the network that differ from our defaults.
+    backbone_args: options of the backbone that differ from our defaults.
+    size: height and width in pixels; with `longest`, the shorter side, and the aspect ratio is kept.
+    longest: maximum of the longer side in pixels, or None to resize to exactly `size`.
+    antialias: whether images are resized with antialiasing.
+    pixels: mean and std.
+    files: {start of the sha256 of a published file: epsilon of its batch norm}.
     """
 
     network: str
@@ -81,7 +82,7 @@ REFERENCES = {
     "detr_resnet50_panoptic": Reference("detr_panoptic", files={"00ce5173": USUAL_EPS}),
     "detr_resnet50_dc5_panoptic": Reference("detr_panoptic", backbone_args=DC5, files={"da08f1b1": USUAL_EPS}),
     "detr_resnet101_panoptic": Reference("detr_panoptic", "resnet101_v1b", files={"40021d53": USUAL_EPS}),
-    # fundamentalvision/Deformable-DETR and gaopengcuhk/SMCA-DETR, who say no sha256
+    # fundamentalvision/Deformable-DETR and gaopengcuhk/SMCA-DETR, which publish no sha256
     "deformable_detr_resnet50": Reference("deformable_detr"),
     "deformable_detr_boxref_resnet50": Reference("deformable_detr_boxref"),
     "smca_detr_resnet50": Reference("smca_detr"),
@@ -90,7 +91,7 @@ REFERENCES = {
 
 
 def of_file(digest: str) -> tuple[str, float] | None:
-    """The published detector that a file of this sha256 is, and what its batch norm adds to variances."""
+    """The name of the published detector with this sha256 and its batch norm epsilon, or None."""
     for name, reference in REFERENCES.items():
         for start, eps in reference.files.items():
             if digest.startswith(start):
@@ -99,6 +100,6 @@ def of_file(digest: str) -> tuple[str, float] | None:
 
 
 def nearest(network: str, backbone: str) -> Reference:
-    """The reference that a file of this network and backbone is most likely of, on that backbone."""
+    """The first reference of this network, preferably with this backbone; the backbone is replaced if it differs."""
     same = [r for r in REFERENCES.values() if r.network == network] or [Reference(network)]
     return next((r for r in same if r.backbone == backbone), same[0]._replace(backbone=backbone))

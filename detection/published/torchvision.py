@@ -1,6 +1,6 @@
-"""torchvision's detectors: names of its modules, and of those that its files had before version 0.13.
+"""Key layouts of torchvision's detectors, including those of files from before version 0.13.
 
-It counts 0 as background. FCOS and RetinaNet have a row for it that was never anything; our pages have none.
+Class 0 is background. torchvision's FCOS and RetinaNet have an unused row for it in the class head; ours do not.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from detection.published.layout import Layout, Options, Rules, count_of
 
 
 def without_background(groups: int) -> Callable[[Tensors], Tensors]:
-    """Of each of so many groups of rows in the class head, all but the first row."""
+    """A function that removes the background row from each of the groups (anchors) of the class head's rows."""
 
     def settle(tensors: Tensors) -> Tensors:
         made = dict(tensors)
@@ -26,7 +26,7 @@ def without_background(groups: int) -> Callable[[Tensors], Tensors]:
 PYRAMID: Rules = (
     (r"^backbone\.body\.", "backbone.net."),
     (r"^backbone\.fpn\.", "neck.fpn."),
-    (r"((?:inner|layer)_blocks\.\d+)\.(weight|bias)$", r"\1.0.\2"),  # before torchvision 0.13, and so below
+    (r"((?:inner|layer)_blocks\.\d+)\.(weight|bias)$", r"\1.0.\2"),  # before torchvision 0.13, also below
 )
 R_CNN: Rules = (
     *PYRAMID,
@@ -59,7 +59,7 @@ def of_pyramid(tensors: Tensors) -> Options:
 
 
 def of_fcos(tensors: Tensors) -> Options:
-    """A convolution and a norm each have parameters, and what follows them has none."""
+    """Each of the head's layers is a convolution and a norm with parameters, and a ReLU without."""
     return of_pyramid(tensors) | {"depth": count_of(tensors, r"head\.classification_head\.conv\.(\d+)\.") // 2}
 
 
@@ -68,7 +68,7 @@ def of_r_cnn(tensors: Tensors) -> Options:
 
 
 def of_second_r_cnn(tensors: Tensors) -> Options:
-    """Convolutions, what flattens, and a layer look at each box."""
+    """The box head is convolutions, a flatten and a linear layer."""
     depth = count_of(tensors, r"roi_heads\.box_head\.(\d+)\.0\.")
     return of_pyramid(tensors) | {"hidden": len(tensors[f"roi_heads.box_head.{depth + 1}.weight"]), "depth": depth}
 
@@ -81,7 +81,7 @@ def of_masks(tensors: Tensors) -> Options:
 
 
 def of_retinanet(tensors: Tensors) -> Options:
-    """Its second version is the one with norms, and was trained with GIoU."""
+    """retinanet_resnet50_fpn_v2 has norms in its heads, and was trained with the GIoU loss."""
     options, p6 = of_pyramid(tensors), tensors["backbone.fpn.extra_blocks.p6.weight"]
     second = "head.classification_head.conv.0.1.weight" in tensors
     return options | {

@@ -1,7 +1,7 @@
-"""DETR and those that grew from it: names as their authors' programs save them.
+"""Key layouts of DETR, Deformable DETR and SMCA, as their authors' programs save them.
 
-Labels are COCO's category ids, from 0, which nothing is; rows stay as they are, so that sums over classes stay what
-they were. DETR's last row is no object. SMCA has such a row and never learns it; our page has none.
+Labels are COCO's category ids, including the unused ids such as 0; all rows of the class head are kept, so that the
+softmax does not change. The last row of DETR is no object. SMCA has an untrained row for it; ours has none.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from shared.errors import WeightsError
 
 
 def mlp(theirs: str, ours: str) -> Rules:
-    """Linear layers with nothing between them there, and ReLUs here."""
+    """Linear layers: theirs are numbered 0, 1, 2; ours 0, 2, 4, as the ReLUs between them are counted."""
     return tuple((rf"^{theirs}\.layers\.{i}\.", rf"{ours}.{2 * i}.") for i in range(3))
 
 
 def layers(side: str, renamed: Mapping[str, str]) -> Rules:
-    """What is inside each layer of the encoder or decoder; by now it is called `encoder.0.` and so on."""
+    """Rules for the modules of a layer, after `COMMON` has shortened the prefix to `encoder.0.` or `decoder.0.`."""
     both = {**renamed, "linear1": "feed.0", "linear2": "feed.3"}
     return tuple((rf"^({side}\.\d+)\.{theirs}\.", rf"\1.{ours}.") for theirs, ours in both.items())
 
@@ -92,7 +92,7 @@ DEFORMABLE: Rules = (
 
 
 def of_transformer(tensors: Tensors) -> Options:
-    """What every transformer's shapes say; how many heads share the width is not among it."""
+    """Options of every transformer. The number of attention heads cannot be read from shapes."""
     first = tensors["transformer.encoder.layers.0.linear1.weight"]
     return {
         "width": first.shape[1],
@@ -130,14 +130,15 @@ def of_deformable(tensors: Tensors) -> Options:
 
 
 def without_no_object(tensors: Tensors) -> Tensors:
+    """Remove the last row of the class head."""
     return tensors | {name: tensors[name][:-1] for name in ("classify.weight", "classify.bias")}
 
 
 def once(tensors: Tensors) -> Tensors:
-    """Deformable DETR lists its heads again for the decoder, and one head six times where layers share it.
+    """Remove duplicates: Deformable DETR saves its heads again under the decoder, and a shared head once per layer.
 
     Raises:
-        WeightsError: what should be one head is several.
+        WeightsError: the duplicates differ.
     """
     made = {name: value for name, value in tensors.items() if not name.startswith("again.")}
     for name in tensors.keys() - made.keys():
@@ -152,7 +153,7 @@ def once(tensors: Tensors) -> Tensors:
 
 def insist_equal(tensors: Tensors, name: str, value: torch.Tensor) -> None:
     if name not in tensors or not torch.equal(tensors[name], value):
-        raise WeightsError(f"the file holds {name} twice, and differently; save the network's state_dict() again")
+        raise WeightsError(f"the file has two different tensors for {name}; save the state_dict() of the network again")
 
 
 CLASSES = "class_embed.weight"

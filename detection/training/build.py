@@ -1,4 +1,4 @@
-"""From a recipe to a detector that stands on the right weights: build, load or refuse, freeze."""
+"""From a recipe to a detector with the right weights: build it, load or stop, freeze."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ log = logging.getLogger(__name__)
 
 
 class OpenedBackbone(NamedTuple):
-    """A backbone, its pixel statistics, where its weights came from, and what it was built with besides its name."""
+    """A backbone with its pixel statistics, the origin of its weights and the options it was built with."""
 
     net: Backbone
     stats: PixelStats
@@ -34,11 +34,11 @@ class OpenedBackbone(NamedTuple):
 
 
 def backbone_name(model: ModelConfig, store: Store) -> str:
-    """The backbone that is asked for, or the only one that has the tag, or the one that published weights are of.
+    """The backbone's name: as given, else the only one with the tag, else that of the published weights.
 
     Raises:
-        UsageError: the backbone does not come in the width that is asked for.
-        WeightsError: the tag is nobody's, or several backbones'.
+        UsageError: the backbone does not exist in the requested width.
+        WeightsError: no backbone has the tag, or several have.
     """
     if model.backbone is None:
         if model.backbone_tag is None:
@@ -47,11 +47,11 @@ def backbone_name(model: ModelConfig, store: Store) -> str:
     name = model.backbone
     if model.backbone_param in (None, "1", "1.0"):  # `--backbone mobilenet_v2 --backbone-param 1`
         return name
-    raise UsageError(f"{name} comes in width 1 only; leave --backbone-param out, or name a timm network of that width")
+    raise UsageError(f"{name} exists in width 1 only; remove --backbone-param, or give a timm network of that width")
 
 
 def default_backbone(model: ModelConfig) -> str:
-    """What it stands on without a tag: what is named, or what the published weights are of, or a ResNet-50."""
+    """The backbone without a tag: the one given, else that of the published weights, else a ResNet-50."""
     return model.backbone or BACKBONES.get((model.weights_backbone or "").partition(".")[0], "resnet_v1_50")
 
 
@@ -59,10 +59,10 @@ def open_backbone(recipe: DetectRecipe, store: Store, *, load: bool = True) -> O
     """Build the backbone and give it its weights.
 
     Args:
-        load: False leaves weights of a tag out, for who fills the whole detector afterwards.
+        load: False skips the tag's weights, for callers that load the whole detector afterwards.
 
     Raises:
-        WeightsError: the tag or the published weights are asked for and cannot be had, or do not fit.
+        WeightsError: the tag or the published weights are not available, or do not fit.
     """
     model = recipe.model
     name = backbone_name(model, store)
@@ -76,7 +76,9 @@ def open_backbone(recipe: DetectRecipe, store: Store, *, load: bool = True) -> O
         net = build_backbone(name, pretrained=model.backbone_pretrained and load, **options)
         pixels = pixel_stats(recipe.data.rgb_mode) if recipe.data.rgb_mode else None
         if pixels and net.pixels and pixels != net.pixels:
-            raise WeightsError(f"timm's {name} expects other pixels than {recipe.data.rgb_mode}; leave --rgb-mode out")
+            raise WeightsError(
+                f"timm's {name} was trained with another normalization than {recipe.data.rgb_mode}; remove --rgb-mode"
+            )
         return OpenedBackbone(net, pixels or net.pixels or pixel_stats("imagenet"), None, None, dilation_of(model))
     parent, nothing = None, None
     try:
@@ -88,7 +90,7 @@ def open_backbone(recipe: DetectRecipe, store: Store, *, load: bool = True) -> O
         if inherited is not None:
             return inherited
     if parent is None:
-        raise nothing or AssertionError("an export is found or refused")
+        raise nothing or AssertionError("find_export returns an export or raises")
     stats = pixels_of(parent, recipe)
     net = rebuild(parent.card, **options)
     transfer = fill(store, net, parent, model.allow_missing) if load else None
@@ -96,15 +98,15 @@ def open_backbone(recipe: DetectRecipe, store: Store, *, load: bool = True) -> O
 
 
 def open_published(recipe: DetectRecipe, name: str, weights: str, *, load: bool) -> OpenedBackbone:
-    """The backbone on weights that torchvision publishes.
+    """The backbone with weights that torchvision publishes.
 
     Raises:
-        UsageError: there are none of that name, or a tag is asked for, too.
-        WeightsError: they cannot be had, or are another backbone's.
+        UsageError: there are none of that name, or a tag is given too.
+        WeightsError: they are not available, or belong to another backbone.
     """
     if recipe.model.backbone_tag is not None or recipe.model.backbone_pretrained:
         raise UsageError(
-            "--weights-backbone names the backbone's weights; leave --backbone-tag and --backbone-pretrained out"
+            "--weights-backbone already names the backbone's weights; remove --backbone-tag and --backbone-pretrained"
         )
     net = backbone.build(name, **backbone_options(recipe.model))
     stats, transfer = published_pixels(weights), None
@@ -112,12 +114,14 @@ def open_published(recipe: DetectRecipe, name: str, weights: str, *, load: bool)
         transfer, stats = fill_published(net, weights, offline=recipe.runtime.offline)
     pixels = pixel_stats(recipe.data.rgb_mode) if recipe.data.rgb_mode else stats
     if pixels != stats:
-        log.warning("%s expects other pixels than --rgb-mode %s, which it gets", weights, recipe.data.rgb_mode)
+        log.warning(
+            "%s was trained with another normalization than --rgb-mode %s, which is used", weights, recipe.data.rgb_mode
+        )
     return OpenedBackbone(net, pixels, None, transfer, dilation_of(recipe.model))
 
 
 def only_tag(store: Store, name: str) -> str:
-    """The tag that --backbone-epoch means when none is named: the only one this backbone has.
+    """The tag that --backbone-epoch means when none is given: the only one this backbone has.
 
     Raises:
         WeightsError: it has none, or several.
@@ -126,19 +130,19 @@ def only_tag(store: Store, name: str) -> str:
     if len(tags) == 1:
         return tags[0]
     if tags:
-        raise WeightsError(f"--backbone-epoch: {name} has the tags {listed(tags)}; say which with --backbone-tag")
+        raise WeightsError(f"--backbone-epoch: {name} has the tags {listed(tags)}; choose one with --backbone-tag")
     raise WeightsError(
-        f"--backbone-epoch: {store.root} has no weights of {name}; make some with `pretrain train --model {name}`"
+        f"--backbone-epoch: {store.root} has no weights for {name}; train some with `pretrain train --model {name}`"
     )
 
 
 def open_inherited(
     recipe: DetectRecipe, store: Store, name: str, args: dict[str, Any], *, load: bool
 ) -> OpenedBackbone | None:
-    """The backbone on what another one's tag becomes by a conversion, kept in the store; None when none leads here.
+    """The backbone with another backbone's tag converted for it; None when no conversion applies.
 
     Args:
-        args: what the backbone is built with besides its name.
+        args: options the backbone is built with.
     """
     model = recipe.model
     assert model.backbone_tag is not None
@@ -156,32 +160,34 @@ def open_inherited(
 
 
 def backbone_options(model: ModelConfig) -> dict[str, Any]:
-    """Options of the backbone that the recipe names."""
+    """Build options of the recipe's backbone."""
     options = {} if model.drop_path is None else {"drop_path": model.drop_path}
     return options | dilation_of(model)
 
 
 def dilation_of(model: ModelConfig) -> dict[str, Any]:
-    """What of them is part of the network, and so of its card."""
+    """The options that change the network, recorded in its card."""
     return {"dilation": True} if model.dilation else {}
 
 
 def pixels_of(parent: Exported, recipe: DetectRecipe) -> PixelStats:
-    """The statistics a backbone's weights expect, which the recipe may confirm and cannot change."""
+    """The pixel statistics a backbone was trained with; a recipe may repeat but not change them."""
     if parent.card.kind != "backbone":
-        raise WeightsError(f"{parent} is a {parent.card.kind} and no backbone; name a tag that `pretrain` exported")
+        raise WeightsError(f"{parent} is a {parent.card.kind}, not a backbone; give a tag that `pretrain` exported")
     if recipe.data.rgb_mode is not None:
         check_pixels(parent, pixel_stats(recipe.data.rgb_mode))
     return expected_pixels(parent)
 
 
 def build_detector(recipe: DetectRecipe, net: Backbone, num_classes: int) -> Detector:
-    """The network of the recipe on a backbone, frozen as told; what no loss can reach is frozen besides."""
+    """The recipe's network on a backbone, frozen as configured; parameters that no loss reaches are frozen too."""
     built = detector.build(recipe.model.network, net, num_classes, **recipe.model.network_args)
     freezes, model = recipe.freeze, recipe.model
     trained = model.weights_backbone or model.backbone_tag or model.backbone_pretrained or model.init_from
     if freezes.trainable_backbone_layers is not None and not (trained or model.resume_epoch is not None):
-        log.warning("--trainable-backbone-layers is left out: random weights hold nothing to keep, so all are trained")
+        log.warning(
+            "--trainable-backbone-layers is ignored: the backbone starts from random weights, so all layers are trained"
+        )
         freezes = replace(freezes, trainable_backbone_layers=None)
     apply_freezes(built, freezes)
     freeze_unreached(net, built.used_maps)
@@ -191,7 +197,9 @@ def build_detector(recipe: DetectRecipe, net: Backbone, num_classes: int) -> Det
 def apply_freezes(built: Detector, config: FreezeConfig) -> None:
     asked = [config.freeze_body, config.freeze_backbone, config.freeze_backbone_stages is not None]
     if sum(asked) > 1:
-        raise UsageError("--freeze-body, --freeze-backbone and --freeze-backbone-stages exclude one another; keep one")
+        raise UsageError(
+            "--freeze-body, --freeze-backbone and --freeze-backbone-stages are mutually exclusive; keep one"
+        )
     if config.freeze_body:
         built.requires_grad_(False)
         for part in built.class_head():

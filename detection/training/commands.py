@@ -12,11 +12,11 @@ from shared.recipes.flags import Parser, replay_file
 def show_augment(argv: list[str]) -> int:
     parser = Parser(
         prog="detect show-augment",
-        description="One picture of training samples as the network would see them, with their boxes. Besides these "
+        description="Draws training samples as the network sees them, with their boxes, on one image. Besides these "
         "flags it takes all of `detect train`, whose data, size, augmentation and seed it shows.",
     )
     parser.add_argument(
-        "--output", "-o", type=Path, default=Path("augmented.jpg"), help="the picture (default: augmented.jpg)"
+        "--output", "-o", type=Path, default=Path("augmented.jpg"), help="output image (default: augmented.jpg)"
     )
     parser.add_argument("--count", type=int, default=12, help="number of samples (default: 12)")
     args, flags = parser.parse_known_args(argv)
@@ -37,6 +37,6 @@ def replay(argv: list[str]) -> int:
 
 
 COMMANDS = {
-    "show-augment": Command("draw augmented training samples as the network would see them", show_augment),
+    "show-augment": Command("draw augmented training samples as the network sees them", show_augment),
     "replay": Command("find the module and the image behind a loss that was NaN or Inf", replay),
 }

@@ -1,6 +1,6 @@
-"""Where training and validation data lie, and the data sets opened there.
+"""From paths to data sets: where training and validation images and annotations are, opened.
 
-a folder, or images and annotations one by one -> places -> which kind -> CocoDetection or PanopticDetection
+a folder, or images and annotations separately -> places -> which kind -> CocoDetection or PanopticDetection
 nothing                                        -> the built-in demo data
 """
 
@@ -35,17 +35,17 @@ class Data(NamedTuple):
 
 
 class Place(NamedTuple):
-    """A folder of images and the annotations of them; None for shards, which hold their own."""
+    """A folder of images and its annotation file; None for shards, which contain theirs."""
 
     images: Path
     annotations: Path | None
 
 
 def open_data(recipe: DetectRecipe, start: Exported | None = None) -> Data:
-    """Training and validation images as the recipe names them; the demo data when it names none.
+    """The recipe's training and validation data; the demo data when it gives none.
 
     Args:
-        start: a trained detector whose classes the images are labelled with.
+        start: a trained detector whose classes label the images.
     """
     data, learns = recipe.data, finds(recipe.model.network)
     training, validation = places(data, learns)
@@ -90,46 +90,46 @@ def open_data(recipe: DetectRecipe, start: Exported | None = None) -> Data:
 
 
 def shapes_of(data: CocoDetection, config: DataConfig) -> np.ndarray | None:
-    """(N,) for each image a number of its shape, from as high as twice its width to as wide; None to mix them all."""
+    """(N,) aspect-ratio group of each image, over ratios 1:2 to 2:1; None for no grouping."""
     factor = config.aspect_ratio_group_factor
     if factor < 0:
         return None
     if data.shards:
         raise UsageError(
-            "--aspect-ratio-group-factor cannot order what lies in shards; leave it out, or give the folder"
+            "--aspect-ratio-group-factor needs random access, which shards do not give; remove it, or give the folder"
         )
     edges = 2 ** np.linspace(-1, 1, 2 * factor + 1) if factor else [1.0]
     return np.searchsorted(edges, aspect_ratios(data), side="right")
 
 
 def images_of(kind: str) -> Any:
-    """The class that reads this kind of data set."""
+    """The data set class for this kind."""
     return PanopticDetection if kind == "coco_panoptic" else CocoDetection
 
 
 def shipped(path: Path | None) -> Path | None:
-    """A list by its path, or by its name one that comes with the recipes: `objects365_ignore.txt`."""
+    """An ignore list by path, or by name one shipped with the recipes: `objects365_ignore.txt`."""
     known = recipe_folder() / "classes" / path if path is not None and path.parent == Path() else None
     return known if known is not None and known.is_file() and path is not None and not path.is_file() else path
 
 
 def input_size(size: tuple[int, ...] | None, aug_type: str, network: str) -> tuple[int, int]:
-    """(height, width) as told, or what the augmentation was made for, or the network's usual size."""
+    """(height, width) as given, else the augmentation's, else the network's default."""
     return pair(size) if size else MADE_FOR.get(aug_type) or default_size(network)
 
 
 def places(config: DataConfig, learns: Sequence[str] = ()) -> tuple[Place, Place | None]:
-    """Where training and validation data lie.
+    """Paths of the training and validation data.
 
     Args:
-        learns: what is wanted besides boxes.
+        learns: what the network learns besides boxes.
 
     Raises:
-        UsageError: images are named without annotations, or annotations that lack what is wanted.
-        DataError: a COCO folder is named that is none.
+        UsageError: images without annotations, or annotations without what the network learns.
+        DataError: the folder does not have the layout of COCO.
     """
     if config.dataset == "coco" and "keypoints" in learns:
-        raise UsageError("--dataset coco has no keypoints, which this network learns; say --dataset coco_kp, or custom")
+        raise UsageError("--dataset coco has no keypoints, which this network needs; use --dataset coco_kp or custom")
     if config.data_path is None:
         if config.coco_json_path is not None:
             raise UsageError("--coco-json-path needs the folder of its images; add --data-path")
@@ -154,7 +154,7 @@ def places(config: DataConfig, learns: Sequence[str] = ()) -> tuple[Place, Place
 
 
 def kind_of(config: DataConfig, learns: Sequence[str]) -> str:
-    """Which annotations of a folder are meant: as told, or what the folder looks like and the network learns."""
+    """The kind of annotations: as given, else recognized from the folder and what the network learns."""
     if config.dataset != "auto":
         return config.dataset
     if config.data_path is not None and (config.data_path / "train" / "annotations").is_dir():
@@ -163,7 +163,7 @@ def kind_of(config: DataConfig, learns: Sequence[str]) -> str:
 
 
 def place_of(images: Path, annotations: Path | None, split: str, kind: str = "coco") -> Place:
-    """What one path means: the images of a COCO file, a folder of shards, or that of a split in a folder of either."""
+    """Resolve one path: images of a COCO file, a folder of shards, or a data set folder with a split of either."""
     if annotations is not None:
         return Place(images, annotations)
     shards = next((folder for folder in (images, images / split) if holds_shards(folder)), None)
@@ -173,7 +173,7 @@ def place_of(images: Path, annotations: Path | None, split: str, kind: str = "co
 
 
 def named_validation(config: DataConfig) -> Place:
-    """What --val-path and --coco-val-json-path say. Raises UsageError unless they go together, or name shards."""
+    """--val-path with --coco-val-json-path. Raises UsageError unless both are given, or the path has shards."""
     if config.val_path is None or (config.coco_val_json_path is None and not holds_shards(config.val_path)):
         raise UsageError("--val-path and --coco-val-json-path go together; give both, neither, or a folder of shards")
     return Place(config.val_path, config.coco_val_json_path)

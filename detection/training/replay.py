@@ -1,4 +1,4 @@
-"""`detect replay`: the task that a kept step was of."""
+"""`detect replay`: rebuild the task of a saved step."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from shared.feeding.pixels import PixelStats
 
 
 def task_of(facts: dict[str, Any]) -> DetectTask:
-    """From what `detect train` kept of it, on random weights."""
+    """The task from the facts that `detect train` saved, with random weights."""
     net = backbone.build(facts["backbone"], **facts["backbone_args"])
     built = detector.build(facts["network"], net, facts["num_classes"], **facts["network_args"])
     mean, std = facts["pixels"]

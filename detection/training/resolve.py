@@ -1,6 +1,6 @@
-"""The recipe of a `detect train` command line. Imports no torch unless it starts from a trained detector.
+"""From a `detect train` command line to a recipe. Imports no torch unless it starts from a trained detector.
 
-defaults < demo's settings (no data named) < data set's usual network < trained detector's names < resumed run's
+defaults < demo's settings (no data given) < data set's default network < trained detector's names < resumed run's
 < --recipe < --scale < flags
 """
 

@@ -1,6 +1,6 @@
-"""Training samples on one sheet, as the network would see them: `detect show-augment`.
+"""`detect show-augment`: training samples as the network sees them, drawn on one image.
 
-recipe -> the data and the feed of `detect train` -> the first samples of epoch 0 -> drawn -> one picture
+recipe -> the data and the feed of `detect train` -> the first samples of epoch 0 -> drawn -> one image
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ COLUMNS = 4
 
 
 def show(recipe: DetectRecipe, output: Path, count: int) -> list[str]:
-    """Write the sheet; what a person is told: one line a sample, and what could not be read.
+    """Write the image; the lines to print: one per sample, and one per unreadable image.
 
     Raises:
-        UsageError: no samples are asked for, or the picture cannot be written.
+        UsageError: --count is below 1, or the image cannot be written.
         DataError: the data cannot be used.
     """
     if count < 1:
-        raise UsageError(f"--count {count} shows nothing; ask for at least one sample")
+        raise UsageError(f"--count {count} is below 1; give at least 1")
     train, seed = open_data(recipe).train, recipe.runtime.seed
     plan = Plan(train.sizes, seed)
     fetch, nothing = (
@@ -45,5 +45,5 @@ def show(recipe: DetectRecipe, output: Path, count: int) -> list[str]:
     try:
         sheet(pictures, COLUMNS).convert("RGB").save(output)
     except (OSError, ValueError) as error:
-        raise UsageError(f"cannot write {output} ({error}); give --output a name that ends in .jpg or .png") from None
-    return [*lines, *(f"stepped over {sentence}" for sentence in bad), f"{len(lines)} samples in {output}"]
+        raise UsageError(f"cannot write {output} ({error}); give an --output that ends in .jpg or .png") from None
+    return [*lines, *(f"skipped {sentence}" for sentence in bad), f"{len(lines)} samples in {output}"]

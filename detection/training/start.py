@@ -1,10 +1,10 @@
-"""Where a whole detector starts from: another run's weights, told by `--init-from` or `--resume-epoch`.
+"""Start from a whole trained detector: `--init-from` or `--resume-epoch`.
 
     detect train --init-from runs/warmup              every weight, fresh optimizer and schedule
-    detect train --tag coco --resume-epoch 0          the same, of what was exported last under this tag
-    detect train --init-from coco --reset-head        all but the class head, which learns other classes
+    detect train --tag coco --resume-epoch 0          the same, from the last export under this tag
+    detect train --init-from coco --reset-head        all weights but the class head's, for other classes
 
-`--resume` is another thing: it continues one run at its exact step.
+`--resume` instead continues one run at its exact step.
 """
 
 from __future__ import annotations
@@ -33,16 +33,17 @@ CHECKPOINTS = (".pth", ".pt", ".safetensors")  # of other programs
 
 
 def find_weights(reference: str, root: Path, epoch: int | None = None) -> Exported:
-    """An export folder, a run folder, `network-backbone/tag[@digest]` or a tag in the store, or another's checkpoint.
+    """Find an export folder, a run folder, `network-backbone/tag[@digest]` or a tag in the store, or a foreign
+    checkpoint.
 
     Args:
         epoch: the export of that epoch of a tag; 0 and None mean its last.
 
     Raises:
-        WeightsError: it leads to nothing.
+        WeightsError: nothing is found.
     """
     if reference.startswith(("http://", "https://")):
-        raise WeightsError(f"{reference} is an address; fetch the file, and name it here")
+        raise WeightsError(f"{reference} is a URL; download the file and give its path")
     path = Path(reference).expanduser()
     if path.suffix in CHECKPOINTS and path.is_file():
         from detection.published.importing import imported
@@ -53,50 +54,52 @@ def find_weights(reference: str, root: Path, epoch: int | None = None) -> Export
     if (path / "result.json").is_file():
         weights = json.loads((path / "result.json").read_text()).get("weights")
         if not weights:
-            raise WeightsError(f"{path} exported no weights; let the run finish with --resume {path}")
+            raise WeightsError(f"{path} has no exported weights; finish the run with --resume {path}")
         return find_weights(weights, root)
     if (path / "recipe.yaml").is_file():
-        raise WeightsError(f"{path} has not finished; let it finish with --resume {path}")
+        raise WeightsError(f"{path} has not finished; finish it with --resume {path}")
     arch, _, tag = reference.rpartition("/")
     if "/" in arch or (arch and not (root / arch).is_dir()):
         beside = [run.name for run in path.parent.iterdir()] if path.parent.is_dir() else []
         raise WeightsError(
-            f"{reference} is no folder of a run or an export{suggest(path.name, beside)}, nor has {root} weights of "
-            f"{arch}; `detect list weights` shows what there is"
+            f"{reference} is neither a run, an export nor a tag in {root}{suggest(path.name, beside)}; "
+            "`detect list weights` shows all weights"
         )
     return Store(root).find(arch or None, tag, epoch)
 
 
 def find_start(model: ModelConfig, root: Path) -> Exported | None:
-    """The trained detector that a run starts from; None when it starts from a backbone.
+    """The trained detector a run starts from; None when it starts from a backbone.
 
     Raises:
-        UsageError: --reset-head without anything to start from.
-        WeightsError: what is named leads to nothing, or to a backbone.
+        UsageError: --reset-head without --init-from.
+        WeightsError: nothing is found, or it is a backbone.
     """
     if model.init_from is None and model.resume_epoch is None:
         if model.reset_head:
-            raise UsageError("--reset-head begins a trained detector's class head anew; name the detector: --init-from")
+            raise UsageError(
+                "--reset-head reinitializes a trained detector's class head; give the detector with --init-from"
+            )
         return None
     if model.init_from is not None:
         exported = find_weights(model.init_from, root, model.resume_epoch)
     else:
         exported = own_weights(model, Store(root))
     if exported.card.kind != "detector":
-        raise WeightsError(f"{exported} is a backbone and no detector; say --backbone-tag {exported.card.tag}")
+        raise WeightsError(f"{exported} is a backbone, not a detector; use --backbone-tag {exported.card.tag}")
     return exported
 
 
 def own_weights(model: ModelConfig, store: Store) -> Exported:
-    """What was exported before for this network, backbone and --tag; without a tag, for this network and backbone.
+    """The last export of this network and backbone, of --tag when given.
 
     Raises:
-        WeightsError: nothing was, or it has several tags.
+        WeightsError: there is none, or there are several tags.
     """
     arch = f"{model.network}-{model.backbone or 'resnet_v1_50'}"
     tags = [model.tag] if model.tag else sorted(p.name for p in (store.root / arch).glob("*") if p.is_dir())
     if len(tags) > 1:
-        raise WeightsError(f"{arch} has {listed(tags)}; say which with --init-from {arch}/{tags[0]}")
+        raise WeightsError(f"{arch} has {listed(tags)}; choose one with --init-from {arch}/{tags[0]}")
     try:
         if not tags:
             raise NotThere("")
@@ -105,29 +108,29 @@ def own_weights(model: ModelConfig, store: Store) -> Exported:
         there = [f"{e.card.arch}/{e.card.tag}" for e in store.all() if e.card.kind == "detector"]
         named = f" tagged '{model.tag}'" if model.tag else ""
         raise WeightsError(
-            f"--resume-epoch {model.resume_epoch}: {store.root} has no {arch}{named}; name the detector or run to "
+            f"--resume-epoch {model.resume_epoch}: {store.root} has no {arch}{named}; give the detector or run to "
             f"start from with --init-from{', such as ' + listed(list(dict.fromkeys(there))) if there else ''}"
         ) from None
 
 
 def as_recipe(start: Exported) -> dict[str, Any]:
-    """What a detector is, as values below a recipe: a run that starts from it need not say so again."""
+    """A detector's network, backbone and options as recipe values, inherited by a run that starts from it."""
     args = start.card.args
     return {"network": args["network"], "backbone": args["backbone"], "network_args": args["network_args"]}
 
 
 def rebuild_backbone(start: Exported, recipe: DetectRecipe) -> OpenedBackbone:
-    """The backbone of a trained detector, its weights still to come with the whole.
+    """Build the backbone of a trained detector; its weights are loaded later with the whole.
 
     Raises:
-        WeightsError: the recipe asks for another network or backbone, or for other pixels.
+        WeightsError: the recipe has another network or backbone, or another normalization.
     """
     card_args, model = start.card.args, recipe.model
     grown = lacks_from(model.network, card_args["network"])  # it has all of that, and more
     for what, wanted in (("network", None if grown else model.network), ("backbone", model.backbone)):
         if wanted is not None and wanted != card_args[what]:
             raise WeightsError(
-                f"{start} has the {what} {card_args[what]}, not {wanted}; leave --{what} out, or start from another"
+                f"{start} has the {what} {card_args[what]}, not {wanted}; remove --{what}, or start from another"
             )
     if recipe.data.rgb_mode is not None:
         check_pixels(start, pixel_stats(recipe.data.rgb_mode))
@@ -137,7 +140,7 @@ def rebuild_backbone(start: Exported, recipe: DetectRecipe) -> OpenedBackbone:
 
 
 def fill_from(start: Exported, built: Detector, store: Store, model: ModelConfig) -> Transfer:
-    """Every weight of a trained detector, or all but its class head's.
+    """Load every weight of a trained detector, or all but the class head's.
 
     Raises:
         WeightsError: they do not fit.
@@ -155,23 +158,23 @@ def fill_from(start: Exported, built: Detector, store: Store, model: ModelConfig
 
 
 def take_classes(data: CocoDetection, start: Exported) -> None:
-    """Label the data as a trained detector does.
+    """Label the data with the classes of a trained detector.
 
     Raises:
-        WeightsError: the data has classes that it does not know.
+        WeightsError: the data has classes that the detector lacks.
     """
     known = ClassMap.from_dict(start.card.classes)
     strange = [] if known.everything else [name for name in data.used_names() if known.find(name) is None]
     if strange:
         raise WeightsError(
             f"{start} knows {listed(list(known.names))}, and the data also has {listed(strange)}; "
-            "say --reset-head to learn its classes, or --class-file with the detector's own"
+            "use --reset-head to learn its classes, or --class-file with the detector's own"
         )
     data.relabel(known)
 
 
 def unconsumed_warmups(store: Store, arch: str, tag: str) -> list[Exported]:
-    """Detectors of this kind that were trained on a frozen backbone or body, and that no run went on from."""
+    """Detectors of this arch trained with a frozen backbone or body that no run has started from."""
     exports = [e for e in store.all() if e.card.kind == "detector" and (e.card.arch, e.card.tag) == (arch, tag)]
     used = {parent["digest"] for e in store.all() for parent in e.card.parents}
     frozen = ("freeze_backbone", "freeze_body")

@@ -1,4 +1,4 @@
-"""A detector on a data set, as the loop sees it: pixels to losses, detections to average precision."""
+"""The detection task: pixels to losses, detections to average precision."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ from shared.loop.task import Task
 class DetectTask(Task):
     """
     Args:
-        detector: what is trained; frozen parts of it hold still in eval mode.
-        stats: what its backbone wants its pixels to be.
-        evaluator: makes a fresh evaluator of the validation data; None for no evaluation.
+        detector: the network to train; its frozen parts stay in eval mode.
+        stats: the backbone's pixel mean and std.
+        evaluator: makes a new evaluator for the validation data; None for no evaluation.
     """
 
     def __init__(self, detector: Detector, stats: PixelStats, evaluator: Callable[[], Evaluator] | None = None) -> None:
@@ -51,14 +51,14 @@ class DetectTask(Task):
         return self.detector(self.images(pictures), targets)
 
     def names(self, batch: tuple[list[Tensor], list[Target]]) -> list[str]:
-        """The images' ids in their file."""
+        """The images' ids in their annotation file."""
         return [str(target["image_id"]) for target in batch[1] if "image_id" in target]  # type: ignore[typeddict-item]
 
     def alone(self, batch: tuple[list[Tensor], list[Target]], i: int) -> tuple[list[Tensor], list[Target]]:
         return batch[0][i : i + 1], batch[1][i : i + 1]
 
     def detail(self, metric: str) -> bool:
-        """Recall, and which part of panoptic quality is due to what."""
+        """Whether a metric is a detail: recall, the parts of panoptic quality."""
         return "_ar" in metric or metric.startswith(("sq", "rq"))
 
     @torch.no_grad()
@@ -67,14 +67,14 @@ class DetectTask(Task):
 
     @torch.no_grad()
     def evaluate(self, loader: Iterable[Any]) -> dict[str, float]:
-        """Official COCO AP of the validation images; every process gets the same numbers."""
+        """COCO AP of the validation images; every process returns the same numbers."""
         if self.evaluator is None:
             return {}
         evaluator = self.evaluated(loader)
         return dist.from_main(evaluator.summary() if dist.is_main() else {})
 
     def evaluated(self, loader: Iterable[Any]) -> Evaluator:
-        """The evaluator filled with what was found; complete on the main process."""
+        """The evaluator with all detections added; complete on the main process only."""
         assert self.evaluator is not None
         evaluator = self.evaluator()
         for pictures, targets in loader:

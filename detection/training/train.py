@@ -1,4 +1,4 @@
-"""`detect train`: recipe -> data, backbone by tag, detector -> the loop -> weights, report."""
+"""`detect train`: recipe -> data, backbone by tag, detector -> training loop -> weights, report."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ from detection.training.datasets import Data, open_data, shapes_of
 from detection.training.start import fill_from, find_start, rebuild_backbone, unconsumed_warmups
 from detection.training.task import DetectTask
 from shared.devices import dist
+from shared.errors import plural
 from shared.feeding.feed import choose_workers, in_order
 from shared.feeding.plan import rng_for
 from shared.loop.optim import for_batch
@@ -65,7 +66,11 @@ def train(resolved: Resolved) -> int:
         describe(recipe, data, opened)
         if start is None:
             for warmup in unconsumed_warmups(store, arch_of(recipe, opened), tag):
-                log.info("%s is a warm-up that nothing went on from; --init-from %s would", warmup, warmup.path)
+                log.info(
+                    "%s is a warm-up that no run has started from; start from it with --init-from %s",
+                    warmup,
+                    warmup.path,
+                )
         if opened.transfer is not None:
             session.write("transfer.json", report_of(opened, recipe.model))
         feed, exported, kept = session.feed(data.train, shapes_of(data.train, recipe.data)), [], []
@@ -88,7 +93,7 @@ def train(resolved: Resolved) -> int:
 
 
 def resolved_for(resolved: Resolved, data: CocoDetection) -> Resolved:
-    """The recipe with what only the data can say: how many keypoints an object has."""
+    """The recipe completed from the data: the number of keypoints per object."""
     recipe: DetectRecipe = resolved.recipe
     if data.skeleton is None:
         return resolved
@@ -104,7 +109,7 @@ def val_loader(session: Session, val: CocoDetection | None) -> Any:
 
 
 def card(session: Session, data: Data, opened: OpenedBackbone, tag: str, epoch: int, metrics: dict, last: bool) -> Card:
-    """What a detector's weights say about themselves."""
+    """The card of a detector's weights."""
     recipe: DetectRecipe = session.recipe
     return Card(
         arch=arch_of(recipe, opened),
@@ -125,7 +130,7 @@ def card(session: Session, data: Data, opened: OpenedBackbone, tag: str, epoch: 
 
 
 def classes_of_card(data: CocoDetection) -> dict[str, Any]:
-    """Names and ids of the classes, the keypoints that their objects have, and which of them are things."""
+    """Class names and ids, keypoint names, and which classes are things."""
     classes = data.classes.to_dict()
     if data.skeleton is not None:
         classes["skeleton"] = data.skeleton.to_dict()
@@ -133,7 +138,7 @@ def classes_of_card(data: CocoDetection) -> dict[str, Any]:
 
 
 def built_from(recipe: DetectRecipe, opened: OpenedBackbone) -> dict[str, Any]:
-    """What a network of the same shape is built from."""
+    """The arguments that build a network of the same shape."""
     return {
         "network": recipe.model.network,
         "network_args": recipe.model.network_args,
@@ -149,14 +154,18 @@ def backbone_of(recipe: DetectRecipe, opened: OpenedBackbone) -> str:
 
 
 def arch_of(recipe: DetectRecipe, opened: OpenedBackbone) -> str:
-    """Under which name the detector's weights are kept."""
+    """The store name of the detector's weights."""
     return f"{recipe.model.network}-{backbone_of(recipe, opened)}"
 
 
 def describe(recipe: DetectRecipe, data: Data, opened: OpenedBackbone) -> None:
     classes = data.train.classes
     log.info(
-        "%s on %d images, %d classes: %s", recipe.model.network, len(data.train), len(classes), listed_classes(classes)
+        "%s on %s, %s: %s",
+        recipe.model.network,
+        plural(len(data.train), "image"),
+        plural(len(classes), "class"),
+        listed_classes(classes),
     )
     for name, images in (("training", data.train), ("validation", data.val)):
         for note in images.notes if images else []:
@@ -166,9 +175,9 @@ def describe(recipe: DetectRecipe, data: Data, opened: OpenedBackbone) -> None:
     elif recipe.model.backbone_pretrained:
         log.info("the backbone has timm's published weights")
     else:
-        log.info("the backbone starts from random weights; --backbone-tag or --backbone-pretrained would load some")
+        log.info("the backbone starts from random weights; load some with --backbone-tag or --backbone-pretrained")
     if data.val is None:
-        log.info("no validation data: no average precision is measured along the way")
+        log.info("no validation data: AP is not measured during training")
 
 
 def listed_classes(classes: ClassMap, most: int = 6) -> str:
@@ -177,7 +186,7 @@ def listed_classes(classes: ClassMap, most: int = 6) -> str:
 
 
 def report_of(opened: OpenedBackbone, model: ModelConfig) -> dict[str, Any]:
-    """transfer.json: the transfer report as the run's report shows it."""
+    """The transfer report for transfer.json."""
     assert opened.transfer is not None
     transfer = asdict(opened.transfer)
     if opened.parent is None:

@@ -19,7 +19,7 @@ def import_weights(argv: list[str]) -> int:
     parser.add_argument("--model", required=True, help="its backbone; any timm name works")
     parser.add_argument("--tag", required=True, help="the tag to export under")
     parser.add_argument("--source", help="where the file comes from, for the card")
-    parser.add_argument("--licence", "--license", help="license of the weights, for the card")
+    parser.add_argument("--license", "--licence", dest="licence", help="license of the weights, for the card")
     parser.add_argument("--rgb-mode", help="pixel mean and std: imagenet, birder, clip, centered, neutral")
     parser.add_argument(
         "--size", type=int, nargs="+", metavar="PIXELS", help="image size to resize position embeddings for"

@@ -1,16 +1,16 @@
 #!/usr/bin/env bash
-# The auto-labeler: a detector of everything that is an object, which draws boxes on photographs nobody has labelled yet.
+# The auto-labeler: trains a class-agnostic object detector and uses it to annotate unlabeled photographs.
 #
-#   bash recipes/workflows/auto_labeler.sh COCO MINE NEW [more flags for every training]
-#   bash recipes/workflows/auto_labeler.sh COCO MINE NEW --scale tiny          in minutes on a laptop, to see it run
+#   bash recipes/workflows/auto_labeler.sh COCO MINE NEW [more flags for every training run]
+#   bash recipes/workflows/auto_labeler.sh COCO MINE NEW --scale tiny          a test run of a few minutes on a laptop
 #
-#   COCO   a COCO folder (train2017/ val2017/ annotations/), which teaches what objects look like
-#   MINE   a COCO folder of your own (train/ val/ annotations/instances_{train,val}.json), some hundred images
+#   COCO   a COCO folder (train2017/ val2017/ annotations/) for the first training run
+#   MINE   a COCO folder of your own (train/ val/ annotations/instances_{train,val}.json), a few hundred images
 #   NEW    a folder of photographs without labels
 #
-# What is one object is learnt in three steps: COCO with its classes; a new head with one class, alone; everything but the
-# backbone. With VARIANT=fcos it is FCOS on EfficientNetV2-M, which warms up first. Boxes that score MIN_SCORE (0.5) and more
-# become annotations: look at the pictures beside them, mend what is wrong, and train on them with
+# Training has three steps: the detector on COCO's classes; a new head for a single class, everything else frozen; everything
+# but the backbone. VARIANT=fcos trains FCOS on EfficientNetV2-M instead, with a warm-up step first. Boxes with a score of at
+# least MIN_SCORE (0.5) become annotations: check the rendered images next to them, correct the errors, and train on them with
 #   detect train --data-path NEW --coco-json-path runs/auto-labeler/labelled/annotations.json
 set -euo pipefail
 coco=${1:?name a COCO folder} mine=${2:?name your own COCO folder} new=${3:?name a folder of new photographs}

@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# The whole chain on the built-in demo data: `make demo`. About six minutes on two cores.
+# The whole pipeline on the built-in demo data: `make demo`. About six minutes on two cores.
 #
-# The question: does a detector learn faster from a backbone that has already seen what it is to find?
-# The data: scans of handwritten digits, pasted on photographs. 6,000 small pictures of one digit each teach the backbone
-# what digits look like; the detector gets only 120 scenes of small, crowded digits, too few to learn ten shapes well.
-# No scan of the validation scenes is seen in any training.
+# Question: does a detector learn faster from a backbone pretrained on the objects it has to find?
+# Data: scans of handwritten digits, pasted on photographs. The backbone is pretrained on 6,000 small images of one digit
+# each; the detector gets only 120 scenes of small, crowded digits, too few to learn ten shapes well.
+# No scan of the validation scenes is used in any training run.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 export PATH="$PWD/.venv/bin:$PATH" CHORDATE_CACHE="$PWD/demo-data"

@@ -1,14 +1,14 @@
 #!/usr/bin/env bash
-# The six backbones of seed 004 as its page starts them on one host with eight GPUs, under mpirun.
+# The six backbones of AWS's backbone training, started with mpirun on one host with eight GPUs as in AWS's instructions.
 #
 #   bash recipes/workflows/mpirun.sh /data/imagenet/shards hrnet_w32c [more flags of pretrain train]
 #
-# The page says --train_data_dir, --validation_data_dir, -b 128, --model hrnet_w32c and --schedule cosine: all of them are
-# understood here, and the recipe brings the last three and the rest of the settings. TFRecords become shards first:
+# AWS's flags --train_data_dir, --validation_data_dir, -b 128, --model hrnet_w32c and --schedule cosine are accepted here, and
+# the recipe sets the last three and all other settings. Convert TFRecords to shards first:
 #
 #   pretrain pack --from tfrecord /data/imagenet/tf_records/train /data/imagenet/shards
 #
-# TF_XLA_FLAGS has no meaning here and is gone; what else mpirun was told is as it was. PROCESSES=2 takes fewer GPUs.
+# TF_XLA_FLAGS is left out, since it has no effect here; the other mpirun options are unchanged. PROCESSES=2 uses fewer GPUs.
 set -euo pipefail
 shards=${1:?"say where the shards are"} recipe=${2:?"say which recipe, such as hrnet_w32c"}
 shift 2

@@ -1,10 +1,10 @@
-"""COCO AP beside pycocotools: `python tests/bench/bench_coco_eval.py [--rounds 5] [--images 5000]`.
+"""COCO AP compared with pycocotools: `python tests/bench/bench_coco_eval.py [--rounds 5] [--images 5000]`.
 
-A synthetic set of COCO val's size: 5000 images, seven objects and a hundred detections in each, 80 classes, a crowd in
-every fifty objects. Ours begins with detections as a network gives them, a tensor for each image; pycocotools begins,
-as its documentation has it, with the list of result dicts, whose making is not counted. Both have read the ground truth
-before and end with the twelve numbers. CPU time on one thread, rounds taking turns in processes of their own, medians
-of ratios; memory is how much the peak of such a process grew after the detections and the ground truth were there.
+A synthetic data set of the size of COCO val: 5000 images, seven objects and a hundred detections in each, 80 classes,
+one object in fifty is a crowd. Ours starts from the detections of a network, one tensor per image; pycocotools
+starts, as documented, from a list of result dicts, whose construction is not timed. Both have loaded the ground truth
+and end with the twelve COCO metrics. CPU time on one thread, alternating rounds in separate processes, medians of
+ratios; memory is the growth of the peak resident size after detections and ground truth have been created.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ from detection.data.coco import CocoDetection
 from detection.eval.coco import CocoEvaluator
 from detection.types import Detections
 
-CLASSES, OBJECTS, FOUND = 80, 7, 100  # of an image
+CLASSES, OBJECTS, FOUND = 80, 7, 100  # objects and detections per image
 SIDE = 720
 
 
 def write_truth(path: Path, images: int) -> None:
-    """A COCO file whose every image has the same photograph, which nobody opens."""
+    """A COCO annotation file whose images all name the same empty file, which is never opened."""
     rng = np.random.default_rng(0)
     boxes = objects(images, rng)
     categories = rng.integers(1, CLASSES + 1, len(boxes)).tolist()
@@ -58,13 +58,13 @@ def write_truth(path: Path, images: int) -> None:
 
 
 def objects(images: int, rng: np.random.Generator) -> np.ndarray:
-    """(images * OBJECTS, 4) as x y w h, from a few pixels to a few hundred."""
+    """(images * OBJECTS, 4) boxes as x, y, w, h; sides from a few pixels to a few hundred."""
     count = images * OBJECTS
     return np.hstack((rng.random((count, 2)) * 400, 5 + rng.random((count, 2)) ** 3 * 300)).round(2)
 
 
 def detections(data: CocoDetection) -> list[Detections]:
-    """A poor detector's: fourteen boxes around each object, seven in ten of them with its class, in no good order."""
+    """Those of a poor detector: about fourteen boxes per object, 70 % with the right class, random scores."""
     rng = np.random.default_rng(1)
     found: list[Detections] = []
     for index in range(len(data)):
@@ -99,18 +99,18 @@ def documented(truth: Any, results: list[dict[str, Any]]) -> list[float]:
 
 
 def peak() -> float:
-    """MB, of this process alone: what getrusage says begins with the parent's."""
+    """Peak resident size of this process in MB; getrusage would include the parent's."""
     told = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
     return int(told.split()[1]) / 1024
 
 
 def measure(whose: str, annotations: Path) -> dict[str, Any]:
-    """One evaluation in this process: seconds, MB, the twelve numbers."""
+    """One evaluation in this process: CPU seconds, MB, and the twelve COCO metrics."""
     data = CocoDetection(annotations.parent, annotations)
     found = detections(data)
     with contextlib.redirect_stdout(io.StringIO()):
         if whose == "ours":
-            import hotcoco  # noqa: F401 - as pycocotools is imported here, importing is not counted
+            import hotcoco  # noqa: F401 - importing is not timed, as for pycocotools
 
             def work() -> list[float]:
                 return ours(data, found)

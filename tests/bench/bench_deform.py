@@ -1,9 +1,9 @@
-"""Deformable attention beside transformers' pure PyTorch: `python tests/bench/bench_deform.py [--rounds 7]`.
+"""Deformable attention compared with transformers' PyTorch code: `python tests/bench/bench_deform.py [--rounds 7]`.
 
-The sums themselves, forward and backward, as an image of 800 x 1066 and four levels make them: in the encoder every
-place asks (17,821 queries, one image), in the decoder 300 queries do (two images); 8 heads of 32 channels, 4 points a
-level. CPU time on one thread, taking turns in this process, medians of ratios; memory is the growth of the peak
-resident size in one forward and backward, each side in a process of its own.
+Only the sampling and weighted sum, forward and backward, for an image of 800 x 1066 and four levels: in the encoder
+every position is a query (17,821 queries, one image), in the decoder there are 300 queries (two images); 8 heads of 32
+channels, 4 points per level. CPU time on one thread, alternating in this process, medians of ratios; memory is the
+growth of the peak resident size in one forward and backward pass, each implementation in a separate process.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def transformers() -> Attention:
 
 
 def inputs(where: str) -> Inputs:
-    """Looks some pixels around the queries' own places, or around any 300."""
+    """Value, sampling locations and weights: near each query's own position (encoder) or 300 random ones (decoder)."""
     torch.manual_seed(0)
     sides = torch.tensor([(width, height) for height, width in SHAPES], dtype=torch.float32)
     if where == "encoder":
@@ -58,7 +58,7 @@ def inputs(where: str) -> Inputs:
 
 
 def step(attention: Attention, given: Inputs) -> tuple[float, float, list[Tensor]]:
-    """Seconds forward, seconds in all, the result and the three gradients."""
+    """CPU seconds of the forward pass, of both passes; the result and the three gradients."""
     start = time.process_time()
     result = attention(*given)
     forward = time.process_time() - start
@@ -67,7 +67,7 @@ def step(attention: Attention, given: Inputs) -> tuple[float, float, list[Tensor
 
 
 def peak() -> float:
-    """MB, of this process alone: what getrusage says begins with the parent's."""
+    """Peak resident size of this process in MB; getrusage would include the parent's."""
     told = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
     return int(told.split()[1]) / 1024
 
@@ -76,7 +76,7 @@ def extra_memory(whose: str, where: str) -> float:
     attention = ours if whose == "ours" else transformers()
     given = inputs(where)
     value, places, weights = given
-    step(attention, (value[:1], places[:1, :4], weights[:1, :4]))  # libraries take what they take
+    step(attention, (value[:1], places[:1, :4], weights[:1, :4]))  # initialize libraries
     before = peak()
     step(attention, given)
     return peak() - before

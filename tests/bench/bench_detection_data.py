@@ -1,12 +1,12 @@
-"""How fast detection data is read, and how fast AP is computed, beside the usual way of doing it.
+"""Speed of reading detection data and of computing AP, compared with torchvision's references and pycocotools.
 
     python tests/bench/bench_detection_data.py --data FOLDER
 
-FOLDER holds coco-tiny/. Both sides of a comparison run in this process, in turn, on one thread; time is CPU time; what
-is printed is the median over rounds of reference time / our time. The reference for reading is torchvision's: Pillow,
-the transforms of references/detection (v2: flip, float), then resize, normalization and padding as in its
-GeneralizedRCNNTransform. Ours ends with uint8, because normalization and padding are the device's work; further lines
-say what either costs when it is done here.
+FOLDER holds coco-tiny/. Both implementations run alternately in this process, on one thread; time is CPU time; the
+figure is the median over rounds of reference time / our time. The reference for reading is torchvision's: Pillow, the
+transforms of references/detection (v2: flip, float), then resize, normalization and padding as in its
+GeneralizedRCNNTransform. Ours ends with uint8, because normalization and padding run on the device; further lines give
+their cost on the CPU.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ BATCH = 4
 
 
 def reference(data: CocoDetection) -> Iterator[tuple[Tensor, list[Tensor]]]:
-    """Float batches, as torchvision's references make them."""
+    """Float batches, as in torchvision's references."""
     augment = v2.Compose(
         [
             v2.PILToTensor(),
@@ -62,7 +62,7 @@ def reference(data: CocoDetection) -> Iterator[tuple[Tensor, list[Tensor]]]:
 
 
 def loaded(data: CocoDetection) -> Iterator[tuple[list[Tensor], list[Target]]]:
-    """uint8 batches as the loader sends them: images of their own sizes, which the device pads."""
+    """uint8 batches as the loader returns them: images of different sizes, to be padded on the device."""
     for first in range(0, len(data), BATCH):
         yield data.collate(
             [data.load(i, np.random.default_rng(i)) for i in range(first, min(first + BATCH, len(data)))]
@@ -70,7 +70,7 @@ def loaded(data: CocoDetection) -> Iterator[tuple[list[Tensor], list[Target]]]:
 
 
 def padded_uint8(images: list[Tensor], into: Tensor | None = None, multiple: int = 32) -> Tensor:
-    """(B, H, W, 3) uint8, in fresh memory or, as a loader with pinned buffers does, over an earlier batch."""
+    """(B, H, W, 3) uint8, in new memory or, like a loader with pinned buffers, over an earlier batch."""
     height, width = (-(-max(i.shape[d] for i in images) // multiple) * multiple for d in (1, 2))
     if into is None:
         batch = torch.zeros((len(images), height, width, 3), dtype=torch.uint8)
@@ -90,10 +90,10 @@ def seconds(work: Callable[[], Any]) -> float:
 
 
 def compare(rounds: int, contestants: dict[str, Callable[[], Any]], count: int, unit: str) -> None:
-    """The first is the reference; each round starts with another one."""
+    """Print CPU times and ratios; the first is the reference, and the order rotates every round."""
     names = list(contestants)
     for work in contestants.values():
-        work()  # caches warm, code imported
+        work()  # warm up caches and imports
     times: dict[str, list[float]] = {name: [] for name in names}
     for turn in range(rounds):
         for name in names[turn % len(names) :] + names[: turn % len(names)]:
@@ -107,7 +107,7 @@ def compare(rounds: int, contestants: dict[str, Callable[[], Any]], count: int, 
 
 
 def check_quality(data: CocoDetection) -> None:
-    """Both sides deliver the same pictures: unflipped, ours differs from float bilinear by rounding alone."""
+    """Both produce the same images: without flips, ours differs from float bilinear only by rounding."""
     plain = build_augment("hflip", size=(800, 800), max_size=1333, train=False)
     model_transform = GeneralizedRCNNTransform(800, 1333, [0.0] * 3, [1.0] * 3).train()
     worst = 0.0
@@ -146,7 +146,7 @@ def reading(folder: Path, rounds: int) -> None:
 
 
 def evaluating(images: int, rounds: int) -> None:
-    """A synthetic set of COCO's density: seven objects and a hundred detections an image, 80 classes, crowds."""
+    """Compare AP on synthetic data like COCO: 7 objects and 100 detections per image, 80 classes, crowds."""
     import json
 
     rng = np.random.default_rng(0)

@@ -1,8 +1,8 @@
-"""A training step of three detectors beside torchvision's: `python tests/bench/bench_detector_steps.py`.
+"""A training step of three detectors compared with torchvision's: `python tests/bench/bench_detector_steps.py`.
 
-Faster R-CNN, FCOS and RetinaNet: same ResNet and FPN, same weights, pixels, boxes and random draws; from pixels to
-losses, targets included, and back. Images come resized: torchvision's transform finds nothing to resize, ours has only
-to normalize and pad. CPU time on one thread, taking turns, median of the ratios; both must lose the same.
+Faster R-CNN, FCOS and RetinaNet: same ResNet and FPN, same weights, pixels, boxes and random samples; forward from
+pixels to losses, including target assignment, and backward. Images are already resized, so that both only normalize and
+pad. CPU time on one thread, alternating, median of the ratios; both losses must agree.
 """
 
 from __future__ import annotations
@@ -34,12 +34,12 @@ CLASSES, HEIGHT, WIDTH = 80, 320, 416
 AS_TORCHVISION: dict[str, dict[str, str]] = {
     "faster_rcnn": {},
     "fcos": {},
-    "retinanet": {"norm": "none", "box_loss": "l1"},  # its first version
+    "retinanet": {"norm": "none", "box_loss": "l1"},  # the version without v2
 }
 
 
 def theirs(network: str, body: str) -> nn.Module:
-    """torchvision's detector as its own builder makes it without weights: the whole of it learns."""
+    """torchvision's detector without pretrained weights, all layers trainable."""
     plain: dict[str, Any] = {
         "backbone_name": body,
         "weights": None,
@@ -54,7 +54,7 @@ def theirs(network: str, body: str) -> nn.Module:
 
 
 def ours(network: str, body: str, other: Any) -> DetectTask:
-    """Ours, with the weights of torchvision's in it."""
+    """Our detector with the weights of torchvision's `other`."""
     net: Any = detector.build(network, backbone.build(body), CLASSES, **AS_TORCHVISION[network])
     net.backbone.net.load_state_dict(other.backbone.body.state_dict())
     net.neck.fpn.load_state_dict(other.backbone.fpn.state_dict())
@@ -72,7 +72,7 @@ def objects(count: int, rng: torch.Generator) -> Target:
 
 
 def seconds(losses: Callable[[], dict[str, Tensor]], seed: int) -> tuple[float, float]:
-    """CPU time of a step, and what it lost."""
+    """CPU time of a step in seconds, and its loss."""
     torch.manual_seed(seed)
     began = time.process_time()
     loss = torch.stack(list(losses().values())).sum()
@@ -88,7 +88,7 @@ def compare(network: str, told: argparse.Namespace) -> None:
     pixels = [torch.randint(256, (3, HEIGHT, WIDTH), generator=rng, dtype=torch.uint8) for _ in range(told.batch)]
     targets = [objects(told.boxes, rng) for _ in pixels]
     floats = [image / 255 for image in pixels]
-    first = int(network == "faster_rcnn")  # its background is class 0
+    first = int(network == "faster_rcnn")  # torchvision's background is class 0
     known = [{"boxes": t["boxes"], "labels": t["labels"] + first} for t in targets]
     steps = {"torchvision": partial(other, floats, known), "ours": partial(task, (pixels, targets))}
     spent: dict[str, list[float]] = {name: [] for name in steps}
@@ -101,10 +101,10 @@ def compare(network: str, told: argparse.Namespace) -> None:
             other.zero_grad(set_to_none=True)
             task.zero_grad(set_to_none=True)
         for name in steps:
-            spent[name].append(min(took[name]))  # of two, so that a neighbor on the machine disturbs less
-        assert abs(lost["ours"] / lost["torchvision"] - 1) < 0.02, lost  # a proposal may change places with its like
+            spent[name].append(min(took[name]))  # of two, to reduce disturbance by other processes
+        assert abs(lost["ours"] / lost["torchvision"] - 1) < 0.02, lost  # rounding may swap two equally good proposals
     ratio = statistics.median(a / b for a, b in zip(spent["torchvision"][1:], spent["ours"][1:], strict=True))
-    a, b = (statistics.median(spent[name][1:]) * 1000 for name in steps)  # the first round warms up
+    a, b = (statistics.median(spent[name][1:]) * 1000 for name in steps)  # the first round is a warm-up
     reached = "reached" if ratio >= GOAL else "MISSED"
     print(f"{network:12} torchvision {a:7.0f} ms, ours {b:7.0f} ms: {ratio:.3f} x (goal {GOAL}) {reached}", flush=True)
 

@@ -1,7 +1,7 @@
-"""A training step of DETR and Deformable DETR beside transformers': `python tests/bench/bench_detr_step.py`.
+"""A training step of DETR and Deformable DETR compared with transformers': `python tests/bench/bench_detr_step.py`.
 
-Same backbone, same weights, same dropout, same batch: forward, matching and losses of all layers, backward. CPU time on
-one thread, taking turns, median of the ratios. Both losses are compared first, without dropout.
+Same backbone, weights, dropout and batch: forward, matching and losses of all layers, backward. CPU time on one thread,
+alternating, median of the ratios. The losses are compared first, without dropout.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ CLASSES = 80
 
 
 class Pair:
-    """Both networks on one batch. `step` names who takes a step and returns its loss."""
+    """Both networks on one batch; `step(name)` runs a training step of one of them and returns its loss."""
 
     def __init__(self, ours: DETR | DeformableDETR, theirs: nn.Module, images: Images, targets: list[Target]) -> None:
         self.nets: dict[str, nn.Module] = {"transformers": theirs, "ours": ours}
@@ -50,7 +50,7 @@ class Pair:
         return loss.item()
 
     def check(self) -> None:
-        """The losses are one."""
+        """Assert that both losses agree."""
         for net in self.nets.values():
             net.eval()
         with torch.no_grad():
@@ -61,21 +61,21 @@ class Pair:
 
 
 def compare(steps: Mapping[str, Callable[[], object]], rounds: int) -> float:
-    """Print milliseconds of each; how many times faster the last is than the first."""
+    """Print the median time of each in ms -> how many times faster the last is than the first."""
     spent: dict[str, list[float]] = {name: [] for name in steps}
     for n in range(rounds + 1):
         for name in list(steps)[:: 1 if n % 2 else -1]:
             began = time.process_time()
             steps[name]()
             spent[name].append((time.process_time() - began) * 1000)
-    first, *_, last = (times[1:] for times in spent.values())  # the first round warms up
+    first, *_, last = (times[1:] for times in spent.values())  # the first round is a warm-up
     for name, times in spent.items():
         print(f"  {name:20} {statistics.median(times[1:]):9.1f} ms", flush=True)
     return statistics.median(a / b for a, b in zip(first, last, strict=True))
 
 
 def a_batch(size: int, count: int, objects: int) -> tuple[Images, list[Target]]:
-    """Images of two shapes, and boxes anywhere in them."""
+    """Images of two shapes with random boxes."""
     rng = torch.Generator().manual_seed(0)
     sizes = [(size, size) if i % 2 else (size * 3 // 4, size) for i in range(count)]
     pixels = torch.zeros(count, 3, size, size)
@@ -89,7 +89,7 @@ def a_batch(size: int, count: int, objects: int) -> tuple[Images, list[Target]]:
 
 
 def networks(name: str) -> dict[str, Callable[[], tuple[Any, nn.Module]]]:
-    """Ours and theirs by what they are; transformers weighs classes by 1 where the paper has 2."""
+    """Builders of both networks by name; transformers' class weight is 1, the paper's 2."""
 
     def detr() -> tuple[Any, nn.Module]:
         ours = DETR(backbone.build(name), CLASSES)

@@ -1,7 +1,7 @@
-"""A step of I-JEPA beside one made of lightly's modules: `python tests/bench/bench_ijepa.py`.
+"""A training step of I-JEPA compared with one built from lightly's modules: `python tests/bench/bench_ijepa.py`.
 
-Same vision transformer, same weights, same masks, same batch: normalize, forward, backward, move the average. CPU time
-on one thread, taking turns, median of the ratios; what either keeps for its backward pass; and drawing masks alone.
+Same ViT, weights, masks and batch: normalize, forward, backward, EMA update. CPU time on one thread, alternating,
+median of the ratios; memory of the activations kept for the backward pass; and mask sampling alone.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from shared.feeding.pixels import PIXEL_STATS
 
 
 class WithLightly(nn.Module):
-    """The step of `ours` as lightly's modules make it, from the same weights."""
+    """The training step of `ours` built from lightly's modules, with the same weights."""
 
     def __init__(self, ours: IJEPA) -> None:
         from lightly.models.modules import IJEPAPredictorTIMM, MaskedVisionTransformerTIMM
@@ -73,7 +73,7 @@ class WithLightly(nn.Module):
 
 
 class Pair:
-    """Both methods on one batch; `masks` are what both use next."""
+    """Both implementations on one batch; both use `masks` in the next step."""
 
     def __init__(self, ours: IJEPA, images: Tensor) -> None:
         self.ours, self.images = ours, images
@@ -108,7 +108,7 @@ class Pair:
 
 
 def compare(variants: Mapping[str, Callable[[], object]], rounds: int, before: Callable[[int], None]) -> float:
-    """Print milliseconds of each; how many times faster the last is than the first."""
+    """Print the median time of each in ms -> how many times faster the last is than the first."""
     spent: dict[str, list[float]] = {name: [] for name in variants}
     for n in range(rounds + 1):
         before(n)
@@ -119,14 +119,14 @@ def compare(variants: Mapping[str, Callable[[], object]], rounds: int, before: C
             spent[name].append((time.process_time() - began) * 1000)
         if isinstance(results[0], float):
             assert max(results) - min(results) < 1e-5, results  # type: ignore[type-var]
-    first, *_, last = (times[1:] for times in spent.values())  # the first round warms up
+    first, *_, last = (times[1:] for times in spent.values())  # the first round is a warm-up
     for name, times in spent.items():
         print(f"  {name:20} {statistics.median(times[1:]):9.1f} ms")
     return statistics.median(a / b for a, b in zip(first, last, strict=True))
 
 
 def kept_for_backward(forward: Callable[[], Tensor], net: nn.Module) -> float:
-    """Megabytes that autograd holds on to between forward and backward, weights apart."""
+    """MB of tensors that autograd saves for the backward pass, without weights."""
     weights = {p.untyped_storage().data_ptr() for p in net.parameters()}
     held: dict[int, int] = {}
 

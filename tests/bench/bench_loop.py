@@ -1,7 +1,8 @@
-"""What the loop costs around a step, and what mixed precision gains: `python tests/bench/bench_loop.py`.
+"""Overhead of the training loop, and speedup by mixed precision: `python tests/bench/bench_loop.py`.
 
-One process, one thread, CPU time. The loop's step and a bare forward-backward-step on a twin of the same network take
-turns, so that whatever else the machine does hits both alike; the median of the ratios is the figure.
+One process, one thread, CPU time. The loop's step alternates with a plain forward, backward and optimizer step on a
+copy of the same network, so that other load on the machine affects both equally; the figure is the median of the
+ratios.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from shared.recipes.recipe import OptimConfig, RuntimeConfig, ScheduleConfig
 
 
 class Noise:
-    """A data set of random pixels that costs nothing to read."""
+    """A data set of random pixels without reading cost."""
 
     sizes, fingerprint = [64], "noise"
 
@@ -43,7 +44,7 @@ class Noise:
 
 
 class TakingTurns(Feed):
-    """A feed that runs the bare step between the steps of the loop and times both."""
+    """A feed that runs the plain step between the steps of the loop and times both."""
 
     def __init__(self, bare: Any, **told: Any) -> None:
         super().__init__(**told)
@@ -60,7 +61,7 @@ class TakingTurns(Feed):
 
 
 def loop_against_bare(name: str, size: int, batch: int, steps: int) -> float:
-    """Median of loop time over bare time, per step."""
+    """Median over steps of loop time / plain time."""
     facts = Facts((size, size), 10, pixel_stats("imagenet"))
     task = method.build("supervised", backbone.build(name), facts)
     twin = deepcopy(task).train()
@@ -85,14 +86,14 @@ def loop_against_bare(name: str, size: int, batch: int, steps: int) -> float:
             device=torch.device("cpu"),
         )
         trainer.total = steps
-        trainer.save = lambda: None  # a state is written at the end of an epoch, not at the end of a step
+        trainer.save = lambda: None  # state is written once per epoch, not per step
         trainer.fit()
     ratios = [a / b for a, b in zip(feed.loop_seconds[2:], feed.bare_seconds[2:], strict=True)]
     return statistics.median(ratios)
 
 
 def amp_against_float(name: str, size: int, batch: int, rounds: int) -> float | None:
-    """How many times faster a channels-last bfloat16 step is than a float32 one; None where --amp is declined."""
+    """How many times faster a channels-last bfloat16 step is than a float32 step; None where --amp is disabled."""
     if not has_native_bfloat16():
         return None
     net = backbone.build(name)

@@ -1,7 +1,7 @@
-"""A step of MAE beside one built of lightly's modules: `python tests/bench/bench_mae.py`.
+"""A training step of MAE compared with one built from lightly's modules: `python tests/bench/bench_mae.py`.
 
-Same vision transformer, same weights, same masks, same batch: normalize, forward, backward. CPU time on one thread,
-taking turns, median of the ratios; then what either step keeps for its backward pass.
+Same ViT, weights, masks and batch: normalize, forward, backward. CPU time on one thread, alternating, median of the
+ratios; then memory of the activations kept for the backward pass.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ GOAL = 1.0
 
 
 class WithLightly(nn.Module):
-    """The same step as lightly's documentation composes it, from the weights of ours."""
+    """The same step built as in lightly's documentation, with our weights."""
 
     def __init__(self, ours: MAE) -> None:
         from lightly.models.modules import MAEDecoderTIMM, MaskedVisionTransformerTIMM
@@ -71,7 +71,7 @@ class WithLightly(nn.Module):
 
 
 def seconds(net: nn.Module, batch: Tensor, noise: Tensor, normalize: nn.Module) -> tuple[float, float]:
-    """CPU time of a step, and its loss."""
+    """CPU time of a step in seconds, and its loss."""
     began = time.process_time()
     loss = net(normalize(batch), noise)
     loss.backward()
@@ -80,7 +80,7 @@ def seconds(net: nn.Module, batch: Tensor, noise: Tensor, normalize: nn.Module) 
 
 
 def kept_for_backward(forward: Callable[[], Tensor]) -> float:
-    """Megabytes of distinct activations that autograd holds on to at the end of a forward pass."""
+    """MB of distinct activations that autograd saves in a forward pass."""
     held: dict[int, int] = {}
 
     def pack(x: Tensor) -> Tensor:
@@ -118,7 +118,7 @@ def main() -> None:
         assert abs(losses["ours"] - losses["lightly"]) < 1e-5, losses
     ratio = statistics.median(a / b for a, b in zip(spent["lightly"][1:], spent["ours"][1:], strict=True))
     print(f"MAE step, {told.model} at {told.size} px, batch {told.batch}, {ours.seen} of {places} patches seen")
-    for name, times in spent.items():  # the first round warms up
+    for name, times in spent.items():  # the first round is a warm-up
         kept = kept_for_backward(lambda net=nets[name]: net(normalize(batch), torch.rand(told.batch, places)))
         print(f"  {name:20} {statistics.median(times[1:]) * 1000:9.1f} ms   {kept:8.1f} MB kept for the backward pass")
     print(f"  goal {GOAL} x: {'reached' if ratio >= GOAL else 'MISSED'} ({ratio:.3f} x)\n")

@@ -1,12 +1,13 @@
-"""How fast photographs with masks or keypoints are read, beside torchvision's references.
+"""Speed of reading photographs with masks or keypoints, compared with torchvision's references.
 
     python tests/bench/bench_mask_data.py --data FOLDER
 
-FOLDER holds coco-keypoints/. Both sides run in this process, in turn, on one thread; time is CPU time; what is printed
-is the median over rounds of reference time / our time. The reference does what torchvision's detection references do:
-Pillow, every polygon of every object rasterized and decoded at full size, then flip, and resize, normalization and
-padding as in its GeneralizedRCNNTransform, whose nearest pixel is the one half a pixel up and left of ours. Ours ends
-with uint8, because normalization and padding are the device's work; a further line makes the float batch here, too.
+FOLDER holds coco-keypoints/. Both implementations run alternately in this process, on one thread; time is CPU time;
+the figure is the median over rounds of reference time / our time. The reference follows torchvision's detection
+references: Pillow, every polygon of every object rasterized and decoded at full size, then flip, and resize,
+normalization and padding as in its GeneralizedRCNNTransform, whose nearest-pixel sampling is shifted half a pixel up
+and left of ours. Ours ends with uint8, because normalization and padding run on the device; a further line includes
+the float batch.
 """
 
 from __future__ import annotations
@@ -44,7 +45,7 @@ def quietly(path: Path) -> COCO:
 
 
 def reference_target(entries: list[dict[str, Any]], size: tuple[int, int], kind: str) -> dict[str, Tensor]:
-    """What an image holds: boxes, labels, and masks (N, H, W) or keypoints (N, K, 3)."""
+    """COCO annotations of an image -> boxes, labels, and masks (N, H, W) or keypoints (N, K, 3)."""
     height, width = size
     entries = [entry for entry in entries if not entry["iscrowd"]]
     boxes = torch.tensor([entry["bbox"] for entry in entries], dtype=torch.float32).reshape(-1, 4)
@@ -81,7 +82,7 @@ def flipped(image: Tensor, target: dict[str, Tensor]) -> tuple[Tensor, dict[str,
 
 
 def reference(data: CocoDetection, coco: COCO, kind: str) -> Iterator[tuple[Tensor, list[dict[str, Tensor]]]]:
-    """Float batches and their targets, as torchvision's references and its models make them."""
+    """Float batches and their targets, as in torchvision's references and models."""
     transform = GeneralizedRCNNTransform(800, 1333, [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]).train()
     for first in range(0, len(data), BATCH):
         samples = []
@@ -97,7 +98,7 @@ def reference(data: CocoDetection, coco: COCO, kind: str) -> Iterator[tuple[Tens
 
 
 def check(ours: CocoDetection, coco: COCO, kind: str) -> None:
-    """Both sides deliver the same masks and keypoints, but for the rounding of sizes and of nearest pixels."""
+    """Print how well masks or keypoints agree; sizes and nearest pixels are rounded differently."""
     worst, agree = 0.0, []
     theirs = [target for _, targets in reference(ours, coco, kind) for target in targets]
     for index, target in enumerate(theirs):

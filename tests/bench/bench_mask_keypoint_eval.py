@@ -1,13 +1,13 @@
-"""Mask and keypoint AP beside pycocotools: `python tests/bench/bench_mask_keypoint_eval.py [--rounds 3]`.
+"""Mask and keypoint AP compared with pycocotools: `python tests/bench/bench_mask_keypoint_eval.py [--rounds 3]`.
 
-masks      300 images of 640x480, seven polygons and a hundred found masks in each, 80 classes
-keypoints  600 images, five people and twenty found ones in each
-pasting    a hundred masks of 28x28 over their boxes -> run lengths of the photograph, 20 images
+masks      300 images of 640x480, seven polygons and a hundred detected masks in each, 80 classes
+keypoints  600 images, five people and twenty detections in each
+pasting    a hundred masks of 28x28 and their boxes -> RLE at image size, 20 images
 
-Ours begins with what the evaluator keeps; pycocotools begins, as its documentation has it, with the list of result
-dicts, whose making is not counted. Both have read the ground truth before and end with its numbers. Pasting is beside
-torchvision's paste_masks_in_image and pycocotools' encode, as torchvision's reference evaluation does it. CPU time of
-all threads, rounds taking turns, medians of ratios.
+Ours starts from the evaluator's stored detections; pycocotools starts, as documented, from a list of result dicts,
+whose construction is not timed. Both have loaded the ground truth and end with the COCO metrics. Pasting is compared
+with torchvision's paste_masks_in_image and pycocotools' encode, as in torchvision's reference evaluation. CPU time of
+all threads, alternating rounds, medians of ratios.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import hotcoco  # noqa: F401 - importing is not counted
+import hotcoco  # noqa: F401 - importing is not timed
 import numpy as np
 import pycocotools.mask
 import torch
@@ -41,13 +41,13 @@ from detection.eval.results import Found
 
 codec: Any = pycocotools.mask
 SIZE = (480, 640)
-CLASSES, OBJECTS, FOUND = 80, 7, 100  # of an image
+CLASSES, OBJECTS, FOUND = 80, 7, 100  # objects and detections per image
 PEOPLE, FOUND_PEOPLE = 5, 20
 POINTS = [f"point {i}" for i in range(17)]
 
 
 def shaped(rng: np.random.Generator, center: np.ndarray, radius: float, corners: int = 24) -> np.ndarray:
-    """(corners, 2) of an uneven round shape inside the image."""
+    """(corners, 2) polygon of an irregular round shape, clipped to the image."""
     turn = np.linspace(0, 2 * np.pi, corners, endpoint=False)
     reach = radius * rng.uniform(0.7, 1, corners)
     shape = center + reach[:, None] * np.stack((np.cos(turn), np.sin(turn)), -1)
@@ -55,7 +55,7 @@ def shaped(rng: np.random.Generator, center: np.ndarray, radius: float, corners:
 
 
 def write_truth(path: Path, kind: str, images: int) -> None:
-    """A COCO file whose every image has the same photograph, which nobody opens."""
+    """A COCO annotation file whose images all name the same empty file, which is never opened."""
     rng = np.random.default_rng(0)
     annotations = []
     for number in range(images * (OBJECTS if kind == "masks" else PEOPLE)):
@@ -80,7 +80,7 @@ def write_truth(path: Path, kind: str, images: int) -> None:
 
 
 def found_masks(data: CocoDetection) -> dict[int, Found]:
-    """Fourteen shapes around each object, seven in ten of them with its class."""
+    """About fourteen shapes per object, 70 % with the right class."""
     rng, found = np.random.default_rng(1), {}
     truth = data.ground_truth()["annotations"]
     for at in range(0, len(truth), OBJECTS):
@@ -98,7 +98,7 @@ def found_masks(data: CocoDetection) -> dict[int, Found]:
 
 
 def found_people(data: CocoDetection) -> dict[int, Found]:
-    """Four people near each, less and less exact."""
+    """Four detections per person, with random keypoint noise."""
     rng, found = np.random.default_rng(1), {}
     truth = data.ground_truth()["annotations"]
     for at in range(0, len(truth), PEOPLE):
@@ -127,7 +127,7 @@ def documented(truth: Any, results: list[dict[str, Any]], iou_type: str, sigmas:
 
 
 def prepared(whose: str, kind: str, data: CocoDetection, found: dict[int, Found]) -> Callable[[], list[float]]:
-    """What is timed: an evaluation of one kind alone, which may spoil what it is given."""
+    """The function to time: an evaluation of one kind, which may modify its inputs."""
     evaluator = CocoEvaluator(data, "hotcoco", (kind,))
     if whose == "ours":
         evaluator.kinds = (kind,)
@@ -166,7 +166,7 @@ def prepared_pasting(whose: str) -> Callable[[], list[float]]:
 
 
 def rounds(prepare: Callable[[str], Callable[[], list[float]]], count: int) -> list[tuple[float, float, float]]:
-    """(reference seconds, our seconds, largest difference of their numbers) of rounds that take turns."""
+    """(reference seconds, our seconds, largest difference of the metrics) per round; the order alternates."""
     told = []
     for turn in range(count):
         seconds, numbers = {}, {}

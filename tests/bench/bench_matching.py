@@ -1,8 +1,8 @@
-"""Matching of all decoder layers beside DETR's matcher layer by layer: `python tests/bench/bench_matching.py`.
+"""Matching of all layers at once, compared with DETR's matcher per layer: `python tests/bench/bench_matching.py`.
 
-300 queries, six layers. The reference is the matcher as DETR's paper and code describe it: every query of the batch
-against every object of the batch, the matrix cut into the images' own columns, scipy for each of them; once per layer.
-CPU time on one thread, taking turns in this process, medians of ratios.
+300 queries, six layers. The reference is the matcher of DETR's paper and code: costs of every query of the batch
+against every object of the batch, split into the columns of each image, scipy on each; once per layer. CPU time on
+one thread, alternating in this process, medians of ratios.
 """
 
 from __future__ import annotations

@@ -1,7 +1,9 @@
-"""The pretraining data path beside the usual one: `python tests/bench/bench_pretrain_data.py --data FOLDER`.
+"""Pretraining data loading compared with torchvision and webdataset.
 
-CPU time of the process on one thread, variants interleaved in rotated order, median over the rounds of the ratio to
-the reference. FOLDER holds `imagenet-sample/*.JPEG`, or images directly.
+    python tests/bench/bench_pretrain_data.py --data FOLDER
+
+CPU time of the process on one thread, variants alternating in rotating order, median over rounds of the ratio to the
+reference. FOLDER holds `imagenet-sample/*.JPEG`, or images directly.
 """
 
 from __future__ import annotations
@@ -38,7 +40,7 @@ Box = tuple[int, int, int, int]
 
 
 def compare(variants: Mapping[str, Callable[[], object]], count: int, rounds: int) -> dict[str, tuple[float, float]]:
-    """Variants, the first being the reference -> milliseconds for one of `count`, and how many times faster."""
+    """Variants, the first being the reference -> milliseconds per item, and reference time / own time."""
     spent: dict[str, list[float]] = {name: [] for name in variants}
     names = list(variants)
     for n in range(rounds + 1):
@@ -47,14 +49,14 @@ def compare(variants: Mapping[str, Callable[[], object]], count: int, rounds: in
             variants[name]()
             spent[name].append((time.process_time() - start) / count * 1000)
     rows = {}
-    for name, times in spent.items():  # the first round warms up
+    for name, times in spent.items():  # the first round is a warm-up
         ratios = [reference / own for reference, own in zip(spent[names[0]][1:], times[1:], strict=True)]
         rows[name] = statistics.median(times[1:]), statistics.median(ratios)
     return rows
 
 
 def show(title: str, rows: dict[str, tuple[float, float]], *goals: float) -> None:
-    """A table, and a verdict for each goal: the first is for the row after the reference, and so on."""
+    """Print a table and whether each goal is reached; goals are for the rows after the reference, in order."""
     print(title)
     for name, (milliseconds, ratio) in rows.items():
         print(f"  {name:58} {milliseconds:8.3f} ms   {ratio:5.2f} x")
@@ -68,7 +70,7 @@ statistics_of_imagenet = v2.Normalize([0.485, 0.456, 0.406], [0.229, 0.224, 0.22
 
 
 def reference(data: bytes, box: Box, flip: bool) -> Tensor:
-    """What torchvision's training reference does with one image, for a given box."""
+    """One image as in torchvision's training reference, with a given crop box."""
     image: Any = Image.open(io.BytesIO(data)).convert("RGB")
     image = TF.resized_crop(image, *box, [SIDE, SIDE], antialias=True)
     image = TF.horizontal_flip(image) if flip else image
@@ -116,7 +118,7 @@ def images(files: list[bytes], rounds: int) -> None:
 
 
 def shards(files: list[bytes], rounds: int) -> None:
-    """Both read every sample's image bytes and label; neither decodes."""
+    """Compare reading every sample's image bytes and label, without decoding."""
     from webdataset.compat import WebDataset
 
     with tempfile.TemporaryDirectory() as folder:
@@ -159,7 +161,7 @@ usual = v2.Compose(
 
 
 def recipe(paths: list[str]) -> Callable[[], int]:
-    """The pipeline of webdataset's documentation, its data set being `paths`; loading in line."""
+    """The pipeline of webdataset's documentation on the shards `paths`, without worker processes."""
     from webdataset.compat import WebDataset, WebLoader
 
     def run() -> int:
@@ -171,13 +173,13 @@ def recipe(paths: list[str]) -> Callable[[], int]:
 
 
 def feed(paths: list[str], steps: int) -> Callable[[], int]:
-    """Our way from the same files to shuffled batches of uint8, as training takes it."""
+    """Our pipeline from the same files to shuffled uint8 batches, as in training."""
     own = Feed(ShardSet(paths, Compose([RandomResizedCrop(SIDE), HorizontalFlip(0.5)])), seed=0, batch_size=BATCH)
     return lambda: sum(len(labels) for batches in own.steps(0, steps) for _, labels in batches)
 
 
 def loader(files: list[bytes], rounds: int) -> None:
-    """From shards to batches, end to end; ordinary shards and those with restart markers."""
+    """Compare loading from shards to batches, end to end; ordinary shards and those with restart markers."""
     program = shutil.which("jpegtran")
     marks = [marked(data, program) for data in files] if program else []
     steps = len(files) // BATCH
@@ -208,7 +210,7 @@ def loader(files: list[bytes], rounds: int) -> None:
 
 
 def checksums(rounds: int) -> None:
-    """CRC-32C of TFRecords: how much a core checks in a second."""
+    """Print the throughput of CRC-32C for TFRecords on one core."""
     data = np.random.default_rng(0).bytes(110_000)
     rows = compare({"CRC-32C of 110 kB": lambda: [crc32c(data) for _ in range(20)]}, 20, rounds)
     milliseconds = rows["CRC-32C of 110 kB"][0]

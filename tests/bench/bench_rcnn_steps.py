@@ -1,11 +1,11 @@
-"""A training step of Mask and Keypoint R-CNN beside torchvision's: `python tests/bench/bench_rcnn_steps.py`.
+"""A training step of Mask and Keypoint R-CNN compared with torchvision's: `python tests/bench/bench_rcnn_steps.py`.
 
-Same ResNet and FPN, same weights, pixels, targets and random draws; from pixels to losses, targets included, and back.
-CHORDATE_REAL_DATA or --data names a folder with coco-keypoints/, whose photographs are then learnt; without it, drawn
-discs are. Images come resized: torchvision's transform finds nothing to resize, ours has only to normalize and pad.
-CPU time on one thread, taking turns, median of the ratios; both must lose the same.
+Same ResNet and FPN, same weights, pixels, targets and random samples; forward from pixels to losses, including target
+assignment, and backward. CHORDATE_REAL_DATA or --data names a folder with coco-keypoints/, whose photographs are
+used; without it, synthetic discs are. Images are already resized, so that both only normalize and pad. CPU time on
+one thread, alternating, median of the ratios; both losses must agree.
 
-How much a step takes hangs on how many proposals hold an object, which is told: each passes eight convolutions.
+The time of a step depends on the number of positive proposals, since each passes eight convolutions; it is printed.
 """
 
 from __future__ import annotations
@@ -45,14 +45,14 @@ Scene = tuple[Tensor, Target]
 
 
 def theirs(network: str, body: str) -> nn.Module:
-    """torchvision's detector as its own builder makes it without weights: the whole of it learns."""
+    """torchvision's detector without pretrained weights, all layers trainable."""
     open_backbone = resnet_fpn_backbone(backbone_name=body, weights=None, norm_layer=nn.BatchNorm2d, trainable_layers=5)
     kind = {"mask_rcnn": MaskRCNN, "keypoint_rcnn": KeypointRCNN}[network]
     return kind(open_backbone, CLASSES[network] + 1, min_size=HEIGHT, max_size=WIDTH)
 
 
 def ours(network: str, body: str, other: Any) -> DetectTask:
-    """Ours, with the weights of torchvision's in it."""
+    """Our detector with the weights of torchvision's `other`."""
     net: Any = detector.build(network, backbone.build(body), CLASSES[network])
     net.backbone.net.load_state_dict(other.backbone.body.state_dict())
     net.neck.fpn.load_state_dict(other.backbone.fpn.state_dict())
@@ -62,14 +62,14 @@ def ours(network: str, body: str, other: Any) -> DetectTask:
 
 
 def photographs(network: str, folder: Path) -> list[Scene]:
-    """All of coco-keypoints that have an object, as small as the others are."""
+    """All images of coco-keypoints that have an object, at 256 x 320."""
     data = CocoDetection(folder / "train2017", folder / "annotations" / FILES[network], finds=finds(network))
     loaded = (data.load(i, np.random.default_rng(0)) for i in range(len(data)))
     return [resized(image, target) for image, target in loaded if len(target["boxes"])]
 
 
 def resized(image: Tensor, target: Target) -> Scene:
-    """uint8 (3, H, W) of any size, and what is in it -> the same at 256 x 320."""
+    """uint8 (3, H, W) image of any size and its target -> both at 256 x 320."""
     down, across = HEIGHT / image.shape[1], WIDTH / image.shape[2]
     pixels = F.interpolate(image[None].float(), (HEIGHT, WIDTH), mode="bilinear", antialias=True)[0]
     known = Target(boxes=target["boxes"] * torch.tensor([across, down] * 2), labels=target["labels"])
@@ -81,7 +81,7 @@ def resized(image: Tensor, target: Target) -> Scene:
 
 
 def drawn(network: str, count: int, objects: int) -> list[Scene]:
-    """Noise with discs, each with its mask, or with keypoints anywhere in it."""
+    """Noise images with discs, each with its mask or with random keypoints inside its box."""
     rng = torch.Generator().manual_seed(1)
     scenes = []
     for _ in range(count):
@@ -104,7 +104,7 @@ def drawn(network: str, count: int, objects: int) -> list[Scene]:
 
 
 def seconds(losses: Callable[[], dict[str, Tensor]], seed: int) -> tuple[float, float]:
-    """CPU time of a step, and what it lost."""
+    """CPU time of a step in seconds, and its loss."""
     torch.manual_seed(seed)
     began = time.process_time()
     loss = torch.stack(list(losses().values())).sum()
@@ -135,10 +135,10 @@ def compare(network: str, told: argparse.Namespace) -> None:
             other.zero_grad(set_to_none=True)
             task.zero_grad(set_to_none=True)
         for name in steps:
-            spent[name].append(min(took[name]))  # of two, so that a neighbor on the machine disturbs less
-        assert abs(lost["ours"] / lost["torchvision"] - 1) < 0.02, lost  # a proposal may change places with its like
+            spent[name].append(min(took[name]))  # of two, to reduce disturbance by other processes
+        assert abs(lost["ours"] / lost["torchvision"] - 1) < 0.02, lost  # rounding may swap two equally good proposals
     ratio = statistics.median(a / b for a, b in zip(spent["torchvision"][1:], spent["ours"][1:], strict=True))
-    a, b = (statistics.median(spent[name][1:]) * 1000 for name in spent)  # the first round warms up
+    a, b = (statistics.median(spent[name][1:]) * 1000 for name in spent)  # the first round is a warm-up
     reached = "reached" if ratio >= GOAL else "MISSED"
     kind = f"{'photographs' if real else 'drawn'}, {statistics.median(looked):.0f} boxes looked into"
     print(f"{network:14} torchvision {a:6.0f} ms, ours {b:6.0f} ms: {ratio:.3f} x (goal {GOAL}) {reached}; {kind}")

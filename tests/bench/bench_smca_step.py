@@ -1,14 +1,14 @@
-"""A training step of SMCA beside explicit softmaxes: `python tests/bench/bench_smca_step.py [--rounds 3]`.
+"""A training step of SMCA compared with an explicit softmax: `python tests/bench/bench_smca_step.py [--rounds 3]`.
 
 One network of two encoder and six decoder layers, one batch, forward, matching, losses, backward, without dropout, so
-that all sides compute the same; only the attention that Gaussians modulate differs:
+that all variants compute the same; only the attention with Gaussians (bias G) differs:
 
-    explicit     (logits + G).softmax @ v, each a tensor of its own, with G as ours
-    published    the same, with G from a tensor of all squared distances, as the paper's program makes it
+    explicit     (logits + G).softmax @ v as separate tensors, with our G
+    published    the same, with G from a tensor of all squared distances, as in the authors' code
 
-CPU time on one thread, taking turns, medians of ratios; losses are compared first. Memory is the growth of the peak
-resident size in one forward and backward of a decoder layer at 800 x 1066, dropout included, with G and without, each
-in a process of its own, in attention maps (images x heads x queries x places).
+CPU time on one thread, alternating, medians of ratios; the losses must agree. Memory is the growth of the peak resident
+size in one forward and backward pass of a decoder layer at 800 x 1066, with dropout, with and without G, each in a
+separate process, in units of attention maps (images x heads x queries x positions).
 """
 
 from __future__ import annotations
@@ -40,14 +40,14 @@ ours = transformer.attend
 
 
 def explicit(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, share: float) -> Tensor:
-    if bias is None or bias.shape[-2] == 1:  # only what Gaussians modulate
+    if bias is None or bias.shape[-2] == 1:  # only attention with Gaussians
         return ours(q, k, v, bias, share)
     logits = (q * q.shape[-1] ** -0.5) @ k.transpose(-2, -1)
     return (logits + bias).softmax(-1) @ v
 
 
 def published_costs(centers: Tensor, scales: Tensor, shape: tuple[int, int]) -> Tensor:
-    """As `costs`, from the squared distance of every place on both axes."""
+    """As `costs`, from the squared distances of every position on both axes."""
     ys, xs = torch.meshgrid(*(torch.arange(side) for side in shape), indexing="ij")
     distance = (centers[..., None, :] - torch.stack((xs, ys), -1).flatten(0, 1)).square()
     distance = torch.cat((distance, distance.prod(-1, keepdim=True)), -1)
@@ -91,7 +91,7 @@ def told(reached: bool) -> str:
 
 
 def extra_memory(kind: str) -> float:
-    """MB of one layer, forward and backward; kind "none" has no Gaussians."""
+    """Peak memory growth in MB of one layer, forward and backward; kind "none" has no Gaussians."""
     torch.manual_seed(0)
     layer = DecoderLayer(WIDTH, HEADS, 2048, 0.1)
     own = None if kind == "none" else Gaussian(WIDTH, HEADS, kind)
@@ -104,7 +104,7 @@ def extra_memory(kind: str) -> float:
         look = (queries, references, strength, shape, None)
         layer(queries, queries, memory, memory, None if own is None else own(*look)).sum().backward()
 
-    step(1, (5, 5))  # libraries take what they take
+    step(1, (5, 5))  # initialize libraries
     before = peak()
     step(IMAGES, SHAPE)
     return peak() - before

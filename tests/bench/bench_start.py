@@ -1,4 +1,4 @@
-"""How long `--help` takes from the shell: `python tests/bench/bench_start.py`. Wall seconds of whole processes."""
+"""Start-up time of `--help`: `python tests/bench/bench_start.py`. Wall time of whole processes in seconds."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""VICReg beside lightly's: `python tests/bench/bench_vicreg.py [--data FOLDER]`.
+"""VICReg compared with lightly's: `python tests/bench/bench_vicreg.py [--data FOLDER]`.
 
 The loss forward and backward at width 8192, its extra memory, and, with a folder of photographs, two views of an image
-from its bytes to normalized floats. CPU time on one thread, variants taking turns, medians of ratios; memory is the
-growth of the peak resident size, each variant in a process of its own.
+from JPEG bytes to normalized floats. CPU time on one thread, alternating variants, medians of ratios; memory is the
+growth of the peak resident size, each variant in a separate process.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ def seconds(loss: Callable[[Tensor, Tensor], Tensor], z: Tensor, z_: Tensor) -> 
 
 
 def compare_loss(count: int, rounds: int, goal: float) -> None:
-    """Rounds of lightly's once and ours a few times, for it is over so much sooner."""
+    """Compare the losses; a round runs lightly's once and ours three times, since ours is much faster."""
     z, z_ = embeddings(count)
     theirs = lightlys()
     seconds(ours, z, z_)
@@ -72,16 +72,16 @@ def told(reached: bool) -> str:
 
 
 def peak() -> float:
-    """MB, of this process alone: what getrusage says begins with the parent's."""
+    """Peak resident size of this process in MB; getrusage would include the parent's."""
     told = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
     return int(told.split()[1]) / 1024
 
 
 def extra_memory(whose: str, count: int) -> float:
-    """MB by which one forward and backward raises the peak of this process, beyond the gradients both must leave."""
+    """MB by which one forward and backward pass raises the peak memory, without the gradients of the embeddings."""
     loss = ours if whose == "ours" else lightlys()
     small = embeddings(16, 64)
-    seconds(loss, *small)  # libraries take what they take
+    seconds(loss, *small)  # initialize libraries
     z, z_ = embeddings(count)
     z.grad, z_.grad = torch.ones_like(z), torch.ones_like(z_)
     before = peak()
@@ -100,7 +100,7 @@ def compare_memory(count: int) -> None:
 
 
 def compare_views(files: list[bytes], rounds: int) -> None:
-    """Both start from the bytes of the same JPEGs and end with two normalized float views in a batch."""
+    """Compare view creation: from the bytes of the same JPEGs to a batch of two normalized float views."""
     from lightly.transforms.vicreg_transform import VICRegTransform
     from PIL import Image
 
@@ -135,7 +135,7 @@ def compare_views(files: list[bytes], rounds: int) -> None:
             variants[name]()
             spent[name].append((time.process_time() - start) / len(files) * 1000)
     print(f"two views of 224 px from a JPEG, {len(files)} photographs, one core, per image")
-    reference = next(iter(spent.values()))[1:]  # the first round warms up
+    reference = next(iter(spent.values()))[1:]  # the first round is a warm-up
     for name, times in spent.items():
         ratio = statistics.median(a / b for a, b in zip(reference, times[1:], strict=True))
         goal = f" (goal 2) {told(ratio >= 2)}" if name.startswith("ours") else ""

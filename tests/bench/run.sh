@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Every side-by-side figure: medians of ratios in one run, CPU time, one thread.
-# CHORDATE_REAL_DATA names the folder with imagenet-sample/ and coco-tiny/; without it the data benchmarks are left out.
+# All benchmarks against reference implementations: CPU time on one thread, medians of ratios within one run.
+# CHORDATE_REAL_DATA names the folder with imagenet-sample/ and coco-tiny/; without it the data benchmarks are skipped.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 export OMP_NUM_THREADS=1

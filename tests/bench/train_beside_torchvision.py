@@ -1,11 +1,12 @@
-"""Ours and torchvision's detector trained side by side: `python tests/bench/train_beside_torchvision.py bccd`.
+"""Train our detector and torchvision's in lockstep: `python tests/bench/train_beside_torchvision.py bccd`.
 
-Same ResNet with FPN, same initial weights, same photographs in the same order, same optimizer and random draws: the
-curves should lie on top of one another, and so should the average precision at the end. Steps alternate in one process.
+Same ResNet with FPN, initial weights, image order, optimizer and random samples: the loss curves should coincide, and
+so should the final AP. Steps alternate in one process.
 
-In single precision rounding parts them soon. `--double` computes all in double precision, where only a difference of
-meaning could. One is known and allowed for there: torchvision's FCOS subtracts areas from 1e8 in single precision, and
-so may give a place a box up to eight pixels larger than the smallest it could answer for, which ours gives it.
+In single precision, rounding makes them diverge soon. `--double` computes everything in double precision, where only
+a difference in the algorithm can. One is known and reproduced there: torchvision's FCOS subtracts areas from 1e8 in
+single precision, so it may assign a location a box up to eight pixels larger than the smallest candidate, which ours
+assigns.
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ BOTH = {**dict.fromkeys(boxes_alone.AS_TORCHVISION, boxes_alone), **dict.fromkey
 
 
 class Beside(nn.Module):
-    """torchvision's detector with the two verbs of ours. What it gets is normalized and padded, as ours is."""
+    """torchvision's detector with our interface (`forward`, `detect`) on normalized and padded images."""
 
     def __init__(self, net: Any, first: int) -> None:
         super().__init__()
@@ -69,14 +70,14 @@ class Beside(nn.Module):
 
 
 def in_double() -> None:
-    """Every float of this process has 64 bits, and FCOS compares areas as torchvision's does."""
+    """Use float64 everywhere in this process, and compare areas in FCOS as torchvision does."""
     torch.set_default_dtype(torch.float64)
     torch.Tensor.float = torch.Tensor.double  # type: ignore[method-assign, assignment]
     fcos.box_area = lambda boxes: (1e8 - box_area(boxes).to(torch.float32)).neg()  # type: ignore[attr-defined]
 
 
 def hold_batch_norm(backbone: nn.Module, data: CocoDetection) -> None:
-    """Statistics of a few batches, then still: what is left to part the curves is no batch norm over few images."""
+    """Estimate batch norm statistics on eight batches, then freeze them, so that they do not make curves diverge."""
     normalize = Normalize(pixel_stats("imagenet"))
     for module in backbone.modules():
         if isinstance(module, nn.BatchNorm2d):
@@ -94,7 +95,7 @@ def side_by_side(network: str, told: argparse.Namespace) -> dict[str, Any]:
     training, validation = places(DataConfig(data_path=told.data, coco_json_path=told.json), finds(network))
     data = CocoDetection(*training, augment=build_augment("hflip", size=(height, width)), finds=finds(network))
     val = CocoDetection(*(validation or training), data.classes, resize, finds=finds(network))
-    first, steps = int("rcnn" in network), BOTH[network]  # its background is class 0
+    first, steps = int("rcnn" in network), BOTH[network]  # torchvision's background is class 0
     if steps is boxes_alone:
         boxes_alone.CLASSES = len(data.classes)
     else:
@@ -108,7 +109,7 @@ def side_by_side(network: str, told: argparse.Namespace) -> dict[str, Any]:
     transform = other.transform
     transform.image_mean, transform.image_std, transform._skip_resize = [0.0] * 3, [1.0] * 3, True
     transform.min_size = (min(height, width),)
-    transform.postprocess = lambda found, *_: found  # nothing was resized, and masks stay on their grids
+    transform.postprocess = lambda found, *_: found  # images were not resized, and masks stay 28x28
     its = DetectTask(mine.detector, pixel_stats("imagenet"))
     its.detector = Beside(other, first)  # type: ignore[assignment]
     tasks: dict[str, Any] = {"ours": mine, "torchvision": its}

@@ -73,7 +73,7 @@ def refused(run: Callable, shards: Path, coco: Path, tmp_path: Path) -> Callable
         (DETECT + "--network faster_rcn", "did you mean 'faster_rcnn'?"),
         (DETECT + "--aug-type hflop", "did you mean 'hflip'?"),
         (DETECT + "--backbone resnet_v1_5O", "did you mean 'resnet_v1_50'?"),
-        (DETECT + "--freeze-backbone --freeze-body", "exclude one another"),
+        (DETECT + "--freeze-backbone --freeze-body", "mutually exclusive"),
         (DETECT + "--freeze-backbone-stages 9", "this backbone has a stem and 4 stages"),
         (DETECT.replace("--width 64", "--width 40"), "multiple of 64"),
         (DETECT.replace("--width 64", "--width wide"), "width is 'wide'; give a whole number"),
@@ -141,7 +141,7 @@ def test_a_broken_recipe_is_refused_with_its_line_and_key(
         (PRETRAIN + "--num-classes 2", "class 2 of train-000000.tar:00002 is outside the 2 classes"),
         ("pretrain pack nowhere out", "nowhere"),
         ("pretrain pack {here}/empty out", "expected FOLDER/<class>/<image>"),
-        ("detect train --data-path nowhere", "nowhere is no COCO folder"),
+        ("detect train --data-path nowhere", "nowhere is not a COCO folder"),
         (DETECT + "--coco-json-path nowhere.json", "cannot read the annotations nowhere.json"),
         (DETECT + "--class-file nowhere.txt", "cannot read the class file nowhere.txt"),
         (DETECT + "--class-file {here}/classes.txt", "'square' is not among the 1 classes"),
@@ -169,7 +169,7 @@ def broken(coco: Path, tmp_path: Path, change: Callable[[dict[str, Any]], Any]) 
     ("change", "says"),
     [
         (lambda told: told["images"].clear(), "lists no images"),
-        (lambda told: told["annotations"].clear(), "has no boxes at all"),
+        (lambda told: told["annotations"].clear(), "has no boxes"),
         (lambda told: told.pop("categories"), "has no list 'categories'"),
         (
             lambda told: [im.update(file_name="gone-" + im["file_name"]) for im in told["images"]],
@@ -227,7 +227,7 @@ def test_more_unreadable_images_than_allowed_are_refused_and_fewer_stepped_over(
     ("words", "says"),
     [
         (DETECT + "--backbone-tag nothing", "no weights tagged 'nothing' for test_resnet in weights"),
-        (DETECT + "--backbone-epoch 3", "has no weights of test_resnet; make some with"),
+        (DETECT + "--backbone-epoch 3", "has no weights for test_resnet; train some with"),
         (DETECT + "--backbone-pretrained --offline", "published weights for test_resnet could not be downloaded"),
         ("detect eval --weights nothing", "no weights tagged 'nothing'"),
         ("detect predict x.jpg --weights nothing", "no weights tagged 'nothing'"),

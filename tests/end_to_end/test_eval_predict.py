@@ -78,7 +78,7 @@ def test_predictions_are_in_source_ids_and_pixels_of_the_photographs(
     picture = untrained / "val" / "002.jpg"  # 64 x 48, seen as 96 x 96
     ended = run(words.format(picture, "file"), prepare=one_known_box)
     assert ended.code == 0, ended.err
-    assert "1 pictures and results.json in file" in ended.out
+    assert "1 picture and results.json in file" in ended.out
     best, faint = json.loads((tmp_path / "file" / "results.json").read_text())
     assert (best["image_id"], best["category_id"]) == (1, 11)
     assert best["bbox"] == pytest.approx([0, 0, 32, 24])
@@ -122,7 +122,7 @@ def test_what_cannot_be_predicted_is_said(untrained: Path, run: Callable, tmp_pa
     (tmp_path / "mixed" / "000.jpg").write_bytes(b"no image")
     ended = run(words.format("mixed"))
     assert ended.code == 0, ended.err
-    assert "passed over" in ended.out
+    assert "skipped" in ended.out
     assert "5 pictures" in ended.out
     ended = run(words.format("mixed"))
     assert (ended.code, "predictions are never overwritten" in ended.complaint) == (2, True)
@@ -146,7 +146,7 @@ def test_labels_that_a_detector_makes_are_trained_on_as_any_others(
 ) -> None:
     words = f"detect predict {coco}/val --weights runs/run --device cpu --save coco --min-score 0.01 -o labelled"
     ended = run(words)
-    assert ended.code == 0 and "annotations.json: " in ended.out and "labelled.json names the" in ended.out
+    assert ended.code == 0 and "annotations.json: " in ended.out and "labelled.json lists the" in ended.out
     told = json.loads((tmp_path / "labelled/annotations.json").read_text())
     assert len(told["images"]) == 6 and told["annotations"], "an untrained detector is sure of one per cent"
     train = "detect train --network fcos --backbone test_resnet --size 64 --width 64 --depth 1 --epochs 1 --device cpu "

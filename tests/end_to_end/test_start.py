@@ -105,7 +105,7 @@ def test_classes_a_detector_does_not_know_are_refused_unless_its_head_is_reset(
         (FCOS + "--resume-epoch 0", 4, "has no fcos-test_resnet; name the detector or run to start from"),
         ("--init-from nobody", 4, "no weights tagged 'nobody'"),
         (FCOS + "--reset-head", 2, "name the detector: --init-from"),
-        (FCOS + "--backbone-epoch 0", 4, "has no weights of test_resnet; make some with `pretrain train"),
+        (FCOS + "--backbone-epoch 0", 4, "has no weights for test_resnet; train some with `pretrain train"),
     ],
 )
 def test_nothing_to_start_from_is_said_in_one_sentence(words: str, code: int, says: str, detect: Callable) -> None:

@@ -1,7 +1,7 @@
-"""The 33 detection commands of seed 000, as they stand there: each is understood, and each is one of our recipes.
+"""birder's 33 detection commands, unchanged: each parses, and each equals one of the recipes.
 
-`seed_000.txt` holds them without the program's name. Their weights are nobody's, so with them a command may be refused
-with exit code 4; without them it must say what it would do.
+`seed_000.txt` holds them without the program name. Their weights are not published, so a command that names weights
+must fail with exit code 4; without the weights its dry run must succeed.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ each_line = pytest.mark.parametrize(("name", "line"), list(zip(RECIPES, LINES, s
 
 
 def told(*argv: str) -> dict[str, Any]:
-    """What a command line comes to, without where its files lie and what its schedule does not look at."""
+    """The settings of a command line, without data paths and without those its schedule does not use."""
     recipe = from_args(DetectRecipe, list(argv), prog="detect train", folder="detect", own="network_args").recipe
     values = {name: value for name, value in flat(recipe).items() if name not in OF_A_PLACE}
     looks_at = {"step": ("lr_step_size", "lr_step_gamma"), "multistep": ("lr_steps", "lr_step_gamma")}
@@ -92,7 +92,7 @@ def test_files_that_only_a_recipe_names_come_with_it() -> None:
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory, write_coco: Callable) -> Path:
-    """A home folder with the data sets that the commands name, of two images each, and the lists beside the program."""
+    """A home folder with the data sets that the commands name, two images each, and birder's class and ignore lists."""
     root = tmp_path_factory.mktemp("home")
     names = (recipe_folder() / "classes" / "coco91.txt").read_text().splitlines()
     lists = root / "public_datasets_metadata"
@@ -111,7 +111,7 @@ def home(tmp_path_factory: pytest.TempPathFactory, write_coco: Callable) -> Path
 
 @pytest.fixture
 def dry(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> Callable:
-    """Exit code and words of a dry run in that home."""
+    """Run a command as a dry run in that home -> exit code, stdout, stderr."""
     from detection import cli
 
     monkeypatch.setenv("HOME", str(home))

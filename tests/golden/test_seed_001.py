@@ -1,6 +1,6 @@
-"""torchvision's nine commands of seed 001, as they stand there: each is the recipe of its own name.
+"""The nine commands of torchvision's detection reference, unchanged: each equals the recipe of the same name.
 
-`seed_001.txt` holds them without the program's name.
+`seed_001.txt` holds them without the program name.
 """
 
 from __future__ import annotations

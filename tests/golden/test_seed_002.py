@@ -1,7 +1,7 @@
-"""The nine SMCA commands of seed 002, as they stand there: each is understood, and each is one of our recipes.
+"""The nine commands of SMCA's repository, unchanged: each parses, and each equals one of the recipes.
 
-`seed_002.txt` holds them without what stood before their flags, `srun ... python -m torch.distributed.launch
---nproc_per_node=4 --use_env main.py`; that program's network is `--network smca_detr` here.
+`seed_002.txt` holds them without the prefix `srun ... python -m torch.distributed.launch --nproc_per_node=4 --use_env
+main.py`; the network is `--network smca_detr` here.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Twenty steps of each task, told by their losses: whoever changes them by accident learns of it here.
+"""Losses of twenty training steps of each task, compared with recorded ones, to detect accidental changes.
 
-The traces lie beside this file as `trace_*.json`. They were drawn on a processor; other builds of torch round
-differently, hence the tolerance, which any change of meaning exceeds within a few steps. After a change that is meant:
+The recordings are the files `trace_*.json` in this folder. They were made on a CPU; other builds of torch round
+differently, hence the tolerance, which any change in behavior exceeds within a few steps. After an intended change:
 
     CHORDATE_WRITE_GOLDEN=1 python -m pytest tests/golden
 """
@@ -35,7 +35,7 @@ SCHEDULE = ScheduleConfig(epochs=4, warmup_epochs=1, lr_scheduler="cosine")
 
 
 def pictures(rng: torch.Generator, count: int, side: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Bright squares on gray noise: (B, 3, S, S) uint8, boxes (B, 4), colors (B,)."""
+    """Images of a bright square on gray noise: (B, 3, S, S) uint8, boxes (B, 4), channel of the square (B,)."""
     pixels = torch.randint(90, 120, (count, 3, side, side), generator=rng, dtype=torch.uint8)
     colors = torch.randint(3, (count,), generator=rng)
     corners = torch.randint(0, side // 2, (count, 2), generator=rng)
@@ -78,7 +78,7 @@ CASES = {
 
 
 def losses_of(name: str) -> Iterator[dict[str, float]]:
-    """The named losses of each step, from fixed seeds."""
+    """The named losses of each step, with fixed random seeds."""
     build, batch, optim = CASES[name]
     torch.manual_seed(0)
     task, rng = build(), torch.Generator().manual_seed(1)
@@ -109,4 +109,4 @@ def test_twenty_steps_lose_what_they_always_lost(name: str) -> None:
     for step, (row, told) in enumerate(zip(trace, golden, strict=True)):
         assert row == pytest.approx(told, rel=TOLERANCE, abs=1e-5), f"step {step}"
     total = [sum(row.values()) for row in golden]
-    assert sum(total[-5:]) < 0.95 * sum(total[:5])  # and these were losses of something that learns
+    assert sum(total[-5:]) < 0.95 * sum(total[:5])  # the loss decreases

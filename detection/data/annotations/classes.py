@@ -1,4 +1,4 @@
-"""Class names <-> labels from 0 <-> the category ids of whichever file is read. Names are matched, ids never."""
+"""Class names, labels from 0, and category ids of annotation files. Classes are matched by name, never by id."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from shared.errors import DataError
 
 @dataclass(frozen=True)
 class ClassMap:
-    """What label k is called, and which id the annotation file gives it.
+    """Names and category ids by label.
 
     Args:
-        names: the name of label 0, 1, ...
-        source_ids: the category id of label 0, 1, ... in the file that is read or written.
-        everything: whatever the file calls it, it is label 0 (binary mode).
+        names: class name of label 0, 1, ...
+        source_ids: category id of label 0, 1, ... in the file that is read or written.
+        everything: all categories are label 0 (binary mode).
     """
 
     names: tuple[str, ...]
@@ -32,37 +32,41 @@ class ClassMap:
 
     @classmethod
     def from_categories(cls, categories: Mapping[int, str]) -> ClassMap:
-        """Every category of a file, in the order of their ids."""
+        """All categories of a file, sorted by id."""
         return cls(tuple(categories[i] for i in sorted(categories)), tuple(sorted(categories)))
 
     @classmethod
     def from_file(cls, path: Path) -> ClassMap:
-        """One name a line; label k is line k + 1."""
+        """One name per line; label k is line k + 1."""
         try:
             lines = Path(path).read_text("utf-8-sig").splitlines()
         except (OSError, UnicodeDecodeError) as error:
-            raise DataError(f"cannot read the class file {path} ({error}); it holds one name a line") from None
+            raise DataError(
+                f"cannot read the class file {path} ({error}); give a file with one name per line"
+            ) from None
         names = tuple(line.strip() for line in lines if line.strip())
         if not names:
-            raise DataError(f"the class file {path} is empty; it holds one name a line")
+            raise DataError(f"the class file {path} is empty; write one name per line")
         if len(set(names)) < len(names):
-            raise DataError(f"the class file {path} names '{_first_twice(names)}' twice; remove one of the lines")
+            raise DataError(
+                f"the class file {path} has the name '{_first_twice(names)}' twice; remove one of the lines"
+            )
         return cls(names, tuple(range(1, len(names) + 1)))
 
     @classmethod
     def binary(cls) -> ClassMap:
-        """One class, 'object', whatever the annotations say."""
+        """One class, 'object', for all categories."""
         return cls(("object",), (1,), everything=True)
 
     def __len__(self) -> int:
         return len(self.names)
 
     def bind(self, categories: Mapping[int, str], used: Collection[int], path: Path) -> tuple[ClassMap, dict[int, int]]:
-        """The same labels with the ids of another file, and that file's {category id: label}; names are what matches.
+        """The same labels with the ids of another file, and that file's {category id: label}; matched by name.
 
         Args:
             categories: the file's {category id: name}.
-            used: the ids that its annotations carry. These must be classes; the others may be unknown.
+            used: category ids of its annotations, which must be known classes; the others may be unknown.
         """
         if self.everything:
             return self, dict.fromkeys(categories, 0)
@@ -73,21 +77,21 @@ class ClassMap:
                 if category in used:
                     raise DataError(
                         f"{path}: category {category} '{name}' is not among the {len(self)} classes ({self._few()}); "
-                        "give training and validation the same classes, with a --class-file that names all of them"
+                        "use the same classes for training and validation, with a --class-file that lists all of them"
                     )
             elif label in labels.values():
-                raise DataError(f"{path}: two categories mean the class '{self.names[label]}'; merge them in the file")
+                raise DataError(f"{path}: two categories are the class '{self.names[label]}'; merge them in the file")
             else:
                 labels[category] = label
         ids = {label: category for category, label in labels.items()}
         beyond = itertools.count(max(len(self), *categories, 0) + 1)
-        for label in range(len(self)):  # classes this file lacks still need an id of their own
+        for label in range(len(self)):  # classes without a category in this file still need an id
             if label not in ids:
                 ids[label] = next(beyond) if label + 1 in categories else label + 1
         return replace(self, source_ids=tuple(ids[label] for label in range(len(self)))), labels
 
     def find(self, name: str) -> int | None:
-        """The label of a name, however it is capitalised or hyphenated; None when it is no class."""
+        """The label of a name, ignoring case, spaces and hyphens; None for an unknown class."""
         if name in self.names:
             return self.names.index(name)
         plain = [_plain(known) for known in self.names]
@@ -106,7 +110,7 @@ class ClassMap:
 
 
 def _plain(name: str) -> str:
-    """'Cell phone', 'cell-phone' and 'cellphone' are one name."""
+    """Normalize a name: 'Cell phone', 'cell-phone' and 'cellphone' are equal."""
     return "".join(c for c in name.casefold() if c.isalnum()) or name.strip()
 
 

@@ -1,13 +1,13 @@
-"""COCO JSON, read once and checked at the door: from there on annotations are columns, not dicts.
+"""Reading and checking COCO JSON into columns.
 
-    instances.json -> json.loads, whose object hook moves each annotation into arrays the moment it is parsed
-                   -> CocoTable: 54 bytes an annotation with its label; some 70 beside the text while parsing
+    instances.json -> json.loads, with an object hook that moves each annotation into arrays as it is parsed
+                   -> CocoTable: 54 bytes per annotation; about 70 besides the text while parsing
 
-Masks and keypoints are read only when they are asked for: `read_coco(path, finds=("masks",))`; masks stay as the file
-has them, polygons or compressed RLE, until somebody looks at one (`outlines`, `masks`).
+Masks and keypoints are read only on request: `read_coco(path, finds=("masks",))`; masks are kept as polygons or
+compressed RLE until they are used (`masks/`).
 
-Whatever is wrong is a DataError that names the file and the id. Boxes that are merely odd (outside the image, turned
-inside out, of no size) pass: evaluation wants them as they are, and training sorts them out.
+Errors raise DataError with the file and the annotation id. Boxes that are outside the image, inverted or empty are
+accepted here: evaluation uses them as they are, and training skips them (`targets.py`).
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ OF_ANNOTATIONS = ("image_of", "boxes", "category_ids", "areas", "crowd")
 
 @dataclass(frozen=True)
 class CocoTable:
-    """A COCO file, or shards of one, as columns: I images in their order, A annotations sorted by image."""
+    """A COCO file, or shards of one, as columns: I images in file order, A annotations sorted by image."""
 
     path: Path
     sha256: str
@@ -44,22 +44,22 @@ class CocoTable:
     image_of: np.ndarray  # (A,) int32: row of the image
     boxes: np.ndarray  # (A, 4) float64: x y w h, as the file has them
     category_ids: np.ndarray  # (A,) int32 source ids
-    areas: np.ndarray  # (A,) float64: of the mask, where the file has one
+    areas: np.ndarray  # (A,) float64: `area` of the file
     crowd: np.ndarray  # (A,) bool
-    spots: np.ndarray | None = None  # (I, 3) int64: shard, first byte, bytes; None where images are files of a folder
-    masks: Outlines | None = None  # of the A annotations; None where nobody asked
-    keypoints: np.ndarray | None = None  # (A, K, 3) x y visibility; None where nobody asked
-    skeletons: dict[int, Skeleton] = field(default_factory=dict)  # of the categories that name their keypoints
+    spots: np.ndarray | None = None  # (I, 3) int64: shard, offset, size; None if images are files in a folder
+    masks: Outlines | None = None  # of the A annotations; None if not requested
+    keypoints: np.ndarray | None = None  # (A, K, 3) x y visibility; None if not requested
+    skeletons: dict[int, Skeleton] = field(default_factory=dict)  # of categories with keypoint names
 
     @property
     def skeleton(self) -> Skeleton | None:
-        """What the keypoints are called, where somebody asked for them."""
+        """The skeleton of the keypoints, if they were requested."""
         if self.keypoints is None:
             return None
         return next(iter(self.skeletons.values()), None) or Skeleton.numbered(self.keypoints.shape[1])
 
     def select(self, keep: np.ndarray) -> CocoTable:
-        """(I,) bool -> the table of these images alone."""
+        """(I,) bool -> the table of these images."""
         if keep.all():
             return self
         rows = keep[self.image_of]
@@ -81,10 +81,10 @@ class CocoTable:
 
 
 def read_coco(path: Path, finds: Sequence[str] | None = ()) -> CocoTable:
-    """Read and check a COCO JSON file; the only dicts that outlive parsing are the images' while they are copied.
+    """Read and check a COCO JSON file.
 
     Args:
-        finds: "masks", "keypoints", both or neither: what annotations must have; None takes what there is.
+        finds: "masks", "keypoints", both or neither: fields that annotations must have; None reads those there are.
     """
     try:
         raw = Path(path).read_bytes()
@@ -94,7 +94,7 @@ def read_coco(path: Path, finds: Sequence[str] | None = ()) -> CocoTable:
     try:
         top = json.loads(raw, object_hook=rows)
     except (ValueError, RecursionError) as error:
-        raise DataError(f"{path} is not readable JSON ({error}); it may be damaged or cut short") from None
+        raise DataError(f"{path} is not readable JSON ({error}); it may be damaged or truncated") from None
     for key in ("images", "annotations", "categories"):
         if not isinstance(top, dict) or not isinstance(top.get(key), list):
             raise DataError(f"{path} is not a COCO file: it has no list '{key}'; see cocodataset.org, 'Data format'")
@@ -112,14 +112,14 @@ def read_coco(path: Path, finds: Sequence[str] | None = ()) -> CocoTable:
     )
 
 
-_TAKEN = object()  # what is left in json's list once an annotation has gone to the columns
+_TAKEN = object()  # placeholder in json's list for an annotation that was moved to the columns
 
 
 class Rows:
-    """json's object hook: an annotation becomes a row the moment it is parsed, and its dict is dropped.
+    """The object hook of json: an annotation is moved to the columns as it is parsed, and its dict dropped.
 
     Args:
-        path: what refusals name.
+        path: for error messages.
         finds: as `read_coco` takes it.
     """
 
@@ -157,7 +157,7 @@ class Rows:
         return _TAKEN
 
     def complaint(self, entry: dict[str, Any]) -> str:
-        """What is wrong with an annotation that does not fit the columns."""
+        """The error message for an invalid annotation."""
         where = f"{self.path}: annotation {entry.get('id', f'number {len(self.ids) + 1}')}"
         for key, bits in (("id", 64), ("image_id", 64), ("category_id", 32)):
             value = entry.get(key)
@@ -168,14 +168,14 @@ class Rows:
         return f"{where} has {_shown(entry, 'bbox')} where four finite numbers x y w h belong; correct or remove it"
 
     def check_all_read(self, annotations: list[Any]) -> None:
-        """Nothing in the list escaped the columns, and nothing outside it came in."""
+        """Check that all annotations of the list, and no others, were read."""
         for number, entry in enumerate(annotations):
             if entry is not _TAKEN:
                 raise DataError(f"{self.path}: annotation number {number + 1} has no image_id; correct or remove it")
         if len(annotations) != len(self.ids):
             raise DataError(f"{self.path} is not a COCO file: it has annotations outside the list 'annotations'")
         if not annotations:
-            raise DataError(f"{self.path} has no boxes at all; give annotations of objects ('instances')")
+            raise DataError(f"{self.path} has no boxes; give annotations of objects ('instances')")
 
     def columns(
         self, categories: dict[int, str], image_ids: np.ndarray, sizes: np.ndarray, skeletons: dict[int, Skeleton]
@@ -192,7 +192,7 @@ class Rows:
                 row = int(wrong.argmax())
                 raise DataError(f"{self.path}: annotation {ids[row]} {say(row)}; correct or remove it")
 
-        refuse(repeated(ids), lambda row: "is there twice")
+        refuse(repeated(ids), lambda row: "has an id that appears twice")
         refuse(image_ids[image_of] != images, lambda row: f"belongs to image {images[row]}, which is not listed")
         listed = np.isin(category_ids, list(categories))
         refuse(~listed, lambda row: f"has category {category_ids[row]}, which is not listed")
@@ -219,7 +219,7 @@ class Rows:
         }
 
     def _masks(self, sizes: np.ndarray, refuse: Callable[..., None]) -> Outlines | None:
-        """In the order of the file; None where nobody asked, or took what there was and there was nothing."""
+        """Masks in file order; None if not requested, or if there are none."""
         if self.outlines is None:
             return None
         there = self.outlines.there()
@@ -227,8 +227,8 @@ class Rows:
             return None
         if self.finds is not None and not there.all():
             raise DataError(
-                f"{self.path}: annotation {self.ids[int((~there).argmax())]} has no segmentation, which a network that "
-                "learns masks needs; give annotations with masks, or take a network that learns boxes alone"
+                f"{self.path}: annotation {self.ids[int((~there).argmax())]} has no segmentation, which a network with "
+                "masks needs; give annotations with masks, or use a network with boxes only"
             )
         return self.outlines.outlines(sizes, refuse)
 
@@ -250,7 +250,7 @@ def _shown(entry: dict[str, Any], key: str) -> str:
 
 
 def exact_duplicates(table: CocoTable) -> np.ndarray:
-    """(A,) bool: an annotation of the same image has the same class and the same box, and stands before it."""
+    """(A,) bool: an earlier annotation of the same image has the same class and box."""
     hashed = table.image_of.astype(np.uint64)
     for column in (table.category_ids.astype(np.int64), *table.boxes.T):
         hashed = (hashed ^ (hashed >> np.uint64(29))) * np.uint64(0x9E3779B97F4A7C15)
@@ -268,7 +268,7 @@ def exact_duplicates(table: CocoTable) -> np.ndarray:
 
 
 def repeated(values: np.ndarray) -> np.ndarray:
-    """(N,) -> (N,) bool: this value was there before."""
+    """(N,) -> (N,) bool: the value occurred before."""
     first = np.unique(values, return_index=True)[1]
     repeated = np.ones(len(values), dtype=bool)
     repeated[first] = False
@@ -276,7 +276,7 @@ def repeated(values: np.ndarray) -> np.ndarray:
 
 
 def image_columns(images: list[Any], path: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Ids (I,), heights and widths (I, 2), file names (I,) of the list 'images'."""
+    """Ids (I,), heights and widths (I, 2), file names (I,) of the list 'images', checked."""
     for number, image in enumerate(images):
         where = f"{path}: image {image.get('id', number + 1) if isinstance(image, dict) else f'number {number + 1}'}"
         if not isinstance(image, dict) or type(image.get("id")) is not int:
@@ -290,7 +290,7 @@ def image_columns(images: list[Any], path: Path) -> tuple[np.ndarray, np.ndarray
     ids = np.array([image["id"] for image in images], np.int64)
     twice = repeated(ids)
     if twice.any():
-        raise DataError(f"{path}: the image id {ids[twice.argmax()]} is there twice; give each image its own")
+        raise DataError(f"{path}: the image id {ids[twice.argmax()]} appears twice; give each image its own")
     sizes = np.array([(image["height"], image["width"]) for image in images], np.int32)
     return ids, sizes, np.array([image["file_name"].encode() for image in images])
 
@@ -301,8 +301,8 @@ def read_categories(entries: list[Any], path: Path) -> dict[int, str]:
         if not isinstance(entry, dict) or type(entry.get("id")) is not int or not isinstance(entry.get("name"), str):
             raise DataError(f"{path}: the category {json.dumps(entry)[:60]} needs an integer id and a name; correct it")
         if entry["id"] in names:
-            raise DataError(f"{path}: the category id {entry['id']} is there twice; give each category its own")
+            raise DataError(f"{path}: the category id {entry['id']} appears twice; give each category its own")
         if entry["name"] in names.values():
-            raise DataError(f"{path}: the category name '{entry['name']}' is there twice; merge the two")
+            raise DataError(f"{path}: the category name '{entry['name']}' appears twice; merge the two")
         names[entry["id"]] = entry["name"]
     return names

@@ -1,12 +1,12 @@
-"""A person's own photographs, one JSON for each: `bboxes` and `keypoints`, read straight into a `CocoTable`.
+"""Custom annotations: one JSON per image with `bboxes` and `keypoints`, read into a `CocoTable`.
 
     images/a.jpg  annotations/a.json     {"bboxes": [[x1, y1, x2, y2], ...], "keypoints": [[[x, y, v], ...], ...]}
 
-    bboxes     N boxes by their corners, in pixels
-    keypoints  N x K x 3, or K x N x 3 where the lengths tell which; v is 0 absent, 1 hidden, 2 seen
+    bboxes     N boxes x1 y1 x2 y2 in pixels
+    keypoints  N x K x 3, or K x N x 3 if the lengths are unambiguous; v is 0 absent, 1 occluded, 2 visible
 
-Everything is of one class, "object". Images are numbered from 1 in the order of their names; their sizes come from the
-files' headers. An area is that of the box. A file without keypoints is fine for a network that learns boxes alone.
+All objects have one class, "object". Images are numbered from 1 in the order of their names; their sizes are read
+from the file headers. The area is that of the box. Files without keypoints are valid for networks without keypoints.
 """
 
 from __future__ import annotations
@@ -27,19 +27,19 @@ from shared.feeding.columns import compact
 from shared.feeding.image import BadImage, image_size
 
 ENDINGS = {".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif", ".ppm"}
-HEADER = 1 << 16  # bytes in which a file mostly says its size
+HEADER = 1 << 16  # bytes that usually contain the image size
 CATEGORY = "object"
 
 
 class Told(NamedTuple):
-    """What one file says: boxes (N, 4) as corners; keypoints (P, Q, 3) in either order, None without any."""
+    """One annotation file: boxes (N, 4) as corners; keypoints (P, Q, 3) in either order, or None."""
 
     file: Path
     boxes: np.ndarray
     points: np.ndarray | None
 
     def orders(self) -> set[str]:
-        """How its keypoints may be nested: by object, or by point."""
+        """Possible nestings of its keypoints: by object, or by point."""
         assert self.points is not None
         outer, inner, count = *self.points.shape[:2], len(self.boxes)
         return {name for name, length in (("objects", outer), ("points", inner)) if length == count}
@@ -47,29 +47,29 @@ class Told(NamedTuple):
 
 @annotation_format("custom", recognizes=Path.is_dir, asked_last=True)
 def read_custom(annotations: Path, images: Path | None = None, finds: Sequence[str] | None = ()) -> CocoTable:
-    """All files of a folder, checked, as one table.
+    """Read and check all files of a folder.
 
     Args:
         annotations: a folder of JSON files.
-        images: the folder of photographs of the same names; None for `images` beside `annotations`.
+        images: the folder of images with the same names; None for the folder `images` next to `annotations`.
         finds: as `read_coco` takes it.
 
     Raises:
-        DataError: a file is wrong, or has no photograph, or the reverse.
-        UsageError: masks are asked for.
+        DataError: an invalid file, one without an image, or an image without a file.
+        UsageError: masks are requested.
     """
     if finds is not None and "masks" in finds:
-        raise UsageError(f"{annotations} holds boxes and keypoints, no masks; take a network without, or COCO files")
+        raise UsageError(f"{annotations} has boxes and keypoints, no masks; use a network without masks, or COCO files")
     images = annotations.parent / "images" if images is None else images
     photographs = pair_up(annotations, images)
     files = [read_file(annotations / f"{photo.stem}.json") for photo in photographs]
     wanted = finds is not None and "keypoints" in finds
     for each in files:
         if each.points is None and len(each.boxes) and wanted:
-            raise DataError(f"{each.file} has no keypoints; add a list 'keypoints', or learn boxes alone")
+            raise DataError(f"{each.file} has no keypoints; add a list 'keypoints', or train boxes only")
     counts = [len(each.boxes) for each in files]
     if not sum(counts):
-        raise DataError(f"{annotations} has no boxes at all; give annotations of objects")
+        raise DataError(f"{annotations} has no boxes; give annotations of objects")
     corners = np.concatenate([each.boxes for each in files])
     boxes = np.hstack((corners[:, :2], corners[:, 2:] - corners[:, :2]))
     some = wanted or (finds is None and any(each.points is not None for each in files))
@@ -90,36 +90,36 @@ def read_custom(annotations: Path, images: Path | None = None, finds: Sequence[s
 
 
 def pair_up(annotations: Path, images: Path) -> list[Path]:
-    """The photographs, by name. Raises DataError unless each has its JSON, and each JSON its photograph."""
+    """The images, by name. Raises DataError unless images and JSON files match one to one."""
     if not annotations.is_dir() or not images.is_dir():
         missing = images if annotations.is_dir() else annotations
-        raise DataError(f"{missing} is no folder; photographs lie in images/, and a JSON for each in annotations/")
+        raise DataError(f"{missing} is not a folder; put images into images/, and a JSON for each into annotations/")
     found: dict[str, Path] = {}
     for photo in sorted(images.iterdir()):
         if photo.suffix.lower() in ENDINGS:
             if photo.stem in found:
                 twin = found[photo.stem].name
                 raise DataError(
-                    f"{images} holds {twin} and {photo.name}, whose JSON would be the same; rename one of them"
+                    f"{images} has {twin} and {photo.name}, which would have the same JSON; rename one of them"
                 )
             found[photo.stem] = photo
     files = {file.stem for file in annotations.glob("*.json")}
     if lonely := sorted(files - found.keys()):
-        raise DataError(f"{annotations / lonely[0]}.json has no photograph {lonely[0]}.* in {images}; {_more(lonely)}")
+        raise DataError(f"{annotations / lonely[0]}.json has no image {lonely[0]}.* in {images}; {_more(lonely)}")
     if lonely := sorted(found.keys() - files):
         raise DataError(f"{found[lonely[0]]} has no annotation {lonely[0]}.json in {annotations}; {_more(lonely)}")
     if not found:
-        raise DataError(f"{images} holds no photographs; put them there, and a JSON for each into {annotations}")
+        raise DataError(f"{images} has no images; put them there, and a JSON for each into {annotations}")
     return [found[name] for name in sorted(found)]
 
 
 def _more(lonely: list[str]) -> str:
-    others = f" ({len(lonely) - 1} more are alone)" if len(lonely) > 1 else ""
-    return f"add it, or take the other away{others}"
+    others = f" ({len(lonely) - 1} more have none)" if len(lonely) > 1 else ""
+    return f"add it, or remove the other{others}"
 
 
 def read_file(file: Path) -> Told:
-    """One annotation. Raises DataError that names the file."""
+    """Read one annotation file. Raises DataError with the file name."""
     try:
         content = json.loads(file.read_text("utf-8-sig"))
     except json.JSONDecodeError as error:
@@ -135,7 +135,7 @@ def read_file(file: Path) -> Told:
     seen = points[:, :, 2]
     wrong = ~((seen == 0) | (seen == 1) | (seen == 2))
     if wrong.any():
-        raise DataError(f"{file} has the visibility {seen[wrong][0]:g}; it is 0 absent, 1 hidden or 2 seen")
+        raise DataError(f"{file} has the visibility {seen[wrong][0]:g}; it is 0 absent, 1 occluded or 2 visible")
     each = Told(file, boxes, points)
     if len(boxes) == 0 and points.size == 0:
         return Told(file, boxes, None)
@@ -144,11 +144,11 @@ def read_file(file: Path) -> Told:
         few = (
             "more boxes than rows of keypoints"
             if len(boxes) > max(outer, inner)
-            else "boxes and keypoints that do not go together"
+            else "boxes and keypoints that do not match"
         )
         raise DataError(
             f"{file} has {few}: {len(boxes)} boxes, and keypoints of {outer} x {inner} points; "
-            "give each box its list of points, [0, 0, 0] for one that is absent"
+            "give each box its list of points, [0, 0, 0] for an absent one"
         )
     return each
 
@@ -157,12 +157,12 @@ def _damage(error: json.JSONDecodeError) -> str:
     place = f"line {error.lineno}, column {error.colno}"
     if error.msg.startswith("Expecting ',' delimiter") and error.doc[error.pos : error.pos + 1] == '"':
         word = error.doc[error.pos : error.pos + 20].split('"')[1]
-        return f"lacks a comma before '{word}' at {place}; put one after the list that stands before it"
-    return f"is not readable JSON ({error.msg} at {place}); it may be damaged or cut short"
+        return f"lacks a comma before '{word}' at {place}; add one after the preceding list"
+    return f"is not readable JSON ({error.msg} at {place}); it may be damaged or truncated"
 
 
 def _numbers(value: Any, tail: tuple[int, ...], where: str, what: str) -> np.ndarray:
-    """Nested lists of finite numbers -> (N, *tail), 0 in it for any length."""
+    """Nested lists of finite numbers -> (N, *tail); 0 in `tail` means any length."""
     try:
         values = np.array(value, dtype=np.float64) if value else np.zeros((0, *tail))
     except (TypeError, ValueError, OverflowError):
@@ -171,20 +171,20 @@ def _numbers(value: Any, tail: tuple[int, ...], where: str, what: str) -> np.nda
         return np.zeros((0, *tail))
     fits = values.ndim == len(tail) + 1 and all(b in (0, a) for a, b in zip(values.shape[1:], tail, strict=True))
     if not fits or _has_words(value) or not np.isfinite(values).all():
-        raise DataError(f"{where} is no {what}, all finite and of the same length; correct it")
+        raise DataError(f"{where} is not a {what}, all finite and of the same length; correct it")
     return values
 
 
 def _has_words(value: Any) -> bool:
-    """numpy takes "5" and True for numbers."""
+    """True for strings and booleans, which numpy would accept as numbers."""
     return any(map(_has_words, value)) if isinstance(value, list) else type(value) not in (int, float)
 
 
 def in_one_order(files: list[Told]) -> np.ndarray:
-    """(A, K, 3) keypoints of all objects, whichever way each file nests them.
+    """(A, K, 3) keypoints of all objects, for either nesting.
 
     Raises:
-        DataError: the files differ in K, or no length tells which way a file is nested.
+        DataError: the files have different K, or the nesting is ambiguous.
     """
     some = [each for each in files if each.points is not None]
     clear = {order for each in some if len(each.orders()) == 1 for order in each.orders()}
@@ -195,8 +195,8 @@ def in_one_order(files: list[Told]) -> np.ndarray:
         if len(orders) == 2 and len(each.boxes) > 1:
             if len(clear) != 1:
                 raise DataError(
-                    f"{each.file} has as many boxes as points, {len(each.boxes)}, and no other file tells whether "
-                    "keypoints are listed object by object or point by point; add one with another number of objects"
+                    f"{each.file} has as many boxes as points, {len(each.boxes)}, so it is ambiguous whether "
+                    "keypoints are listed by object or by point; add a file with another number of objects"
                 )
             orders = clear
         parts.append(points if "objects" in orders else points.swapaxes(0, 1))
@@ -204,8 +204,8 @@ def in_one_order(files: list[Told]) -> np.ndarray:
     for each, part in zip(some, parts, strict=True):
         if part.shape[1] != count:
             raise DataError(
-                f"{each.file} has {part.shape[1]} keypoints an object where other files have {count}; "
-                "give each object all of them, [0, 0, 0] for one that is absent"
+                f"{each.file} has {part.shape[1]} keypoints per object, other files have {count}; "
+                "give each object all of them, [0, 0, 0] for an absent one"
             )
     own = {each.file: part for each, part in zip(some, parts, strict=True)}
     everything = np.concatenate([own.get(each.file, np.zeros((len(each.boxes), count, 3))) for each in files])
@@ -220,11 +220,9 @@ def photograph_size(photo: Path) -> tuple[int, int]:
             try:
                 return image_size(head)
             except BadImage:
-                return image_size(head + file.read())  # a long note stands before it
+                return image_size(head + file.read())  # long metadata precede the size
     except (OSError, BadImage) as error:
-        raise DataError(
-            f"{photo} is no usable photograph ({error}); replace it, or take it and its JSON away"
-        ) from None
+        raise DataError(f"{photo} is not a usable image ({error}); replace it, or remove it and its JSON") from None
 
 
 def fingerprint(files: list[Path]) -> str:

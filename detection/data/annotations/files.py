@@ -1,4 +1,4 @@
-"""Where the photographs of a COCO file are: the layout of a COCO folder, and where else a file name may lie.
+"""Finding annotations and images: the layouts of data set folders, and alternative locations of image files.
 
     coco     ROOT/train2017, or train     ROOT/annotations/instances_train2017.json
     coco_kp  the same                     ROOT/annotations/person_keypoints_train2017.json
@@ -6,7 +6,7 @@
 
     images/v1/patch3/b.jpg -> ROOT/images/v1/patch3/b.jpg, else ROOT/patch3/b.jpg, else ROOT/b.jpg
 
-Objects365 is unpacked to any of the three. One listing per folder is asked for, since a file system may be far away.
+Objects365 is unpacked in any of these three ways. Each folder is listed once, since the file system may be remote.
 """
 
 from __future__ import annotations
@@ -25,25 +25,25 @@ from shared.errors import DataError, UsageError
 from shared.recipes.registry import suggest
 
 STEMS = {"coco": "instances", "coco_kp": "person_keypoints"}
-NAMED = 10  # missing images that a refusal names
+NAMED = 10  # missing images to list in an error
 
 
 def coco_layout(root: Path, split: str, dataset: str = "coco") -> tuple[Path, Path]:
-    """Where a folder keeps a split ('train' or 'val'): its images and its annotations.
+    """Images and annotations of a split ('train' or 'val') of a folder.
 
     Args:
         dataset: coco, coco_kp or custom.
 
     Raises:
-        UsageError: there is no such kind of data set.
-        DataError: the folder is not of this kind.
+        UsageError: an unknown kind of data set.
+        DataError: the folder does not have this layout.
     """
     root = Path(root)
     if dataset == "custom":
         return custom_layout(root, split)
     if dataset not in STEMS:
         raise UsageError(
-            f"no data set '{dataset}'{suggest(dataset, [*STEMS, 'custom'])}; there is {', '.join(STEMS)}, custom"
+            f"no data set '{dataset}'{suggest(dataset, [*STEMS, 'custom'])}; give one of {', '.join(STEMS)}, custom"
         )
     stem = STEMS[dataset]
     for name in (f"{split}2017", split):
@@ -51,8 +51,8 @@ def coco_layout(root: Path, split: str, dataset: str = "coco") -> tuple[Path, Pa
         if images.is_dir() and annotations.is_file():
             return images, annotations
     raise DataError(
-        f"{root} is no COCO folder: it has neither {split}2017/ with annotations/{stem}_{split}2017.json "
-        f"nor {split}/ with annotations/{stem}_{split}.json; give the images and the JSON by their own flags"
+        f"{root} is not a COCO folder: it has neither {split}2017/ with annotations/{stem}_{split}2017.json "
+        f"nor {split}/ with annotations/{stem}_{split}.json; give images and JSON with --data-path and --coco-json-path"
     )
 
 
@@ -65,21 +65,21 @@ def custom_layout(root: Path, split: str) -> tuple[Path, Path]:
             return images, annotations
     raise DataError(
         f"{root} has no {' nor '.join(f'{name}/images with {name}/annotations' for name in names)}; "
-        "put the photographs and one JSON of the same name for each there"
+        "put the images and one JSON with the same name for each there"
     )
 
 
 def find_photographs(table: CocoTable, root: Path, allow_missing: int) -> tuple[CocoTable, list[str]]:
-    """The table of the images that are there, with the names they have there, and what there is to tell of it.
+    """The table of the existing images with their actual paths, and notes for the log.
 
     Raises:
-        DataError: more than `allow_missing` are not there, or a name leads out of the folder.
+        DataError: more than `allow_missing` images are missing, or a name is outside the folder.
     """
     names = [name.decode() for name in table.file_names]
     places = _places(table, names, root)
     moved = [index for index, place in enumerate(places) if place and place != names[index]]
     taken = Counter(places) if moved else Counter()
-    for index in moved:  # two images of one base name cannot both be the file that lies there
+    for index in moved:  # two images with the same base name cannot be the same file
         if taken[places[index]] > 1:
             places[index] = None
     present = np.array([place is not None for place in places])
@@ -87,20 +87,20 @@ def find_photographs(table: CocoTable, root: Path, allow_missing: int) -> tuple[
     if len(missing) > allow_missing:
         raise DataError(
             f"{len(missing)} of the {len(names)} images of {table.path} are not in {root}, such as "
-            f"{', '.join(missing[:NAMED])}; check the image folder, or say --allow-missing-images {len(missing)}"
+            f"{', '.join(missing[:NAMED])}; check the image folder, or add --allow-missing-images {len(missing)}"
         )
     notes = []
     if count := sum(places[index] is not None for index in moved):
-        notes.append(f"{count} image{'s lie' if count > 1 else ' lies'} in another folder than the annotations say")
+        notes.append(f"{count} image{'s are' if count > 1 else ' is'} in another folder than the annotations say")
     if missing:
-        notes.append(f"{len(missing)} image{'s are' if len(missing) > 1 else ' is'} missing on disk and left out")
+        notes.append(f"{len(missing)} image{'s are' if len(missing) > 1 else ' is'} missing on disk and skipped")
     if moved:
         table = replace(table, file_names=np.array([(place or "").encode() for place in places]))
     return table.select(present), notes
 
 
 def _places(table: CocoTable, names: list[str], root: Path) -> list[str | None]:
-    """Each image's path inside the folder, None where it is nowhere."""
+    """Each image's path inside the folder; None if it is missing."""
     listings: dict[str, set[str]] = {}
     places: list[str | None] = []
     for image_id, name in zip(table.image_ids.tolist(), names, strict=True):
@@ -111,7 +111,7 @@ def _places(table: CocoTable, names: list[str], root: Path) -> list[str | None]:
 
 
 def _candidates(name: str) -> Iterator[str]:
-    """A file name as it stands, then in its patch folder alone, then in no folder."""
+    """The file name as given, then with its patch folder only, then without a folder."""
     yield name
     *folders, base = name.split("/")
     patches = [folder for folder in folders if re.fullmatch(r"patch\d+", folder)]

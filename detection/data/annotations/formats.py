@@ -27,7 +27,7 @@ def read_annotations(annotations: Path, images: Path, finds: Sequence[str] | Non
     Args:
         annotations: a file or a folder.
         images: the folder of the images.
-        finds: "masks", "keypoints", both or neither: what annotations must have; None takes what there is.
+        finds: "masks", "keypoints", both or neither: fields that annotations must have; None reads those there are.
 
     Raises:
         DataError: no format recognizes the path, or the annotations are wrong.

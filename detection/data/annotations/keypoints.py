@@ -1,8 +1,8 @@
-"""The keypoints of a COCO file as one column: (A, K, 3), x y and how far each point is labelled.
+"""The keypoints of a COCO file as a column (A, K, 3): x y visibility.
 
-    "keypoints": [x, y, v, x, y, v, ...]     v is 0 not labelled, 1 hidden, 2 seen
+    "keypoints": [x, y, v, x, y, v, ...]     v is 0 not labeled, 1 occluded, 2 visible
 
-An annotation without them has none labelled. All categories of a file that have keypoints have the same.
+Keypoints of annotations without any are not labeled. All categories with keypoints have the same ones.
 """
 
 from __future__ import annotations
@@ -20,28 +20,28 @@ from shared.feeding.columns import compact, floats, together
 
 
 def read_skeletons(categories: list[Any], path: Path) -> dict[int, Skeleton]:
-    """{category id: skeleton} of the categories that name keypoints.
+    """{category id: skeleton} of the categories with keypoint names.
 
     Raises:
-        DataError: one cannot be understood, or two are of different points.
+        DataError: an invalid skeleton, or categories with different keypoints.
     """
     found: dict[int, Skeleton] = {}
     for entry in categories:
         if entry.get("keypoints"):
             found[entry["id"]] = Skeleton.from_words(entry, f"{path}: category '{entry['name']}'")
     if len({skeleton.names for skeleton in found.values()}) > 1:
-        raise DataError(f"{path}: categories have different keypoints; a network learns one skeleton, so part the file")
+        raise DataError(f"{path}: categories have different keypoints, but a network has one skeleton; split the file")
     return found
 
 
 class KeypointRows:
-    """Keypoints on their way from JSON to a column, one annotation after another."""
+    """Collects keypoints, one annotation after another."""
 
     def __init__(self) -> None:
         self.numbers, self.lengths = array("d"), array("i")
 
     def take(self, values: Any) -> None:
-        """A list of numbers; None is none. Raises TypeError."""
+        """Add a list of numbers, or None. Raises TypeError."""
         if values is None:
             values = []
         self.numbers.extend(values)
@@ -50,18 +50,18 @@ class KeypointRows:
     def column(
         self, count: int, category_ids: np.ndarray, names: dict[int, str], refuse: Callable[..., None]
     ) -> np.ndarray:
-        """(A, K, 3) float32, or float64 where float32 would change a number; K is 0 where nobody has any.
+        """(A, K, 3) float32, or float64 if float32 would change a number; K is 0 without keypoints.
 
         Args:
-            count: K; 0 where no category says it, then the annotations do.
+            count: K; 0 to take it from the annotations.
             category_ids: (A,).
-            names: {category id: name}, for refusals.
-            refuse: told which annotations are wrong, (A,) bool, and what to say of one of them.
+            names: {category id: name}, for error messages.
+            refuse: called with the invalid annotations, (A,) bool, and a function from row to message.
         """
         lengths, numbers = np.array(self.lengths, np.int64), floats(self.numbers)
         some = lengths > 0
         odd = lengths % 3 > 0
-        refuse(odd, lambda row: f"has {lengths[row]} keypoint numbers, which are no triples x y visibility")
+        refuse(odd, lambda row: f"has {lengths[row]} keypoint numbers, not triples x y visibility")
         of_category = count > 0
         count = count or (int(lengths[some][0]) // 3 if some.any() else 0)
         whose = "its category '{}' names" if of_category else "the annotations before it have"
@@ -85,22 +85,22 @@ class KeypointRows:
 
 
 def stacked(parts: list[np.ndarray], path: Path) -> np.ndarray:
-    """Columns (A, K, 3) of several files as one; where a file has no keypoints, none are labelled.
+    """Concatenate columns (A, K, 3); keypoints of files without any are not labeled.
 
     Raises:
-        DataError: they differ in K.
+        DataError: different K.
     """
     counts = {part.shape[1] for part in parts} - {0}
     if len(counts) > 1:
-        raise DataError(f"{path} holds objects of {' and '.join(map(str, sorted(counts)))} keypoints; part them")
+        raise DataError(f"{path} has objects with {' and '.join(map(str, sorted(counts)))} keypoints; separate them")
     count = max(counts, default=0)
     return together([part if part.shape[1] else np.zeros((len(part), count, 3), np.float32) for part in parts])
 
 
 def insist(column: np.ndarray | None, path: Path) -> None:
-    """Raise DataError unless some keypoint is labelled."""
+    """Raise DataError if no keypoint is labeled."""
     if column is None or not (column[:, :, 2] > 0).any():
         raise DataError(
             f"{path} has no keypoints; give annotations that have them, as COCO's person_keypoints files do, "
-            "or take a network that learns boxes alone"
+            "or use a network without keypoints"
         )

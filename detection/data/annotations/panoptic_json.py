@@ -1,10 +1,10 @@
-"""COCO's panoptic format: a JSON of the segments of each image, and a PNG of whose each pixel is.
+"""COCO's panoptic format: a JSON with the segments of each image, and a PNG with segment ids per pixel.
 
     {"annotations": [{"image_id", "file_name", "segments_info": [{"id", "category_id", "area", "bbox", "iscrowd"}]}],
      "categories": [{"id", "name", "isthing"}], "images": ...}      color of a pixel: id = R + 256 G + 65536 B, or 0
 
-Everything is checked at the door; whatever is wrong is a DataError that names the file and the segment. PNGs are looked
-into one by one, when their image is loaded.
+The JSON is checked when it is read; errors raise DataError with the file and the segment. PNGs are read when their
+image is loaded.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ from PIL import Image
 from detection.data.annotations.coco_json import CocoTable, image_columns, read_categories
 from shared.errors import DataError
 
-NO_SEGMENT = 0  # the id of pixels that are of no segment
-IDS = 1 << 24  # as many as there are colors
-CATEGORIES = "panoptic_coco_categories.json"  # where to look for what the annotations do not say of their categories
+NO_SEGMENT = 0  # id of unlabeled pixels
+IDS = 1 << 24  # number of RGB values
+CATEGORIES = "panoptic_coco_categories.json"  # COCO's file with the `isthing` of categories
 
 
 class Segment(NamedTuple):
-    """Some pixels of an image that belong together."""
+    """One segment of an image."""
 
     id: int
     category: int  # source id
@@ -39,7 +39,7 @@ class Panoptic(NamedTuple):
     """A panoptic JSON."""
 
     table: CocoTable  # a row for each segment
-    things: dict[int, bool]  # by category id: can be counted; what cannot is stuff
+    things: dict[int, bool]  # by category id: thing or stuff
     pngs: dict[int, str]  # by image id
     segments: dict[int, tuple[Segment, ...]]  # by image id, in the order of the table's rows
 
@@ -48,15 +48,17 @@ def read_panoptic(path: Path, categories: Path | None = None) -> Panoptic:
     """Read and check a panoptic JSON.
 
     Args:
-        categories: JSON list of the categories, where the annotations do not say which are things.
+        categories: JSON list of the categories with `isthing`, if the annotations lack it.
 
     Raises:
-        DataError: it is none, or says what cannot be.
+        DataError: not a panoptic JSON, or an invalid one.
     """
     top, raw = read_json(path)
     for key in ("images", "annotations", "categories"):
         if not isinstance(top, dict) or not isinstance(top.get(key), list) or not top[key]:
-            raise DataError(f"{path} is no panoptic JSON: it has no list '{key}'; see cocodataset.org, 'Data format'")
+            raise DataError(
+                f"{path} is not a panoptic JSON: it has no list '{key}'; see cocodataset.org, 'Data format'"
+            )
     categories_list = top["categories"]
     if not all(isinstance(entry, dict) and "isthing" in entry for entry in categories_list):
         categories_list = listed_categories(path, categories)
@@ -75,7 +77,7 @@ def read_panoptic(path: Path, categories: Path | None = None) -> Panoptic:
     segments = {image: tuple(segment_of(info, image, names, path) for info in infos[image]) for image in pngs}
     for image, own in segments.items():
         if len({segment.id for segment in own}) < len(own):
-            raise DataError(f"{path}: image {image} has two segments of one id; give each its own")
+            raise DataError(f"{path}: image {image} has two segments with the same id; give each its own")
     table = CocoTable(
         path,
         hashlib.sha256(raw).hexdigest(),
@@ -100,19 +102,17 @@ def read_json(path: Path) -> tuple[Any, bytes]:
     try:
         return json.loads(raw), raw
     except (ValueError, RecursionError) as error:
-        raise DataError(f"{path} is not readable JSON ({error}); it may be damaged or cut short") from None
+        raise DataError(f"{path} is not readable JSON ({error}); it may be damaged or truncated") from None
 
 
 def listed_categories(path: Path, categories: Path | None) -> list[dict[str, Any]]:
-    """The categories with `isthing`, from a file of their own."""
+    """The categories with `isthing`, from a separate file."""
     beside = Path(path).parent / CATEGORIES if categories is None else Path(categories)
     if categories is None and not beside.is_file():
-        raise DataError(
-            f"{path} does not say which of its categories are things (isthing); put {CATEGORIES} of COCO beside it"
-        )
+        raise DataError(f"{path} has no `isthing` in its categories; put COCO's {CATEGORIES} next to it")
     content, _ = read_json(beside)
     if not isinstance(content, list) or not all(isinstance(entry, dict) and "isthing" in entry for entry in content):
-        raise DataError(f"{beside} is no list of categories with id, name and isthing; give COCO's {CATEGORIES}")
+        raise DataError(f"{beside} is not a list of categories with id, name and isthing; give COCO's {CATEGORIES}")
     return content
 
 
@@ -125,7 +125,7 @@ def read_annotations(annotations: list[Any], path: Path) -> tuple[dict[int, str]
         if type(image) is not int or not isinstance(entry.get("segments_info"), list):
             raise DataError(
                 f"{path}: annotation number {number + 1} has no image_id and segments_info; give a panoptic JSON, or "
-                "say --dataset coco for one of boxes"
+                "use --dataset coco for one with boxes"
             )
         if not isinstance(entry.get("file_name"), str) or Path(entry["file_name"]).name != entry["file_name"]:
             raise DataError(f"{path}: the annotation of image {image} has no file_name of a PNG; correct or remove it")
@@ -136,7 +136,7 @@ def read_annotations(annotations: list[Any], path: Path) -> tuple[dict[int, str]
 
 
 def segment_of(info: Any, image: int, names: dict[int, str], path: Path) -> Segment:
-    """One entry of segments_info, checked."""
+    """Check one entry of segments_info."""
     where = f"{path}: image {image}, segment {info.get('id') if isinstance(info, dict) else info}"
     if not isinstance(info, dict) or type(info.get("id")) is not int or not 0 < info["id"] < IDS:
         raise DataError(f"{where} has no id from 1 to {IDS - 1}; correct or remove it")
@@ -155,13 +155,13 @@ def segment_of(info: Any, image: int, names: dict[int, str], path: Path) -> Segm
 
 
 def check_pngs(book: Panoptic, folder: Path) -> None:
-    """Raises DataError unless each annotation's PNG lies in the folder."""
+    """Raise DataError if a PNG of an annotation is missing."""
     there = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
     missing = [name for name in book.pngs.values() if name not in there]
     if missing:
         raise DataError(
             f"{len(missing)} of the {len(book.pngs)} PNGs of {book.table.path} are not in {folder}, such as "
-            f"{', '.join(missing[:3])}; put them there, in a folder of the JSON's name beside it"
+            f"{', '.join(missing[:3])}; put them there, in a folder with the JSON's name next to it"
         )
 
 
@@ -169,15 +169,15 @@ def read_ids(path: Path, size: tuple[int, int] | None = None) -> np.ndarray:
     """(H, W) int32 from a PNG.
 
     Raises:
-        DataError: it is damaged, of fewer colors, or not of (height, width) `size`.
+        DataError: damaged, not RGB, or not of (height, width) `size`.
     """
     try:
         with Image.open(path, formats=("PNG",)) as image:
             if image.mode not in ("RGB", "RGBA"):
-                raise DataError(f"{path} has the colors '{image.mode}' and not RGB, which ids are; write it again")
+                raise DataError(f"{path} has the mode '{image.mode}', but segment ids are RGB; write it again")
             pixels = np.asarray(image.convert("RGB"), dtype=np.int32)
     except (OSError, SyntaxError, ValueError) as error:
-        raise DataError(f"{path} cannot be read as a PNG ({error}); fetch or write it again") from None
+        raise DataError(f"{path} cannot be read as a PNG ({error}); download or write it again") from None
     if size is not None and pixels.shape[:2] != size:
         found, wanted = (f"{shape[1]}x{shape[0]}" for shape in (pixels.shape, size))
         raise DataError(f"{path} is {found}, but its image is {wanted}; give the PNG of that image")
@@ -192,16 +192,16 @@ def write_ids(ids: np.ndarray) -> bytes:
     return buffer.getvalue()
 
 
-def check_ids(ids: np.ndarray, segments: Sequence[Segment], png: Path, told_by: Path) -> None:
-    """Raises DataError unless the map has the segments, all of them, and nobody else."""
+def check_ids(ids: np.ndarray, segments: Sequence[Segment], png: Path, json_path: Path) -> None:
+    """Raise DataError unless the map has exactly the listed segments."""
     there, listed = set(np.unique(ids).tolist()) - {NO_SEGMENT}, {segment.id for segment in segments}
     if strange := sorted(there - listed):
         raise DataError(
-            f"{png} has pixels of segment {strange[0]}, which {told_by} does not list; give PNG and JSON "
-            "that were written together"
+            f"{png} has pixels of segment {strange[0]}, which {json_path} does not list; use PNG and JSON "
+            "files that belong together"
         )
     if absent := sorted(listed - there):
         raise DataError(
-            f"{png} has no pixel of segment {absent[0]}, which {told_by} lists; give PNG and JSON that were "
+            f"{png} has no pixel of segment {absent[0]}, which {json_path} lists; give PNG and JSON that were "
             "written together"
         )

@@ -1,14 +1,14 @@
-"""What keypoints are called, which belong together, and how exact each can be expected to be.
+"""The skeleton of keypoints: names, edges, flip pairs, OKS sigmas.
 
     category of a COCO file, or a YAML, or a number -> Skeleton: names, edges, mirrored order, sigmas
 
-    keypoints: [nose, left_eye, right_eye]     names, or how many there are
-    skeleton: [[1, 2], [nose, right_eye]]      pairs, by name or counted from 1 as COCO counts
-    flip_pairs: [[left_eye, right_eye]]        left out: told from the names
-    sigmas: 0.05                               one number, or one each; left out: COCO's for its person, else 0.1
+    keypoints: [nose, left_eye, right_eye]     names, or their number
+    skeleton: [[1, 2], [nose, right_eye]]      pairs, by name or by index from 1 as in COCO
+    flip_pairs: [[left_eye, right_eye]]        default: from the names
+    sigmas: 0.05                               one number, or one each; default: COCO's for its person, else 0.1
 
-These words are a COCO category's, with two of our own; a YAML file holds the same. The skeleton travels in the weights'
-card beside the classes, so that results and pictures need no other file.
+The keys are those of a COCO category, plus flip_pairs and sigmas; a YAML file has the same keys. The skeleton is
+stored in the weights' card with the classes, so that results and pictures need no other file.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ import yaml
 
 from shared.errors import DataError
 
-PERSON = {  # COCO's person: how far its labellers differ, as pycocotools has it
+PERSON = {  # COCO's person, with pycocotools' sigmas
     "nose": 0.026,
     **dict.fromkeys(("left_eye", "right_eye"), 0.025),
     **dict.fromkeys(("left_ear", "right_ear"), 0.035),
@@ -47,11 +47,10 @@ class Skeleton:
 
     Args:
         names: of keypoint 0, 1, ...
-        edges: pairs of keypoints, counted from 0, that pictures join with a line.
-        mirrored: which keypoint of the photograph each one is in its mirror image: left elbow for right elbow.
-        sigmas: how far labellers differ, in sides of the object, keypoint by keypoint: what pycocotools calls the same.
-            COCO's are printed tenfold in places, 0.26 for the nose, and pycocotools divides them by 10: 0.026 is meant.
-            Where nobody knows, 0.1 stands in: close to COCO's hip, the least exact of its person.
+        edges: pairs of keypoint indices from 0, drawn as lines.
+        mirrored: index of each keypoint after a horizontal flip: left elbow for right elbow.
+        sigmas: OKS sigmas in pycocotools' units: 0.026 for the nose (its source has 0.26 / 10). Default 0.1, close to
+            COCO's largest, the hip.
     """
 
     names: tuple[str, ...]
@@ -64,12 +63,12 @@ class Skeleton:
 
     @property
     def is_person(self) -> bool:
-        """Are these the 17 keypoints of COCO's person?"""
+        """True for the 17 keypoints of COCO's person."""
         return set(self.names) == set(PERSON)
 
     @property
     def named(self) -> bool:
-        """Does anybody know what they are, or which are each other's mirror image?"""
+        """True if names or flip pairs are known."""
         return self.names != _names(len(self), "") or self.mirrored != tuple(range(len(self)))
 
     def to_dict(self) -> dict[str, Any]:
@@ -86,18 +85,18 @@ class Skeleton:
 
     @classmethod
     def numbered(cls, count: int) -> Skeleton:
-        """So many keypoints of which nothing is known: each is its own mirror image."""
+        """Keypoints without names or flip pairs."""
         return cls.from_words({"keypoints": count}, "a skeleton")
 
     @classmethod
     def from_words(cls, entry: Mapping[str, Any], where: str) -> Skeleton:
-        """The words of a COCO category, or of a YAML file, in the table of this page.
+        """From the keys of a COCO category, or of a YAML file.
 
         Args:
-            where: what a person would look for: a file, and in it a category.
+            where: file and category, for error messages.
 
         Raises:
-            DataError: they do not fit one another.
+            DataError: invalid or inconsistent values.
         """
         names = _names(entry.get("keypoints"), where)
         bare = cls(names, (), tuple(range(len(names))), usual_sigmas(names))
@@ -112,14 +111,14 @@ class Skeleton:
 
     @classmethod
     def from_yaml(cls, path: Path) -> Skeleton:
-        """A file of the words above."""
+        """From a YAML file with the keys above."""
         content = _read_yaml(path)
         if not isinstance(content, dict):
-            raise DataError(f"{path} holds no skeleton; write 'keypoints:' and a list of names, or their number")
+            raise DataError(f"{path} has no skeleton; write 'keypoints:' and a list of names, or their number")
         return cls.from_words(content, str(path))
 
     def to_words(self) -> dict[str, Any]:
-        """The words of a COCO category; our own two only where names do not say the same."""
+        """As keys of a COCO category; flip_pairs and sigmas only if they are not the defaults."""
         words: dict[str, Any] = {"keypoints": list(self.names), "skeleton": [[a + 1, b + 1] for a, b in self.edges]}
         if self.mirrored != mirrored_by_name(self.names):
             words["flip_pairs"] = [[a + 1, b + 1] for a, b in enumerate(self.mirrored) if a < b]
@@ -128,14 +127,14 @@ class Skeleton:
         return words
 
     def with_sigmas(self, given: float | str | Path | Sequence[Any] | Mapping[str, Any], where: str = "") -> Skeleton:
-        """The same keypoints, expected to be as exact as told, in pycocotools' unit: 0.026 for a nose.
+        """The same keypoints with other OKS sigmas, in pycocotools' units: 0.026 for a nose.
 
         Args:
             given: one number for all, one for each, numbers by name, or a file of any of these as JSON, YAML or lines.
-            where: what a refusal names; the file, or the flag.
+            where: the file or the flag, for error messages.
 
         Raises:
-            DataError: there are more or fewer than keypoints, or one is no positive number.
+            DataError: their number differs from that of the keypoints, or one is not positive.
         """
         if isinstance(given, Sequence) and not isinstance(given, str) and len(given) == 1 and len(self) != 1:
             return self.with_sigmas(given[0], where)
@@ -144,7 +143,7 @@ class Skeleton:
         where = where or "--oks-sigmas"
         if isinstance(given, Mapping):
             if missing := [name for name in self.names if name not in given]:
-                raise DataError(f"{where} says nothing of {', '.join(missing[:5])}; give each keypoint its number")
+                raise DataError(f"{where} has no sigma for {', '.join(missing[:5])}; give one for each keypoint")
             given = [given[name] for name in self.names]
         several = list(given) if isinstance(given, Sequence) and not isinstance(given, str) else [given] * len(self)
         if len(several) != len(self):
@@ -153,7 +152,7 @@ class Skeleton:
             )
         sigmas = tuple(_number(value) or 0.0 for value in several)
         if wrong := [value for value, sigma in zip(several, sigmas, strict=True) if not 0 < sigma < math.inf]:
-            raise DataError(f"{where} has {str(wrong[0])[:40]!r} where a number above 0 belongs; 0.1 is a usual one")
+            raise DataError(f"{where} has {str(wrong[0])[:40]!r} where a number above 0 is expected, such as 0.1")
         if self.is_person and all(abs(s - 10 * PERSON[n]) < 1e-6 for n, s in zip(self.names, sigmas, strict=True)):
             raise DataError(
                 f"{where} are ten times those of pycocotools, which divides them by 10; give 0.026 for 0.26"
@@ -169,19 +168,21 @@ class Skeleton:
             return tuple((known[a], known[b]) for a, b in value)
         except (KeyError, TypeError, ValueError):
             raise DataError(
-                f"{where} holds {str(value)[:60]}, not pairs of the {len(self)} keypoints, by name or from 1; "
+                f"{where} has {str(value)[:60]}, not pairs of the {len(self)} keypoints, by name or from 1; "
                 "correct or remove them"
             ) from None
 
 
 def usual_sigmas(names: Sequence[str]) -> tuple[float, ...]:
-    """COCO's for the keypoints of its person, else 0.1."""
+    """COCO's sigmas for keypoints of COCO's person, else 0.1."""
     known = PERSON if set(names) == set(PERSON) else {}
     return tuple(known.get(name, USUAL_SIGMA) for name in names)
 
 
 def mirrored_by_name(names: Sequence[str]) -> tuple[int, ...]:
-    """(K,) the keypoint of the other side: left_eye and right_eye, L_Eye and R_Eye, eye_l and eye_r, leftEye, eyeL."""
+    """(K,) index of each keypoint's other side: left_eye and right_eye, L_Eye and R_Eye, eye_l and eye_r, leftEye,
+    eyeL.
+    """
     plain = [name.casefold() for name in names]
     return tuple(
         plain.index(other) if (other := other_side(name).casefold()) in plain else number
@@ -190,7 +191,7 @@ def mirrored_by_name(names: Sequence[str]) -> tuple[int, ...]:
 
 
 def other_side(name: str) -> str:
-    """'left_eye' -> 'right_eye'; a name without a side is its own."""
+    """'left_eye' -> 'right_eye'; a name without a side is unchanged."""
     pattern = SIDE_WORD if SIDE_WORD.search(name) else SIDE_LETTER
     return pattern.sub(lambda side: OTHER[side[0].lower()], name)
 
@@ -199,7 +200,7 @@ def _exchanged(count: int, pairs: Sequence[tuple[int, int]], where: str) -> tupl
     order = list(range(count))
     for a, b in pairs:
         if order[a] != a or order[b] != b:
-            raise DataError(f"{where}: flip_pairs name a keypoint twice; let each have one partner at most")
+            raise DataError(f"{where}: flip_pairs have a keypoint twice; give each at most one partner")
         order[a], order[b] = b, a
     return tuple(order)
 
@@ -208,9 +209,9 @@ def _names(value: Any, where: str) -> tuple[str, ...]:
     if type(value) is int and 0 < value < 10_000:
         return tuple(str(number) for number in range(1, value + 1))
     if not isinstance(value, list) or not value or not all(isinstance(name, str) and name for name in value):
-        raise DataError(f"{where} has no list of names under 'keypoints'; write them, or how many there are")
+        raise DataError(f"{where} has no list of names under 'keypoints'; write the names, or their number")
     if len(set(value)) < len(value):
-        raise DataError(f"{where} gives two keypoints one name; give each its own")
+        raise DataError(f"{where} has two keypoints with the same name; give each its own")
     return tuple(value)
 
 
@@ -224,13 +225,13 @@ def _number(value: Any) -> float | None:
 
 
 def _listed(path: Path) -> Any:
-    """What a file of sigmas holds: JSON, YAML, or numbers on lines of their own or beside one another."""
+    """The content of a file of sigmas: JSON, YAML, or numbers separated by spaces or line breaks."""
     content = _read_yaml(path)
     return re.split(r"[\s,;]+", content.strip()) if isinstance(content, str) else content
 
 
 def _read_yaml(path: Path) -> Any:
-    """JSON is YAML as well."""
+    """Read YAML or JSON, which is a subset of it."""
     try:
         return yaml.safe_load(Path(path).read_text("utf-8-sig"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:

@@ -1,4 +1,4 @@
-"""Colors of a photograph, changed by chance: uint8 (3, H, W) in and out.
+"""Random color augmentation: uint8 (3, H, W) in and out.
 
     a chain of changes -> one table of 17 x 17 x 17 colors -> one pass over the pixels
 
@@ -16,14 +16,14 @@ from PIL import Image, ImageFilter
 from torch import Tensor
 from torchvision.transforms.v2 import functional as F
 
-TABLE = 17  # colors along each axis of a color table
+TABLE = 17  # size of the color table along each axis
 
 
 def by_table(image: Tensor, change: Callable[[Tensor], Tensor]) -> Tensor:
-    """Change each pixel by its color alone, through a table of 17 x 17 x 17 colors and linear in between.
+    """Apply a color transform through a 17 x 17 x 17 lookup table with linear interpolation.
 
-    One pass over the pixels however long the chain, and no hue arithmetic on each: three to four times faster, and off
-    by about one level of 255 in the mean.
+    One pass over the pixels for any chain of transforms: three to four times faster, with a mean error of about one
+    level of 255.
 
     Args:
         change: colors (3, N, 17) from 0 to 1 -> the same shape.
@@ -34,14 +34,14 @@ def by_table(image: Tensor, change: Callable[[Tensor], Tensor]) -> Tensor:
 
 
 def _all_colors() -> Tensor:
-    """(3, 17 * 17, 17): an even grid over red, green and blue, red fastest."""
+    """(3, 17 * 17, 17): a regular RGB grid, red fastest."""
     steps = torch.linspace(0, 1, TABLE)
     blue, green, red = torch.meshgrid(steps, steps, steps, indexing="ij")
     return torch.stack((red, green, blue)).reshape(3, TABLE * TABLE, TABLE)
 
 
 def mean_gray(image: Tensor) -> float:
-    """uint8 (3, H, W) -> 0 to 1, from every fourth row and column; what contrast is about."""
+    """uint8 (3, H, W) -> 0 to 1, from every fourth row and column, the reference of contrast."""
     return float(F.rgb_to_grayscale(image[:, ::4, ::4].float()).mean()) / 255
 
 
@@ -50,7 +50,7 @@ def with_contrast(colors: Tensor, factor: float, gray: float) -> Tensor:
 
 
 def jitter_colors(image: Tensor, level: int, rng: np.random.Generator) -> Tensor:
-    """Brightness, contrast and hue, further off at a higher level."""
+    """Random brightness, contrast and hue, stronger at higher levels."""
     by = np.array((0.1 + 0.0125 * level, 0.015 * level, max(0.0, 0.01 * level - 0.025)))
     brightness, contrast, hue = rng.uniform(-by, by)
     gray = min(1.0, mean_gray(image) * (1 + brightness))
@@ -66,7 +66,7 @@ def distort_colors(image: Tensor, rng: np.random.Generator, share: float = 1.0) 
     """SSD's colors: brightness, contrast (early or late), saturation, hue, and the channels in any order.
 
     Args:
-        share: of the images undergo each of the five, independently.
+        share: probability of each of the five, independently.
     """
     by_brightness, by_contrast, by_saturation, by_hue, by_order = rng.random(5) < share
     brightness, hue = rng.uniform(0.875, 1.125), rng.uniform(-0.05, 0.05) * by_hue
@@ -87,7 +87,7 @@ def distort_colors(image: Tensor, rng: np.random.Generator, share: float = 1.0) 
 
 
 def recolor(image: Tensor, level: int, rng: np.random.Generator) -> Tensor:
-    """The colors of a level: nothing below 4, more from 6 on."""
+    """The color augmentation of a level: nothing below 4, more from 6 on."""
     if level >= 4:
         choice = rng.integers(3)
         if choice == 0:

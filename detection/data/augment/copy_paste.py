@@ -1,10 +1,10 @@
-"""Objects of one photograph pasted onto another, masks and all; their edges are blended in.
+"""Copy-paste: objects of one image pasted onto another, with blended edges.
 
-    two samples, both large-scale jittered -> some objects of the second -> over the first: what they hide is gone from
-    its masks, an object that is hidden altogether is dropped, one that is hidden in part gets the box of what is left
+    two samples, both large-scale jittered -> some objects of the second -> pasted over the first: occluded pixels are
+    removed from its masks, fully occluded objects dropped, boxes of partly occluded ones updated
 
-Ghiasi et al., "Simple Copy-Paste is a Strong Data Augmentation Method for Instance Segmentation", 2021. Random numbers
-come from the generator that is handed in, from nowhere else.
+Ghiasi et al., "Simple Copy-Paste is a Strong Data Augmentation Method for Instance Segmentation", 2021. All random
+numbers come from the given generator.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ BLUR, SIGMA = 5, 2.0  # pixels of the Gaussian that blends edges
 
 
 def copy_paste(onto: Sample, other: Sample, rng: np.random.Generator) -> Sample:
-    """A random part of the other sample's objects, over this one. Both are of one size; neither is changed.
+    """Paste a random subset of the other sample's objects. Both have the same size; inputs are not modified.
 
-    As many objects are drawn as there are, and those drawn twice are pasted once: six in ten on average.
+    Objects are sampled with replacement and pasted once, so 63 % of them on average.
     """
     (image, target), (theirs, source) = onto, other
     count = len(source["boxes"])
@@ -46,25 +46,25 @@ def masks_of(target: Target) -> Tensor:
 
 
 def blended(image: Tensor, other: Tensor, where: Tensor) -> Tensor:
-    """uint8 (3, H, W) twice, (H, W) bool -> the other there, this one elsewhere, and a mixture along the edge."""
+    """uint8 (3, H, W) twice, (H, W) bool -> the other image inside, this one outside, blended along the edge."""
     share = F.gaussian_blur(where[None].float(), [BLUR, BLUR], [SIGMA, SIGMA])
     return (image + share * (other.float() - image)).round().to(torch.uint8)
 
 
 def uncovered(target: Target, hidden: Tensor) -> Target:
-    """What is left of the objects under (H, W) bool."""
+    """The target without the pixels in (H, W) bool."""
     masks = masks_of(target)
     left = masks & ~hidden
     touched = (masks & hidden).flatten(1).any(dim=1) & left.flatten(1).any(dim=1)
     boxes = target["boxes"].clone()
     if touched.any():
-        boxes[touched] = masks_to_boxes(left[touched]) + boxes.new_tensor((0, 0, 1, 1))  # up to the pixel's far edge
+        boxes[touched] = masks_to_boxes(left[touched]) + boxes.new_tensor((0, 0, 1, 1))  # including the last pixel
     fields: Any = {**target, "boxes": boxes, "masks": left.to(torch.uint8)}
     return kept(fields, left.flatten(1).any(dim=1) & box.usable(boxes))
 
 
 def both(target: Target, source: Target) -> Target:
-    """The objects of two targets; what belongs to the image is that of the first."""
+    """The objects of two targets; fields of the image are those of the first."""
     fields: Any = {
         name: torch.cat((value, cast(Any, source)[name])) if isinstance(value, Tensor) else value
         for name, value in target.items()

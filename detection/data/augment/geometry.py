@@ -1,10 +1,10 @@
-"""Photographs and what is in them, moved together: mirror, resize, crop, paste, and a window that is all three.
+"""Geometric augmentation of images with their boxes, masks and keypoints: flip, resize, crop, paste, window.
 
-    image, target -> Move: a change of the pixel grid, and where its points go
-                  -> MOVERS: every field of a target follows in its own way -> image, target
+    image, target -> Move: a change of the pixel grid and of coordinates
+                  -> MOVERS: a function for every field of a target -> image, target
 
-A change of geometry clips boxes to the image and drops, with all their fields, the objects whose box is less than a
-pixel wide or high; what is left is moved. Fields that are in no mover's care belong to the image, and stay.
+Boxes are clipped to the image, and objects whose box is then less than a pixel wide or high are dropped with all their
+fields. Fields without a mover belong to the image and are kept.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ from detection.types import Target
 Sample = tuple[Tensor, Target]
 Masks = TypeVar("Masks", Tensor, Silhouettes)
 Size = tuple[int, int]  # height, width
-ROUNDING = 1e-6  # 480 * (800 / 480) is 800, and floats may say a little less
-FILL = (124, 116, 104)  # ImageNet's mean color: what shows where an image does not reach
+ROUNDING = 1e-6  # 480 * (800 / 480) may be slightly less than 800
+FILL = (124, 116, 104)  # ImageNet's mean color, for areas outside the image
 
 
 class Part(NamedTuple):
-    """A rectangle of an image: its first row and column, its size."""
+    """A rectangle of an image: top, left, height, width."""
 
     down: int
     across: int
@@ -39,13 +39,13 @@ class Part(NamedTuple):
 
 @dataclass(frozen=True)
 class Move:
-    """One change of geometry.
+    """A geometric transform.
 
     Args:
         photograph: pixels (3, H, W) -> (3, *size).
-        rows, columns: of masks, which one each row and column of the image afterwards is; -1 where there was no image.
-        factor, shift: (down, across), what positions are multiplied by, and then moved by.
-        mirrored: left to right, before that.
+        rows, columns: for masks, the source row and column of each new one; -1 outside the image.
+        factor, shift: (vertical, horizontal) scale and then shift of coordinates.
+        mirrored: horizontal flip, applied first.
     """
 
     photograph: Callable[[Tensor], Tensor]
@@ -57,7 +57,7 @@ class Move:
 
     @property
     def size(self) -> Size:
-        """Of the image afterwards."""
+        """Size of the transformed image."""
         return len(self.rows), len(self.columns)
 
 
@@ -69,7 +69,7 @@ def moved_boxes(boxes: Tensor, move: Move) -> Tensor:
 
 
 def moved_masks(masks: Masks, move: Move) -> Masks:
-    """(N, H, W) -> (N, *size); beyond the image there is no object."""
+    """(N, H, W) -> (N, *size); 0 outside the image."""
     if isinstance(masks, Silhouettes):
         return masks.seen(move.rows, move.columns)
     there = (move.rows >= 0)[:, None] & (move.columns >= 0)
@@ -77,7 +77,7 @@ def moved_masks(masks: Masks, move: Move) -> Masks:
 
 
 def moved_keypoints(keypoints: Tensor, move: Move) -> Tensor:
-    """(N, K, 3) as x y visibility -> the same; what is not labelled, or leaves the image, becomes 0 0 0."""
+    """(N, K, 3) as x y visibility -> the same; unlabeled keypoints and those outside the image become 0 0 0."""
     x, y, seen = keypoints.unbind(-1)
     (height, width), (down, across), (lower, further) = move.size, move.factor, move.shift
     x = (width - x if move.mirrored else x) * across + further
@@ -90,7 +90,7 @@ MOVERS: dict[str, Callable[[Any, Move], Any]] = {"masks": moved_masks, "keypoint
 
 
 def moved(image: Tensor, target: Target, move: Move) -> Sample:
-    """uint8 (3, H, W) and what is in it, after one change of geometry."""
+    """Apply a transform to an image uint8 (3, H, W) and its target."""
     boxes = moved_boxes(target["boxes"], move)
     fields: dict[str, Any] = {**kept(cast(Target, {**target, "boxes": boxes}), box.usable(boxes))}
     for name in MOVERS.keys() & fields.keys():
@@ -99,7 +99,7 @@ def moved(image: Tensor, target: Target, move: Move) -> Sample:
 
 
 def kept(target: Target, keep: Tensor) -> Target:
-    """The target of these objects alone, (N,) bool; what is neither tensor nor masks belongs to the image and stays."""
+    """The target of a subset of objects, (N,) bool; fields that are neither tensors nor masks are kept."""
     if keep.all():
         return target
     fields = {name: v[keep] if isinstance(v, Tensor | Silhouettes) else v for name, v in target.items()}
@@ -110,7 +110,7 @@ def kept(target: Target, keep: Tensor) -> Target:
 
 
 def hflip(image: Tensor, target: Target) -> Sample:
-    """Mirror left to right. Keypoints change sides as `target["mirrored"]` says: a left elbow seems a right one."""
+    """Horizontal flip. Keypoints are permuted by `target["mirrored"]`: left and right elbow are exchanged."""
     height, width = size_of(image)
     columns = torch.arange(width - 1, -1, -1)
     image, target = moved(
@@ -122,7 +122,7 @@ def hflip(image: Tensor, target: Target) -> Sample:
 
 
 def resize(image: Tensor, target: Target, size: Size, *, antialias: bool = True) -> Sample:
-    """To exactly (height, width): bilinear, by default antialiased; masks by their nearest pixel."""
+    """Resize to exactly (height, width): bilinear, antialiased by default; masks nearest neighbor."""
     old = size_of(image)
 
     def photograph(pixels: Tensor) -> Tensor:
@@ -133,12 +133,12 @@ def resize(image: Tensor, target: Target, size: Size, *, antialias: bool = True)
 
 
 def nearest(before: int, after: int) -> Tensor:
-    """Which of the pixels before lies under the center of each pixel after."""
+    """Source index of each new pixel, nearest neighbor."""
     return (torch.arange(after) * 2 + 1) * before // (2 * after)
 
 
 def crop(image: Tensor, target: Target, part: Part) -> Sample:
-    """This part of the image; boxes cut by its edge are clipped."""
+    """Crop to a part of the image."""
     down, across, height, width = part
 
     def photograph(pixels: Tensor) -> Tensor:
@@ -149,7 +149,7 @@ def crop(image: Tensor, target: Target, part: Part) -> Sample:
 
 
 def paste(image: Tensor, target: Target, corner: Size, size: Size) -> Sample:
-    """Onto a canvas of (height, width), top left at (down, across)."""
+    """Paste onto a canvas of (height, width), with the top left corner at (y, x)."""
     (down, across), (height, width) = corner, size_of(image)
     if (height, width) == size:
         return image, target
@@ -165,9 +165,9 @@ def paste(image: Tensor, target: Target, corner: Size, size: Size) -> Sample:
 
 
 def through(image: Tensor, target: Target, window: Part, size: Size, *, antialias: bool = True) -> Sample:
-    """What is seen through a window, brought to `size`; where the window reaches outside the image, mean color.
+    """Crop to a window that may extend beyond the image, and resize to `size`; the outside is mean color.
 
-    Cut first, resized once and pasted last, so no pixel is touched that is not seen.
+    Crop, one resize, paste: only visible pixels are processed.
     """
     height, width = size_of(image)
     top, left = max(0, window.down), max(0, window.across)
@@ -189,9 +189,9 @@ def size_of(image: Tensor) -> Size:
 
 
 def fitted(size: Size, short: int, long: int) -> Size:
-    """The size with its short side brought to `short`, or its long side to `long` where that is smaller.
+    """Resize to a short side of `short`, or a long side of `long` if that is smaller; keeps the aspect ratio.
 
-    What is left of a pixel is dropped, as torchvision and DETR do.
+    Sizes are rounded down, as in torchvision and DETR.
     """
     scale = min(short / min(size), long / max(size))
     return max(1, int(size[0] * scale + ROUNDING)), max(1, int(size[1] * scale + ROUNDING))

@@ -1,24 +1,24 @@
-"""What happens to a photograph and its boxes between the disk and the batch. uint8 in, uint8 out.
+"""Augmentation presets of images and boxes; uint8 in, uint8 out. "flip" is a horizontal flip with probability 0.5.
 
-    hflip        mirror half of them                                  -> resize
-    multiscale   mirror half of them                                  -> resize to a short side from 480 to 800
-    birder       by level, each including what is above it
+    hflip        flip                                                 -> resize
+    multiscale   flip                                                 -> resize to a short side from 480 to 800
+    birder       by level, cumulative
                    0   nothing                                        -> resize
-                   1   mirror half of them -> jitter the scale, or zoom out, inside the size a resize would give
+                   1   flip -> scale jitter or zoom out, within the output size
                    3   SSD's crop before that
                    4   then one of: brightness, contrast and hue | SSD's colors | nothing
-                   6   then one of: gray | solarize, half of the time
-                 with `multiscale` the short side varies instead of the scale inside the size
-    detr         mirror half of them -> of half of them a random part -> resize to a short side from 480 to 800
-    ssd          SSD's colors -> zoom out half of them -> SSD's crop -> resize -> mirror half of them
-    ssdlite      SSD's crop                                           -> resize -> mirror half of them
-    lsj          mirror half of them -> a tenth to twice the size that fits, in a canvas of exactly (height, width)
+                   6   then, with probability 0.5, one of: grayscale | solarize
+                 with `multiscale` the short side varies instead of the scale
+    detr         flip -> random crop with probability 0.5 -> resize to a short side from 480 to 800
+    ssd          SSD's colors -> zoom out with probability 0.5 -> SSD's crop -> resize -> flip
+    ssdlite      SSD's crop                                           -> resize -> flip
+    lsj          flip -> scale 0.1 to 2 of the size that fits, on a canvas of exactly (height, width)
 
-A resize is to exactly (height, width); or, with `max_size`, `multiscale` or detr, the short side comes to the shorter
-of the two and the long side to `max_size` at most. Where the short side varies and the network sees less than the
-papers' (640, of detr 800), all these lengths shrink in proportion: detr with a size of 400 draws from 240 to 400.
-Evaluation resizes only, of lsj to what fits into the canvas. Every change of geometry clips the boxes and drops, with
-their labels, those narrower than a pixel. Random numbers come from the generator that is handed in, from nowhere else.
+Images are resized to exactly (height, width); or, with `max_size`, `multiscale` or detr, to that short side, with a
+long side of at most `max_size`. If the short side varies and the size is smaller than the papers' (640, for detr
+800), all lengths are scaled: detr with size 400 uses 240 to 400. Evaluation only resizes, for lsj to the size that
+fits into the canvas. Boxes are clipped, and those narrower than a pixel dropped. All random numbers come from the
+given generator.
 """
 
 from __future__ import annotations
@@ -39,21 +39,21 @@ from shared.recipes.registry import suggest
 Augment = Callable[[Tensor, Target, np.random.Generator], Sample]
 
 SHORT_SIDES, LONG_SIDE = range(480, 801, 32), 1333
-USUAL_SHORT_SIDE = 640  # below it, the numbers of the line above shrink
-DETR_SIZE: Size = (800, 800)  # what DETR is evaluated at
-MADE_FOR = {"detr": DETR_SIZE}  # sizes that come with an augmentation, whichever network it is for
+USUAL_SHORT_SIDE = 640  # for smaller sizes, the lengths above are scaled
+DETR_SIZE: Size = (800, 800)  # DETR's evaluation size
+MADE_FOR = {"detr": DETR_SIZE}  # default sizes of augmentations, for any network
 
 
 @dataclass(frozen=True)
 class Output:
-    """How large an image comes out.
+    """The output size.
 
     Args:
-        size: height and width; where the aspect is kept, the shorter of them is the short side.
-        long: longest side where the aspect is kept; None brings every image to exactly `size`.
-        short: short sides to draw from; none leaves it at that of `size`.
-        factor: by which the lengths of a paper are shrunk.
-        antialias: whether an image made smaller is smoothed.
+        size: height and width; with `long`, the smaller one is the short side.
+        long: maximum long side, keeping the aspect ratio; None resizes to exactly `size`.
+        short: short sides to sample from; () for that of `size`.
+        factor: scale of a paper's lengths.
+        antialias: antialias when downscaling.
     """
 
     size: Size
@@ -63,7 +63,7 @@ class Output:
     antialias: bool = True
 
     def of(self, size: Size, rng: np.random.Generator | None = None) -> Size:
-        """What an image, or a part of one, of this size becomes."""
+        """Output size of an image, or a crop, of this size."""
         if self.long is None:
             return self.size
         short = int(rng.choice(self.short)) if rng is not None and self.short else min(self.size)
@@ -72,7 +72,7 @@ class Output:
 
 @dataclass(frozen=True)
 class Augmentation:
-    """One of the functions below with its numbers: plain data, since it travels to every worker."""
+    """One of the functions below with its parameters; picklable, since it is sent to every worker."""
 
     run: Callable[[Tensor, Target, Augmentation, np.random.Generator], Sample]
     output: Output
@@ -85,23 +85,23 @@ class Augmentation:
         return resize(image, target, size, antialias=self.output.antialias)
 
     def seen(self, image: Tensor, target: Target, window: Part, size: Size) -> Sample:
-        """Through a window."""
+        """Crop to a window and resize."""
         return through(image, target, window, size, antialias=self.output.antialias)
 
 
 def plain(image: Tensor, target: Target, augmentation: Augmentation, _: np.random.Generator) -> Sample:
-    """The resize alone: what evaluation sees."""
+    """Resize only, as for evaluation."""
     return augmentation.resized(image, target, augmentation.output.of(size_of(image)))
 
 
 def mirror(image: Tensor, target: Target, augmentation: Augmentation, rng: np.random.Generator) -> Sample:
-    """hflip and multiscale."""
+    """Flip, then resize; multiscale with a random short side."""
     image, target = half_mirrored(image, target, rng)
     return augmentation.resized(image, target, augmentation.output.of(size_of(image), rng))
 
 
 def birder(image: Tensor, target: Target, augmentation: Augmentation, rng: np.random.Generator) -> Sample:
-    """The default, by level."""
+    """birder's augmentation by level, 0 to 10."""
     if augmentation.level >= 3:
         window, inside = windows.overlapping(target["boxes"], windows.whole(size_of(image)), rng)
         image, target = crop(image, kept(target, inside), window)
@@ -117,7 +117,7 @@ def birder(image: Tensor, target: Target, augmentation: Augmentation, rng: np.ra
 
 
 def detr(image: Tensor, target: Target, augmentation: Augmentation, rng: np.random.Generator) -> Sample:
-    """DETR's, with the random part that its paper cuts out of every other image."""
+    """DETR's augmentation: flip, random crop, random short side."""
     image, target = half_mirrored(image, target, rng)
     if rng.random() < 0.5:
         image, target = crop(image, target, windows.cropped(size_of(image), augmentation.output.factor, rng))
@@ -125,14 +125,14 @@ def detr(image: Tensor, target: Target, augmentation: Augmentation, rng: np.rand
 
 
 def ssd(image: Tensor, target: Target, augmentation: Augmentation, rng: np.random.Generator) -> Sample:
-    """SSD's; the canvas that it zooms out to is never painted where the crop does not look."""
+    """SSD's augmentation: colors, zoom out, crop, flip."""
     image = distort_colors(image, rng, share=0.5)
     window = windows.zoomed_out(size_of(image), rng) if rng.random() < 0.5 else windows.whole(size_of(image))
     return overlapping_part(image, target, window, augmentation, rng)
 
 
 def ssdlite(image: Tensor, target: Target, augmentation: Augmentation, rng: np.random.Generator) -> Sample:
-    """SSD's crop alone."""
+    """SSD's crop, then flip."""
     return overlapping_part(image, target, windows.whole(size_of(image)), augmentation, rng)
 
 
@@ -145,7 +145,7 @@ def overlapping_part(
 
 
 def lsj(image: Tensor, target: Target, augmentation: Augmentation, rng: np.random.Generator) -> Sample:
-    """Large scale jitter."""
+    """Large-scale jitter on a fixed canvas."""
     image, target = half_mirrored(image, target, rng)
     window = windows.scaled(size_of(image), augmentation.output.size, rng)
     return augmentation.seen(image, target, window, augmentation.output.size)
@@ -156,7 +156,7 @@ def half_mirrored(image: Tensor, target: Target, rng: np.random.Generator) -> Sa
 
 
 def draw_scale(level: int, rng: np.random.Generator) -> float:
-    """Scale jitter, or half of the time zooming out, or nothing: how many times its size an object gets."""
+    """A random scale: jitter with probability 0.5, else zoom out or 1."""
     if rng.random() < 0.5:
         return rng.uniform(max(0.1, 0.5 - 0.08 * level), 2)
     return 1 / rng.uniform(1, 3 + 0.1 * level) if rng.random() < 0.5 else 1.0
@@ -191,27 +191,30 @@ def build_augment(
     antialias: bool = True,
     train: bool = True,
 ) -> Augment:
-    """(uint8 (3, H, W), target, random numbers) -> the same, augmented and resized.
+    """Build an augmentation: (uint8 (3, H, W), target, random generator) -> augmented and resized image and target.
 
     Args:
-        name: one of AUGMENTATIONS; default is birder.
-        level: 0 to 10, how much birder does.
-        size: height and width to resize to; where the aspect is kept, the shorter of them is the short side.
-        max_size: longest side; given, the aspect is kept.
-        multiscale: train at short sides from `smallest_side` to 800, aspect kept.
-        smallest_side: that multiscale and detr draw, in steps of 32 up to 800.
-        antialias: smooth what is made smaller; torchvision's detectors were made without.
-        train: False for the resize alone, as evaluation wants it.
+        name: one of AUGMENTATIONS; "default" is birder.
+        level: strength of birder, 0 to 10.
+        size: output height and width; if the aspect ratio is kept, the smaller one is the short side.
+        max_size: maximum long side; keeps the aspect ratio.
+        multiscale: random short sides from `smallest_side` to 800, keeping the aspect ratio.
+        smallest_side: of multiscale and detr, in steps of 32 up to 800.
+        antialias: antialias when downscaling; torchvision's detectors were trained without.
+        train: False to resize only.
+
+    Raises:
+        UsageError: an unknown name, or a level or size out of range.
     """
     if name not in AUGMENTATIONS:
         offered = ", ".join(AUGMENTATIONS)
-        raise UsageError(f"no augmentation '{name}'{suggest(name, list(AUGMENTATIONS))}; there is {offered}")
+        raise UsageError(f"no augmentation '{name}'{suggest(name, list(AUGMENTATIONS))}; give one of {offered}")
     if not 0 <= level <= 10:
         raise UsageError(f"augmentation level {level} is not one of 0 to 10; 4 is the usual one")
     if min(size) < 1 or (max_size is not None and max_size < 1):
         raise UsageError(f"size {size[0]}x{size[1]} with longest side {max_size} leaves no pixel; sizes start at 1")
     if multiscale and name == "lsj":
-        raise UsageError("lsj draws scales of its own, in a canvas of --size; leave --multiscale out")
+        raise UsageError("lsj has its own random scales, on a canvas of --size; remove --multiscale")
     output = replace(output_of(name, size, max_size, multiscale, smallest_side), antialias=antialias)
     return Augmentation(AUGMENTATIONS[name] if train else plain, output, level)
 

@@ -1,12 +1,12 @@
-"""Which part of a photograph the network gets to see, and how large: windows drawn by chance, before a pixel is moved.
+"""Random crop windows, computed before any pixel is processed.
 
-    jittered   an object gets so many times the size that a plain resize would give it
-    zoomed_out SSD: the image lies somewhere on a canvas of up to four times its sides
-    overlapping SSD: a part that overlaps some object by a drawn amount
-    cropped    DETR: a part of 384 to 600 pixels a side, at a short side of 400, 500 or 600
-    scaled     LSJ: a window of fixed shape, through which the image has a tenth to twice the size that fits
+    jittered    scale jitter: objects are scaled by a factor relative to a plain resize
+    zoomed_out  SSD: the image on a canvas of up to four times its size
+    overlapping SSD: a crop with a random minimum overlap with some object
+    cropped     DETR: a crop of 384 to 600 pixels per side, at a short side of 400, 500 or 600
+    scaled      LSJ: the image scaled by 0.1 to 2 of the size that fits, on a fixed canvas
 
-A window may reach outside its image. Liu et al., "SSD", 2016; Carion et al., "End-to-End Object Detection with
+A window may extend beyond its image. Liu et al., "SSD", 2016; Carion et al., "End-to-End Object Detection with
 Transformers", 2020; Ghiasi et al., "Simple Copy-Paste", 2021 (large scale jitter).
 """
 
@@ -19,7 +19,7 @@ from torch import Tensor
 from detection.data.augment.geometry import Part, Size
 from detection.parts.dense import boxes as box
 
-OVERLAPS = (0.0, 0.1, 0.3, 0.5, 0.7, 0.9, None)  # of SSD's crop; None leaves the image whole
+OVERLAPS = (0.0, 0.1, 0.3, 0.5, 0.7, 0.9, None)  # of SSD's crop; None for no crop
 CROP_TRIALS = 40
 DETR_SIDES, DETR_CROP = (400, 500, 600), (384, 600)
 
@@ -29,7 +29,7 @@ def whole(size: Size) -> Part:
 
 
 def jittered(size: Size, scale: float, rng: np.random.Generator) -> Part:
-    """Above 1 a random part of the image, below 1 a canvas with the image at a random place."""
+    """For scale > 1 a random crop, for scale < 1 a canvas with the image at a random position."""
     height, width = (max(1, round(side / scale)) for side in size)
     return Part(_between(0, size[0] - height, rng), _between(0, size[1] - width, rng), height, width)
 
@@ -43,17 +43,17 @@ def zoomed_out(size: Size, rng: np.random.Generator) -> Part:
 
 
 def scaled(size: Size, canvas: Size, rng: np.random.Generator) -> Part:
-    """What a canvas of fixed size shows: a part of an image too large for it, or the image at its top left."""
+    """A random crop of an image larger than the canvas, or the image at its top left."""
     scale = rng.uniform(0.1, 2) * min(canvas[0] / size[0], canvas[1] / size[1])
     height, width = (max(1, round(side / scale)) for side in canvas)
-    share = rng.random()  # one number for both sides, as the reference has it
+    share = rng.random()  # one number for both axes, as in the reference
     return Part(round(share * max(0, size[0] - height)), round(share * max(0, size[1] - width)), height, width)
 
 
 def cropped(size: Size, factor: float, rng: np.random.Generator) -> Part:
     """
     Args:
-        factor: on all lengths, for networks that see smaller images than the paper's.
+        factor: scale of all lengths, for smaller images than the paper's.
     """
     scale = factor * rng.choice(DETR_SIDES) / min(size)
     low, high = DETR_CROP
@@ -66,9 +66,9 @@ def cropped(size: Size, factor: float, rng: np.random.Generator) -> Part:
 
 
 def overlapping(boxes: Tensor, window: Part, rng: np.random.Generator) -> tuple[Part, Tensor]:
-    """A part of a window that overlaps some object enough, and (N,) bool: the objects whose center it holds.
+    """A random part of a window with enough overlap with some object, and (N,) bool: objects with their center inside.
 
-    Without an object, the window as it is.
+    Without objects, the window itself.
     """
     corners = box.shifted(boxes, (-window.down, -window.across)).numpy()
     while len(corners):
@@ -77,7 +77,7 @@ def overlapping(boxes: Tensor, window: Part, rng: np.random.Generator) -> tuple[
             break
         part = _part_overlapping(corners, (window.height, window.width), overlap, rng)
         if part is None:
-            continue  # no trial was good enough: draw another overlap, as SSD does
+            continue  # no trial succeeded: try another overlap, as in SSD
         x0, y0, x1, y1 = part.tolist()
         inside = torch.from_numpy(_centres_inside(corners, part[None])[0])
         return Part(window.down + y0, window.across + x0, y1 - y0, x1 - x0), inside
@@ -85,7 +85,7 @@ def overlapping(boxes: Tensor, window: Part, rng: np.random.Generator) -> tuple[
 
 
 def _part_overlapping(boxes: np.ndarray, size: Size, overlap: float, rng: np.random.Generator) -> np.ndarray | None:
-    """(N, 4) -> (4,) int, the first of T random parts to hold a center and reach the overlap; None if none does."""
+    """(N, 4) -> (4,) int, the first of T random parts with a center inside and enough overlap, or None."""
     height, width = size
     draws = rng.random((CROP_TRIALS, 4))
     sides = ((0.3 + 0.7 * draws[:, :2]) * (width, height)).astype(int)

@@ -1,10 +1,10 @@
-"""The masks of a COCO file as columns: polygons as flat numbers, RLE as the strings they are. Nothing is decoded here.
+"""The masks of a COCO file as columns: flat polygons and RLE strings, not decoded.
 
-    [[x, y, x, y, ...], ...]         -> numbers (T,), how many in each ring (R,), how many rings in each annotation (A,)
-    {"counts": "...", "size": [..]}  -> codes (bytes), how many in each annotation (A,)
+    [[x, y, x, y, ...], ...]         -> numbers (T,), length of each ring (R,), number of rings of each annotation (A,)
+    {"counts": "...", "size": [..]}  -> codes (bytes), length of each annotation's code (A,)
     {"counts": [5, 3, ...], ...}     -> the same
 
-A polygon of COCO's takes 4 bytes a number: float32, where every number of the file comes back exactly from it.
+COCO's polygons take 4 bytes per number: float32, if it restores every number of the file exactly.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from detection.data.masks.rle import compressed, run_lengths
 from shared.feeding.columns import compact, ends, exact, floats, stretches
 
 FIELDS = ("numbers", "in_ring", "rings", "codes", "in_code")
-FARTHEST = 100_000  # pixels from the image's corner; the rasterizer counts in C ints
-BLOCK = 1 << 16  # annotations that are looked at in one go
+FARTHEST = 100_000  # maximum coordinate in pixels; the rasterizer uses C ints
+BLOCK = 1 << 16  # annotations processed at a time
 
 
 @dataclass(frozen=True)
@@ -31,10 +31,10 @@ class Outlines:
     """The masks of A annotations: polygons, an RLE, or neither.
 
     Args:
-        numbers: (T,) float32 or float64: x y x y ... of all rings, one after another.
+        numbers: (T,) float32 or float64: x y x y ... of all rings, concatenated.
         in_ring: (R,) int32: numbers in each ring.
         rings: (A,) int32: rings of each annotation.
-        codes: (B,) uint8: compressed RLE, one after another.
+        codes: (B,) uint8: compressed RLE, concatenated.
         in_code: (A,) int32: bytes in each annotation's RLE.
     """
 
@@ -49,7 +49,7 @@ class Outlines:
 
     @cached_property
     def ring_ends(self) -> np.ndarray:
-        """(R + 1,) int64: where in `numbers` each ring begins, and the last ends."""
+        """(R + 1,) int64: offsets of the rings in `numbers`."""
         return ends(self.in_ring)
 
     @cached_property
@@ -63,23 +63,23 @@ class Outlines:
         return ends(self.in_code)
 
     def polygons(self, number: int) -> list[np.ndarray]:
-        """The rings of an annotation, each (P,) float64 as x y x y ...; none where it has an RLE."""
+        """The rings of an annotation, each (P,) float64 as x y x y ...; none for an RLE."""
         places = self.ring_ends[self.first_ring[number] : self.first_ring[number + 1] + 1]
         flat = exact(self.numbers[places[0] : places[-1]]) if len(places) > 1 else self.numbers[:0]
         return [flat[a - places[0] : b - places[0]] for a, b in pairwise(places)]
 
     def code(self, number: int) -> bytes:
-        """The compressed RLE of an annotation; empty where it has polygons."""
+        """The compressed RLE of an annotation; empty for polygons."""
         return self.codes[self.code_ends[number] : self.code_ends[number + 1]].tobytes()
 
     def segmentation(self, number: int, size: tuple[int, int]) -> list[list[float]] | dict[str, Any]:
-        """As COCO files and pycocotools have it."""
+        """As in COCO files and pycocotools."""
         if code := self.code(number):
             return {"size": list(size), "counts": code.decode()}
         return [ring.tolist() for ring in self.polygons(number)]
 
     def select(self, picked: np.ndarray) -> Outlines:
-        """(M,) numbers of annotations, or (A,) bool -> the masks of these, in this order."""
+        """Indices (M,) or (A,) bool -> the masks of these annotations, in this order."""
         picked = np.flatnonzero(picked) if picked.dtype == bool else picked
         first, last = self.first_ring[picked], self.first_ring[picked + 1]
         rings = self.rings[picked]
@@ -90,7 +90,7 @@ class Outlines:
         return Outlines(numbers, in_ring, rings, codes, self.in_code[picked])
 
     def extents(self) -> np.ndarray:
-        """(A, 4) float64: x0 y0 x1 y1 of all polygons of an annotation; nan where it has none."""
+        """(A, 4) float64: bounding box x0 y0 x1 y1 of the polygons; NaN without polygons."""
         found = np.full((len(self), 4), np.nan)
         some = np.flatnonzero(self.rings)
         if len(some):
@@ -100,7 +100,9 @@ class Outlines:
         return found
 
     def areas(self) -> np.ndarray:
-        """(A,) float64: square pixels of an RLE, or about that of polygons; holes and crossings count as they fall."""
+        """(A,) float64: pixels of an RLE, or the sum of signed polygon areas, an approximation with holes or
+        crossings.
+        """
         found = np.zeros(len(self))
         some = np.flatnonzero(self.rings)
         for block in np.array_split(some, len(some) // BLOCK + 1):
@@ -109,7 +111,7 @@ class Outlines:
                 x, y = part.numbers[0::2].astype(np.float64), part.numbers[1::2].astype(np.float64)
                 turn = x * np.append(y[1:], 0) - np.append(x[1:], 0) * y
                 stops, starts = part.ring_ends[1:] // 2 - 1, part.ring_ends[:-1] // 2
-                turn[stops] = x[stops] * y[starts] - x[starts] * y[stops]  # a ring ends where it began
+                turn[stops] = x[stops] * y[starts] - x[starts] * y[stops]  # close the ring
                 whole = np.abs(np.add.reduceat(turn, starts)) / 2
                 found[block] = np.add.reduceat(whole, part.first_ring[:-1])
         for block, counts, first in self.runs():
@@ -118,7 +120,7 @@ class Outlines:
         return found
 
     def runs(self) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-        """The lengths of all runs: numbers of annotations (M,), their runs one after another, ends of each (M + 1,)."""
+        """All run lengths: annotation indices (M,), their concatenated runs, offsets (M + 1,)."""
         some = np.flatnonzero(self.in_code)
         for block in np.array_split(some, len(some) // BLOCK + 1):
             if len(block):
@@ -127,14 +129,14 @@ class Outlines:
 
 
 class OutlineRows:
-    """Masks on their way from JSON to `Outlines`, one annotation after another."""
+    """Collects masks, one annotation after another."""
 
     def __init__(self) -> None:
         self.numbers, self.in_ring, self.rings = array("d"), array("i"), array("i")
         self.codes, self.in_code, self.sizes = bytearray(), array("i"), array("i")
 
     def take(self, segmentation: Any) -> None:
-        """A segmentation as JSON has it; None is none. Raises TypeError, ValueError, KeyError, OverflowError."""
+        """Add a segmentation of the JSON, or None. Raises TypeError, ValueError, KeyError, OverflowError."""
         rings, code, size = 0, b"", (0, 0)
         if isinstance(segmentation, dict):
             height, width = segmentation["size"]
@@ -153,15 +155,15 @@ class OutlineRows:
         self.rings.append(rings)
 
     def there(self) -> np.ndarray:
-        """(A,) bool: which annotations have a mask."""
+        """(A,) bool: annotations with a mask."""
         return (np.array(self.rings) > 0) | (np.array(self.in_code) > 0)
 
     def outlines(self, sizes: np.ndarray, refuse: Callable[[np.ndarray, Callable[[int], str]], None]) -> Outlines:
-        """All of them, checked, in the order they came.
+        """All masks, checked, in the order they were added.
 
         Args:
             sizes: (A, 2) height and width of each annotation's image.
-            refuse: told which annotations are wrong, (A,) bool, and what to say of one of them.
+            refuse: called with the invalid annotations, (A,) bool, and a function from row to message.
         """
         numbers, in_ring = floats(self.numbers), np.array(self.in_ring, np.int32)
         rings, in_code = np.array(self.rings, np.int32), np.array(self.in_code, np.int32)

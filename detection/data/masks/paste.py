@@ -1,9 +1,9 @@
-"""A mask over a box becomes a mask of the photograph: resized to the box, cut at 0.5, kept as COCO's run lengths.
+"""A mask over a box becomes a mask of the image: resized to the box, thresholded at 0.5, encoded as COCO RLE.
 
-    (S, S) from 0 to 1, box -> paste -> Patch: bool (h, w) at left, top -> encode -> bytes, the whole photograph's
+    (S, S) from 0 to 1, box -> paste -> Patch: bool (h, w) at left, top -> encode -> bytes, RLE of the whole image
 
-Pixel for pixel what torchvision's paste_masks_in_image gives (He, Gkioxari, Dollar, Girshick, "Mask R-CNN", 2017,
-section 3.1), and byte for byte pycocotools' encoding of it. Only the pixels of the box are ever made.
+Equal pixel for pixel to torchvision's paste_masks_in_image (He, Gkioxari, Dollar, Girshick, "Mask R-CNN", 2017,
+section 3.1), and byte for byte to pycocotools' encoding of its masks. Only the pixels of the box are computed.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from torch import Tensor
 
 from detection.data.masks.rle import compressed, run_lengths
 
-codec: Any = pycocotools.mask  # its annotations know lists only of one kind
-THRESHOLD = 0.5  # a pixel belongs to the object if the network is surer than this
+codec: Any = pycocotools.mask  # its type annotations are incomplete
+THRESHOLD = 0.5  # a pixel belongs to the object above this probability
 
 
 class Patch(NamedTuple):
-    """The part of a photograph that a mask may cover."""
+    """The part of an image that a mask may cover."""
 
     left: int
     top: int
@@ -32,9 +32,9 @@ class Patch(NamedTuple):
 
 
 def paste(masks: Tensor, boxes: Tensor, size: tuple[int, int]) -> Iterator[Patch]:
-    """(M, S, S) from 0 to 1 over boxes (M, 4), in pixels of a photograph of (height, width) `size` -> M patches.
+    """(M, S, S) in [0, 1] over boxes (M, 4), in pixels of an image of (height, width) `size` -> M patches.
 
-    A border of zeros is put around each mask and its box grows as much, so that edges are not cut off.
+    Each mask is padded by a pixel of zeros and its box enlarged to match, so that edges are not cut off.
     """
     height, width = size
     side = masks.shape[-1]
@@ -48,21 +48,21 @@ def paste(masks: Tensor, boxes: Tensor, size: tuple[int, int]) -> Iterator[Patch
 
 
 def grow(boxes: Tensor, scale: float) -> list[list[int]]:
-    """(M, 4) -> M boxes of whole pixels about the same centers, `scale` times as wide and high."""
+    """(M, 4) -> M integer boxes with the same centers, `scale` times as wide and high."""
     half = (boxes[:, 2:] - boxes[:, :2]) * 0.5 * scale
     center = (boxes[:, 2:] + boxes[:, :2]) * 0.5
     return torch.cat((center - half, center + half), 1).long().tolist()
 
 
 def encode(patch: Patch, size: tuple[int, int]) -> bytes:
-    """COCO's compressed run lengths of a (height, width) mask that is False outside the patch."""
+    """COCO's compressed RLE of a (height, width) mask that is False outside the patch."""
     height, width = size
     down, across = patch.inside.shape
     columns = np.zeros((across, down + 2), dtype=bool)
     columns[:, 1:-1] = patch.inside.T
-    change = np.flatnonzero(columns[:, 1:] != columns[:, :-1])  # down + 1 places a column
+    change = np.flatnonzero(columns[:, 1:] != columns[:, :-1])  # (down + 1) entries per column
     places = change + change // (down + 1) * (height - down - 1) + patch.left * height + patch.top
-    if down == height:  # a run may go on in the next column
+    if down == height:  # a run may continue in the next column
         goes_on = 1 + 2 * np.flatnonzero(places[1:-1:2] == places[2::2])
         places = np.delete(places, np.concatenate((goes_on, goes_on + 1)))
     counts = np.diff(places, prepend=0, append=height * width)
@@ -71,7 +71,7 @@ def encode(patch: Patch, size: tuple[int, int]) -> bytes:
 
 
 def merged(segmentation: Any, size: tuple[int, int]) -> bytes:
-    """A checked COCO segmentation, polygons or run lengths -> compressed run lengths of (height, width)."""
+    """A validated COCO segmentation, polygons or RLE -> compressed RLE of (height, width)."""
     if isinstance(segmentation, list):
         return codec.merge(codec.frPyObjects(segmentation, *size))["counts"]
     runs = read_run_lengths(segmentation, size)
@@ -80,7 +80,7 @@ def merged(segmentation: Any, size: tuple[int, int]) -> bytes:
 
 
 def read_run_lengths(segmentation: Any, size: tuple[int, int]) -> bytes | None:
-    """A COCO segmentation of run lengths, compressed or not -> compressed; None if it is none of (height, width).
+    """A COCO RLE segmentation, compressed or not -> compressed; None if it does not fit (height, width).
 
     pycocotools reads past the end of run lengths that do not cover their image.
     """

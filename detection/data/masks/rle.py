@@ -1,8 +1,8 @@
-"""COCO's run-length encoding: the lengths of runs of nothing and of object, in turn, down one column after another.
+"""COCO's run-length encoding (RLE): alternating lengths of background and object runs, column by column.
 
     [5, 3, 92] -> differences -> characters of five bits -> "53R2"
 
-pycocotools encodes and rasterizes; here is what it does not do: look at many codes at once, and at odd ones unharmed.
+pycocotools encodes and rasterizes; this page decodes many strings at once, and survives malformed ones.
 """
 
 from __future__ import annotations
@@ -13,14 +13,14 @@ from typing import Any
 import numpy as np
 import pycocotools.mask
 
-coco_mask: Any = pycocotools.mask  # whose annotations know one way of calling each function
+coco_mask: Any = pycocotools.mask  # its type annotations are incomplete
 
 
 def run_lengths(codes: np.ndarray, code_ends: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """COCO's compressed RLE, all strings at once: lengths of runs (N,), and where each string's end (M + 1,).
+    """Decode COCO's compressed RLE strings at once: run lengths (N,), and the end of each string in them (M + 1,).
 
-    A character holds 5 bits, the lowest first, and whether more follow; from the fourth number on, what is written is
-    the difference to the last but one. A string that is cut off, or holds what no run is, gets the run length -1.
+    A character has 5 bits, lowest first, and a continuation bit; from the fourth number on, the string stores
+    the difference to the last but one. A truncated string, or one with an invalid run, gets the run length -1.
     """
     bits = codes.astype(np.int64) - 48
     last = (bits & 32) == 0
@@ -46,7 +46,7 @@ def run_lengths(codes: np.ndarray, code_ends: np.ndarray) -> tuple[np.ndarray, n
 
 
 def columns_of(counts: np.ndarray, height: int, first: int, stop: int) -> np.ndarray:
-    """Lengths of runs -> (stop - first, height) uint8: these columns of the mask, one after another."""
+    """Run lengths -> (stop - first, height) uint8: columns [first, stop) of the mask, one per row."""
     edges = np.cumsum(counts).clip(first * height, stop * height)
     lengths = np.diff(edges, prepend=first * height)
     return np.repeat((np.arange(len(counts)) & 1).astype(np.uint8), lengths).reshape(-1, height)
@@ -54,5 +54,5 @@ def columns_of(counts: np.ndarray, height: int, first: int, stop: int) -> np.nda
 
 def compressed(counts: Any, size: tuple[int, int]) -> bytes:
     """Run lengths as a list of integers -> COCO's compressed RLE."""
-    array("I", counts)  # whole numbers from 0, or pycocotools ends the process
+    array("I", counts)  # other values would abort the process inside pycocotools
     return coco_mask.frPyObjects([{"counts": list(counts), "size": list(size)}], *size)[0]["counts"]

@@ -1,10 +1,10 @@
-"""Masks between the file and the batch: still compressed while the photograph is moved, pixels once and at the end.
+"""Masks between file and batch: compressed while the image is transformed, rasterized once at the end.
 
-    Outlines -> Silhouettes: which rows and columns of each mask an image shows -> move, move, drop, move
-             -> pixels(): each kept mask is rasterized once, and what of it is seen is copied to its place
+    Outlines -> Silhouettes: the rows and columns of each mask that an image shows -> transforms
+             -> pixels(): each kept mask is rasterized once, and its visible part copied into place
 
-A mirror image, a crop, a nearest-pixel resize and a larger canvas all say, row by row and column by column, where a
-pixel comes from; so a chain of them is one such table, and nobody moves N full masks at every link of it.
+A flip, a crop, a nearest-pixel resize and a larger canvas each map output rows and columns to input rows and
+columns; a chain of them is one such map, so N full masks need not be transformed at every step.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ from shared.feeding.columns import ends
 
 @dataclass(frozen=True)
 class Silhouettes:
-    """The masks of N objects of one photograph.
+    """The masks of N objects in one image.
 
     Args:
-        outlines: where they are kept.
-        numbers: (N,) which of them.
-        size: height and width of the stored photograph.
-        rows, columns: (H,), (W,) int64: what of it the image shows; -1 is beyond it, where no object is.
+        outlines: the stored segmentations.
+        numbers: (N,) indices into them.
+        size: height and width of the stored image.
+        rows, columns: (H,), (W,) int64: stored row and column of each output row and column; -1 is outside.
     """
 
     outlines: Outlines
@@ -47,11 +47,11 @@ class Silhouettes:
         return len(self.numbers)
 
     def __getitem__(self, keep: Tensor) -> Silhouettes:
-        """(N,) bool -> these alone."""
+        """(N,) bool -> only these."""
         return replace(self, numbers=self.numbers[keep.numpy()])
 
     def seen(self, rows: Tensor, columns: Tensor) -> Silhouettes:
-        """After a move: the old row and column of each new one, -1 for none."""
+        """Apply a transform, given the old row and column of each new one, -1 for none."""
         return replace(self, rows=_chained(self.rows, rows), columns=_chained(self.columns, columns))
 
     def pixels(self) -> Tensor:
@@ -75,7 +75,7 @@ class Silhouettes:
 
 
 def encoded(outlines: Outlines, number: int, size: tuple[int, int]) -> dict[str, Any]:
-    """One mask as compressed RLE; polygons are rasterized, and joined where there are several."""
+    """One mask as compressed RLE; polygons are rasterized and merged."""
     if code := outlines.code(number):
         return {"size": list(size), "counts": code}
     rings = coco_mask.frPyObjects(outlines.polygons(number), *size)
@@ -83,18 +83,18 @@ def encoded(outlines: Outlines, number: int, size: tuple[int, int]) -> dict[str,
 
 
 def empty(outlines: Outlines, sizes: np.ndarray) -> np.ndarray:
-    """(A,) bool: masks without a pixel in their image.
+    """(A,) bool: masks without any pixel in their image.
 
-    Only those are rasterized that look like it: outside, narrower than a pixel, or of hardly any area.
+    Only candidates are rasterized: outside the image, narrower than a pixel, or of area below 2.
 
     Args:
-        sizes: (A, 2) height and width of each one's image.
+        sizes: (A, 2) height and width of each mask's image.
     """
     limit = sizes[:, ::-1]
     extents, areas = outlines.extents(), outlines.areas()
     low, high = np.clip(extents[:, :2], 0, limit), np.clip(extents[:, 2:], 0, limit)
     there = (outlines.rings > 0) | (outlines.in_code > 0)
-    suspects = there & ((areas < 2) | (high - low < 1).any(axis=1))  # nan, of RLE, is no suspect
+    suspects = there & ((areas < 2) | (high - low < 1).any(axis=1))  # nan, of RLE, is no candidate
     found = np.zeros(len(outlines), dtype=bool)
     for number in np.flatnonzero(suspects).tolist():
         height, width = sizes[number].tolist()
@@ -107,6 +107,6 @@ def _chained(old: Tensor, new: Tensor) -> Tensor:
 
 
 def _between(places: np.ndarray, low: int, high: int) -> slice:
-    """Where places, which rise or fall but for the -1 around them, are in [low, high)."""
+    """The slice of monotonic `places` (with -1 at the ends) that lies in [low, high)."""
     inside = np.flatnonzero((places >= low) & (places < high))
     return slice(int(inside[0]), int(inside[-1]) + 1) if len(inside) else slice(0, 0)

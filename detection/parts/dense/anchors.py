@@ -1,11 +1,11 @@
-"""Boxes to start from: a few sizes and shapes of them at every place of every level, and how a box is said from one.
+"""Anchors and default boxes, and box offsets relative to them.
 
-    Anchors        sides in pixels, heights over widths              RetinaNet, EfficientDet
-    DefaultBoxes   shares of the image, a step larger on each level  SSD: Liu et al., 2016
-    as_offsets     where a box is and how large, as seen from an anchor; from_offsets is the way back
+    Anchors        sizes in pixels, aspect ratios                    RetinaNet, EfficientDet
+    DefaultBoxes   sizes relative to the image, larger on each level SSD: Liu et al., 2016
+    as_offsets     boxes -> offsets relative to anchors; from_offsets is the inverse
 
-How far places stand apart follows from the shapes of the maps, so anchors cover a batch of any size.
-Shape letters: A anchors of a place, P anchors of all places of all levels, in the order of a head's outputs.
+The distance between anchors follows from the shapes of the maps, so anchors cover a batch of any size.
+Shape letters: A anchors per cell, P anchors of all cells of all levels, in the order of a head's outputs.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 Size = Sequence[int]  # (height, width)
-MOST_GROWTH = math.log(1000 / 16)  # an exponent larger than this is a mistake, and would overflow
+MOST_GROWTH = math.log(1000 / 16)  # limit of the log size offset, to avoid overflow
 
 
 class Anchors(nn.Module):
@@ -25,8 +25,8 @@ class Anchors(nn.Module):
     Args:
         sizes: per level, sides of squares in pixels.
         ratios: height over width; each keeps a square's area.
-        offset: where in its cell a place stands: 0 at its first pixel, as in torchvision, or 0.5 in its middle.
-        rounded: whether corners around a place are whole pixels, as in torchvision.
+        offset: position of the anchor in its cell: 0 for its corner, as in torchvision, or 0.5 for its center.
+        rounded: round corners to whole pixels, as in torchvision.
     """
 
     def __init__(
@@ -45,7 +45,7 @@ class Anchors(nn.Module):
             self.register_buffer(f"level{level}", around.round() if rounded else around, persistent=False)
 
     def forward(self, shapes: Sequence[Size], size: Size) -> list[Tensor]:
-        """Maps' (height, width), finest first, and the batch's -> per level (places * A, 4)."""
+        """(height, width) of the maps, finest first, and of the batch -> per level (cells * A, 4)."""
         return [
             around_places(around, shape, (size[0] // shape[0], size[1] // shape[1]), self.offset)
             for around, shape in zip(self.buffers(), shapes, strict=True)
@@ -53,12 +53,12 @@ class Anchors(nn.Module):
 
 
 class DefaultBoxes(nn.Module):
-    """Per place two squares, of the level's scale and between it and the next, and two more boxes for each ratio.
+    """Two squares per cell, of the level's scale and between it and the next, and two boxes for each ratio.
 
     Args:
-        scales: sides of squares as shares of the image, one per level and one more.
-        ratios: per level, how many times longer than wide boxes are, standing and lying.
-        steps: per level, pixels from one place to the next; without them the places share the image evenly.
+        scales: sizes of squares relative to the image, one per level and one more.
+        ratios: per level, aspect ratios, used as r and 1 / r.
+        steps: per level, pixels between cells; None to divide the image evenly.
     """
 
     def __init__(
@@ -73,11 +73,11 @@ class DefaultBoxes(nn.Module):
             for ratio in of_level:
                 long, short = scale * math.sqrt(ratio), scale / math.sqrt(ratio)
                 sides += [(long, short), (short, long)]
-            half = torch.tensor(sides, dtype=torch.float32).clamp(max=1.0) / 2  # none is larger than the image
+            half = torch.tensor(sides, dtype=torch.float32).clamp(max=1.0) / 2  # at most the size of the image
             self.register_buffer(f"level{level}", torch.cat((-half, half), 1), persistent=False)
 
     def forward(self, shapes: Sequence[Size], size: Size) -> list[Tensor]:
-        """Maps' (height, width), finest first, and the batch's -> per level (places * A, 4)."""
+        """(height, width) of the maps, finest first, and of the batch -> per level (cells * A, 4)."""
         height, width = size
         apart = [(height / h, width / w) for h, w in shapes] if self.steps is None else [(s, s) for s in self.steps]
         return [
@@ -87,7 +87,7 @@ class DefaultBoxes(nn.Module):
 
 
 def boxes_around_zero(sides: Sequence[float], ratios: Sequence[float]) -> Tensor:
-    """Sides of squares, heights over widths -> (A, 4): all sizes of the first ratio, then of the next."""
+    """Sizes of squares, aspect ratios (height / width) -> (A, 4): all sizes of the first ratio, then of the next."""
     stretch = torch.tensor(ratios, dtype=torch.float32).sqrt()[:, None]
     square = torch.tensor(sides, dtype=torch.float32)
     width, height = (1 / stretch * square).flatten(), (stretch * square).flatten()
@@ -95,12 +95,12 @@ def boxes_around_zero(sides: Sequence[float], ratios: Sequence[float]) -> Tensor
 
 
 def around_places(around: Tensor, shape: Size, apart: tuple[float, float], offset: float) -> Tensor:
-    """Boxes around zero (A, 4), put at every place -> (height * width * A, 4).
+    """Boxes around zero (A, 4), shifted to every cell -> (height * width * A, 4).
 
     Args:
         shape: (height, width) of the map.
-        apart: pixels from one place to the next, (down, across).
-        offset: where in its cell a place stands, from 0 to 1.
+        apart: pixels between cells, (vertical, horizontal).
+        offset: position in the cell, from 0 to 1.
     """
     ys = (torch.arange(shape[0], device=around.device) + offset) * apart[0]
     xs = (torch.arange(shape[1], device=around.device) + offset) * apart[1]
@@ -109,11 +109,11 @@ def around_places(around: Tensor, shape: Size, apart: tuple[float, float], offse
     return (places[:, :, None] + around).flatten(0, 2)
 
 
-Weights = tuple[float, float, float, float]  # of the middle's x and y, and of width and height
+Weights = tuple[float, float, float, float]  # of center x, center y, width, height
 
 
 def as_offsets(boxes: Tensor, anchors: Tensor, weights: Weights = (1.0, 1.0, 1.0, 1.0)) -> Tensor:
-    """(..., 4) boxes and their anchors -> (..., 4): how far the middle is off, in the anchor's sides; log of growth."""
+    """Boxes (..., 4) and anchors -> offsets (..., 4): center shift in anchor sizes, log of the size ratio."""
     middle, sides = middle_and_sides(boxes)
     anchor_middle, anchor_sides = middle_and_sides(anchors)
     moved, grown = (middle - anchor_middle) / anchor_sides, (sides / anchor_sides).log()

@@ -1,7 +1,7 @@
-"""Which anchor answers for which box, by how much they overlap.
+"""Assignment of anchors to boxes by IoU.
 
-    by_overlap     enough, and whatever a box overlaps most     RetinaNet: Lin et al., 2017
-    with_best_of   enough, and one anchor for every box         SSD: Liu et al., 2016
+    by_overlap     IoU above a threshold, and all best anchors of a box     RetinaNet: Lin et al., 2017
+    with_best_of   IoU above a threshold, and one anchor for every box      SSD: Liu et al., 2016
 
 Shape letters: N boxes of one image, P anchors.
 """
@@ -15,23 +15,23 @@ from torch import Tensor
 
 from detection.parts.dense.focal import IGNORED, NOTHING
 
-PAIRS = 2**22  # of boxes and anchors looked at together, so that a thousand boxes need no more memory than twenty
+PAIRS = 2**22  # pairs of boxes and anchors per chunk, to limit memory
 
 
 class Overlaps(NamedTuple):
-    """What is kept of the (N, P) overlaps between boxes and anchors."""
+    """Statistics of the (N, P) IoU matrix."""
 
-    most: Tensor  # (P,) IoU of each anchor with the box it overlaps most
-    which: Tensor  # (P,) that box, the first of equals
-    best_of: Tensor  # (N,) the anchor that overlaps each box most, the first of equals
-    is_best: Tensor  # (P,) bool: no anchor overlaps some box more than this one
+    most: Tensor  # (P,) highest IoU of each anchor
+    which: Tensor  # (P,) its box, the first of equals
+    best_of: Tensor  # (N,) best anchor of each box, the first of equals
+    is_best: Tensor  # (P,) bool: it is a best anchor of some box
 
 
 def by_overlap(boxes: Tensor, anchors: Tensor, *, high: float, low: float) -> Tensor:
-    """Boxes (N, 4), anchors (P, 4) -> (P,): the box each anchor answers for, or NOTHING, or IGNORED.
+    """Boxes (N, 4), anchors (P, 4) -> (P,): the box assigned to each anchor, or NOTHING, or IGNORED.
 
-    An anchor answers for the box it overlaps most, if by `high` at least or if no anchor does better by some box.
-    One that overlaps nothing by `low` is background; those between are left out.
+    An anchor gets its best box if the IoU is at least `high`, or if it is the best anchor of some box. With an IoU
+    below `low` it is background; between, it is ignored.
     """
     if len(boxes) == 0:
         return torch.full((len(anchors),), NOTHING, device=anchors.device)
@@ -41,10 +41,10 @@ def by_overlap(boxes: Tensor, anchors: Tensor, *, high: float, low: float) -> Te
 
 
 def with_best_of(boxes: Tensor, anchors: Tensor, *, high: float) -> Tensor:
-    """Boxes (N, 4), anchors (P, 4) -> (P,): the box each anchor answers for, or NOTHING.
+    """Boxes (N, 4), anchors (P, 4) -> (P,): the box assigned to each anchor, or NOTHING.
 
-    An anchor answers for the box it overlaps most, if by `high` at least; and the best anchor of each box for that
-    box, whatever else it overlaps. Where two boxes have one best anchor, the later box gets it.
+    An anchor gets its best box if the IoU is at least `high`; the best anchor of each box always gets that box. If two
+    boxes have the same best anchor, the later box gets it.
     """
     if len(boxes) == 0:
         return torch.full((len(anchors),), NOTHING, device=anchors.device)
@@ -56,7 +56,7 @@ def with_best_of(boxes: Tensor, anchors: Tensor, *, high: float) -> Tensor:
 
 
 def overlaps(boxes: Tensor, anchors: Tensor) -> Overlaps:
-    """Boxes (N, 4), N > 0, anchors (P, 4) -> what is best for whom, a few boxes at a time."""
+    """Boxes (N, 4), N > 0, anchors (P, 4) -> statistics, computed for a few boxes at a time."""
     most = anchors.new_full((len(anchors),), -1.0)
     which = torch.zeros(len(anchors), dtype=torch.int64, device=anchors.device)
     is_best = torch.zeros(len(anchors), dtype=torch.bool, device=anchors.device)
@@ -74,7 +74,7 @@ def overlaps(boxes: Tensor, anchors: Tensor) -> Overlaps:
 
 
 def overlap(boxes: Tensor, anchors: Tensor) -> Tensor:
-    """(N, 4), (P, 4) -> (N, P) IoU. torchvision's lays x beside y and needs three times the memory and time."""
+    """(N, 4), (P, 4) -> (N, P) IoU. A third of the memory and time of torchvision's."""
     left, top, right, bottom = boxes[:, :, None].unbind(1)
     anchor_left, anchor_top, anchor_right, anchor_bottom = anchors.unbind(1)
     across = (torch.minimum(right, anchor_right) - torch.maximum(left, anchor_left)).clamp_(min=0)

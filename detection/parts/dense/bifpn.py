@@ -1,12 +1,12 @@
-"""BiFPN: a pyramid whose levels talk to each other downwards and upwards, several times, each voice with a weight.
+"""BiFPN: repeated top-down and bottom-up feature fusion with learned weights.
 
 Tan, Pang, Le, "EfficientDet: Scalable and Efficient Object Detection", 2020.
 
     backbone maps of stride 8 to 32, then pooled ones to stride 128
-        -> cell: from the coarsest down, each level takes in the one above it; then from the finest up, the one below
-        -> the same again, `cells` times -> five maps of one width
+        -> cell: top-down from the coarsest level, then bottom-up from the finest
+        -> repeated `cells` times -> five maps of equal width
 
-A plain ViT's one map is first made several by the simple pyramid of `parts/necks.py`.
+A plain ViT's single map is first converted to a pyramid by `SimpleFPN`.
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ class BiFPN(nn.Module):
     """Backbone maps -> five (B, width, H/s, W/s), one per entry of `maps`, finest first.
 
     Args:
-        backbone: anything whose maps double in stride from 8 to 32, or a plain ViT.
+        backbone: any with maps of strides 8, 16 and 32, or a plain ViT.
         width: channels of every level.
-        cells: how many times the levels talk.
-        weighted: each voice has a weight that is learnt; otherwise all count the same.
+        cells: number of fusion cells.
+        weighted: learned fusion weights; otherwise plain sums.
 
     Raises:
-        UsageError: the backbone's maps allow no such pyramid.
+        UsageError: the backbone's maps do not have these strides.
     """
 
     def __init__(self, backbone: Backbone, width: int, cells: int, *, weighted: bool = True) -> None:
@@ -47,7 +47,7 @@ class BiFPN(nn.Module):
         self.simple = None
         if len(backbone.maps) == 1:
             self.simple = build_pyramid(backbone, width, finest=FINEST, coarser="pool")
-            self.used, given = self.simple.used, list(self.simple.maps[:-1])  # its own pooled level is not wanted
+            self.used, given = self.simple.used, list(self.simple.maps[:-1])  # without its pooled level
         strides = [info.stride for info in given]
         if strides[:1] != [FINEST] or any(coarser != 2 * finer for finer, coarser in pairwise(strides)):
             backbone_strides = [info.stride for info in backbone.maps]
@@ -70,7 +70,7 @@ class BiFPN(nn.Module):
 
 
 class Cell(nn.Module):
-    """One talk. The figure shows three levels of the five:
+    """One fusion cell. The figure shows three of the five levels:
 
     coarse  c --------------> c"        b' = mix(b, c doubled)    b" = mix(b, b', a' halved)
             v                 ^         a' = mix(a, b' doubled)   c" = mix(c, b" halved)
@@ -81,7 +81,7 @@ class Cell(nn.Module):
 
     def __init__(self, widths: list[int], width: int, weighted: bool) -> None:
         super().__init__()
-        # a level of another width is brought to this one anew for each way it is used
+        # a level of another width is projected separately for each use
         self.before_down = nn.ModuleList(project(c, width) for c in widths[:-1])
         self.before_up = nn.ModuleList(project(c, width) for c in widths[1:])
         self.down = nn.ModuleList(Mix(2, width, weighted) for _ in widths[:-1])
@@ -101,7 +101,7 @@ class Cell(nn.Module):
 
 
 class Mix(nn.Module):
-    """Maps of one shape -> one: their sum by weight, SiLU, a depthwise separable convolution, batch norm."""
+    """Maps of equal shape -> one: weighted sum, SiLU, depthwise separable convolution, batch norm."""
 
     def __init__(self, voices: int, width: int, weighted: bool) -> None:
         super().__init__()
@@ -120,7 +120,7 @@ class Mix(nn.Module):
 
 
 def separable(into: int, out: int, *, bias: bool = False) -> nn.Sequential:
-    """Each channel by itself, then each place by itself."""
+    """Depthwise separable convolution: depthwise 3x3, then pointwise 1x1."""
     return nn.Sequential(
         nn.Conv2d(into, into, 3, padding=1, groups=into, bias=False), nn.Conv2d(into, out, 1, bias=bias)
     )
@@ -131,7 +131,7 @@ def project(into: int, out: int) -> nn.Module:
 
 
 def start_evenly(*parts: nn.Module) -> None:
-    """Convolutions that neither raise nor lower the variance of what comes in."""
+    """Initialize convolutions so that they preserve the variance."""
     for part in parts:
         for layer in part.modules():
             if isinstance(layer, nn.Conv2d):

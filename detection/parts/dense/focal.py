@@ -1,12 +1,12 @@
-"""The focal loss over many places and classes, from labels: no target of the size of the scores is ever made.
+"""Focal loss from labels, without a one-hot target.
 
 Lin, Goyal, Girshick, He, Dollar, "Focal Loss for Dense Object Detection", 2017.
 
-With p = sigmoid(x), a class that is absent costs (1 - alpha) p^gamma softplus(x), and one that is there
-alpha (1 - p)^gamma softplus(-x). Hardly any class is there, so the first is computed everywhere and the second put in
-its place where a label says so. The slope is found along with the loss: one tensor is kept for the backward pass.
+With p = sigmoid(x), the loss of a negative is (1 - alpha) p^gamma softplus(x), and of a positive
+alpha (1 - p)^gamma softplus(-x). Positives are rare, so the first is computed everywhere and replaced by the second
+at the labels. The gradient is computed with the loss: one tensor is saved for the backward pass.
 
-Shape letters: P places, K classes.
+Shape letters: P points, K classes.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ NOTHING, IGNORED = -1, -2
 
 
 def focal_loss(logits: Tensor, labels: Tensor, *, alpha: float = 0.25, gamma: float = 2.0) -> Tensor:
-    """(P, K) scores and (P,) labels, a class or NOTHING or IGNORED -> (): the sum over places and classes."""
+    """Logits (P, K), labels (P,), a class or NOTHING or IGNORED -> (): sum over points and classes."""
     loss: Tensor = FocalLoss.apply(logits, labels, alpha, gamma)  # type: ignore[assignment]
     return loss
 
@@ -48,7 +48,7 @@ class FocalLoss(Function):
 
 
 def false_alarm(x: Tensor, gamma: float, weight: float) -> tuple[Tensor, Tensor]:
-    """weight * p^gamma * softplus(x) and its slope, each of the shape of `x`."""
+    """weight * p^gamma * softplus(x) and its derivative, each of the shape of `x`."""
     p, surprise = x.sigmoid(), F.softplus(x)
     share = p.pow(gamma).mul_(weight)
     slope = (1 - p).mul_(surprise).mul_(gamma).add_(p).mul_(share)

@@ -1,9 +1,9 @@
-"""From backbone maps to a pyramid of equally wide maps.
+"""Necks: backbone maps -> a pyramid of maps of equal width.
 
     several maps       FPN         Lin et al., "Feature Pyramid Networks for Object Detection", 2017
     one map (a ViT)    SimpleFPN   Li et al., "Exploring Plain Vision Transformer Backbones for Object Detection", 2022
 
-A neck is built from what the backbone says about itself, so no recipe ever states channel counts.
+A neck is built from the backbone's `maps`, so recipes have no channel numbers.
 """
 
 from __future__ import annotations
@@ -19,14 +19,15 @@ from torchvision.ops.feature_pyramid_network import LastLevelMaxPool, LastLevelP
 from backbones.base import Backbone, MapInfo
 from shared.errors import UsageError
 
-# what lies above stride 32: one max-pooled level, as R-CNNs have, or two of strided convolutions, as dense heads have,
-# which begin at the level below them (P5) or at the backbone's last map (C5)
+# levels above stride 32: one max-pooled level, as in R-CNNs, or two by strided convolutions, as in dense detectors,
+# from
+# the previous level (P5) or from the backbone's last map (C5)
 Coarser = Literal["pool", "convs", "convs of c5"]
 Norm = Callable[..., nn.Module]
 
 
 class FPN(nn.Module):
-    """torchvision's feature pyramid over the maps from `finest` to 32, and coarser levels above."""
+    """torchvision's feature pyramid over the maps of strides `finest` to 32, with coarser levels."""
 
     def __init__(self, backbone: Backbone, width: int, finest: int, coarser: Coarser, norm: Norm | None = None) -> None:
         super().__init__()
@@ -36,7 +37,7 @@ class FPN(nn.Module):
             extra = LastLevelMaxPool()
         else:
             extra = LastLevelP6P7(channels[-1] if coarser == "convs of c5" else width, width)
-            extra.use_P5 = coarser == "convs"  # which it would guess by the channels
+            extra.use_P5 = coarser == "convs"  # torchvision would guess it from the channels
         self.fpn = FeaturePyramidNetwork(list(channels), width, extra, norm_layer=norm)
         self.maps = levels(width, list(strides), coarser)
 
@@ -46,7 +47,7 @@ class FPN(nn.Module):
 
 
 class SimpleFPN(nn.Module):
-    """Four scales from the one map of a plain ViT: twice up, once up, as it is, pooled; then the coarser levels."""
+    """Four scales from the single map of a plain ViT: x4, x2, x1, /2; then the coarser levels."""
 
     def __init__(self, backbone: Backbone, width: int, finest: int, coarser: Coarser) -> None:
         super().__init__()
@@ -75,25 +76,25 @@ class SimpleFPN(nn.Module):
 def build_pyramid(
     backbone: Backbone, width: int = 256, *, finest: int, coarser: Coarser, norm: Norm | None = None
 ) -> FPN | SimpleFPN:
-    """The neck that suits a backbone.
+    """The neck for a backbone.
 
     Args:
         width: channels of every level.
         finest: stride of the finest level.
-        coarser: what lies above stride 32.
-        norm: makes the norm after each convolution of an FPN; that of a plain ViT's pyramid is its own.
+        coarser: levels above stride 32.
+        norm: builds the norm after each convolution of an FPN; SimpleFPN has its own.
 
     Raises:
-        UsageError: the backbone's maps allow no pyramid.
+        UsageError: the backbone lacks maps of the needed strides.
     """
     strides = [info.stride for info in backbone.maps]
     if len(strides) == 1 and strides[0] % 4 == 0:
         if coarser == "convs of c5":
-            raise UsageError("a plain ViT has no C5 for the coarser levels to begin at; take --p6-from p5")
+            raise UsageError("a plain ViT has no C5; use --p6-from p5")
         return SimpleFPN(backbone, width, finest, coarser)
     if sum(finest <= s <= 32 for s in strides) < 2:
         raise UsageError(
-            f"a pyramid needs maps of stride {finest} to 32; this backbone has strides {strides}, take another"
+            f"a pyramid needs maps of stride {finest} to 32; this backbone has strides {strides}, use another one"
         )
     return FPN(backbone, width, finest, coarser, norm)
 
@@ -108,7 +109,7 @@ def up(into: int, out: int) -> nn.Module:
 
 
 def channel_norm(channels: int) -> nn.Module:
-    """Layer norm over the channels of each place, as one group norm per place would not be."""
+    """Layer norm over the channels of each cell."""
     from timm.layers.norm import LayerNorm2d
 
     return LayerNorm2d(channels)

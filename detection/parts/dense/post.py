@@ -1,4 +1,4 @@
-"""From dense scores and boxes to a short list of detections."""
+"""Post-processing of dense predictions."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ def best_boxes(
     per_class: int | None = None,
     most: int = 100,
 ) -> Detections:
-    """Class-wise NMS for one image over its pyramid levels.
+    """Class-wise NMS of one image over its pyramid levels.
 
     Args:
-        scores: per level, (P, K) probability of each class at each of its P places.
+        scores: per level, (P, K) class probabilities.
         boxes: per level, (P, 4) as x0 y0 x1 y1.
         size: (height, width) the boxes are clipped to.
-        min_score: leave out what scores no more than this.
-        per_level: candidates taken from each level before NMS.
-        per_class: candidates taken from each class of a level, instead of so many from the level.
-        most: detections kept after it.
+        min_score: candidates with this score or less are dropped.
+        per_level: candidates per level before NMS.
+        per_class: candidates per class of a level, instead of per level.
+        most: detections kept after NMS.
     """
     pick, count = (candidates, per_level) if per_class is None else (candidates_of_each_class, per_class)
     picked = [pick(s, b, min_score, count) for s, b in zip(scores, boxes, strict=True)]
@@ -40,7 +40,7 @@ def best_boxes(
 
 
 def candidates(scores: Tensor, boxes: Tensor, min_score: float, most: int) -> tuple[Tensor, Tensor, Tensor]:
-    """(P, K) scores, (P, 4) boxes -> scores (M,), labels (M,), boxes (M, 4) of the best place-class pairs."""
+    """(P, K) scores, (P, 4) boxes -> scores (M,), labels (M,), boxes (M, 4) of the best point-class pairs."""
     flat = scores.flatten()
     index = (flat > min_score).nonzero()[:, 0]
     top, order = flat[index].topk(min(most, len(index)))
@@ -51,7 +51,7 @@ def candidates(scores: Tensor, boxes: Tensor, min_score: float, most: int) -> tu
 def candidates_of_each_class(
     scores: Tensor, boxes: Tensor, min_score: float, most: int
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """(P, K) scores, (P, 4) boxes -> scores (M,), labels (M,), boxes (M, 4) of the best places of each class."""
+    """(P, K) scores, (P, 4) boxes -> scores (M,), labels (M,), boxes (M, 4) of the best points of each class."""
     top_KM, place_KM = scores.t().topk(min(most, len(scores)))
     enough = top_KM > min_score
     return top_KM[enough], enough.nonzero()[:, 0], boxes[place_KM[enough]]

@@ -1,17 +1,18 @@
-"""Weighted sums of bilinear looks into maps, as sparse sums of table rows: deformable attention on a processor.
+"""Weighted sums of bilinear samples of maps, as sparse sums of table rows: deformable attention on a CPU.
 
-A look at (x, y) is a product of two hats, max(0, 1 - |x - column|) and the same for the line, so it is a sum over four
-places of a map, and a table with a row for each place and head holds them all.
+A bilinear sample at (x, y) has weights max(0, 1 - |x - column|) times the same for the row, so it is a sum over four
+cells of a map. The table has one row for each cell and head.
 
-    forward              embedding_bag: for each query and head, its shares of the rows it looks at
-    backward  to looks   sampled_addmm: dot products of these rows with the gradient, times the slopes of the hats
-              to rows    looks sorted by cell, embedding_bag over gradients, then one addition for each cell there is
+    forward              embedding_bag: for each query and head, the weighted sum of its rows
+    backward  to samples sampled_addmm: dot products of these rows with the gradient, times the derivative of the
+        weights
+              to rows    samples sorted by cell, embedding_bag over gradients, then one addition per cell
 
-Queries are taken a few hundred at a time, so that their looks stay in the cache, and the backward finds them anew, so
-that only the inputs are kept. The order of every sum is fixed: equal inputs give equal bits.
+Queries are processed a few hundred at a time, so that their samples stay in the cache, and the backward pass recomputes
+them, so that only the inputs are saved. The order of every sum is fixed: equal inputs give bit-identical results.
 
-Shape letters: B images, Q queries, R = S M rows (S places of all levels, M heads), D channels of a head, L levels,
-P points, T = L P looks of a head, N = M T looks of a query.
+Shape letters: B images, Q queries, R = S M rows (S cells of all levels, M heads), D channels of a head, L levels,
+P points, T = L P samples of a head, N = M T samples of a query.
 """
 
 from __future__ import annotations
@@ -26,14 +27,14 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 TOGETHER = 512  # queries
-NOWHERE = 1e9  # a distance at which every hat is 0
+NOWHERE = 1e9  # a distance at which every bilinear weight is 0
 
-# torch says it once of a layout; the two operations on it that are used here are public and tested
+# torch warns once about sparse CSR; the two operations used here are public and tested
 warnings.filterwarnings("ignore", message="Sparse CSR tensor support is in beta state")
 
 
 class Grid(NamedTuple):
-    """What is the same for every query: one entry for each of its N looks, x before y where there are two."""
+    """Constants for the N samples of a query, x before y where there are two."""
 
     heads: int
     looks: int  # T
@@ -47,7 +48,7 @@ class Grid(NamedTuple):
 
 
 class Taps(NamedTuple):
-    """The cells around the looks of some queries."""
+    """The four cells around each sample of some queries."""
 
     near: Tensor  # (Q, N, 2) from the upper left corner of the cell to the look
     far: Tensor  # (Q, N, 2) from its lower right corner
@@ -55,7 +56,7 @@ class Taps(NamedTuple):
 
 
 def grid_of(shapes: Sequence[tuple[int, int]], heads: int, points: int, like: Tensor) -> Grid:
-    """Of maps of (height, width), whose places follow one another, each with a row for each head."""
+    """The constants for maps of (height, width), concatenated, with one row for each cell and head."""
     height, width = torch.tensor(shapes, device=like.device).T
     place = (height * width).cumsum(0) - height * width
     head = torch.arange(heads, device=like.device)[:, None, None]
@@ -78,7 +79,7 @@ def grid_of(shapes: Sequence[tuple[int, int]], heads: int, points: int, like: Te
 
 
 class LookedUp(torch.autograd.Function):
-    """(B, R, D) tables, (B, Q, N, 2) places from 0 to 1, (B, Q, N) weights -> (B, Q M, D); all float32 or float64."""
+    """Tables (B, R, D), points (B, Q, N, 2) from 0 to 1, weights (B, Q, N) -> (B, Q M, D); all float32 or float64."""
 
     @staticmethod
     def forward(ctx: Any, tables: Tensor, places: Tensor, weights: Tensor, grid: Grid) -> Tensor:
@@ -117,7 +118,7 @@ class LookedUp(torch.autograd.Function):
 
 
 def parts(places: Tensor, grid: Grid) -> Iterator[tuple[int, slice, slice]]:
-    """(image, some of its queries, the sums that are theirs)."""
+    """Chunks: (image, slice of its queries, slice of the output rows)."""
     for image in range(places.shape[0]):
         for first in range(0, places.shape[1], TOGETHER):
             last = min(first + TOGETHER, places.shape[1])
@@ -125,7 +126,7 @@ def parts(places: Tensor, grid: Grid) -> Iterator[tuple[int, slice, slice]]:
 
 
 def located(places: Tensor, grid: Grid) -> Taps:
-    """(Q, N, 2) places from 0 to 1 -> their cells: the nearest one if a place is outside the map, the first if nan."""
+    """Points (Q, N, 2) from 0 to 1 -> their cells: the nearest one for points outside the map, the first for NaN."""
     at = torch.mul(places, grid.size).sub_(0.5)
     cell = at.floor().clamp_(torch.zeros_like(grid.last), grid.last).nan_to_num_(0)
     near = at.sub_(cell)
@@ -136,22 +137,22 @@ def located(places: Tensor, grid: Grid) -> Taps:
 
 
 def hat(s: Tensor) -> Tensor:
-    """What a place counts for a look at this distance along one axis."""
+    """Bilinear weight at a distance along one axis."""
     return s.abs().neg_().add_(1).clamp_(min=0)
 
 
 def slope(s: Tensor) -> Tensor:
-    """The derivative of the hat; from the right where it has two, as grid_sample has it."""
+    """Derivative of the bilinear weight; the right-hand one at kinks, as in grid_sample."""
     return torch.copysign(torch.ones_like(s), s).neg_().mul_((s >= -1) & (s < 1))
 
 
 def spread(weights: Tensor, near: Tensor, far: Tensor) -> list[Tensor]:
-    """(Q, N) weights, (Q, N, 2) hats of the two sides of a cell -> (Q, N) share of each corner."""
+    """Weights (Q, N), bilinear weights (Q, N, 2) of both sides of a cell -> (Q, N) weight of each corner."""
     return [line * x[..., 0] for line in (weights * near[..., 1], weights * far[..., 1]) for x in (near, far)]
 
 
 def dot_products(rows: Tensor, table: Tensor, vectors: Tensor) -> Tensor:
-    """(V, T) rows, (R, D) table, (V, D) vectors -> (V T,): each vector with its rows of the table."""
+    """Rows (V, T), table (R, D), vectors (V, D) -> dot products (V T,) of each vector with its rows."""
     starts = torch.arange(0, rows.numel() + 1, rows.shape[1], dtype=torch.int32)
     wanted = torch.sparse_csr_tensor(
         starts, rows.flatten(), table.new_zeros(rows.numel()), (len(rows), len(table)), check_invariants=False
@@ -166,7 +167,7 @@ def to_looks(
     weights: Tensor,
     into: tuple[Tensor, Tensor],
 ) -> None:
-    """Gradients of places and weights, from the (Q, N) dot products of the corners' rows with that of the sums."""
+    """Gradients of points and weights, from the dot products (Q, N) of the corners' rows with the output gradient."""
     (near_x, near_y), (far_x, far_y) = (hat.unbind(-1) for hat in hats)
     (near_slope_x, near_slope_y), (far_slope_x, far_slope_y) = (slope.unbind(-1) for slope in slopes)
     to_places, to_weights = into
@@ -179,9 +180,9 @@ def to_looks(
 
 
 def to_rows(table: Tensor, rows: Sequence[Tensor], shares: Sequence[Tensor], vectors: Tensor, looks: int) -> None:
-    """Add to each row of (R, D) its shares of the (V, D) vectors, where vector v looks at entries v T to v T + T.
+    """Add the weighted vectors (V, D) to the rows of (R, D); vector v has the entries v T to v T + T.
 
-    Looks into one cell have all four rows in common, so it is enough to sort by the first.
+    Samples in the same cell share all four rows, so sorting by the first row is enough.
     """
     cell, order = rows[0].flatten().sort(stable=True)
     counts = torch.unique_consecutive(cell, return_counts=True)[1]

@@ -1,10 +1,10 @@
-"""Attention to a few places of a few maps: each query says where to look, bilinearly, and how much each look counts.
+"""Deformable attention: each query predicts sampling offsets and weights on several maps.
 
 Zhu, Su, Lu, Li, Wang, Dai, "Deformable DETR: Deformable Transformers for End-to-End Object Detection", 2021.
 
-    query -> offsets around its reference, weights -> sum of weights x value there -> (B, Q, C)
+    query -> offsets around its reference, weights -> weighted sum of bilinear samples -> (B, Q, C)
 
-Shape letters: B images, Q queries, S places of all levels, M heads, D channels of a head, L levels, P points, C = M D.
+Shape letters: B images, Q queries, S cells of all levels, M heads, D channels of a head, L levels, P points, C = M D.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from torch import Tensor, nn
 
 from detection.parts.query.bilinear import LookedUp, grid_of
 
-Shapes = list[tuple[int, int]]  # (height, width) of each level, whose places follow one another
+Shapes = list[tuple[int, int]]  # (height, width) of each level; the levels are concatenated
 
 
 def deformable_attention(value: Tensor, shapes: Shapes, places: Tensor, weights: Tensor) -> Tensor:
-    """Weighted sums of values looked up between the places of maps, 0 outside them.
+    """Weighted sums of bilinear samples of maps, 0 outside them.
 
     Args:
         value: (B, S, M, D).
@@ -31,13 +31,13 @@ def deformable_attention(value: Tensor, shapes: Shapes, places: Tensor, weights:
     Returns:
         (B, Q, M * D).
     """
-    exact = torch.promote_types(value.dtype, torch.float32)  # bfloat16 cannot say where a place of a large map is
+    exact = torch.promote_types(value.dtype, torch.float32)  # bfloat16 is too coarse for coordinates on a large map
     inputs = (value.to(exact), places.to(exact), weights.to(exact))
     return (in_rows if value.device.type == "cpu" else in_maps)(*inputs, shapes).to(value.dtype)
 
 
 def in_rows(value: Tensor, places: Tensor, weights: Tensor, shapes: Shapes) -> Tensor:
-    """On a processor: two to five times grid_sample's speed, and a fraction of its memory."""
+    """On a CPU: two to five times the speed of grid_sample, with a fraction of its memory."""
     grid = grid_of(shapes, value.shape[2], places.shape[4], value)
     sums = LookedUp.apply(
         value.flatten(1, 2).contiguous(), places.flatten(2, 4).contiguous(), weights.flatten(2).contiguous(), grid
@@ -46,7 +46,7 @@ def in_rows(value: Tensor, places: Tensor, weights: Tensor, shapes: Shapes) -> T
 
 
 def in_maps(value: Tensor, places: Tensor, weights: Tensor, shapes: Shapes) -> Tensor:
-    """On a GPU: one grid_sample per level, added up as they come."""
+    """On a GPU: one grid_sample per level, summed."""
     batch, _, heads, width = value.shape
     queries = places.shape[1]
     total = value.new_zeros(batch * heads, width, queries)
@@ -63,7 +63,7 @@ class DeformableAttention(nn.Module):
     """
     Args:
         width: channels C of queries and memory.
-        points: places a head looks at in each level.
+        points: sampling points per head and level.
     """
 
     def __init__(self, width: int, heads: int = 8, levels: int = 4, points: int = 4) -> None:
@@ -77,7 +77,7 @@ class DeformableAttention(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Each head looks its own way, its points ever farther, and all looks count the same."""
+        """Initialize: each head samples in its own direction, points at increasing distances, equal weights."""
         angle = torch.arange(self.heads) * (2 * math.pi / self.heads)
         way = torch.stack((angle.cos(), angle.sin()), -1)
         way = way / way.abs().amax(-1, keepdim=True)
@@ -98,10 +98,9 @@ class DeformableAttention(nn.Module):
         """
         Args:
             query: (B, Q, C).
-            places: (B, Q, L, 2) reference points x, y, or (B, Q, L, 4) boxes as center x, center y, width, height, in
-                shares of each level.
+            places: (B, Q, L, 2) reference points x, y, or (B, Q, L, 4) boxes as cx cy w h, relative to each level.
             memory: (B, S, C).
-            padding: (B, S), true where there is no image.
+            padding: (B, S), True for padding.
 
         Returns:
             (B, Q, C).
@@ -121,7 +120,7 @@ class DeformableAttention(nn.Module):
 def around(references: Tensor, offsets: Tensor, shapes: Shapes) -> Tensor:
     """(B, Q, L, 2 or 4), (B, Q, M, L, P, 2) -> (B, Q, M, L, P, 2).
 
-    Offsets count places of a map around a point; around a box, P of them reach from its center to its side.
+    Offsets are in cells around a point; around a box, P units reach from its center to its side.
     """
     references = references[:, :, None, :, None]
     if references.shape[-1] == 2:

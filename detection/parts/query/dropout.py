@@ -1,10 +1,10 @@
-"""Dropout whose cost on a processor is that of what is dropped: PyTorch draws a number for every value there is.
+"""Dropout with a cost proportional to the number of dropped values on a CPU; PyTorch draws a number for every value.
 
 Srivastava, Hinton, Krizhevsky, Sutskever, Salakhutdinov, "Dropout", 2014.
 
-    values in a row -> how far from one that is dropped to the next (geometric) -> their places -> 0 there
+    flat values -> gaps between dropped values (geometric distribution) -> their indices -> set to 0
 
-Each value is dropped with the same chance, independently of all others, as everywhere. A GPU has a kernel for it.
+Each value is dropped independently with the same probability. On a GPU, PyTorch's kernel is used.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from shared.errors import UsageError
 
 
 class Dropout(nn.Module):
-    """(...) -> (...): in training a share of all values is 0, and the others make up for it."""
+    """(...) -> (...): in training, values are set to 0 with probability `share`, and the others scaled up."""
 
     def __init__(self, share: float) -> None:
         super().__init__()
         if not 0 <= share < 1:
-            raise UsageError(f"dropout is {share}; give a share of values, from 0 to below 1")
+            raise UsageError(f"dropout is {share}; give a probability from 0 to below 1")
         self.share = share
 
     def forward(self, x: Tensor) -> Tensor:
@@ -54,15 +54,15 @@ class Dropped(torch.autograd.Function):
 
 
 def without(x: Tensor, where: Tensor, share: float) -> Tensor:
-    """(...) -> (...): 0 at these places in a row, and more of all the others."""
+    """(...) -> (...): 0 at these flat indices, and the others scaled up."""
     kept = (x * (1 / (1 - share))).contiguous()
     kept.view(-1).index_fill_(0, where, 0)
     return kept
 
 
 def drawn(count: int, share: float) -> Tensor:
-    """-> (about count * share,) int64, ascending: which of so many values are dropped."""
-    enough = int(count * share + 8 * math.sqrt(count * share)) + 16  # eight deviations more than there will be
+    """-> (about count * share,) int64, ascending: indices of the dropped values."""
+    enough = int(count * share + 8 * math.sqrt(count * share)) + 16  # eight standard deviations more than expected
     kept_between = torch.rand(enough).neg_().log1p_().mul_(1 / math.log1p(-share)).long()
     places = kept_between.add_(1).cumsum(0).sub_(1)
     return places[: int(torch.searchsorted(places, count))]

@@ -1,18 +1,18 @@
-"""Where a query looks: a bias of its attention that is nothing at a center and falls with the squared distance from it.
+"""Gaussian attention bias of SMCA: 0 at a predicted center, decreasing with the squared distance from it.
 
 Gao, Zheng, Wang, Dai, Li, "Fast Convergence of DETR with Spatially Modulated Co-Attention", 2021.
 
     query -> norm -> moves  + reference      -> a center for each head
-                  -> scales squared / smooth -> what a squared step costs
+                  -> scales squared / smooth -> weight of squared distances
 
-    dynamic_scale   cost D of a place dx columns and dy rows away     learnt for each head
-    type1           dx2 + dy2                                         nothing
+    dynamic_scale   distance D of a cell dx columns, dy rows away    predicted per head
+    type1           dx2 + dy2                                         0
     type2           s (dx2 + dy2)                                     1
     type3           sx dx2 + sy dy2                                   2
     type4           sx dx2 + sy dy2 + sxy dx2 dy2                     3
 
-Written as D = 1 (sx dx2) + dy2 (sy + sxy dx2) it is, for each query, one product of a matrix of rows and two and one of
-two and columns: no other tensor of its size is made, nor is it kept for the way back.
+Written as D = 1 (sx dx2) + dy2 (sy + sxy dx2) it is, for each query, the product of a (rows, 2) and a (2, columns)
+matrix: no other tensor of its size is created, and none is saved for the backward pass.
 
 Shape letters: B images, Q queries, H heads, C channels, S places of a map, in Y rows and X columns.
 """
@@ -26,17 +26,17 @@ from torch import Tensor, nn
 from detection.parts.query.transformer import xavier
 from shared.errors import UsageError
 
-LEARNT = {"type1": 0, "type2": 1, "type3": 2, "type4": 3}  # scales of each head
+LEARNT = {"type1": 0, "type2": 1, "type3": 2, "type4": 3}  # predicted scales per head
 
 
 class Gaussian(nn.Module):
-    """The bias of one decoder layer's attention to the memory; its scales begin at 1.
+    """The bias of one decoder layer's cross-attention; scales are initialized to 1.
 
     Args:
         dynamic_scale: type1 to type4, as above.
 
     Raises:
-        UsageError: there is no such type.
+        UsageError: an unknown type.
     """
 
     def __init__(self, width: int, heads: int, dynamic_scale: str) -> None:
@@ -57,11 +57,11 @@ class Gaussian(nn.Module):
     ) -> Tensor:
         """
         Args:
-            queries: (B, Q, C) what they hold and where they are.
-            references: (B, Q, 2) x and y that the centers lie around, in columns and rows; 0 is the first.
-            strength: (H, Q, 1) what D is multiplied by: 1 / smooth, and 0 where there shall be no Gaussian.
+            queries: (B, Q, C) states plus positions.
+            references: (B, Q, 2) x and y of the reference points, in columns and rows from 0.
+            strength: (H, Q, 1) factor of D: 1 / smooth, and 0 for no Gaussian.
             shape: rows and columns of the map.
-            hidden: (B, 1, 1, S) minus infinity at padding, or None.
+            hidden: (B, 1, 1, S) -Inf at padding, or None.
 
         Returns:
             (B, H, Q, S), to be added to the logits.
@@ -74,7 +74,7 @@ class Gaussian(nn.Module):
         return bias.flatten(3)
 
     def scales(self, z: Tensor) -> Tensor:
-        """(B, Q, C) -> (B, Q, H, 3), or what broadcasts to it: of x, of y, of both together."""
+        """(B, Q, C) -> scales of x, y and their product, (B, Q, H, 3) or broadcastable to it."""
         if self.scale is None:
             return z.new_tensor((1.0, 1.0, 0.0)).expand(1, 1, 3)
         learnt = self.by_head(self.scale(z)).square()
@@ -83,16 +83,16 @@ class Gaussian(nn.Module):
         return F.pad(learnt, (0, 3 - learnt.shape[-1]))
 
     def by_head(self, x: Tensor) -> Tensor:
-        """(B, Q, H * N) -> (B, Q, H, N), whatever precision it was computed in"""
+        """(B, Q, H * N) -> (B, Q, H, N), float32"""
         return x.float().unflatten(-1, (self.heads, -1))
 
 
 def costs(centers: Tensor, scales: Tensor, shape: tuple[int, int]) -> Tensor:
-    """D of every place.
+    """D of every cell.
 
     Args:
         centers: (B, H, Q, 2) x and y in columns and rows.
-        scales: (B, H, Q, 3), or what broadcasts to it: of x, of y, of both together.
+        scales: (B, H, Q, 3), or broadcastable to it: of x, y and their product.
         shape: Y rows and X columns.
 
     Returns:

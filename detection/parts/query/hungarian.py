@@ -1,12 +1,12 @@
-"""Which query answers for which object: the cheapest one-to-one assignment, for every decoder layer at once.
+"""Bipartite matching of queries and objects, for all decoder layers at once.
 
 Carion, Massa, Synnaeve, Usunier, Kirillov, Zagoruyko, "End-to-End Object Detection with Transformers", 2020; the focal
 cost is that of Zhu, Su, Lu, Li, Wang, Dai, "Deformable DETR", 2021.
 
     logits, boxes of all layers -> costs of each image's own objects -> one copy to the host -> scipy -> (query, object)
 
-Only an image's own objects are ever compared with its queries, and a matrix has a row per object, not per query, which
-is the way the solver likes it.
+Queries are compared only with the objects of their image. Cost matrices have one row per object, which is the faster
+orientation for the solver.
 
 Shape letters: L layers, B images, Q queries, K classes, N objects of the most crowded image.
 """
@@ -25,16 +25,16 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 CostKind = Literal["softmax", "focal"]
-Matches = list[list[tuple[Tensor, Tensor]]]  # by layer, by image: queries ascending, and the object of each
+Matches = list[list[tuple[Tensor, Tensor]]]  # by layer, by image: query indices, ascending, and their objects
 
 ALPHA, GAMMA = 0.25, 2
-# above every true cost, yet near enough that the solver's sums in float64 still tell true costs apart
+# above every real cost, but small enough that float64 sums in the solver stay exact
 NEVER = 1e6
-TINY = 1e-12  # no box has so small an area, so none is divided by nothing
+TINY = 1e-12  # avoids division by an area of 0
 
 
 class SetTarget(NamedTuple):
-    """The objects of one image, in shares of its height and width."""
+    """The objects of one image, relative to its height and width."""
 
     labels: Tensor  # (N,) int64 from 0
     boxes: Tensor  # (N, 4) as center x, center y, width, height from 0 to 1
@@ -51,15 +51,15 @@ def match(
     l1_cost: float,
     giou_cost: float,
 ) -> Matches:
-    """The assignment of least total cost, of every image in every layer.
+    """The assignment with the lowest total cost, for every image and layer.
 
     Args:
-        cost_kind: "softmax" if the last of the classes is the background, "focal" if each class is a yes or no.
+        cost_kind: "softmax" with background as the last class, "focal" for independent sigmoids.
         logits: (L, B, Q, K).
-        boxes: (L, B, Q, 4) as center x, center y, width, height in shares of the image.
+        boxes: (L, B, Q, 4) as cx cy w h relative to the image.
 
     Returns:
-        Per layer and image, min(Q, objects) queries, ascending, and the object that each of them answers for.
+        Per layer and image, min(Q, objects) query indices, ascending, and their objects.
     """
     layers, _, queries, _ = logits.shape
     counts = [len(target.labels) for target in targets]
@@ -68,10 +68,10 @@ def match(
         costs(cost_kind, logits[:, group].float(), boxes[:, group].float(), targets[group], weights)
         for group in groups(counts, layers * queries, logits.device)
     ]
-    flat = torch.cat([part.flatten() for part in parts]).cpu().numpy()  # the one moment that waits for the device
+    flat = torch.cat([part.flatten() for part in parts]).cpu().numpy()  # the only synchronization with the device
     if not np.isfinite(flat).all():
-        # A query that says nan is an object's last resort, not the end of the run: the loop will stop with the name of
-        # the loss that is not finite, which says more than scipy's refusal would.
+        # NaN gets the highest cost instead of an error in scipy: the loop then stops with the name of the loss that
+        # is NaN
         flat = np.nan_to_num(flat, nan=NEVER, posinf=NEVER, neginf=NEVER)
     ends = np.cumsum([part.numel() for part in parts])
     by_group = [piece.reshape(part.shape) for piece, part in zip(np.split(flat, ends[:-1]), parts, strict=True)]
@@ -90,7 +90,7 @@ def solved(cost: np.ndarray) -> np.ndarray:
 
 
 def on_device(found: list[list[np.ndarray]], device: torch.device) -> Matches:
-    """The same pairs as views of one tensor, which is sent once."""
+    """The pairs as views of a single tensor, copied to the device once."""
     pairs = [pair for layer in found for pair in layer]
     sent = torch.from_numpy(np.concatenate(pairs, axis=1)).to(device)
     views = iter(sent.split([pair.shape[1] for pair in pairs], dim=1))
@@ -98,10 +98,10 @@ def on_device(found: list[list[np.ndarray]], device: torch.device) -> Matches:
 
 
 def groups(counts: list[int], cells: int, device: torch.device) -> list[slice]:
-    """Runs of images whose costs are built together: on a processor what its cache holds, on a GPU nearly always all.
+    """Groups of images whose costs are computed together: on a CPU what fits in its cache, on a GPU usually all.
 
     Args:
-        cells: entries of an image's matrices for each of its objects.
+        cells: matrix entries per object.
     """
     room = 2**17 if device.type == "cpu" else 2**25
     together = max(1, room // max(1, cells * max(counts, default=0)))
@@ -111,7 +111,7 @@ def groups(counts: list[int], cells: int, device: torch.device) -> list[slice]:
 def costs(
     kind: CostKind, logits: Tensor, boxes: Tensor, targets: Sequence[SetTarget], weights: tuple[float, float, float]
 ) -> Tensor:
-    """(L, B, Q, K) logits, (L, B, Q, 4) boxes -> (L, B, N, Q); rows past an image's own objects mean nothing."""
+    """(L, B, Q, K) logits, (L, B, Q, 4) boxes -> (L, B, N, Q); rows beyond an image's own objects are undefined."""
     class_cost, l1_cost, giou_cost = weights
     labels = pad_sequence([target.labels for target in targets], batch_first=True)
     objects = pad_sequence([target.boxes.float() for target in targets], batch_first=True)
@@ -123,7 +123,7 @@ def costs(
 
 
 def class_costs(kind: CostKind, logits: Tensor, labels: Tensor) -> Tensor:
-    """(L, B, Q, K) logits, (B, N) labels -> (L, B, N, Q): what it costs a query to be of an object's class."""
+    """(L, B, Q, K) logits, (B, N) labels -> (L, B, N, Q): cost of the class."""
     images = torch.arange(len(labels), device=labels.device)[:, None]
     if kind == "softmax":
         return -logits.softmax(-1).transpose(2, 3)[:, images, labels]
@@ -135,7 +135,7 @@ def class_costs(kind: CostKind, logits: Tensor, labels: Tensor) -> Tensor:
 
 
 def giou(a: Sequence[Tensor], b: Sequence[Tensor]) -> Tensor:
-    """Generalised overlap of boxes, from -1 to 1: center x, center y, width, height of each side, broadcast together.
+    """Generalized IoU, from -1 to 1, of boxes given as separate cx, cy, w, h, broadcast together.
 
     Rezatofighi et al., "Generalized Intersection over Union", 2019.
     """

@@ -1,17 +1,17 @@
-"""What each query of a set sees of its object: a mask, drawn from where the query looks.
+"""The mask head of DETR: a mask for each query from its attention and the backbone's maps.
 
 Carion, Massa, Synnaeve, Usunier, Kirillov, Zagoruyko, "End-to-End Object Detection with Transformers", 2020: its part
 on panoptic segmentation.
 
-    what queries hold, memory -> attention of H heads: where each query looks --+
+    query states, memory -> attention maps of H heads --------------------------+
     coarsest map, of the transformer's width -----------------------------------+-> two convolutions
-        -> up to the map before it, which is added, and a convolution, three times -> logits of one mask per query
+        -> upsampled, a finer map added, a convolution, three times -> mask logits of each query
 
-Of what a query sees, all but the attention is the same for every query of an image: `look` computes that once, `draw`
-the rest, for the queries that are wanted alone. That is those with an object in training.
+Everything except the attention is the same for all queries of an image: `look` computes it once, `draw` the rest,
+only for the requested queries (in training, the matched ones).
 
-Shape letters: B images, Q queries, S places of the coarsest map, H heads, C channels, M queries of all images that are
-drawn, h w rows and columns of the map they are drawn on.
+Shape letters: B images, Q queries, S cells of the coarsest map, H heads, C channels, M requested queries of all images,
+h w rows and columns of the mask logits.
 """
 
 from __future__ import annotations
@@ -30,23 +30,23 @@ from backbones.base import MapInfo
 from detection.types import Detections, Target
 from shared.errors import UsageError
 
-CELLS = 28  # along each side of the grid over a box
-AT_ONCE = 32  # queries drawn together when nothing is learnt
-STEPS = 3  # from the coarsest map to the one that is drawn on
+CELLS = 28  # side of the mask grid of a box
+AT_ONCE = 32  # queries processed at a time at inference
+STEPS = 3  # upsampling steps
 
 
 class Segmented(Detections):
-    """Detections with what each is of the whole image, and not of its box alone."""
+    """Detections with a mask of the whole image each."""
 
-    segments: Tensor  # (M, h, w) logits; the grid lies over exactly the image
+    segments: Tensor  # (M, h, w) logits over the unpadded image
 
 
 class Sight(NamedTuple):
-    """What all queries see."""
+    """Inputs of the mask head that are shared by the queries of an image."""
 
     attention: Tensor  # (B, Q, H, rows, columns) of the coarsest map
-    shared: Tensor  # (B, C + H, rows, columns): what the first convolution makes of the coarsest map
-    finer: list[Tensor]  # (B, C_i, h_i, w_i): what is added on the way up
+    shared: Tensor  # (B, C + H, rows, columns): output of the first convolution for the coarsest map
+    finer: list[Tensor]  # (B, C_i, h_i, w_i): maps that are added while upsampling
 
 
 class MaskHead(nn.Module):
@@ -54,8 +54,8 @@ class MaskHead(nn.Module):
     Args:
         width: C of the transformer; a multiple of 16.
         heads: H.
-        maps: what the backbone offers; its coarsest is the transformer's, the three before it are added on the way up.
-            Where there are fewer, as in a plain ViT, maps are doubled with nothing added, up to a stride of 4.
+        maps: of the backbone; the coarsest is the transformer's, the three finer ones are added while upsampling.
+            With fewer maps, as in a plain ViT, nothing is added, up to a stride of 4.
     """
 
     def __init__(self, width: int, heads: int, maps: Sequence[MapInfo]) -> None:
@@ -84,24 +84,24 @@ class MaskHead(nn.Module):
     def look(self, states: Tensor, memory: Tensor, hidden: Tensor | None, narrow: Tensor, maps: list[Tensor]) -> Sight:
         """
         Args:
-            states: (B, Q, C) what the queries hold in the end.
-            memory: (B, S, C) what the encoder made of the coarsest map.
-            hidden: something that broadcasts to (B, H, Q, S), minus infinity where there is no image.
+            states: (B, Q, C) final query states.
+            memory: (B, S, C) encoder output.
+            hidden: broadcastable to (B, H, Q, S), -Inf at padding.
             narrow: (B, C, rows, columns) the coarsest map before the encoder.
-            maps: the backbone's.
+            maps: of the backbone.
         """
         q, k = (x.unflatten(-1, (self.heads, -1)) for x in (self.query(states), self.key(memory)))
         logits = torch.einsum("bqhd,bshd->bqhs", q * q.shape[-1] ** -0.5, k).float()
         if hidden is not None:
             logits = logits + hidden.transpose(1, 2)
-        attention = logits.flatten(2).softmax(-1).view_as(logits)  # over all heads together, as published weights want
+        attention = logits.flatten(2).softmax(-1).view_as(logits)  # over all heads together, as in the published model
         inner = narrow.shape[1]
         shared = F.conv2d(narrow, self.first.conv.weight[:, :inner], self.first.conv.bias, padding=1)
         finer = [lateral(maps[i]) for lateral, i in zip(self.lateral, self.used, strict=True)]
         return Sight(attention.unflatten(-1, narrow.shape[-2:]), shared, finer)
 
     def draw(self, sight: Sight, image: Tensor, query: Tensor) -> Tensor:
-        """(M,) of which image, (M,) which query -> (M, h, w) logits."""
+        """Image indices (M,), query indices (M,) -> mask logits (M, h, w)."""
         looks = sight.attention[image, query].to(sight.shared.dtype)
         inner = self.first.conv.in_channels - self.heads
         own = F.conv2d(looks, self.first.conv.weight[:, inner:], padding=1)
@@ -127,15 +127,15 @@ class Block(nn.Module):
         return self.rest(self.conv(x))
 
     def rest(self, x: Tensor) -> Tensor:
-        """What comes after the convolution."""
+        """Norm and activation."""
         return F.relu(self.norm(x))
 
 
 def mask_losses(logits: Tensor, wanted: Tensor, count: Tensor) -> dict[str, Tensor]:
-    """Focal loss, the mean over pixels, and missing Dice overlap, both summed over masks and divided by `count`.
+    """Focal loss, mean over pixels, and Dice loss, both summed over masks and divided by `count`.
 
     Args:
-        logits: (M, h, w); brought to the size of `wanted`, bilinear.
+        logits: (M, h, w); resized to the size of `wanted`, bilinear.
         wanted: (M, height, width) uint8 of the padded batch, 1 where the object is.
     """
     logits = F.interpolate(logits[:, None], wanted.shape[-2:], mode="bilinear", align_corners=False)[:, 0].flatten(1)
@@ -147,10 +147,10 @@ def mask_losses(logits: Tensor, wanted: Tensor, count: Tensor) -> dict[str, Tens
 
 
 def padded_masks(targets: Sequence[Target], objects: Sequence[Tensor], size: Sequence[int]) -> Tensor:
-    """Masks of these objects of each image, on the canvas of the batch: (M, *size) uint8.
+    """Masks of the given objects of each image, padded to the batch: (M, *size) uint8.
 
     Raises:
-        UsageError: there are no masks.
+        UsageError: the targets have no masks.
     """
     parts = []
     for target, chosen in zip(targets, objects, strict=True):
@@ -165,12 +165,12 @@ def padded_masks(targets: Sequence[Target], objects: Sequence[Tensor], size: Seq
 
 
 def segmented(found: Detections, logits: Tensor, whole: Sequence[int], size: tuple[int, int]) -> Segmented:
-    """Detections with their masks, twice: over each box, and over the image.
+    """Detections with masks over each box and over the whole image.
 
     Args:
         logits: (M, h, w), over the padded image.
-        whole: height and width of that.
-        size: height and width of the image inside it.
+        whole: height and width of the padded image.
+        size: height and width of the unpadded image.
     """
     rows, columns = logits.shape[-2:]
     index = torch.arange(len(logits), device=logits.device)[:, None]
@@ -181,7 +181,7 @@ def segmented(found: Detections, logits: Tensor, whole: Sequence[int], size: tup
 
 
 def top_left(logits: Tensor, whole: Sequence[int], size: tuple[int, int]) -> Tensor:
-    """(M, h, w) over a whole of (height, width) -> (M, h', w') over its top left part of `size`, at the same scale."""
+    """(M, h, w) over (height, width) -> (M, h', w') over its top left part of `size`, at the same scale."""
     cells = [side * length / full for side, length, full in zip(logits.shape[-2:], size, whole, strict=True)]
     if all(count == int(count) for count in cells):
         return logits[:, : int(cells[0]), : int(cells[1])]

@@ -1,9 +1,9 @@
-"""From masks that overlap to one map that says whose each pixel is.
+"""Panoptic segmentation from overlapping masks.
 
 Carion, Massa, Synnaeve, Usunier, Kirillov, Zagoruyko, "End-to-End Object Detection with Transformers", 2020.
 
-    masks of the sure detections -> each pixel is of the mask that is surest of it -> stuff of one class is one segment
-        ^------------------ without those of segments of 4 pixels and fewer, until there are none ------------------|
+    masks of confident detections -> argmax per pixel -> stuff segments of one class are merged
+        ^------ repeated without the detections of segments of at most 4 pixels, until there are none ------|
 """
 
 from __future__ import annotations
@@ -17,22 +17,22 @@ from torch import Tensor
 
 from detection.parts.query.mask_queries import Segmented
 
-SURE = 0.85  # what a detection scores at least to have pixels
-FEW = 4  # pixels that are no segment
+SURE = 0.85  # minimum score of a detection
+FEW = 4  # segments with so many pixels or fewer are dropped
 
 
 class Labelled(NamedTuple):
     """One segment of a map."""
 
-    number: int  # what its pixels say, from 1
+    number: int  # value of its pixels, from 1
     label: int
     score: float  # of the best of its detections
 
 
 class PanopticMap(NamedTuple):
-    """What an image consists of."""
+    """A panoptic segmentation."""
 
-    numbers: Tensor  # (H, W) int32, 0 where nobody is
+    numbers: Tensor  # (H, W) int32, 0 for no segment
     segments: list[Labelled]
 
 
@@ -41,10 +41,10 @@ def panoptic_map(
 ) -> PanopticMap:
     """
     Args:
-        found: best first, as a detector gives it.
-        isthing: by label; of what is none, there is one segment a class.
-        size: height and width of the map; masks are brought to it, bilinear.
-        min_score: detections that score no more have no pixels.
+        found: detections, best first.
+        isthing: by label; each stuff class has one segment.
+        size: height and width of the map; masks are resized to it, bilinear.
+        min_score: detections with this score or less are dropped.
     """
     sure = found["scores"] > min_score
     labels, scores = found["labels"][sure].tolist(), found["scores"][sure].tolist()
@@ -54,7 +54,8 @@ def panoptic_map(
     alive = list(range(len(labels)))
     while True:
         first = first_of_each([labels[i] for i in alive], isthing)
-        segment = torch.tensor(first, device=logits.device)[logits[alive].argmax(0)]  # softmax changes no order
+        # softmax does not change the order
+        segment = torch.tensor(first, device=logits.device)[logits[alive].argmax(0)]
         areas = segment.flatten().bincount(minlength=len(alive)).tolist()
         enough = [i for place, i in enumerate(alive) if areas[first[place]] > FEW]
         if not enough or len(enough) == len(alive):
@@ -70,6 +71,6 @@ def panoptic_map(
 
 
 def first_of_each(labels: Sequence[int], isthing: Sequence[bool]) -> list[int]:
-    """For each detection, the place of the one whose segment it is part of: of stuff the first of its class."""
+    """For each detection, the index of the detection whose segment it joins: for stuff, the first of its class."""
     seen: dict[int, int] = {}
     return [place if isthing[label] else seen.setdefault(label, place) for place, label in enumerate(labels)]

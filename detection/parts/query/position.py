@@ -1,15 +1,15 @@
-"""Where the images of a padded batch lie on its maps, and each place's position as sines, or learned.
+"""Position embeddings of a padded batch, sine or learned.
 
 Vaswani et al., "Attention Is All You Need", 2017, in two dimensions as in Carion et al., "End-to-End Object Detection
 with Transformers", 2020.
 
-    sizes, maps -> Extent -> padding of all places
-                          -> sines of y, sines of x, counted over the places that hold image
-                          -> or what was learned for their column and their row
+    sizes, maps -> Extent -> padding mask of all cells
+                          -> sines of y, sines of x, relative to the unpadded cells
+                          -> or learned embeddings of column and row
 
-An image lies at the top left, so how many rows and columns hold image says all that a mask of pixels could.
+An image is at the top left of the batch, so its numbers of rows and columns replace a pixel mask.
 
-Shape letters: B images, L maps, S places of all maps, C channels.
+Shape letters: B images, L maps, S cells of all maps, C channels.
 """
 
 from __future__ import annotations
@@ -25,20 +25,20 @@ from torch import Tensor, nn
 from detection.types import Images
 from shared.errors import UsageError
 
-LEARNED = 50  # rows and columns that can be learned
+LEARNED = 50  # number of learned rows and columns
 
 
 class Extent(NamedTuple):
-    """How much of each map the images of a batch cover."""
+    """The unpadded part of each map for the images of a batch."""
 
     shapes: list[tuple[int, int]]  # (height, width) of each map
-    cells: Tensor  # (B, L, 2) columns and rows that hold image, as floats
-    shares: Tensor  # (B, L, 2) what share of each map's width and height they are
-    padded: bool  # somewhere there is a place without image
+    cells: Tensor  # (B, L, 2) unpadded columns and rows, as floats
+    shares: Tensor  # (B, L, 2) the same as a fraction of each map's width and height
+    padded: bool  # whether any cell is padding
 
 
 def extent(images: Images, maps: Sequence[Tensor]) -> Extent:
-    """Batch, maps (B, C, H, W) -> what of them is image: a place is if the pixel at its top left corner is."""
+    """Batch, maps (B, C, H, W) -> unpadded part; a cell is padding if the pixel at its top left corner is."""
     shapes = [(int(x.shape[-2]), int(x.shape[-1])) for x in maps]
     whole = images.pixels.shape[-2:]
     held = [
@@ -46,12 +46,12 @@ def extent(images: Images, maps: Sequence[Tensor]) -> Extent:
         for own in images.sizes
     ]
     padded = any(tuple(cells) != shape for own in held for cells, shape in zip(own, shapes, strict=True))
-    sizes = torch.tensor([*held, shapes], dtype=torch.float32).flip(-1).to(images.pixels.device)  # in one message
+    sizes = torch.tensor([*held, shapes], dtype=torch.float32).flip(-1).to(images.pixels.device)  # one copy
     return Extent(shapes, sizes[:-1], sizes[:-1] / sizes[-1], padded)
 
 
 def padding(where: Extent) -> Tensor | None:
-    """-> (B, S) bool, true where there is no image; None if there is image everywhere."""
+    """-> (B, S) bool, True for padding; None if there is none."""
     if not where.padded:
         return None
     masks = []
@@ -63,11 +63,11 @@ def padding(where: Extent) -> Tensor | None:
 
 
 def sine_positions(where: Extent, width: int, *, shift: float = 0.0) -> Tensor:
-    """-> (B, S, width), or (1, S, width) if all images cover all of their maps; what it says of padding is arbitrary.
+    """-> (B, S, width), or (1, S, width) without padding; values at padding are arbitrary.
 
     Args:
-        width: C, half of it for y and half for x; a multiple of 4.
-        shift: added to the count of rows and columns, which starts at 1: -0.5 for the middle of a place.
+        width: C, half for y and half for x; a multiple of 4.
+        shift: added to row and column numbers, which start at 1: -0.5 for cell centers.
     """
     known = where.cells if where.padded else where.cells[:1]
     positions = []
@@ -82,23 +82,23 @@ def sine_positions(where: Extent, width: int, *, shift: float = 0.0) -> Tensor:
 
 
 def counted(side: int, cells: Tensor, shift: float) -> Tensor:
-    """(B,) rows or columns that hold image -> (B, side): where each lies, as a share of these."""
+    """Unpadded rows or columns (B,) -> relative positions (B, side)."""
     count = torch.arange(1, side + 1, dtype=torch.float32, device=cells.device) + shift
     return count / (cells[:, None] + 1e-6)
 
 
 def sines(shares: Tensor, width: int, *, temperature: float = 10000.0) -> Tensor:
-    """(...) from 0 to 1 -> (..., width): sine and cosine in turns, from one wave to ever slower ones."""
+    """(...) from 0 to 1 -> (..., width): alternating sine and cosine, with decreasing frequency."""
     slower = temperature ** (torch.arange(0, width, 2, dtype=torch.float32, device=shares.device) / width)
     angles = shares[..., None] * (2 * math.pi) / slower
     return torch.stack((angles.sin(), angles.cos()), -1).flatten(-2)
 
 
 class LearnedPositions(nn.Module):
-    """A vector for each of 50 rows and 50 columns, the same for every image.
+    """A learned vector for each of 50 rows and 50 columns.
 
     Args:
-        width: C, half of it for the column and half for the row.
+        width: C, half for the column and half for the row.
     """
 
     def __init__(self, width: int) -> None:
@@ -109,7 +109,7 @@ class LearnedPositions(nn.Module):
         """-> (1, S, width).
 
         Raises:
-            UsageError: a map is larger.
+            UsageError: a map has more rows or columns.
         """
         return torch.cat([self.of(*shape) for shape in where.shapes])[None]
 
@@ -117,8 +117,8 @@ class LearnedPositions(nn.Module):
         """-> (height * breadth, width)"""
         if max(height, breadth) > LEARNED:
             raise UsageError(
-                f"learned positions reach {LEARNED} rows and columns, and this batch has {height}x{breadth}; "
-                "say --position-embedding sine, or make images smaller with --max-size"
+                f"learned positions have {LEARNED} rows and columns, and this batch has {height}x{breadth}; "
+                "use --position-embedding sine, or make images smaller with --max-size"
             )
         columns = self.columns[:breadth].expand(height, -1, -1)
         rows = self.rows[:height, None].expand(-1, breadth, -1)
@@ -126,10 +126,10 @@ class LearnedPositions(nn.Module):
 
 
 def positions_called(name: str, width: int) -> Callable[[Extent], Tensor]:
-    """Extent of maps -> (B or 1, S, width): "sine", or "learned".
+    """The position embedding "sine" or "learned": Extent of maps -> (B or 1, S, width).
 
     Raises:
-        UsageError: it is neither.
+        UsageError: another name.
     """
     if name == "learned":
         return LearnedPositions(width)

@@ -1,4 +1,4 @@
-"""From what queries say to detections: no two of them say the same, so nothing has to be suppressed.
+"""Detections from query outputs, without NMS.
 
 Shape letters: B images, Q queries, K classes.
 """
@@ -22,7 +22,7 @@ def best_pairs(scores: Tensor, most: int) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def best_queries(scores: Tensor, most: int) -> tuple[Tensor, Tensor, Tensor]:
-    """(B, Q, K) -> scores, labels and numbers of the best queries, (B, min(most, Q)) each, best first."""
+    """(B, Q, K) -> scores, labels and indices of the best queries, (B, min(most, Q)) each, best first."""
     score, label = scores.max(-1)
     top, query = score.topk(min(most, score.shape[1]))
     return top, label.gather(1, query), query
@@ -34,9 +34,9 @@ def detections(
     """
     Args:
         best: scores, labels and queries, best first.
-        boxes: (B, Q, 4) as center x, center y, width, height in shares of the unpadded images.
+        boxes: (B, Q, 4) as cx cy w h relative to the unpadded images.
         sizes: (height, width) of each unpadded image.
-        min_score: leave out what scores less.
+        min_score: detections with a lower score are dropped.
     """
     found: list[Detections] = []
     for score, label, query, box, (height, width) in zip(*best, boxes, sizes, strict=True):

@@ -1,9 +1,9 @@
-"""The loss of a set: every object is one query's to find, and every other query's duty is to say that there is nothing.
+"""Set prediction loss: one query is matched to each object, all others are background.
 
     logits, boxes of all layers + objects -> match -> classification of all queries, boxes and giou of the matched
 
     softmax   cross-entropy over the classes and a background of small weight   Carion et al., "DETR", 2020
-    focal     each class a yes or no, all of them no for most queries           Zhu et al., "Deformable DETR", 2021
+    focal     independent sigmoids of the classes                               Zhu et al., "Deformable DETR", 2021
 
 Shape letters: L layers, B images, Q queries, K classes, N objects of an image, M matches of a layer.
 """
@@ -25,7 +25,7 @@ from shared.devices import dist
 
 
 def set_targets(targets: Sequence[Target], sizes: Sequence[tuple[int, int]]) -> list[SetTarget]:
-    """Objects in pixels of unpadded images of (height, width) -> in shares of these images."""
+    """Objects in pixels of unpadded images of (height, width) -> relative to these images."""
     return [
         SetTarget(
             target["labels"],
@@ -36,13 +36,13 @@ def set_targets(targets: Sequence[Target], sizes: Sequence[tuple[int, int]]) -> 
 
 
 class SetLoss(nn.Module):
-    """Weighted losses of all decoder layers, each with an assignment of its own.
+    """Weighted losses of all decoder layers, each with its own matching.
 
     Args:
-        kind: "softmax" if logits have one column more than classes, the background, and "focal" if they have not.
-        class_cost, l1_cost, giou_cost: what the assignment makes of each kind of error.
-        class_weight, l1_weight, giou_weight: what the loss makes of it.
-        eos_coef: weight of the background among the classes; softmax only.
+        kind: "softmax" for logits with an additional background class, "focal" for independent sigmoids.
+        class_cost, l1_cost, giou_cost: weights of the matching costs.
+        class_weight, l1_weight, giou_weight: weights of the losses.
+        eos_coef: weight of the background class; softmax only.
     """
 
     def __init__(
@@ -64,7 +64,7 @@ class SetLoss(nn.Module):
         self.costs = {"class_cost": class_cost, "l1_cost": l1_cost, "giou_cost": giou_cost}
         self.weights = {"classification": class_weight, "boxes": l1_weight, "giou": giou_weight}
 
-    @torch.compiler.disable  # scipy matches on the host; what is around it compiles
+    @torch.compiler.disable  # scipy runs on the host; the code around it can be compiled
     def forward(
         self,
         logits: Tensor,
@@ -79,13 +79,13 @@ class SetLoss(nn.Module):
         """Named losses: `classification`, `boxes`, `giou` of the last layer, and with `_0`, `_1`, ... of those before.
 
         Args:
-            logits: (L, B, Q, K), one column more for softmax.
-            boxes: (L, B, Q, 4) as center x, center y, width, height in shares of the unpadded images.
+            logits: (L, B, Q, K), or (L, B, Q, K + 1) for softmax.
+            boxes: (L, B, Q, 4) as cx cy w h relative to the unpadded images.
             targets: objects in pixels.
             sizes: (height, width) of each unpadded image.
             prefix: put before every name.
-            class_agnostic: take every object for one of the first class, as proposals are judged.
-            matches: an assignment from before, instead of a new one.
+            class_agnostic: treat every object as the first class, for proposals.
+            matches: an existing matching, instead of a new one.
         """
         logits, boxes = logits.float(), boxes.float()
         objects = set_targets(targets, sizes)
@@ -111,7 +111,7 @@ class SetLoss(nn.Module):
         }
 
     def cross_entropy(self, logits: Tensor, place: tuple[Tensor, ...], labels: Tensor, _: Tensor) -> Tensor:
-        """(L, B, Q, K + 1) -> (L,): the mean over queries, in which a background counts `eos_coef`."""
+        """(L, B, Q, K + 1) -> (L,): mean over queries, weighted by `eos_coef` for background."""
         classes = labels.new_full(logits.shape[:3], self.num_classes)
         classes[place] = labels
         weight = logits.new_ones(self.num_classes + 1)
@@ -120,7 +120,7 @@ class SetLoss(nn.Module):
         return losses.view(len(logits), -1).sum(1) / weight[classes].flatten(1).sum(1)
 
     def focal(self, logits: Tensor, place: tuple[Tensor, ...], labels: Tensor, num_boxes: Tensor) -> Tensor:
-        """(L, B, Q, K) -> (L,): the sum over queries and classes, for each object."""
+        """(L, B, Q, K) -> (L,): sum over queries and classes, divided by the number of objects."""
         classes = labels.new_full(logits.shape[:3], NOTHING)
         classes[place] = labels
         losses = [focal_loss(x.flatten(0, 1), c.flatten()) for x, c in zip(logits, classes, strict=True)]
@@ -130,7 +130,9 @@ class SetLoss(nn.Module):
 def flat_places(
     matches: Matches, counts: Sequence[int], device: torch.device
 ) -> tuple[tuple[Tensor, Tensor, Tensor], Tensor]:
-    """((layer, image, query), object): four index tensors (L * M,), layer by layer; objects count through the batch."""
+    """((layer, image, query), object): four index tensors (L * M,), layer by layer; objects are numbered over the
+    batch.
+    """
     first = np.cumsum([0, *counts[:-1]])
     known = [(n, i, first[i], len(pair[0])) for n, layer in enumerate(matches) for i, pair in enumerate(layer)]
     layer, image, offset, length = np.array(known).T
@@ -140,5 +142,5 @@ def flat_places(
 
 
 def boxes_per_process(count: int, device: torch.device) -> Tensor:
-    """(): the mean over processes, at least 1; it stays on the device, where nobody has to wait for it."""
+    """(): mean over processes, at least 1; stays on the device, without synchronization."""
     return dist.gather_rows(torch.tensor([float(count)], device=device)).mean().clamp(min=1)

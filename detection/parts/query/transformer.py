@@ -1,14 +1,14 @@
-"""A transformer whose queries and keys know where they are and whose values do not.
+"""DETR's transformer: positions are added to queries and keys, not to values.
 
 Carion, Massa, Synnaeve, Usunier, Kirillov, Zagoruyko, "End-to-End Object Detection with Transformers", 2020.
 
     encoder layer   self-attention -> feed-forward
     decoder layer   self-attention of the queries -> attention to the memory -> feed-forward
 
-Every step is added to what it was given, and normalized after that (post-norm) or before it (pre-norm). A `bias` is
-added to the logits of attention: minus infinity hides padding, and who wants queries to look somewhere says so there.
+Sublayers are residual, with layer norm after (post-norm) or before them (pre-norm). A `bias` is added to the attention
+logits: -Inf masks padding, and SMCA adds Gaussians.
 
-Shape letters: B images, Q queries, S places of the memory, C channels, H heads, L layers.
+Shape letters: B images, Q queries, S cells of the memory, C channels, H heads, L layers.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from shared.errors import UsageError
 
 
 class Attention(nn.Module):
-    """Multi-head attention whose parameters are those of `nn.MultiheadAttention`."""
+    """Multi-head attention with the parameters of `nn.MultiheadAttention`."""
 
     def __init__(self, width: int, heads: int, dropout: float = 0.0) -> None:
         super().__init__()
@@ -38,9 +38,9 @@ class Attention(nn.Module):
         nn.init.zeros_(self.out_proj.bias)
 
     def forward(self, query: Tensor, keys: Tensor, values: Tensor, bias: Tensor | None = None) -> Tensor:
-        """(B, Q, C), (B, S, C), (B, S, C), something that broadcasts to (B, H, Q, S) -> (B, Q, C)"""
+        """(B, Q, C), (B, S, C), (B, S, C), bias broadcastable to (B, H, Q, S) -> (B, Q, C)"""
         width = query.shape[-1]
-        if query is keys:  # one product instead of two
+        if query is keys:  # one matrix product instead of two
             weights, biases = self.in_proj_weight.split((2 * width, width)), self.in_proj_bias.split((2 * width, width))
             q, k = F.linear(query, weights[0], biases[0]).chunk(2, -1)
             v = F.linear(values, weights[1], biases[1])
@@ -54,11 +54,11 @@ class Attention(nn.Module):
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, share: float) -> Tensor:
-    """(B, H, Q, D), (B, H, S, D), (B, H, S, D) -> (B, H, Q, D), leaving out a share of all that is looked at."""
-    learnt = bias is not None and bias.requires_grad  # a processor's fused kernel has no slope for it
+    """(B, H, Q, D), (B, H, S, D), (B, H, S, D) -> (B, H, Q, D), with dropout of the attention weights."""
+    learnt = bias is not None and bias.requires_grad  # the fused CPU kernel has no gradient for it
     if q.device.type != "cpu" or not (share or learnt):
         return F.scaled_dot_product_attention(q, k, v, attn_mask=bias, dropout_p=share)
-    weights = (q * q.shape[-1] ** -0.5) @ k.transpose(-2, -1)  # logits as yet; no more of their size than must be
+    weights = (q * q.shape[-1] ** -0.5) @ k.transpose(-2, -1)  # logits at first; in place to save memory
     if bias is not None:
         weights += bias
     weights = weights.softmax(-1)
@@ -83,7 +83,7 @@ class EncoderLayer(nn.Module):
 
 
 class Encoder(nn.ModuleList):
-    """Layers in which the places of a map look at one another."""
+    """Encoder layers: self-attention over the cells of a map."""
 
     def __init__(
         self, layers: int, width: int, heads: int, feedforward: int, dropout: float, *, pre_norm: bool = False
@@ -110,11 +110,11 @@ class DecoderLayer(nn.Module):
     def forward(self, x: Tensor, positions: Tensor, keys: Tensor, values: Tensor, bias: Tensor | None = None) -> Tensor:
         """
         Args:
-            x: (B, Q, C) what the queries hold.
-            positions: (B, Q, C) where they are.
-            keys: (B, S, C) the memory and where it is.
-            values: (B, S, C) the memory.
-            bias: added to the logits of the attention to the memory; it broadcasts to (B, H, Q, S).
+            x: (B, Q, C) query states.
+            positions: (B, Q, C) query positions.
+            keys: (B, S, C) memory plus positions.
+            values: (B, S, C) memory.
+            bias: added to the cross-attention logits; broadcastable to (B, H, Q, S).
 
         Returns:
             (B, Q, C).
@@ -130,7 +130,7 @@ class DecoderLayer(nn.Module):
 
 
 class FeedForward(nn.Sequential):
-    """(..., C) -> (..., C): every place by itself."""
+    """Feed-forward network: (..., C) -> (..., C)."""
 
     def __init__(self, width: int, hidden: int, dropout: float = 0.0) -> None:
         super().__init__(nn.Linear(width, hidden), nn.ReLU(inplace=True), Dropout(dropout), nn.Linear(hidden, width))
@@ -138,7 +138,7 @@ class FeedForward(nn.Sequential):
 
 
 class ResidualNorm(nn.Module):
-    """What is around each step of a layer: it is added to what it was given, and normalized after that or before it."""
+    """Residual connection with dropout and layer norm around a sublayer."""
 
     def __init__(self, width: int, dropout: float, *, pre_norm: bool = False) -> None:
         super().__init__()
@@ -151,7 +151,7 @@ class ResidualNorm(nn.Module):
 
 
 class MLP(nn.Sequential):
-    """`layers` linear layers with ReLU between them, all of one width but the last."""
+    """`layers` linear layers with ReLU between them."""
 
     def __init__(self, width: int, out: int, layers: int = 3) -> None:
         inner = [x for _ in range(layers - 1) for x in (nn.Linear(width, width), nn.ReLU(inplace=True))]
@@ -159,20 +159,20 @@ class MLP(nn.Sequential):
 
 
 def hide(padding: Tensor | None) -> Tensor | None:
-    """(B, S) bool, true where nothing is to be seen -> (B, 1, 1, S): a bias of attention logits that hides it."""
+    """Padding mask (B, S), True for padding -> attention bias (B, 1, 1, S) with -Inf there."""
     if padding is None:
         return None
     return torch.zeros(padding.shape, device=padding.device).masked_fill_(padding, -torch.inf)[:, None, None]
 
 
 def xavier(module: nn.Module) -> None:
-    """Weights of every linear layer inside, as the transformer's authors draw them."""
+    """Xavier initialization of all weights, as in DETR."""
     for layer in module.modules():
         if isinstance(layer, nn.Linear):
             nn.init.xavier_uniform_(layer.weight)
 
 
 def check_width(width: int, heads: int) -> None:
-    """Raise UsageError for channels that heads cannot share, or that no sines of y and x can fill."""
+    """Raise UsageError unless the width is a multiple of the heads and of 4, for sine positions."""
     if width % heads or width % 4:
-        raise UsageError(f"width {width} does not suit {heads} heads; give a multiple of {heads} and of 4")
+        raise UsageError(f"width {width} does not fit {heads} heads; give a multiple of {heads} and of 4")

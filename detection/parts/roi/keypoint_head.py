@@ -1,11 +1,11 @@
-"""The keypoints of each box: what Mask R-CNN's second use adds to two stages.
+"""The keypoint head of Mask R-CNN.
 
 He, Gkioxari, Dollar, Girshick, "Mask R-CNN", 2017, section 5.
 
-    boxes that hold an object -> RoIAlign, 14 x 14 -> convolutions -> twice up -> a heatmap per keypoint, 56 x 56
+    positive boxes -> RoIAlign, 14 x 14 -> convolutions -> upsampled twice -> a heatmap per keypoint, 56 x 56
 
-A keypoint is one cell of its heatmap, so it is learnt as one class out of 56 x 56 is. Where it is found, the heatmap is
-made as large as its box and its highest place taken. Names and weights are those of torchvision's keypoint_head and
+The target is one cell of the heatmap, with a softmax over 56 x 56 cells. At inference, the heatmap is resized to its
+box and its maximum taken. Names and weights are those of torchvision's keypoint_head and
 keypoint_predictor. Shape letters: R boxes, K keypoints, G cells along a side of a heatmap.
 """
 
@@ -25,18 +25,18 @@ from detection.parts.roi.rcnn import Matched, by_name
 from detection.parts.roi.roi_align import PyramidRoIAlign
 from detection.types import Detections, Images, Target
 
-CUT = 14  # side of what RoIAlign cuts out for each box
+CUT = 14  # output size of RoIAlign
 CELLS = 4 * CUT
 
 
 def add_keypoint_head(
     roi_heads: RoIHeads, maps: Sequence[MapInfo], num_keypoints: int, *, width: int, depth: int
 ) -> None:
-    """Give the second stage what keypoints need; boxes are cut from all levels but the pooled one.
+    """Add a keypoint head to RoI heads; RoIAlign uses all levels but the pooled one.
 
     Args:
         width: channels of the convolutions.
-        depth: how many there are.
+        depth: number of convolutions.
     """
     roi_heads.keypoint_roi_pool = PyramidRoIAlign(maps[:-1], CUT)
     roi_heads.keypoint_head = KeypointRCNNHeads(maps[0].channels, [width] * depth)
@@ -46,7 +46,7 @@ def add_keypoint_head(
 def keypoint_loss(
     roi_heads: Any, maps: list[Tensor], images: Images, matched: Matched, targets: list[Target]
 ) -> Tensor:
-    """Cross-entropy over the cells of each heatmap whose keypoint is visible and inside the box."""
+    """Cross-entropy over the cells of the heatmaps of keypoints that are labeled and inside the box."""
     of_image = [target["keypoints"] for target in targets]  # type: ignore[typeddict-item]
     known = torch.cat([points[which] for points, which in zip(of_image, matched.objects, strict=True)])
     cells, inside = cells_of(known, torch.cat(matched.boxes), CELLS)
@@ -56,7 +56,7 @@ def keypoint_loss(
 
 
 def with_keypoints(roi_heads: Any, maps: list[Tensor], images: Images, found: list[Detections]) -> list[Detections]:
-    """Detections, each with its keypoints."""
+    """Add keypoints to detections."""
     boxes = [one["boxes"] for one in found]
     heatmaps = roi_heads.keypoint_predictor(look_closer(roi_heads, maps, images, boxes)).float()
     parts = highest(heatmaps, torch.cat(boxes)).split([len(b) for b in boxes])
@@ -69,10 +69,10 @@ def look_closer(roi_heads: Any, maps: list[Tensor], images: Images, boxes: list[
 
 
 class Heatmaps(KeypointRCNNPredictor):
-    """torchvision's KeypointRCNNPredictor, which may be asked for some heatmaps only."""
+    """torchvision's KeypointRCNNPredictor that can compute a subset of heatmaps."""
 
     def forward(self, x: Tensor, wanted: Tensor | None = None) -> Tensor:
-        """(R, C, 14, 14) -> (R, K, 56, 56); or those wanted (R, K) bool -> (V, 56, 56)"""
+        """(R, C, 14, 14) -> (R, K, 56, 56); or with a mask (R, K) of wanted ones -> (V, 56, 56)"""
         coarse = self.kps_score_lowres(x)
         if wanted is not None:
             coarse = coarse[wanted][:, None]
@@ -81,10 +81,9 @@ class Heatmaps(KeypointRCNNPredictor):
 
 
 def cells_of(keypoints: Tensor, boxes: Tensor, side: int) -> tuple[Tensor, Tensor]:
-    """Keypoints (R, K, 3) of the objects in boxes (R, 4) -> the cell of each (R, K), row by row of a grid over its box;
-    whether it is visible and inside.
+    """Keypoints (R, K, 3), boxes (R, 4) -> cell index (R, K) in a grid over the box, row by row; validity (R, K).
 
-    A keypoint on the right or lower edge of its box is in the last cell.
+    Valid keypoints are labeled and inside the box. Those on its right or lower edge are in the last cell.
     """
     first, last = boxes[:, None].split(2, 2)
     at = keypoints[..., :2]
@@ -95,9 +94,9 @@ def cells_of(keypoints: Tensor, boxes: Tensor, side: int) -> tuple[Tensor, Tenso
 
 
 def highest(heatmaps: Tensor, boxes: Tensor) -> Tensor:
-    """(R, K, G, G), boxes (R, 4) -> (R, K, 3) as x y in pixels and the height there, which may be any number.
+    """(R, K, G, G), boxes (R, 4) -> (R, K, 3) as x y in pixels and the logit of the maximum.
 
-    A heatmap is made as large as its box in pixels, rounded up, by cubic interpolation: columns, then lines.
+    Heatmaps are resized to the box in pixels, rounded up, by separable bicubic interpolation.
     """
     sides = (boxes[:, 2:] - boxes[:, :2]).clamp(min=1)
     pixels = sides.ceil()
@@ -111,6 +110,6 @@ def highest(heatmaps: Tensor, boxes: Tensor) -> Tensor:
 
 
 def cubic(cells: int, pixels: int, like: Tensor) -> Tensor:
-    """(pixels, cells): what each cell counts for at each pixel of a line as long as all cells."""
+    """Bicubic interpolation matrix (pixels, cells)."""
     cell = torch.eye(cells, dtype=like.dtype, device=like.device)
     return F.interpolate(cell[None, None], size=(pixels, cells), mode="bicubic", align_corners=False)[0, 0]

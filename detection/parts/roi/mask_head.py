@@ -1,11 +1,11 @@
-"""A mask for each box: what Mask R-CNN adds to two stages.
+"""The mask head of Mask R-CNN.
 
 He, Gkioxari, Dollar, Girshick, "Mask R-CNN", 2017.
 
-    boxes that hold an object -> RoIAlign, 14 x 14 -> convolutions -> each place becomes four -> logits, 28 x 28
+    positive boxes -> RoIAlign, 14 x 14 -> convolutions -> transposed convolution -> logits, 28 x 28
 
-There is a layer of logits for each class, and only that of the class at hand is computed: the true one in training,
-the one that was found afterwards. Names and weights are those of torchvision's mask_head and mask_predictor.
+There is a mask per class, and only that of the needed class is computed: the true one in training, the predicted one at
+inference. Names and weights are those of torchvision's mask_head and mask_predictor.
 Shape letters: R boxes, C channels, G cells along a side of a mask, N objects of an image.
 """
 
@@ -26,7 +26,7 @@ from detection.parts.roi.rcnn import Matched, by_name
 from detection.parts.roi.roi_align import PyramidRoIAlign
 from detection.types import Detections, Images, Target
 
-CUT = 14  # side of what RoIAlign cuts out for each box
+CUT = 14  # output size of RoIAlign
 
 
 def add_mask_head(
@@ -38,13 +38,13 @@ def add_mask_head(
     depth: int,
     norm: Callable[..., nn.Module] | None = None,
 ) -> None:
-    """Give the second stage what masks need; boxes are cut from all levels but the pooled one.
+    """Add a mask head to RoI heads; RoIAlign uses all levels but the pooled one.
 
     Args:
         num_classes: without background.
         width: C of the convolutions.
-        depth: how many there are.
-        norm: makes the norm after each.
+        depth: number of convolutions.
+        norm: builds the norm after each.
     """
     roi_heads.mask_roi_pool = PyramidRoIAlign(maps[:-1], CUT)
     roi_heads.mask_head = MaskRCNNHeads(maps[0].channels, [width] * depth, 1, norm)
@@ -52,7 +52,7 @@ def add_mask_head(
 
 
 def mask_loss(roi_heads: Any, maps: list[Tensor], images: Images, matched: Matched, targets: list[Target]) -> Tensor:
-    """Cross-entropy of each cell of each box, with its object's mask there."""
+    """Binary cross-entropy of each cell with the object's mask in the box."""
     logits = mask_logits(roi_heads, maps, images, matched.boxes, torch.cat(matched.labels))
     side = logits.shape[-1]
     goals = [
@@ -63,7 +63,7 @@ def mask_loss(roi_heads: Any, maps: list[Tensor], images: Images, matched: Match
 
 
 def with_masks(roi_heads: Any, maps: list[Tensor], images: Images, found: list[Detections]) -> list[Detections]:
-    """Detections, each with the mask of its class in its box."""
+    """Add the mask of the predicted class to each detection."""
     boxes, labels = [one["boxes"] for one in found], torch.cat([one["labels"] for one in found])
     masks = mask_logits(roi_heads, maps, images, boxes, labels + 1).sigmoid()
     parts = masks.split([len(b) for b in boxes])
@@ -77,7 +77,7 @@ def mask_logits(roi_heads: Any, maps: list[Tensor], images: Images, boxes: list[
 
 
 class MaskOfClass(MaskRCNNPredictor):
-    """torchvision's MaskRCNNPredictor, for one class of each box: matrix products over channels."""
+    """torchvision's MaskRCNNPredictor that computes only one class per box, as matrix products."""
 
     def forward(self, x: Tensor, labels: Tensor) -> Tensor:  # type: ignore[override]
         """(R, C, 14, 14), classes (R,) -> (R, 28, 28)"""
@@ -114,7 +114,7 @@ def masks_in_boxes(masks: Tensor, boxes: Tensor, objects: Tensor, side: int) -> 
 
 
 def window(boxes: Tensor) -> list[int]:
-    """(R, 4) -> left, top, right, bottom of the pixels that RoIAlign reads for them; a box is a pixel long at least."""
+    """(R, 4) -> left, top, right, bottom of the pixels that RoIAlign reads; boxes are at least one pixel long."""
     first, last = boxes.split(2, 1)
     first, last = first.amin(0).floor(), last.maximum(first + 1).amax(0).ceil() + 1
     return torch.cat((first, last)).long().tolist()

@@ -1,9 +1,9 @@
-"""Two stages on a pyramid: what Faster R-CNN shares with those that grew from it.
+"""RPN and RoI heads on a pyramid, shared by the R-CNN family.
 
-    maps -> RPN -> proposals -> RoIAlign -> a head that looks at each -> class, box
+    maps -> RPN -> proposals -> RoIAlign -> box head -> class, box
 
-The stages are torchvision's, set as its own Faster R-CNN is; it keeps class 0 for background, which stays in here.
-Shape letters: R boxes that are looked into, N objects of an image, K classes.
+The modules are torchvision's, with the parameters of its Faster R-CNN. Class 0 is background, inside this module only.
+Shape letters: R proposals, N objects of an image, K classes.
 """
 
 from __future__ import annotations
@@ -25,17 +25,17 @@ from backbones.base import MapInfo
 from detection.parts.roi.roi_align import PyramidRoIAlign
 from detection.types import Detections, Images, Target
 
-SEEN = 7  # side of what RoIAlign cuts out for each box
+SEEN = 7  # output size of RoIAlign
 SIZES = (32, 64, 128, 256, 512)  # pixels
 RATIOS = (0.5, 1.0, 2.0)  # height over width
 
 
 class Matched(NamedTuple):
-    """Proposals that hold an object, and what they hold; one entry for each image."""
+    """Positive proposals and their objects; one entry per image."""
 
     boxes: list[Tensor]  # (R, 4)
-    labels: list[Tensor]  # (R,) from 1, as a head has them
-    objects: list[Tensor]  # (R,) which of the image's N objects it is
+    labels: list[Tensor]  # (R,) from 1, 0 is background
+    objects: list[Tensor]  # (R,) index of the object
 
 
 def build_rpn(
@@ -47,14 +47,14 @@ def build_rpn(
     candidates: int = 1000,
     proposals: int = 1000,
 ) -> RegionProposalNetwork:
-    """Proposals from every level: squares eight strides wide, and two more shapes.
+    """The RPN: anchors of eight strides with three aspect ratios on every level.
 
     Args:
-        convs: 3x3 convolutions before the scores.
-        all_sizes: every level has squares of five sizes, 32 to 512 pixels wide, instead of one that goes with it.
-        min_score: proposals that score less are left out.
-        candidates: boxes of each level that suppression looks at when detecting; in training they are 2000.
-        proposals: how many of them are left after it when detecting; in training they are 2000.
+        convs: 3x3 convolutions of the head.
+        all_sizes: anchors of all five sizes, 32 to 512 pixels, on every level.
+        min_score: proposals with a lower score are dropped.
+        candidates: proposals per level before NMS at inference; 2000 in training.
+        proposals: proposals per image after NMS at inference; 2000 in training.
     """
     sizes = tuple(SIZES if all_sizes else (info.stride * 8,) for info in maps)
     anchors = AnchorGenerator(sizes, (RATIOS,) * len(sizes))
@@ -79,7 +79,7 @@ def build_roi_heads(
     nms_iou: float,
     max_detections: int,
 ) -> RoIHeads:
-    """The second stage. Boxes are cut from all levels but the pooled one.
+    """The RoI heads. RoIAlign uses all levels but the pooled one.
 
     Args:
         head: (boxes, width, 7, 7) -> (boxes, hidden).
@@ -97,7 +97,7 @@ def build_roi_heads(
 def learn(
     rpn: RegionProposalNetwork, roi_heads: RoIHeads, maps: list[Tensor], images: Images, targets: list[Target]
 ) -> tuple[dict[str, Tensor], Matched]:
-    """The losses of both stages in training mode, and the proposals for whoever looks closer at objects."""
+    """Losses of RPN and box head in training mode, and the positive proposals for mask and keypoint heads."""
     known = [{**target, "labels": target["labels"] + 1} for target in targets]
     features = by_name(maps)
     proposals, losses = rpn(ImageList(images.pixels, images.sizes), features, known)
@@ -109,7 +109,7 @@ def learn(
 
 
 def find(rpn: RegionProposalNetwork, roi_heads: RoIHeads, maps: list[Tensor], images: Images) -> list[Detections]:
-    """What both stages find in each image."""
+    """Detections of each image."""
     features = by_name(maps)
     proposals, _ = rpn(ImageList(images.pixels, images.sizes), features)
     scores, moved = look(roi_heads, features, proposals, images)
@@ -120,14 +120,14 @@ def find(rpn: RegionProposalNetwork, roi_heads: RoIHeads, maps: list[Tensor], im
 def look(
     roi_heads: RoIHeads, features: dict[str, Tensor], boxes: list[Tensor], images: Images
 ) -> tuple[Tensor, Tensor]:
-    """-> logits (R, K + 1), and how far the box of each class is off (R, 4 K + 4)."""
+    """-> class logits (R, K + 1), box offsets of each class (R, 4 K + 4)."""
     cut: Tensor = roi_heads.box_roi_pool(features, boxes, images.sizes)
     scores, moved = roi_heads.box_predictor(roi_heads.box_head(cut))
     return scores.float(), moved.float()
 
 
 def box_losses(scores: Tensor, moved: Tensor, labels: Tensor, offsets: Tensor) -> dict[str, Tensor]:
-    """Cross-entropy of the class; distance of the box from its object's, as the layer of the true class says it."""
+    """Cross-entropy of the class; smooth L1 loss of the offsets of the true class."""
     count = max(1, len(labels))
     held = (labels > 0).nonzero()[:, 0]
     of_class = moved.unflatten(1, (-1, 4))[held, labels[held]]
@@ -138,5 +138,5 @@ def box_losses(scores: Tensor, moved: Tensor, labels: Tensor, offsets: Tensor) -
 
 
 def by_name(maps: list[Tensor]) -> dict[str, Tensor]:
-    """As torchvision's stages want them."""
+    """Maps by name, as torchvision's modules expect them."""
     return OrderedDict((str(level), x) for level, x in enumerate(maps))

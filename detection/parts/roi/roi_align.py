@@ -1,10 +1,10 @@
-"""RoIAlign on a processor: what torchvision's kernel computes, as sums over rows of a table, which are fast both ways.
+"""RoIAlign on a CPU: the values of torchvision's kernel, as embedding bags, which are fast forward and backward.
 
 He, Gkioxari, Dollar, Girshick, "Mask R-CNN", 2017; from a pyramid as in Lin et al., 2017.
 
-A cell of a box's grid is the mean of a few samples, a sample the bilinear mean of four places of a map. So a cell is
-a weighted sum of places, each a row of channels: an embedding bag over all places of all levels. torchvision's kernel
-goes through a map channel by channel, and its backward pass adds up single numbers: five times the time of this.
+A cell of a box's grid is the mean of a few bilinear samples, so it is a weighted sum of map cells, each a row of
+channels: an embedding bag over all cells of all levels. torchvision's CPU kernel runs channel by channel and takes
+five times as long.
 
 Shape letters: R boxes of all images, G cells along a side, S samples of a cell along a side, C channels.
 """
@@ -23,10 +23,10 @@ from backbones.base import MapInfo
 
 
 class PyramidRoIAlign(MultiScaleRoIAlign):
-    """torchvision's MultiScaleRoIAlign, told the strides that it would guess; on a processor, faster.
+    """torchvision's MultiScaleRoIAlign with given strides; faster on a CPU.
 
     Args:
-        maps: what the pyramid says of the levels that boxes are cut from, finest first; they go by "0", "1" and so on.
+        maps: channels and strides of the levels, finest first; their names are "0", "1" and so on.
         cells: G.
         samples: S.
     """
@@ -38,7 +38,7 @@ class PyramidRoIAlign(MultiScaleRoIAlign):
         self.cells, self.samples = cells, samples
 
     def forward(self, x: dict[str, Tensor], boxes: list[Tensor], image_shapes: list[tuple[int, int]]) -> Tensor:
-        """Maps (B, C, H_i, W_i) by name, boxes (N, 4) of each image -> (R, C, G, G), cut from the level that suits."""
+        """Maps (B, C, H_i, W_i) by name, boxes (N, 4) of each image -> (R, C, G, G), from the level by box size."""
         maps = [x[name] for name in self.featmap_names]
         if maps[0].device.type != "cpu":
             return super().forward(x, boxes, image_shapes)
@@ -52,7 +52,7 @@ def cut_out(
     """Maps (B, C, H_i, W_i) and boxes (R, 4) -> (R, C, G, G)
 
     Args:
-        scales: places per pixel of each map.
+        scales: 1 / stride of each map.
         boxes: in pixels of the images.
         of_image: (R,) the image of each.
         level: (R,) the map of each.
@@ -74,10 +74,10 @@ def cut_out(
 
 
 def corners(start: Tensor, end: Tensor, length: Tensor, cells: int, samples: int) -> tuple[Tensor, Tensor]:
-    """Along one side of the boxes, from where to where (R,) on a map of some length (R,) -> (R, G, 2S): the places on
-    either side of each sample of a cell, and what they count for.
+    """Along one axis: start and end (R,) of boxes on maps of length (R,) -> (R, G, 2S): the two cells next to each
+    sample, and their weights.
 
-    A box is a place long at least. A sample up to a place beyond the map is moved to its edge, one farther off is 0.
+    Boxes are at least one cell long. Samples up to one cell outside the map are moved to its edge, others are 0.
     """
     start, last = start[:, None], (length - 1)[:, None]
     steps = (torch.arange(cells * samples) + 0.5) / (cells * samples)

@@ -300,7 +300,7 @@ def test_a_missing_file_broken_json_and_other_json_are_refused(tmp_path: Path) -
         ({"bbox": None}, "annotation 9 has the bbox null"),
         ({"bbox": ...}, "annotation 9 has no bbox"),
         ({"id": ...}, "annotation number 1 has no id"),
-        ({"id": 1}, "annotation 1 is there twice"),
+        ({"id": 1}, "annotation 1 has an id that appears twice"),
         ({"id": 2**70}, ".* has the id 1180591620717411303424 where"),
         ({"image_id": 6}, "annotation 9 belongs to image 6, which is not listed"),
         ({"image_id": "70"}, 'annotation 9 has the image_id "70" where'),
@@ -323,13 +323,13 @@ def test_a_wrong_annotation_is_named_with_file_and_id(tmp_path: Path, change: di
 @pytest.mark.parametrize(
     ("part", "change", "says"),
     [
-        ("images", {"id": 5}, "the image id 5 is there twice"),
+        ("images", {"id": 5}, "the image id 5 appears twice"),
         ("images", {"id": "x"}, "image x has no integer id"),
         ("images", {"file_name": None}, "image 70 has no file_name"),
         ("images", {"height": 0}, "image 70 has no height and width"),
-        ("categories", {"id": 3}, "the category id 3 is there twice"),
+        ("categories", {"id": 3}, "the category id 3 appears twice"),
         ("categories", {"id": "18"}, "the category .* needs an integer id"),
-        ("categories", {"name": "cat"}, "the category name 'cat' is there twice"),
+        ("categories", {"name": "cat"}, "the category name 'cat' appears twice"),
         ("categories", {"name": None}, "needs an integer id and a name"),
     ],
 )
@@ -343,7 +343,7 @@ def test_a_wrong_image_or_category_is_named(tmp_path: Path, part: str, change: d
 def test_a_file_without_usable_boxes_is_refused(tmp_path: Path) -> None:
     content = coco_file()
     content["annotations"] = []
-    with pytest.raises(DataError, match="no boxes at all"):
+    with pytest.raises(DataError, match="has no boxes"):
         CocoDetection(*written(tmp_path, content))
     content = coco_file()
     content["annotations"] = content["annotations"][2:]
@@ -394,7 +394,7 @@ def test_train_and_val_whose_categories_differ_meet_by_name_or_are_refused(tmp_p
     assert val.target(0)["labels"].tolist() == train.target(0)["labels"].tolist() == [1]
     assert val.classes.source_ids == (90, 1)
     content["categories"][0]["name"] = "wolf"
-    with pytest.raises(DataError, match=r"category 1 'wolf' .* give training and validation the same classes"):
+    with pytest.raises(DataError, match=r"category 1 'wolf' .* use the same classes for training and validation"):
         CocoDetection(*written(tmp_path / "val", content), classes=train.classes)
 
 
@@ -406,7 +406,8 @@ def test_binary_mode_makes_everything_an_object(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "says"), [("", "is empty"), ("cat\ndog\ncat\n", "names 'cat' twice"), (None, "cannot read the class file")]
+    ("text", "says"),
+    [("", "is empty"), ("cat\ndog\ncat\n", "has the name 'cat' twice"), (None, "cannot read the class file")],
 )
 def test_a_wrong_class_file_is_explained(tmp_path: Path, text: str | None, says: str) -> None:
     if text is not None:

@@ -51,7 +51,7 @@ def test_a_skeleton_goes_into_the_files(tmp_path: Path) -> None:
     assert category["keypoints"] == ["top", "left", "right"] and category["skeleton"] == [[1, 2]]
     data = CocoDetection(*coco_layout(tmp_path / "out", "val", "coco_kp"), finds=("keypoints",))
     assert data.skeleton == told
-    with pytest.raises(DataError, match="has 3 and 5 in the skeleton keypoints an object"):
+    with pytest.raises(DataError, match="has 3 and 5 in the skeleton keypoints per object"):
         convert_custom(tmp_path / "custom", tmp_path / "again", Skeleton.numbered(5))
     assert not (tmp_path / "again").exists()
 
@@ -66,7 +66,7 @@ def test_boxes_alone_make_instances_alone_and_training_data_is_enough(tmp_path: 
 def test_nothing_is_overwritten_and_nothing_half_done_is_left(tmp_path: Path) -> None:
     source = custom(tmp_path)
     (tmp_path / "out").mkdir()
-    with pytest.raises(DataError, match="out is there already"):
+    with pytest.raises(DataError, match="out already exists"):
         convert_custom(source, tmp_path / "out")
     (source / "test/annotations/c.json").write_text("{")
     with pytest.raises(DataError, match=r"c\.json is not readable JSON"):
@@ -83,5 +83,5 @@ def test_nothing_is_overwritten_and_nothing_half_done_is_left(tmp_path: Path) ->
 def test_splits_of_different_keypoints_are_refused(tmp_path: Path) -> None:
     folder(tmp_path / "custom")
     folder(tmp_path / "custom", "test", c={"bboxes": BOXES, "keypoints": [POINTS[0][:1], POINTS[1][:1]]})
-    with pytest.raises(DataError, match="has 1 and 3 keypoints an object; give all the same number"):
+    with pytest.raises(DataError, match="has 1 and 3 keypoints per object; give all the same number"):
         convert_custom(tmp_path / "custom", tmp_path / "out")

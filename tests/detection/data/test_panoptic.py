@@ -164,7 +164,7 @@ CHANGES: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
     "another size": (lambda t: t["images"][0].update(height=31), r"1\.png is 40x30, but its image is 40x31"),
     "missing PNG": (lambda t: first(t).update(file_name="x.png"), r"1 of the 2 PNGs .* such as x\.png"),
     "PNG elsewhere": (lambda t: first(t).update(file_name="../x.png"), "image 10 has no file_name of a PNG"),
-    "id twice": (lambda t: first(t)["segments_info"][1].update(id=6), "image 10 has two segments of one id"),
+    "id twice": (lambda t: first(t)["segments_info"][1].update(id=6), "image 10 has two segments with the same id"),
     "id too large": (lambda t: first(t)["segments_info"][1].update(id=2**24), "image 10, segment 16777216 has no id"),
     "category": (lambda t: first(t)["segments_info"][1].update(category_id=4), "segment 5 has the category 4, which"),
     "no box": (lambda t: first(t)["segments_info"][1].pop("bbox"), "segment 5 has no bbox"),
@@ -172,8 +172,8 @@ CHANGES: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
     "not annotated": (lambda t: t["annotations"].pop(), "image 20 is listed and has no annotation"),
     "not listed": (lambda t: t["images"].pop(), "image 20 is annotated and has no entry"),
     "annotated twice": (lambda t: t["annotations"].append(first(t)), "image 10 has two annotations"),
-    "boxes": (lambda t: first(t).pop("segments_info"), "say --dataset coco for one of boxes$"),
-    "no things": (lambda t: t["categories"][0].pop("isthing"), "does not say which of its categories are things"),
+    "boxes": (lambda t: first(t).pop("segments_info"), "use --dataset coco for one with boxes"),
+    "no things": (lambda t: t["categories"][0].pop("isthing"), "has no `isthing` in its categories"),
     "no images": (lambda t: t.pop("images"), "no list 'images'"),
 }
 
@@ -192,7 +192,7 @@ def test_files_that_do_not_fit_together_are_refused_in_a_sentence(
 
 @pytest.mark.parametrize(
     ("content", "sentence"),
-    [(b"\x89PNG\r\n", "cannot be read as a PNG"), (None, "has the colors 'L' and not RGB")],
+    [(b"\x89PNG\r\n", "cannot be read as a PNG"), (None, "has the mode 'L', but segment ids are RGB")],
 )
 def test_png_that_is_none_or_has_no_colors_is_refused(folder: Path, content: bytes | None, sentence: str) -> None:
     path = folder / "annotations" / "panoptic_val2017" / "1.png"

@@ -158,7 +158,7 @@ def test_a_later_detection_changes_the_summary(data: CocoDetection) -> None:
 def test_nan_detections_are_refused(data: CocoDetection, field: str, value: float) -> None:
     found = guesses(data)[0][1]
     found[field][0] = value  # pyright: ignore[reportTypedDictNotRequiredAccess, reportGeneralTypeIssues]
-    with pytest.raises(Refusal, match="image 100 hold nan"):
+    with pytest.raises(Refusal, match="image 100 contain NaN or Inf"):
         CocoEvaluator(data).add(100, found, (1.0, 1.0))
 
 

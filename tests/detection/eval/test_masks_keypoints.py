@@ -245,7 +245,7 @@ def test_official_results_without_boxes_are_taken(data: CocoDetection) -> None:
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        ({"segmentation": {"size": [200, 150], "counts": "T3"}}, "no run lengths of the 200x150 pixels of image 100"),
+        ({"segmentation": {"size": [200, 150], "counts": "T3"}}, "not an RLE of the 200x150 pixels of image 100"),
         ({"segmentation": {"size": [150, 200], "counts": "T3"}}, "the segmentation of result number 2"),
         ({"segmentation": [[1, 1, 9, 1, 9, 9]]}, "the segmentation of result number 2"),
         ({"keypoints": [1, 2, 1, 3]}, "the keypoints of result number 2"),
@@ -267,14 +267,14 @@ def test_another_skeleton_and_no_skeleton_are_refused(data: CocoDetection) -> No
         CocoEvaluator(data, "auto", BOTH).merge([[four]])
     other = copy.copy(data)
     other.skeleton = None
-    with pytest.raises(DataError, match=r"both\.json names no keypoints"):
+    with pytest.raises(DataError, match=r"both\.json has no keypoint names"):
         CocoEvaluator(other, "auto", BOTH)
 
 
 def test_nan_keypoints_are_refused(data: CocoDetection) -> None:
     found = guesses(data)[0][1]
     found["keypoints"][0, 0, 0] = float("nan")  # pyright: ignore[reportTypedDictNotRequiredAccess]
-    with pytest.raises(Refusal, match="image 100 hold nan"):
+    with pytest.raises(Refusal, match="image 100 contain NaN or Inf"):
         CocoEvaluator(data, "auto", BOTH).add(100, found, (1.0, 1.0))
 
 

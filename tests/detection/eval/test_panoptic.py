@@ -244,7 +244,7 @@ def test_what_is_written_is_read_again_and_scores_the_same(
         (lambda top: top["annotations"][0]["segments_info"].pop(), "has pixels of segment .* does not list"),
         (
             lambda top: top["annotations"][0]["segments_info"][0].update(category_id=4),
-            "the category 4, which the truth",
+            "the category 4, which is not in the ground truth",
         ),
         (lambda top: top["annotations"][0].update(image_id=99), "image 99 is not in"),
         (lambda top: top["annotations"][0].update(file_name="2.png"), "has pixels of segment|has no pixel of segment"),

@@ -1,4 +1,4 @@
-"""Masks and keypoints go all the way: what a network finds is scored, written down, and scored again the same."""
+"""Masks and keypoints are evaluated, written as COCO results, and evaluate to the same numbers from the file."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ SKELETON = Skeleton(("head", "left", "right"), ((0, 1), (0, 2)), (0, 2, 1), (0.1
 
 @pytest.fixture(scope="module")
 def coco(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Four photographs of 48x64 with two triangles each, three keypoints at the corners of every one."""
+    """Four images of 48x64 with two triangles each, and keypoints at the three corners of each."""
     folder, rng = tmp_path_factory.mktemp("coco"), np.random.default_rng(0)
     (folder / "photos").mkdir()
     images = [{"id": 10 + n, "file_name": f"{n}.png", "height": 48, "width": 64} for n in range(4)]
@@ -49,9 +49,9 @@ def coco(tmp_path_factory: pytest.TempPathFactory) -> Path:
         x, y, side = (int(v) for v in rng.integers((2, 2, 16), (30, 18, 26)))
         corners = [x, y, x + side, y + side, x, y + side]
         points = [value for i in range(3) for value in (*corners[2 * i : 2 * i + 2], 2)]
-        told = {"id": number + 1, "image_id": 10 + number // 2, "category_id": 7, "bbox": [x, y, side, side]}
-        told |= {"area": side**2 / 2, "iscrowd": 0, "segmentation": [corners]}
-        annotations.append(told | {"keypoints": points, "num_keypoints": 3})
+        annotation = {"id": number + 1, "image_id": 10 + number // 2, "category_id": 7, "bbox": [x, y, side, side]}
+        annotation |= {"area": side**2 / 2, "iscrowd": 0, "segmentation": [corners]}
+        annotations.append(annotation | {"keypoints": points, "num_keypoints": 3})
     for image in images:
         Image.fromarray(rng.integers(0, 255, (48, 64, 3), np.uint8)).save(folder / "photos" / image["file_name"])
     categories = [{"id": 7, "name": "kite", "keypoints": list(SKELETON.names), "skeleton": [[1, 2], [1, 3]]}]
@@ -69,7 +69,7 @@ def told(coco: Path, name: str = "whole", **more: Any) -> DataConfig:
 
 @pytest.fixture
 def opened(store: Store, card: Callable[..., Any]) -> Callable[[str], trained.Trained]:
-    """Random weights of a network by its name, from the store."""
+    """Name of a network -> an export with random weights, opened."""
 
     def build(network: str) -> trained.Trained:
         net = detector.build(network, backbone.build("test_resnet"), 1, **NETWORKS[network])
@@ -112,7 +112,7 @@ def test_predictions_hold_them_and_become_labels_that_training_reads(
     found = again.task.detect
 
     def detect(pictures: list[torch.Tensor]) -> list[Any]:
-        """Random weights make masks that are empty, and keypoints that nobody is sure of."""
+        """Random weights give empty masks; shift the probabilities above 0.5."""
         return [
             {**one, **{name: one[name].abs() + 0.6 for name in ("masks",) if name in one}} for one in found(pictures)
         ]
@@ -167,7 +167,7 @@ def test_sigmas_are_told_as_a_number_as_many_or_as_a_file(coco: Path, tmp_path: 
     assert ap("0.02") < ap() < ap("0.5") == ap("0.5", "0.5", "0.5") == ap(str(tmp_path / "sigmas.txt"))
     with pytest.raises(DataError, match="gives 2 sigmas for 3 keypoints"):
         ap("0.1", "0.2")
-    with pytest.raises(UsageError, match="--oks-sigmas is about keypoints"):
+    with pytest.raises(UsageError, match="--oks-sigmas needs keypoints"):
         trained.evaluate_results(told(coco, "boxes", oks_sigmas=("0.1",)), "truth")
 
 

@@ -175,7 +175,7 @@ class Maps(nn.Module):
 
 
 def test_heads_that_cannot_share_the_width_are_refused(tiny_backbone: Callable[..., Any]) -> None:
-    with pytest.raises(UsageError, match="width 36 does not suit 8 heads; give a multiple of 8 and of 4"):
+    with pytest.raises(UsageError, match="width 36 does not fit 8 heads; give a multiple of 8 and of 4"):
         DETR(tiny_backbone(), CLASSES, width=36)
 
 
@@ -194,7 +194,7 @@ def test_learned_positions_are_those_of_transformers(tiny_backbone: Callable[...
 def test_learned_positions_end_after_fifty_places_and_others_are_unknown(tiny_backbone: Callable[..., Any]) -> None:
     net = DETR(tiny_backbone(), CLASSES, **SMALL, position_embedding="learned").eval()
     assert len(net.detect(Images(torch.zeros(1, 3, 64, 1600), [(64, 1600)]))) == 1
-    with pytest.raises(UsageError, match="50 rows and columns, and this batch has 2x51; say --position-embedding sine"):
+    with pytest.raises(UsageError, match="50 rows and columns, and this batch has 2x51; use --position-embedding sine"):
         net.detect(Images(torch.zeros(1, 3, 64, 1632), [(64, 1632)]))
     with pytest.raises(UsageError, match="no positions 'sines'; position_embedding is sine or learned"):
         DETR(tiny_backbone(), CLASSES, **SMALL, position_embedding="sines")

@@ -195,7 +195,7 @@ def test_masks_of_detections_are_those_of_their_queries(net: DETR, scenes: Calla
 
 def test_detr_without_masks_refuses_what_would_say_nothing_to_it(tiny_backbone: Callable[..., Any]) -> None:
     for told in ({"frozen_boxes": True}, {"mask_weight": 2.0}, {"dice_weight": 0.0}):
-        with pytest.raises(UsageError, match="say --network detr_panoptic$"):
+        with pytest.raises(UsageError, match="use --network detr_panoptic$"):
             detector.build("detr", tiny_backbone(), CLASSES, **SMALL, **told)
 
 

@@ -254,7 +254,7 @@ def test_options_reach_their_place(tiny_backbone: Callable[..., Any]) -> None:
 def test_a_batch_too_small_for_batch_norm_is_refused_and_one_of_two_is_not(tiny_backbone: Callable[..., Any]) -> None:
     net = EfficientDet(tiny_backbone(), CLASSES, width=16, cells=1, depth=1)
     one = Images(torch.randn(1, 3, 128, 128), [(128, 128)])
-    with pytest.raises(UsageError, match="one image of 128 pixels .*; give larger images, or more than one"):
+    with pytest.raises(UsageError, match="one image of 128 pixels .*; use larger images, or more than one"):
         net(one, objects(1))
     assert net.eval()(one, objects(1))["classification"].isfinite()
     two = Images(torch.randn(2, 3, 128, 128), [(128, 128)] * 2)

@@ -309,7 +309,7 @@ def test_ssd300_looks_past_the_padding_of_a_batch(net300: SSD) -> None:
 
 
 def test_ssd300_refuses_other_images_and_backbones(net300: SSD, tiny_backbone: Callable[..., Any]) -> None:
-    with pytest.raises(UsageError, match="ssd300 takes images of 300x300 alone, and got 200x300; give --size 300"):
+    with pytest.raises(UsageError, match="ssd300 accepts only images of 300x300, not 200x300; give --size 300"):
         net300.detect(Images(torch.zeros(1, 3, 300, 300), [(200, 300)]))
-    with pytest.raises(UsageError, match="strides 8 and 16; this backbone has .4, 8, 16, 32., take tv_vgg16"):
+    with pytest.raises(UsageError, match="strides 8 and 16; this backbone has .4, 8, 16, 32., use tv_vgg16"):
         ssd(tiny_backbone(), CLASSES, ssd300=True)

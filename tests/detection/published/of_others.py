@@ -1,4 +1,4 @@
-"""Files as others save them, and bringing them in."""
+"""Checkpoints as published programs save them, and their import."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from tests.detection.nets.of_transformers import (
 )
 
 
-def bring_in(store: Store, path: Path, content: Any, network: str, **told: Any) -> Trained:
+def bring_in(store: Store, path: Path, content: Any, network: str, **options: Any) -> Trained:
     torch.save(content, path)
-    exported = import_detector(Import(file=path, network=network, tag="theirs", **told), store)
+    exported = import_detector(Import(file=path, network=network, tag="theirs", **options), store)
     return Trained(exported, torch.device("cpu"))
 
 
@@ -57,7 +57,7 @@ OFFICIAL = {
 
 
 def as_official(model: Any, kind: str, net: Any) -> dict[str, Tensor]:
-    """transformers' weights under the names of the authors' programs, and our backbone's under torchvision's."""
+    """Weights of a transformers model by the names of the authors' programs; our backbone's by torchvision's names."""
     made: dict[str, Tensor] = {}
     for name, value in own_parameters(model).items():
         for pattern, replacement in OFFICIAL[kind]:
@@ -74,10 +74,10 @@ TINY = {"width": 32, "heads": 4, "encoder_layers": 1, "decoder_layers": 2, "feed
 IMAGES = Images(torch.randn(2, 3, 96, 128, generator=torch.Generator().manual_seed(2)), [(96, 128), (80, 100)])
 
 
-def loud_set_network(network: str, **told: Any) -> Any:
+def loud_set_network(network: str, **options: Any) -> Any:
     torch.manual_seed(3)
-    net = detector.build(network, backbone.build("resnet18"), 91, **TINY, **told).eval()
+    net = detector.build(network, backbone.build("resnet18"), 91, **TINY, **options).eval()
     for parameter in net.parameters():
         if parameter.dim() == 1:
-            nn.init.normal_(parameter, std=0.5)  # also what usually starts equal: norms, shared heads, boxes
+            nn.init.normal_(parameter, std=0.5)  # also parameters initialized to constants: norms, shared heads, boxes
     return net

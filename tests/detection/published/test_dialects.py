@@ -1,4 +1,4 @@
-"""Flags of the reference programs mean what they mean there, or say that they mean nothing here."""
+"""Flags of torchvision's and DETR's programs are translated, or ignored with a note."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import pytest
 from detection.published.dialects import LEFT_OUT, translate
 from shared.errors import UsageError
 
-SEED_002 = "--batch_size 2 --no_aux_loss --eval --resume detr-r50-e632da11.pth --coco_path /path/to/coco"
+DETR_EVALUATION = "--batch_size 2 --no_aux_loss --eval --resume detr-r50-e632da11.pth --coco_path /path/to/coco"
 
 
 def test_a_model_of_torchvision_is_the_recipe_of_that_name() -> None:
@@ -42,12 +42,12 @@ def test_detrs_words_for_its_transformer_and_its_losses_are_ours() -> None:
 def test_what_says_nothing_here_is_left_out_with_a_reason() -> None:
     said = translate(["--backend", "pil", "--use-v2", "--world-size", "8", "--dist-url", "env://", "--lr", "0.1"])
     assert said.argv == ["--lr", "0.1"]
-    assert len(said.notes) == 4 and all(" is left out: " in note for note in said.notes)
+    assert len(said.notes) == 4 and all(" is ignored: " in note for note in said.notes)
     assert all(LEFT_OUT[note.split()[0]][1] in note for note in said.notes)
 
 
 def test_the_evaluation_of_seed_002_is_understood() -> None:
-    said = translate(SEED_002.split())
+    said = translate(DETR_EVALUATION.split())
     assert said.only_evaluate == "detr-r50-e632da11.pth"
     assert said.argv == ["--batch-size", "2", "--no-aux-loss", "--coco-path", "/path/to/coco"]
 
@@ -59,7 +59,7 @@ def test_torchvisions_test_only_evaluates_weights_by_name() -> None:
 
 @pytest.mark.parametrize("words", ["--eval", "--test-only --resume", "--eval --resume --lr 1"])
 def test_an_evaluation_of_nothing_is_refused(words: str) -> None:
-    with pytest.raises(UsageError, match="name them with --resume FILE or --weights NAME"):
+    with pytest.raises(UsageError, match="give them with --resume FILE or --weights NAME"):
         translate(words.split())
 
 

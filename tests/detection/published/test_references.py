@@ -1,4 +1,4 @@
-"""What is known of published detectors agrees with those who published them, and with the recipes of their names."""
+"""The settings of published detectors agree with torchvision and with the recipes of the same names."""
 
 from __future__ import annotations
 
@@ -37,23 +37,23 @@ WEIGHTS = {
     "keypointrcnn_resnet50_fpn": theirs.KeypointRCNN_ResNet50_FPN_Weights,
 }
 NOTHING = Target(boxes=torch.zeros(0, 4), labels=torch.zeros(0, dtype=torch.long))
-# the recipe that trains what the published file is
+# recipes with another name than the published file
 RECIPES = {"ssdlite320_mobilenet_v3_large": "ssdlite320_mobilenet_v3_large_reduced_tail"}
 
 
-def built(name: str, **told: Any) -> Any:
+def built(name: str, **options: Any) -> Any:
     known = REFERENCES[name]
     published: Any = WEIGHTS[name]
     rows = len(published.DEFAULT.meta["categories"])
     with torch.device("meta"):
-        net = backbone.build(told.pop("backbone", known.backbone))
+        net = backbone.build(options.pop("backbone", known.backbone))
         classes = rows if known.network in ("fcos", "retinanet") else rows - 1  # these have a row for background
         return detector.build(known.network, net, classes, **known.args)
 
 
 @pytest.mark.parametrize("name", WEIGHTS)
 def test_networks_have_as_many_parameters_as_the_published(name: str) -> None:
-    """torchvision's frozen batch norm has none; that of SSDlite and of the second versions learns."""
+    """torchvision's frozen batch norm has no parameters; SSDlite and the v2 models have trainable batch norm."""
     net = built(name)
     count = sum(p.numel() for p in net.parameters())
     if not name.startswith("ssdlite") and not name.endswith("_v2"):
@@ -71,7 +71,7 @@ def test_ssdlite_on_published_backbone_weights_has_the_full_tail() -> None:
 @pytest.mark.parametrize("name", WEIGHTS)
 def test_published_files_are_known_by_the_sha256_in_their_names(name: str) -> None:
     published: Any = WEIGHTS[name]
-    starts = {re.search(r"-([0-9a-f]{8})\.pth$", told.url)[1] for told in published}  # type: ignore[index]
+    starts = {re.search(r"-([0-9a-f]{8})\.pth$", weights.url)[1] for weights in published}  # type: ignore[index]
     assert starts == REFERENCES[name].files.keys()
     for start in starts:
         assert of_file(start + "0" * 56) == (name, REFERENCES[name].files[start])
@@ -102,13 +102,13 @@ def test_recipe_of_the_name_is_set_as_what_was_published(name: str) -> None:
 @pytest.mark.parametrize("shape", [(480, 640), (1000, 700), (90, 201)])
 @pytest.mark.parametrize("name", WEIGHTS)
 def test_images_come_to_a_network_as_torchvisions_transform_brings_them(name: str, shape: tuple[int, int]) -> None:
-    """Sizes, resizing and normalization; one level of 255 is lost by keeping bytes."""
+    """Sizes, resizing and normalization; up to one level of 255 is lost as images are resized in uint8."""
     known = REFERENCES[name]
     with torch.device("meta"):
         transform = getattr(theirs, name)(weights=None, weights_backbone=None).eval().transform
     image = torch.randint(256, (3, *shape), dtype=torch.uint8)
-    told = {"size": known.size, "max_size": known.longest, "antialias": known.antialias}
-    small, _ = build_augment("hflip", **told, train=False)(image, NOTHING, np.random.default_rng(0))
+    options = {"size": known.size, "max_size": known.longest, "antialias": known.antialias}
+    small, _ = build_augment("hflip", **options, train=False)(image, NOTHING, np.random.default_rng(0))
     ours = Normalize(known.pixels)(small[None].float())[0]
     batch, _ = transform([image / 255])
     height, width = batch.image_sizes[0]
@@ -119,7 +119,7 @@ def test_images_come_to_a_network_as_torchvisions_transform_brings_them(name: st
 
 
 def test_images_made_smaller_are_smoothed_unless_told() -> None:
-    """Or the test above would say nothing of it."""
+    """So that the test above does detect a difference in antialiasing."""
     stripes = (torch.arange(600) % 2 * 255).to(torch.uint8).expand(3, 600, 600)
     spread = {}
     for antialias in (True, False):

@@ -1,4 +1,4 @@
-"""torchvision's detectors, brought in from files of theirs, find here what they find there."""
+"""Imported torchvision detectors have the same detections as in torchvision."""
 
 from __future__ import annotations
 
@@ -32,18 +32,18 @@ CLASSES = 4  # with background
 PLAIN: dict[str, Any] = {"min_size": SIZE[0], "max_size": SIZE[1]}
 
 
-def fpn(**told: Any) -> Any:
-    return resnet_fpn_backbone(backbone_name="resnet18", weights=None, trainable_layers=5, **told)
+def fpn(**options: Any) -> Any:
+    return resnet_fpn_backbone(backbone_name="resnet18", weights=None, trainable_layers=5, **options)
 
 
-def r_cnn(kind: Any, **told: Any) -> nn.Module:
+def r_cnn(kind: Any, **options: Any) -> nn.Module:
     head, last = TwoMLPHead(256 * 49, 32), FastRCNNPredictor(32, CLASSES)
-    return kind(fpn(), None, box_head=head, box_predictor=last, **PLAIN, **told)
+    return kind(fpn(), None, box_head=head, box_predictor=last, **PLAIN, **options)
 
 
-def dense(kind: Any, **told: Any) -> nn.Module:
+def dense(kind: Any, **options: Any) -> nn.Module:
     maps = fpn(returned_layers=[2, 3, 4], extra_blocks=LastLevelP6P7(256, 256))
-    return kind(maps, CLASSES, **PLAIN, **told)
+    return kind(maps, CLASSES, **PLAIN, **options)
 
 
 def fcos() -> nn.Module:
@@ -65,7 +65,7 @@ def keypoint_rcnn() -> nn.Module:
     return r_cnn(theirs.KeypointRCNN, **heads)
 
 
-def second_r_cnn(kind: Any, **told: Any) -> nn.Module:
+def second_r_cnn(kind: Any, **options: Any) -> nn.Module:
     return kind(
         _resnet_fpn_extractor(resnet18(), 5, norm_layer=nn.BatchNorm2d),
         None,
@@ -73,14 +73,14 @@ def second_r_cnn(kind: Any, **told: Any) -> nn.Module:
         box_head=FastRCNNConvFCHead((256, 7, 7), [256, 256], [32], norm_layer=nn.BatchNorm2d),
         box_predictor=FastRCNNPredictor(32, CLASSES),
         **PLAIN,
-        **told,
+        **options,
     )
 
 
-def as_published(name: str, classes: int = CLASSES, **told: Any) -> nn.Module:
-    """torchvision's own builder, with the sizes of this file where its model has no size of its own."""
-    told |= {} if name.startswith("ssd") else PLAIN
-    return getattr(theirs, name)(weights=None, weights_backbone=None, num_classes=classes, **told)
+def as_published(name: str, classes: int = CLASSES, **options: Any) -> nn.Module:
+    """torchvision's builder, with SIZE unless the model has a fixed size."""
+    options |= {} if name.startswith("ssd") else PLAIN
+    return getattr(theirs, name)(weights=None, weights_backbone=None, num_classes=classes, **options)
 
 
 def second_mask_rcnn() -> nn.Module:
@@ -102,7 +102,7 @@ OFFERED = [name for name, r in references.REFERENCES.items() if hasattr(theirs, 
 
 
 def made_loud(model: Any) -> Any:
-    """Random weights under which every layer says things of size 1, and hundreds of boxes are found."""
+    """Random weights with outputs of std 1 in every layer, and hundreds of detections."""
     torch.manual_seed(1)
     norms: list[Any] = [layer for layer in model.modules() if isinstance(layer, FrozenBatchNorm2d | nn.BatchNorm2d)]
     for layer in norms:
@@ -131,7 +131,7 @@ def made_loud(model: Any) -> Any:
             parameter.data *= 2
         if name == "head.classification_head.cls_logits.bias":
             rows = nn.init.constant_(parameter, 0.0).data.view(-1, CLASSES)
-            rows[:, 0] = -1000.0  # as in every trained one, background is never found
+            rows[:, 0] = -1000.0  # as in trained models, background is never predicted
     return model
 
 
@@ -147,12 +147,12 @@ def insist_on_equal_detections(model: Any, ours: Trained) -> None:
     with torch.no_grad():
         (wanted,) = model([image / 255 for image in images])
         (found,) = ours.task.detect(images)
-    assert len(wanted["scores"]) > 20, "many things are found"
+    assert len(wanted["scores"]) > 20, "many detections"
     ids = torch.tensor(ours.classes.source_ids)[found["labels"]]
     same = (found["scores"][:, None] - wanted["scores"]).abs() < 1e-4
     same &= (found["boxes"][:, None] - wanted["boxes"]).abs().amax(-1) < 1e-2
     same &= ids[:, None] == wanted["labels"]
-    # suppression of boxes whose overlap is its threshold but for rounding may go either way
+    # NMS of boxes with an IoU near the threshold depends on rounding
     assert same.any(0).float().mean() > 0.98 and same.any(1).float().mean() > 0.98
     for name in ("masks", "keypoints"):
         assert (name in found) == (name in wanted)
@@ -176,24 +176,24 @@ def insist_on_equal_detections(model: Any, ours: Trained) -> None:
 )
 def test_what_torchvision_finds_is_found_here(network: str, tmp_path: Path, store: Store) -> None:
     torch.manual_seed(0)
-    model, told = SMALL[network](), {}
-    if network == "retinanet":  # as its published file wants it
+    model, options = SMALL[network](), {}
+    if network == "retinanet":  # as for its published file
         overwrite_eps(model, 0.0)
-        told = {"norm_eps": 0.0}
-    content = {"model": made_loud(model).state_dict(), "epoch": 3}  # as its train.py saves them
-    insist_on_equal_detections(model, bring_in(store, tmp_path / "model.pth", content, network, **told))
+        options = {"norm_eps": 0.0}
+    content = {"model": made_loud(model).state_dict(), "epoch": 3}  # as saved by torchvision's train.py
+    insist_on_equal_detections(model, bring_in(store, tmp_path / "model.pth", content, network, **options))
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", OFFERED)
 def test_all_of_torchvisions_models_find_what_they_do_there(name: str, tmp_path: Path, store: Store) -> None:
     torch.manual_seed(0)
-    theirs_told, told = {}, {}
-    if "rcnn" in name:  # of a thousand proposals each would be looked into, for a minute
-        theirs_told = {"rpn_post_nms_top_n_test": 120, "box_detections_per_img": 40}
-        told = {"network_args": {"rpn_proposals": 120, "max_detections": 40}}
-    model = made_loud(as_published(name, **theirs_told))
-    ours = bring_in(store, tmp_path / "model.pth", model.state_dict(), name, **told)
+    their_options, options = {}, {}
+    if "rcnn" in name:  # a thousand proposals would take a minute
+        their_options = {"rpn_post_nms_top_n_test": 120, "box_detections_per_img": 40}
+        options = {"network_args": {"rpn_proposals": 120, "max_detections": 40}}
+    model = made_loud(as_published(name, **their_options))
+    ours = bring_in(store, tmp_path / "model.pth", model.state_dict(), name, **options)
     insist_on_equal_detections(model, ours)
     if ours.skeleton is not None:
         assert ours.skeleton.is_person and len(ours.skeleton.edges) == 19
@@ -210,7 +210,7 @@ OLDER = [
 
 @pytest.mark.parametrize("network", ["mask_rcnn", "retinanet"])
 def test_files_from_before_version_0_13_mean_the_same(network: str) -> None:
-    """Their names are those that torchvision's own loader still understands."""
+    """Keys that torchvision still converts when loading."""
     model = SMALL[network]()
     tensors, older = dict(model.state_dict()), {}
     for name, value in tensors.items():

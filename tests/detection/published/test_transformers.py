@@ -1,4 +1,4 @@
-"""DETR and those after it, brought in from files of their authors' programs, say here what they say there."""
+"""Imported DETR, Deformable DETR and SMCA checkpoints have the same outputs as the original networks."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ def insist_on_equal_sets(model: Any, ours: Trained) -> None:
         wanted = model(**as_they_want(IMAGES, [{"boxes": torch.zeros(0, 4), "labels": torch.zeros(0).long()}] * 2))
         net: Any = ours.task.detector
         logits, boxes, *_ = net.predict(IMAGES)
-    assert wanted.logits.std() > 0.05, "queries say different things"
+    assert wanted.logits.std() > 0.05, "outputs of the queries differ"
     torch.testing.assert_close(logits[-1], wanted.logits, rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(boxes[-1], wanted.pred_boxes, rtol=1e-4, atol=1e-4)
 
 
 def without_labels(model: Any) -> Any:
-    return lambda **told: model(**{name: value for name, value in told.items() if name != "labels"})
+    return lambda **options: model(**{name: value for name, value in options.items() if name != "labels"})
 
 
 def test_official_detr_files_say_what_transformers_detr_says(tmp_path: Path, store: Store) -> None:
@@ -44,12 +44,12 @@ def test_official_detr_files_say_what_transformers_detr_says(tmp_path: Path, sto
     content = {"model": as_official(model, "detr", net), "args": argparse.Namespace(backbone="resnet18"), "epoch": 299}
     ours = bring_in(store, tmp_path / "detr.pth", content, "detr", network_args={"heads": 4})
     insist_on_equal_sets(without_labels(model), ours)
-    assert ours.classes.source_ids == tuple(range(91)), "results come out in COCO's ids"
+    assert ours.classes.source_ids == tuple(range(91)), "results have COCO's ids"
     assert (ours.classes.names[0], ours.classes.names[1], ours.classes.names[90]) == ("class 0", "person", "toothbrush")
 
 
 @pytest.mark.parametrize(
-    ("network", "told"),
+    ("network", "options"),
     [
         ("deformable_detr", {}),
         ("deformable_detr_boxref", {"two_stage": True}),
@@ -58,13 +58,13 @@ def test_official_detr_files_say_what_transformers_detr_says(tmp_path: Path, sto
     ],
 )
 def test_official_deformable_detr_files_say_what_transformers_does(
-    network: str, told: dict[str, Any], tmp_path: Path, store: Store
+    network: str, options: dict[str, Any], tmp_path: Path, store: Store
 ) -> None:
-    net = loud_set_network(network, points=2, **told)
+    net = loud_set_network(network, points=2, **options)
     model = deformable_detr_of_transformers(net, 91)
     official = as_official(model, "deformable", net)
-    for name in [name for name in official if re.match(r"(class|bbox)_embed", name)]:  # their decoder has them, too
-        if network == "deformable_detr_boxref" and (name.startswith("bbox") or told):
+    for name in [name for name in official if re.match(r"(class|bbox)_embed", name)]:  # also saved under the decoder
+        if network == "deformable_detr_boxref" and (name.startswith("bbox") or options):
             official[f"transformer.decoder.{name}"] = official[name]
     args = {"heads": 4, "points": 2, "num_queries": 12}
     ours = bring_in(store, tmp_path / "deformable.pth", {"model": official}, network, network_args=args)
@@ -76,7 +76,7 @@ def test_official_deformable_detr_files_say_what_transformers_does(
 def test_smca_files_say_what_they_said(kind: str, tmp_path: Path, store: Store) -> None:
     net = loud_set_network("smca_detr", dynamic_scale=kind)
     official: dict[str, Tensor] = {smca_name(name): value for name, value in net.state_dict().items()}
-    for name in ("class_embed.weight", "class_embed.bias"):  # the last is no object
+    for name in ("class_embed.weight", "class_embed.bias"):  # the last row is no object
         official[name] = torch.cat((official[name], official[name][:1]))
     ours = bring_in(store, tmp_path / "smca.pth", {"model": official}, "smca_detr")
     brought_in: Any = ours.task.detector
@@ -151,7 +151,7 @@ def test_panoptic_detr_files_draw_what_they_drew(tmp_path: Path, store: Store) -
 
 
 def test_rows_of_things_and_stuff_have_their_names_and_ids() -> None:
-    """As many rows as the published panoptic files have."""
+    """With the number of rows of the published panoptic files."""
     official = {
         "transformer.decoder.layers.0.norm1.weight": torch.ones(1),
         "bbox_attention.q_linear.bias": torch.ones(1),
@@ -170,5 +170,5 @@ def test_heads_that_layers_share_must_be_equal() -> None:
     official = as_official(deformable_detr_of_transformers(net, 91), "deformable", net)
     assert recognize(official).renamed().keys() >= {"classify.0.weight"}
     official["class_embed.1.weight"] = official["class_embed.1.weight"] + 1
-    with pytest.raises(WeightsError, match="holds classify.0.weight twice, and differently"):
+    with pytest.raises(WeightsError, match="has two different tensors for classify.0.weight"):
         recognize(official).renamed()

@@ -87,10 +87,12 @@ def test_epoch_without_a_tag_means_the_only_tag_there_is(
     store: Store, trained: nn.Module, card: Callable[..., Card]
 ) -> None:
     assert same(open_backbone(recipe(backbone=ARCH, backbone_epoch=0), store).net, trained)
-    with pytest.raises(WeightsError, match="has no weights of test_vit; make some with `pretrain train --model test_v"):
+    with pytest.raises(
+        WeightsError, match="has no weights for test_vit; train some with `pretrain train --model test_v"
+    ):
         open_backbone(recipe(backbone="test_vit", backbone_epoch=0), store)
     store.put(backbone.build(ARCH), card(arch=ARCH, tag="another"))
-    with pytest.raises(WeightsError, match="has the tags another, supervised; say which with --backbone-tag"):
+    with pytest.raises(WeightsError, match="has the tags another, supervised; choose one with --backbone-tag"):
         open_backbone(recipe(backbone=ARCH, backbone_epoch=0), store)
 
 
@@ -105,7 +107,7 @@ def test_epoch_picks_among_the_exports_of_a_tag(store: Store, trained: nn.Module
 
 def test_tag_of_a_detector_is_refused(store: Store, card: Callable[..., Card]) -> None:
     store.put(nn.Linear(2, 2), card(arch=f"fcos-{ARCH}", tag="mine", kind="detector"))
-    with pytest.raises(WeightsError, match="is a detector and no backbone; name a tag that `pretrain` exported"):
+    with pytest.raises(WeightsError, match="is a detector, not a backbone; give a tag that `pretrain` exported"):
         open_backbone(recipe(backbone_tag="mine"), store)
 
 
@@ -171,7 +173,7 @@ def test_width_of_one_is_every_backbone(store: Store, width: str) -> None:
 
 @pytest.mark.parametrize("width", ["0.5", "wide"])
 def test_other_widths_are_refused(store: Store, width: str) -> None:
-    with pytest.raises(UsageError, match="comes in width 1 only; leave --backbone-param out"):
+    with pytest.raises(UsageError, match="exists in width 1 only; remove --backbone-param"):
         backbone_name(recipe(backbone=ARCH, backbone_param=width).model, store)
 
 
@@ -309,7 +311,7 @@ def test_frozen_batch_norm_leaves_the_convolutions() -> None:
 
 
 def test_freeze_flags_that_exclude_one_another_are_refused() -> None:
-    with pytest.raises(UsageError, match="exclude one another; keep one"):
+    with pytest.raises(UsageError, match="are mutually exclusive; keep one"):
         learning(freeze_backbone=True, freeze_body=True)
     with pytest.raises(UsageError, match="--freeze-backbone-stages 9: this backbone has a stem and 4 stages"):
         learning(freeze_backbone_stages=9)

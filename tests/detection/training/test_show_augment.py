@@ -82,8 +82,8 @@ def test_a_sheet_holds_as_many_samples_as_there_are_at_most(
 @pytest.mark.parametrize(
     ("words", "says"),
     [
-        (["--count", "0"], "--count 0 shows nothing"),
-        (["-o", "sheet.what"], "give --output a name that ends in .jpg or .png"),
+        (["--count", "0"], "--count 0 is below 1"),
+        (["-o", "sheet.what"], "give an --output that ends in .jpg or .png"),
         (["--aug-type", "hflop"], "did you mean 'hflip'"),
     ],
 )

@@ -340,7 +340,7 @@ def test_an_unusable_index_is_refused_with_the_way_out(change, folder):
     open_index(shard)
     place = index_places(shard)[0]
     place.write_text(json.dumps(json.loads(place.read_text()) | change))
-    with pytest.raises(DataError, match=r"no usable shard index .* delete it"):
+    with pytest.raises(DataError, match=r"not a usable shard index .* delete it"):
         open_index(shard)
 
 

@@ -56,7 +56,9 @@ def test_a_folder_is_a_data_set(tmp_path: Path) -> None:
     assert image.shape == (3, 40, 60) and target["boxes"].tolist() == BOXES and target["labels"].tolist() == [0, 0]
     assert target["keypoints"].tolist() == POINTS  # pyright: ignore
     assert data.skeleton == Skeleton.numbered(3)
-    assert data.notes == ["the keypoints have no names, so a mirror image exchanges none; --keypoints-file tells"]
+    assert data.notes == [
+        "the keypoints have no names, so a flip exchanges none; give flip pairs with --keypoints-file"
+    ]
     assert len(data.load(0, np.random.default_rng(0))[1]["boxes"]) == 0
     truth = data.ground_truth()["annotations"]
     assert [a["num_keypoints"] for a in truth] == [2, 3] and [a["area"] for a in truth] == [100, 750]
@@ -66,9 +68,9 @@ def test_a_folder_is_a_data_set(tmp_path: Path) -> None:
 def test_boxes_alone_are_enough_for_a_network_that_learns_boxes_alone(tmp_path: Path) -> None:
     folder(tmp_path, a={"bboxes": BOXES}, b={"bboxes": BOXES, "keypoints": POINTS})
     assert len(opened(tmp_path, finds=()).target(0)["boxes"]) == 2
-    with pytest.raises(DataError, match=r"a\.json has no keypoints; add a list 'keypoints', or learn boxes alone"):
+    with pytest.raises(DataError, match=r"a\.json has no keypoints; add a list 'keypoints', or train boxes only"):
         opened(tmp_path)
-    with pytest.raises(UsageError, match="holds boxes and keypoints, no masks"):
+    with pytest.raises(UsageError, match="has boxes and keypoints, no masks"):
         opened(tmp_path, finds=("masks",))
 
 
@@ -78,7 +80,7 @@ def test_the_manuals_example_is_understood_once_its_comma_is_there(tmp_path: Pat
     table = read_custom(tmp_path / "train/annotations", finds=("keypoints",))
     assert table.keypoints is not None and table.keypoints.tolist() == [[[153, 172, 2]], [[372, 349, 2]]]
     folder(tmp_path / "as printed", a=PRINTED)
-    with pytest.raises(DataError, match=r"a\.json lacks a comma before 'keypoints' at line 3, column 5; put one after"):
+    with pytest.raises(DataError, match=r"a\.json lacks a comma before 'keypoints' at line 3, column 5; add one after"):
         opened(tmp_path / "as printed")
 
 
@@ -96,7 +98,7 @@ def test_as_many_boxes_as_points_are_read_as_the_other_files_are_or_refused(tmp_
     square[:, :, 2] = 2
     told = {"bboxes": three, "keypoints": square.tolist()}
     folder(tmp_path / "alone", a=told)
-    with pytest.raises(DataError, match=r"a\.json has as many boxes as points, 3, and no other file tells"):
+    with pytest.raises(DataError, match=r"a\.json has as many boxes as points, 3, so it is ambiguous"):
         opened(tmp_path / "alone")
     folder(tmp_path / "objects", a=told, b={"bboxes": BOXES, "keypoints": POINTS})
     assert opened(tmp_path / "objects").target(0)["keypoints"].tolist() == square.tolist()  # pyright: ignore
@@ -146,22 +148,22 @@ def both(**change: Any) -> dict[str, Any]:
         ('{"bboxes": [1 2]}', r"is not readable JSON"),
         ("[]", "has no list 'bboxes'"),
         ({"keypoints": POINTS}, "has no list 'bboxes'"),
-        (both(bboxes=[[1, 2, 3]]), r"bboxes is no list of boxes \[x1, y1, x2, y2\]"),
+        (both(bboxes=[[1, 2, 3]]), r"bboxes is not a list of boxes \[x1, y1, x2, y2\]"),
         (both(bboxes=[[1, 2, 3, "4"], BOXES[0]]), "bboxes is no"),
-        (both(bboxes=[[1, 2, 3, float("nan")], BOXES[0]]), "bboxes is no .* finite"),
+        (both(bboxes=[[1, 2, 3, float("nan")], BOXES[0]]), "bboxes is not .* finite"),
         (both(bboxes=[BOXES[0], [1, 2, 3]]), "bboxes is no"),
-        (both(keypoints=[POINTS[0], POINTS[1][:2]]), "keypoints is no .* of the same length"),
+        (both(keypoints=[POINTS[0], POINTS[1][:2]]), "keypoints is not .* of the same length"),
         (both(keypoints=[[[1, 2]] * 3] * 2), "keypoints is no"),
         (both(keypoints=[[[1, 2, True]] * 3] * 2), "keypoints is no"),
         (both(keypoints="none"), "keypoints is no"),
-        (both(keypoints=[[[1, 2, 3]] * 3] * 2), "has the visibility 3; it is 0 absent, 1 hidden or 2 seen"),
+        (both(keypoints=[[[1, 2, 3]] * 3] * 2), "has the visibility 3; it is 0 absent, 1 occluded or 2 visible"),
         (both(keypoints=[[[1, 2, 0.5]] * 3] * 2), "has the visibility 0.5"),
         (both(bboxes=BOXES * 3), "has more boxes than rows of keypoints: 6 boxes, and keypoints of 2 x 3 points"),
         (
             both(keypoints=[POINTS[0]]),
-            "has boxes and keypoints that do not go together: 2 boxes, and keypoints of 1 x 3 points",
+            "has boxes and keypoints that do not match: 2 boxes, and keypoints of 1 x 3 points",
         ),
-        (both(keypoints=[[[1, 1, 2]] * 4] * 2), "has 4 keypoints an object where other files have 3"),
+        (both(keypoints=[[[1, 1, 2]] * 4] * 2), "has 4 keypoints per object, other files have 3"),
     ],
 )
 def test_a_wrong_file_is_named_and_explained(tmp_path: Path, content: Any, says: str) -> None:
@@ -174,23 +176,23 @@ def test_photographs_and_annotations_go_in_pairs(tmp_path: Path) -> None:
     annotations = folder(tmp_path)
     images = tmp_path / "train/images"
     (annotations / "alone.json").write_text("{}")
-    with pytest.raises(DataError, match=r"alone\.json has no photograph alone\.\* in .*images; add it, or take"):
+    with pytest.raises(DataError, match=r"alone\.json has no image alone\.\* in .*images; add it, or remove"):
         opened(tmp_path)
     (annotations / "alone.json").unlink()
     for name in ("c", "d"):
         Image.new("RGB", (9, 9)).save(images / f"{name}.png")
-    with pytest.raises(DataError, match=r"c\.png has no annotation c\.json in .*\(1 more are alone\)"):
+    with pytest.raises(DataError, match=r"c\.png has no annotation c\.json in .*\(1 more have none\)"):
         opened(tmp_path)
     for name in ("c.png", "d.png"):
         (images / name).unlink()
     Image.new("RGB", (9, 9)).save(images / "b.png")
-    with pytest.raises(DataError, match=r"holds b\.jpg and b\.png, whose JSON would be the same"):
+    with pytest.raises(DataError, match=r"has b\.jpg and b\.png, which would have the same JSON"):
         opened(tmp_path)
     (images / "b.png").unlink()
     (images / "notes.txt").write_text("no photograph")
     assert len(opened(tmp_path)) == 2
     (images / "a.png").write_bytes(b"<html>")
-    with pytest.raises(DataError, match=r"a\.png is no usable photograph"):
+    with pytest.raises(DataError, match=r"a\.png is not a usable image"):
         opened(tmp_path)
 
 
@@ -204,7 +206,7 @@ def test_a_long_header_before_the_size_is_read_through(tmp_path: Path) -> None:
 
 
 def test_folders_that_are_not_there_are_named(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="has no train/images with train/annotations; put the photographs"):
+    with pytest.raises(DataError, match="has no train/images with train/annotations; put the images"):
         coco_layout(tmp_path, "train", "custom")
     folder(tmp_path)
     with pytest.raises(DataError, match="has no test/images with test/annotations nor val/images"):
@@ -215,5 +217,5 @@ def test_folders_that_are_not_there_are_named(tmp_path: Path) -> None:
         coco_layout(tmp_path, "train", "coco_kp")
     for file in (tmp_path / "train").rglob("*.*"):
         file.unlink()
-    with pytest.raises(DataError, match="holds no photographs"):
+    with pytest.raises(DataError, match="has no images"):
         opened(tmp_path)

@@ -27,7 +27,7 @@ def test_objects365_is_found_however_it_was_unpacked(tmp_path: Path, keep: int) 
     reds = [int(data.load(i, np.random.default_rng(0))[0][0, 0, 0]) for i in range(len(NAMES))]
     assert reds == pytest.approx([0, 100, 200], abs=3)
     told = [note for note in data.notes if "another folder" in note]
-    assert told == ([] if keep == 3 else ["3 images lie in another folder than the annotations say"])
+    assert told == ([] if keep == 3 else ["3 images are in another folder than the annotations say"])
 
 
 def test_where_a_name_lies_twice_the_place_it_names_goes_first(tmp_path: Path) -> None:
@@ -78,7 +78,7 @@ def test_the_list_that_comes_with_the_recipes_names_images_as_the_json_does(tmp_
         Image.new("RGB", (40, 30)).save(tmp_path / Path(name).name)
     (tmp_path / "ignore.txt").write_text("\n".join(lines))
     data = CocoDetection(tmp_path, tmp_path / "more.json", ignore_file=tmp_path / "ignore.txt")
-    assert len(lines) == 3 and len(data) == 3 and data.notes[0].startswith("3 images are named by")
+    assert len(lines) == 3 and len(data) == 3 and data.notes[0].startswith("3 images are listed in")
 
 
 def test_dirty_names_are_kept_and_matched(tmp_path: Path) -> None:

@@ -90,7 +90,7 @@ def test_another_skeleton_may_be_told_if_it_fits(tmp_path: Path) -> None:
     told = Skeleton.numbered(3).with_sigmas(0.3)
     data = CocoDetection(*people(tmp_path), finds=("keypoints",), skeleton=told)
     assert data.skeleton == told and data.target(0)["mirrored"] == (0, 1, 2)  # pyright: ignore
-    with pytest.raises(DataError, match="has 3 keypoints an object, but the skeleton has 5; give one that fits"):
+    with pytest.raises(DataError, match="has 3 keypoints per object, but the skeleton has 5; give one that matches"):
         CocoDetection(*people(tmp_path), finds=("keypoints",), skeleton=Skeleton.numbered(5))
 
 
@@ -103,9 +103,9 @@ def test_images_with_too_few_keypoints_are_left_out_for_training_and_told(tmp_pa
     place = people(tmp_path, content)
     assert len(CocoDetection(*place, finds=("keypoints",))) == 2
     data = CocoDetection(*place, finds=("keypoints",), min_keypoints=None)
-    assert data.image_ids == [7] and data.notes == ["1 image has fewer than 1 labelled keypoints and left out"]
+    assert data.image_ids == [7] and data.notes == ["1 image has fewer than 1 labeled keypoints, skipped"]
     assert len(CocoDetection(*place, finds=("keypoints",), min_keypoints=4)) == 1
-    with pytest.raises(DataError, match="leaves no image to use"):
+    with pytest.raises(DataError, match="has no image left to use"):
         CocoDetection(*place, finds=("keypoints",), min_keypoints=5)
     assert len(CocoDetection(*place, min_keypoints=None)) == 2  # nobody asked for keypoints
 
@@ -116,7 +116,7 @@ def test_cocos_person_needs_ten(tmp_path: Path) -> None:
     for entry, labelled in zip(content["annotations"], (9, 1, 0, 17, 9), strict=True):
         entry["keypoints"] = [3, 3, 2] * labelled + [0] * 3 * (17 - labelled)
     data = CocoDetection(*people(tmp_path, content), finds=("keypoints",), min_keypoints=None)
-    assert data.image_ids == [7] and data.notes == ["1 image has fewer than 10 labelled keypoints and left out"]
+    assert data.image_ids == [7] and data.notes == ["1 image has fewer than 10 labeled keypoints, skipped"]
 
 
 @needs_real_data
@@ -145,7 +145,7 @@ def test_real_people_are_chosen_as_torchvision_chooses_them() -> None:
 @pytest.mark.parametrize(
     ("keypoints", "says"),
     [
-        ([1, 1, 2, 3], "annotation 101 has 4 keypoint numbers, which are no triples x y visibility"),
+        ([1, 1, 2, 3], "annotation 101 has 4 keypoint numbers, not triples x y visibility"),
         ([1, 1, 2] * 4, "annotation 101 has 4 keypoints where its category 'person' names 3"),
         ([1, 1, float("nan")] * 3, "annotation 101 has keypoints that are not finite"),
         ([1, 1, 3] * 3, "annotation 101 has the keypoint visibility 3 where 0, 1 or 2 belongs"),
@@ -181,8 +181,8 @@ def test_a_file_without_any_keypoints_is_refused_with_the_way_out(tmp_path: Path
 def test_two_skeletons_in_one_file_are_refused(tmp_path: Path) -> None:
     content = people_file()
     content["categories"].append({"id": 2, "name": "dog", "keypoints": ["nose", "tail"]})
-    with pytest.raises(DataError, match="different keypoints; a network learns one skeleton"):
+    with pytest.raises(DataError, match="different keypoints, but a network has one skeleton"):
         read_coco(people(tmp_path, content)[1], ("keypoints",))
     content["categories"][1]["keypoints"] = ["nose", "nose"]
-    with pytest.raises(DataError, match="category 'dog' gives two keypoints one name"):
+    with pytest.raises(DataError, match="category 'dog' has two keypoints with the same name"):
         read_coco(people(tmp_path, content)[1], ("keypoints",))

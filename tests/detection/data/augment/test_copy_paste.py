@@ -125,11 +125,11 @@ def test_a_partner_that_cannot_be_read_is_done_without(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "says"),
     [
-        ({"finds": ()}, "--use-copypaste cuts objects out along their masks; take a network that learns masks"),
-        ({"finds": ("masks", "keypoints")}, "take a network that learns masks"),
-        ({"augment": None}, "goes with large-scale jitter; add --data-augmentation lsj"),
-        ({"augment": build_augment("hflip", size=(48, 48))}, "goes with large-scale jitter"),
-        ({"augment": build_augment("lsj", size=(48, 48), train=False)}, "goes with large-scale jitter"),
+        ({"finds": ()}, "--use-copypaste needs masks; use a network with masks"),
+        ({"finds": ("masks", "keypoints")}, "use a network with masks"),
+        ({"augment": None}, "needs large-scale jitter; add --data-augmentation lsj"),
+        ({"augment": build_augment("hflip", size=(48, 48))}, "needs large-scale jitter"),
+        ({"augment": build_augment("lsj", size=(48, 48), train=False)}, "needs large-scale jitter"),
     ],
 )
 def test_pasting_without_masks_or_jitter_is_refused(tmp_path: Path, options: dict[str, Any], says: str) -> None:

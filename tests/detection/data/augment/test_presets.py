@@ -273,7 +273,7 @@ def test_evaluation_resizes_and_draws_nothing() -> None:
         ({"name": "birdr"}, "did you mean 'birder'"),
         ({"name": "birder", "level": 11}, "level 11"),
         ({"name": "hflip", "size": (0, 5)}, "sizes start at 1"),
-        ({"name": "lsj", "multiscale": True}, "leave --multiscale out"),
+        ({"name": "lsj", "multiscale": True}, "remove --multiscale"),
     ],
 )
 def test_a_wrong_choice_is_explained(options: dict, says: str) -> None:

@@ -124,7 +124,7 @@ WHAT = "polygons .* or an RLE"
 @pytest.mark.parametrize(
     ("segmentation", "says"),
     [
-        (..., "annotation 101 has no segmentation, which a network that learns masks needs; give .* or take a network"),
+        (..., "annotation 101 has no segmentation, which a network with masks needs; give .* or use a network"),
         (None, "annotation 101 has no segmentation"),
         ([], "annotation 101 has no segmentation"),
         (

@@ -73,5 +73,5 @@ def test_elsewhere_it_is_pytorchs(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("share", [-0.1, 1.0, 2.0])
 def test_share_that_leaves_nothing_is_refused(share: float) -> None:
-    with pytest.raises(UsageError, match="give a share of values, from 0 to below 1"):
+    with pytest.raises(UsageError, match="give a probability from 0 to below 1"):
         Dropout(share)

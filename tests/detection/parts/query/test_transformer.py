@@ -161,5 +161,5 @@ def test_mlp_ends_where_it_is_told_to() -> None:
 
 @pytest.mark.parametrize(("width", "heads"), [(30, 4), (18, 3)])
 def test_width_that_does_not_suit_is_refused(width: int, heads: int) -> None:
-    with pytest.raises(UsageError, match=f"width {width} does not suit {heads} heads; give a multiple of {heads} and"):
+    with pytest.raises(UsageError, match=f"width {width} does not fit {heads} heads; give a multiple of {heads} and"):
         Attention(width, heads)
