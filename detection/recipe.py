@@ -71,7 +71,7 @@ class DataConfig:
         None, "training images, a COCO folder, or shards (default: the built-in demo data)", "--coco-path"
     )
     dataset: Literal["auto", "coco", "coco_kp", "custom", "coco_panoptic"] = knob(
-        "auto", "kind of annotations in --data-path (default: what the network learns)", "--dataset-file"
+        "auto", "kind of annotations in --data-path; auto: by folder and network", "--dataset-file"
     )
     val_path: Path | None = knob(None, "validation images, or shards (default: found in a COCO folder)")
     coco_json_path: Path | None = knob(None, "training annotations (default: found in a COCO folder)")
@@ -85,7 +85,9 @@ class DataConfig:
         None, "training images to skip: a file with one file name per line, or a list in recipes/classes"
     )
     binary_mode: bool = knob(False, "one class: object")
-    limit: int | None = knob(None, "use only the first N training and validation images", low=1)
+    limit: int | None = knob(
+        None, "use only N training and N validation images, spread over the data, for tests", low=1
+    )
     drop_empty: bool = knob(False, "skip training images without a box")
     allow_missing_images: int = knob(0, "number of annotated images that may be missing on disk", low=0)
     size: tuple[int, ...] | None = knob(

@@ -24,7 +24,7 @@ from detection.data.annotations.coco_json import CocoTable
 from detection.data.annotations.files import coco_layout, find_photographs
 from detection.data.annotations.formats import read_annotations
 from detection.data.annotations.skeleton import Skeleton
-from detection.data.annotations.targets import find_targets, labelled_points, note, usual_min_keypoints
+from detection.data.annotations.targets import default_min_keypoints, find_targets, labeled_points, note
 from detection.data.augment.copy_paste import copy_paste
 from detection.data.augment.geometry import kept
 from detection.data.augment.presets import Augment, Augmentation, lsj
@@ -106,8 +106,8 @@ class CocoDetection:
             self.notes += note(int((~filled).sum()), "image has", "images have", "no box, skipped")
             table, targets = table.select(filled), targets[filled[table.image_of]]
         if self.skeleton is not None and min_keypoints != 0:
-            least = usual_min_keypoints(self.skeleton) if min_keypoints is None else min_keypoints
-            enough = labelled_points(table, targets) >= least
+            least = default_min_keypoints(self.skeleton) if min_keypoints is None else min_keypoints
+            enough = labeled_points(table, targets) >= least
             what = f"fewer than {least} labeled keypoints, skipped"
             self.notes += note(int((~enough).sum()), "image has", "images have", what)
             table, targets = table.select(enough), targets[enough[table.image_of]]

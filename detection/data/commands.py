@@ -35,7 +35,9 @@ def pack(argv: list[str]) -> int:
     parser.add_argument("annotations", type=Path, help="the COCO JSON")
     parser.add_argument("out", type=Path, help="the folder of shards to write; must not exist yet")
     parser.add_argument("--shard-size", type=int, default=1000, help="images per shard (default: 1000)")
-    parser.add_argument("--allow-missing-images", type=int, default=0, help="how many images may be missing")
+    parser.add_argument(
+        "--allow-missing-images", type=int, default=0, help="number of images that may be missing on disk"
+    )
     args = parser.parse_exactly(argv)
     from detection.data.pack import pack as run
     from shared.logs.console import setup_logging

@@ -160,8 +160,8 @@ class EfficientDet(Detector):
         """
         count = len(target["boxes"])
         if count == 0:
-            nobody = torch.full((len(anchors),), NOTHING, device=anchors.device)
-            return nobody, nobody
+            nothing = torch.full((len(anchors),), NOTHING, device=anchors.device)
+            return nothing, nothing
         seen = overlaps(target["boxes"], anchors)
         forced = torch.full_like(seen.which, count)  # an anchor that is best for several boxes is assigned to the first
         forced.scatter_reduce_(0, seen.best_of, torch.arange(count, device=forced.device), "amin")

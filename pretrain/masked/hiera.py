@@ -78,7 +78,7 @@ class MaskedHiera(nn.Module):
         return pixel_loss(self.predict(x, seen, hidden), truth, normalize=self.norm_pixels)
 
     def predict(self, x: Tensor, seen: Tensor, hidden: Tensor) -> Tensor:
-        """(B, 3, H, W), (B, M) and (B, K) units -> (B, 4 * K, 768) what is told of the hidden ones' places"""
+        """(B, 3, H, W), (B, M) and (B, K) units -> (B, 4 * K, 768) predicted pixels of the masked units"""
         at, asked = (self.places[units].flatten(1) for units in (seen, hidden))
         return self.decoder(self.encode(x, seen).flatten(1, 2), at, asked)
 

@@ -1,9 +1,9 @@
-"""Which annotations are trained on, and what there is to tell of the others.
+"""The annotations used for training, and notes about the others.
 
-    annotation -> a crowd?  narrower than a pixel inside its image?  there twice?  a mask without a pixel? -> no target
-    image      -> fewer labelled keypoints than asked for?                                                 -> left out
+    annotation -> a crowd?  narrower than a pixel inside its image?  a duplicate?  a mask without a pixel? -> no target
+    image      -> fewer labeled keypoints than required?                                                -> skipped
 
-All of them stay for evaluation.
+Evaluation uses all of them.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ from shared.errors import DataError
 
 
 def note(count: int, one: str, many: str, what: str) -> list[str]:
-    """A sentence, or none where there is nothing to tell."""
+    """One note, or none if the count is 0."""
     return [f"{count} {one if count == 1 else many} {what}"] if count else []
 
 
 def find_targets(table: CocoTable, finds: Sequence[str]) -> tuple[np.ndarray, list[str]]:
-    """(A,) bool: the annotations that are trained on; and what there is to tell.
+    """(A,) bool: the annotations used for training; and notes about the others.
 
     Raises:
-        DataError: there is none.
+        DataError: there are none.
     """
     corners, objects = table.corners(), ~table.crowd
     outside = (corners != np.hstack((table.boxes[:, :2], table.boxes[:, :2] + table.boxes[:, 2:]))).any(axis=1)
@@ -35,10 +35,10 @@ def find_targets(table: CocoTable, finds: Sequence[str]) -> tuple[np.ndarray, li
     again = exact_duplicates(table) & wide & objects
     notes = note(int((outside & wide & objects).sum()), "box reaches", "boxes reach", "outside the image, clipped")
     notes += note(int((~wide & objects).sum()), "box is", "boxes are", "narrower than 1 pixel, dropped")
-    notes += note(int(again.sum()), "annotation is", "annotations are", "there twice or more, counted once")
+    notes += note(int(again.sum()), "annotation is", "annotations are", "duplicated, counted once")
     targets = wide & objects & ~again
     if not targets.any():
-        raise DataError(f"{table.path} has no usable boxes at all; give annotations of objects ('instances')")
+        raise DataError(f"{table.path} has no usable boxes; give annotations of objects ('instances')")
     if "masks" in finds:
         targets, more = _with_masks(table, targets)
         notes += more
@@ -56,21 +56,19 @@ def _with_masks(table: CocoTable, targets: np.ndarray) -> tuple[np.ndarray, list
     notes = note(int(outside.sum()), "polygon reaches", "polygons reach", "outside the image, clipped")
     notes += note(int(nothing.sum()), "mask has", "masks have", "no pixel in the image, dropped")
     if nothing.all():
-        raise DataError(
-            f"{table.path} has no mask that lies in its image; look whether sizes and polygons belong together"
-        )
+        raise DataError(f"{table.path} has no mask inside its image; check that image sizes and polygons match")
     targets = targets.copy()
     targets[rows[nothing]] = False
     return targets, notes
 
 
-def labelled_points(table: CocoTable, targets: np.ndarray) -> np.ndarray:
-    """(I,) how many keypoints of each image's targets are labelled."""
+def labeled_points(table: CocoTable, targets: np.ndarray) -> np.ndarray:
+    """(I,) number of labeled keypoints in each image's targets."""
     assert table.keypoints is not None
     counts = (table.keypoints[targets, :, 2] > 0).sum(axis=1)
     return np.bincount(table.image_of[targets], counts, minlength=len(table.image_ids))
 
 
-def usual_min_keypoints(skeleton: Skeleton) -> int:
-    """How many labelled keypoints a training image has: 10 for COCO's person, as its reference trainers do, else 1."""
+def default_min_keypoints(skeleton: Skeleton) -> int:
+    """Minimum of labeled keypoints in a training image: 10 for COCO's person, as in torchvision, else 1."""
     return 10 if skeleton.is_person else 1

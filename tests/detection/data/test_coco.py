@@ -110,7 +110,7 @@ def test_exact_duplicates_are_trained_on_once_and_stay_for_evaluation(tmp_path: 
     content["annotations"] += [{**first, "id": 100 + n, **other} for n, other in enumerate(others)]
     data = CocoDetection(*written(tmp_path, content))
     assert data.target(0)["labels"].tolist() == [1, 0, 1] and data.target(1)["labels"].tolist() == [0, 1]
-    assert data.notes == ["2 annotations are there twice or more, counted once"]
+    assert data.notes == ["2 annotations are duplicated, counted once"]
     assert len(data.ground_truth()["annotations"]) == 9
 
 

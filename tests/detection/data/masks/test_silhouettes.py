@@ -93,7 +93,7 @@ def test_masks_outside_the_image_are_clipped_or_dropped_and_told_and_stay_for_ev
     assert len(data.ground_truth()["annotations"]) == 9
     for entry in content["annotations"]:
         entry["segmentation"] = [square(100, 100, 9)]
-    with pytest.raises(DataError, match="no mask that lies in its image"):
+    with pytest.raises(DataError, match="no mask inside its image"):
         CocoDetection(*people(tmp_path, content), finds=("masks",))
 
 
