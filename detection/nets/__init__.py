@@ -7,7 +7,7 @@ Facts that may be given with a name:
     finds=("masks",)       or ("keypoints",): what its targets and its detections have besides boxes
     segments=True          panoptic: its masks segment the whole image into things and stuff
     like="faster_rcnn"     inherits the options of that network
-    grows_from={"detr": "masks.*"}   networks whose weights it may start from, with patterns of the missing tensors
+    starts_from={"detr": "masks.*"}   networks whose weights it may start from, with patterns of the missing tensors
 
 A network with keypoints has an option `num_keypoints`.
 """
@@ -58,9 +58,9 @@ def default_size(network: str) -> tuple[int, int]:
     return detector.facts(network).get("size", SIZE)
 
 
-def lacks_from(network: str, other: str) -> tuple[str, ...]:
+def missing_from(network: str, other: str) -> tuple[str, ...]:
     """Patterns of the tensors that are missing when a detector starts from another's weights; () if it cannot."""
-    lacking = detector.facts(network).get("grows_from", {}).get(other)
+    lacking = detector.facts(network).get("starts_from", {}).get(other)
     return () if lacking is None else (lacking,)
 
 

@@ -19,7 +19,7 @@ from torch import Tensor
 from backbones import backbone
 from detection.data.annotations.classes import ClassMap
 from detection.data.coco import CocoDetection
-from detection.nets import Detector, lacks_from
+from detection.nets import Detector, missing_from
 from detection.recipe import DetectRecipe, ModelConfig
 from detection.training.build import OpenedBackbone, backbone_options, dilation_of
 from shared.errors import UsageError, WeightsError
@@ -126,7 +126,7 @@ def rebuild_backbone(start: Exported, recipe: DetectRecipe) -> OpenedBackbone:
         WeightsError: the recipe has another network or backbone, or another normalization.
     """
     card_args, model = start.card.args, recipe.model
-    grown = lacks_from(model.network, card_args["network"])  # it has all of that, and more
+    grown = missing_from(model.network, card_args["network"])  # it has all of that, and more
     for what, wanted in (("network", None if grown else model.network), ("backbone", model.backbone)):
         if wanted is not None and wanted != card_args[what]:
             raise WeightsError(
@@ -147,7 +147,7 @@ def fill_from(start: Exported, built: Detector, store: Store, model: ModelConfig
     """
     heads = {id(p) for part in built.class_head() for p in (*part.parameters(), *part.buffers())}
     anew = [name for name, value in built.state_dict(keep_vars=True).items() if id(value) in heads]
-    allowed = (*model.allow_missing, *lacks_from(model.network, start.card.args["network"]))
+    allowed = (*model.allow_missing, *missing_from(model.network, start.card.args["network"]))
     if not model.reset_head:
         return store.load(built, start, allow_missing=allowed)
 

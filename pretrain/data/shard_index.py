@@ -123,7 +123,7 @@ def _read_index(place: Path) -> tuple[dict[str, Any], ShardIndex]:
             raise ValueError("another version")
         return document, _from_document(document)
     except (ValueError, KeyError, TypeError, OverflowError, RecursionError, OSError) as error:
-        raise DataError(f"{place} is no usable shard index ({error}); delete it to have the shard read anew") from None
+        raise DataError(f"{place} is not a usable shard index ({error}); delete it to index the shard again") from None
 
 
 def _from_document(document: dict[str, Any]) -> ShardIndex:

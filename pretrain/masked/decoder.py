@@ -67,7 +67,7 @@ class Decoder(nn.Module):
 
 
 def answers(block: Any, x: Tensor, asked: int) -> Tensor:
-    """(B, N, width) -> (B, asked, width): what a block of timm's makes of the last tokens, which look at all."""
+    """(B, N, width) -> (B, asked, width): a timm block's output for the last tokens, which attend to all N."""
     attn, normed, mine = block.attn, block.norm1(x), x[:, -asked:]
     width, weight, bias = x.shape[-1], attn.qkv.weight, attn.qkv.bias
     q = F.linear(normed[:, -asked:], weight[:width], bias[:width]).unflatten(-1, (attn.num_heads, -1))
@@ -78,7 +78,7 @@ def answers(block: Any, x: Tensor, asked: int) -> Tensor:
 
 
 def draw_weights(net: nn.Module) -> None:
-    """Draw the linear layers of a transformer anew, as masked autoencoders do: Xavier's distribution, no bias.
+    """Initialize the linear layers of a transformer as masked autoencoders do: Xavier uniform weights, zero bias.
 
     Glorot and Bengio, "Understanding the difficulty of training deep feedforward neural networks", 2010.
     """

@@ -16,7 +16,7 @@ from torchvision.ops import box_iou
 
 from backbones import backbone
 from backbones.freeze import freeze_unreached, keep_frozen_in_eval
-from detection.nets import Detector, detector, finds
+from detection.nets import Detector, detector, finds, missing_from
 from detection.types import Images, Target
 
 BACKBONES = [
@@ -26,6 +26,22 @@ BACKBONES = [
 ]  # a pyramid, one with a head no map reaches, a plain ViT
 CLASSES = 3
 KEYPOINTS = torch.tensor([[0.3, 0.2], [0.8, 0.5], [0.5, 0.9]])  # x y of each as shares of the object's box
+
+
+FACTS = {"size", "tiny", "finds", "segments", "like", "starts_from"}  # all that detection/nets/__init__.py reads
+
+
+@pytest.mark.parametrize("name", detector.names())
+def test_facts_of_a_network_are_ones_that_are_read(name: str) -> None:
+    facts = detector.facts(name)
+    assert set(facts) <= FACTS
+    assert set(facts.get("starts_from", {})) | {facts.get("like", name)} <= set(detector.names())
+    assert all(missing_from(name, other) for other in facts.get("starts_from", {}))
+
+
+def test_panoptic_detr_starts_from_detr_and_lacks_only_masks() -> None:
+    assert missing_from("detr_panoptic", "detr") == ("masks.*",)
+    assert missing_from("detr", "fcos") == ()
 
 
 def once_tiny() -> list[str]:

@@ -199,7 +199,7 @@ def test_exports_kept_on_the_way_can_be_picked_by_their_epoch(
         assert f"(epoch {epoch}): " in dry.out, dry.err
     missing = run(words + "--backbone-epoch 7")
     assert missing.code == 4
-    assert "has no 'supervised' at epoch 7; there is" in missing.complaint
+    assert "has no 'supervised' at epoch 7; found" in missing.complaint
 
 
 @pytest.mark.slow

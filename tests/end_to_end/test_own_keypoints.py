@@ -54,7 +54,7 @@ def test_the_manual_of_the_seed_works_as_it_stands(custom: Path, capsys: pytest.
     assert metrics_of("--weights runs/mine --data-path as-coco", capsys) == as_it_lies
     assert metrics_of("--results truth --dataset coco_kp --data-path as-coco", capsys)["keypoint_ap"] == 1.0
     assert cli.main(["convert", "custom", "coco", "custom", "as-coco"]) == 3
-    assert "is there already" in capsys.readouterr().err
+    assert "already exists" in capsys.readouterr().err
 
     assert cli.main(["predict", "custom/test/images", "--weights", "runs/mine", "--min-score", "0"]) == 0
     results = json.loads(Path("predictions/results.json").read_text())

@@ -99,7 +99,7 @@ def test_two_processes_probe_what_one_process_probes(
 @pytest.mark.parametrize(
     ("words", "code", "complaint"),
     [
-        ("--probe --data-path {bare}", 3, "classes"),
+        ("--probe --data-path {bare}", 3, "a probe needs class labels"),
         ("--probe --data-path {bare} --probe-path {shards} --probe-k 29", 2, "--probe-k"),
         ("--probe --data-path {bare} --probe-path {empty}", 3, "there is no jpg"),
         ("--probe --data-path {bare} --probe-path {shards} --dry-run", 0, ""),
@@ -227,7 +227,7 @@ def test_a_tag_is_measured_on_shards_and_on_the_folder_of_the_same_images_alike(
     metrics = left("shards").result()["metrics"]
     assert list(metrics) == [*HEALTH, "linear"]
     assert json.loads((tmp_path / "numbers.json").read_text()) == metrics
-    assert re.search(rf"^knn +{metrics['knn']:.4g} +share right by 5 neighbors", first.out, re.MULTILINE)
+    assert re.search(rf"^knn +{metrics['knn']:.4g} +accuracy with 5 neighbors", first.out, re.MULTILINE)
     assert "28 training and 9 validation images of 3 classes, 32x32 pixels, 100% of the short side" in first.out
     assert re.search(r"loaded test_resnet supervised@\w{6} \(epoch 2\): (\d+)/\1 tensors", first.out)
     again = run(words + f"--data-path {packed_out(trained, tmp_path / 'folder')} --name folder --batch-size 5")
@@ -279,11 +279,11 @@ def test_two_processes_measure_what_one_process_measures(
     ("words", "code", "complaint"),
     [
         ("--tag nothing --data-path {shards}", 4, "test_resnet has supervised"),
-        ("--tag supervised --data-path {shards} --k 29", 2, "29 nearest neighbors are asked for among 28 images"),
+        ("--tag supervised --data-path {shards} --k 29", 2, "29 nearest neighbors are more than the 28 images"),
         ("--tag supervised --data-path {bare}", 3, "no classes"),
         ("--tag supervised --data-path {empty}", 3, "there is no jpg"),
         ("--tag supervised --data-path {shards}/train-000000.tar", 3, "--val-path"),
-        ("--tag supervised --data-path {shards} --val-path {other}", 3, "put a classes.txt beside"),
+        ("--tag supervised --data-path {shards} --val-path {other}", 3, "put a classes.txt next to"),
         ("--tag supervised --data-path nowhere", 3, "nowhere"),
         ("--tag supervised --data-path {shards} --protocol nn", 2, "no protocol 'nn', did you mean 'knn'?"),
         ("--tag supervised --data-path {shards} --tempreature 1", 2, "did you mean '--temperature'?"),

@@ -46,7 +46,7 @@ def test_a_signal_saves_and_ends_with_75_and_the_resumed_run_ends_the_same(
     os.kill(trial.pid, sent)
     ended = trial.wait()
     assert ended.code == 75
-    assert "as asked; add --resume to continue" in ended.complaint
+    assert "add --resume to continue" in ended.complaint
     assert steps_taken(left("run").folder) < 14
     assert run(words + "--resume").code == 0
     assert run(RUN.format(workers=0, data=shards, name="whole")).code == 0

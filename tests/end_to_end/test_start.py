@@ -93,7 +93,7 @@ def test_classes_a_detector_does_not_know_are_refused_unless_its_head_is_reset(
     (tmp_path / "other.json").write_text(json.dumps(told))
     words = f"--init-from runs/one --data-path {coco}/train --coco-json-path {tmp_path}/other.json "
     refused = detect(words)
-    assert refused.code == 4 and "the data also has zebra crossing; say --reset-head" in refused.complaint
+    assert refused.code == 4 and "the data also has zebra crossing; use --reset-head" in refused.complaint
     assert detect(words + "--reset-head --name two").code == 0
     assert "zebra crossing" in card(tmp_path / "runs/two")["classes"]["names"]
 
@@ -101,10 +101,10 @@ def test_classes_a_detector_does_not_know_are_refused_unless_its_head_is_reset(
 @pytest.mark.parametrize(
     ("words", "code", "says"),
     [
-        (FCOS + "--tag word --resume-epoch 0", 4, "has no fcos-test_resnet tagged 'word'; name the detector"),
-        (FCOS + "--resume-epoch 0", 4, "has no fcos-test_resnet; name the detector or run to start from"),
+        (FCOS + "--tag word --resume-epoch 0", 4, "has no fcos-test_resnet tagged 'word'; give the detector"),
+        (FCOS + "--resume-epoch 0", 4, "has no fcos-test_resnet; give the detector or run to start from"),
         ("--init-from nobody", 4, "no weights tagged 'nobody'"),
-        (FCOS + "--reset-head", 2, "name the detector: --init-from"),
+        (FCOS + "--reset-head", 2, "give the detector with --init-from"),
         (FCOS + "--backbone-epoch 0", 4, "has no weights for test_resnet; train some with `pretrain train"),
     ],
 )
@@ -136,7 +136,7 @@ def test_a_warm_up_that_nothing_went_on_from_is_pointed_out(detect: Callable, tm
     assert detect(FCOS + "--tag coco --freeze-backbone --name warm").code == 0
     assert "nothing went on from" not in log("warm")
     assert detect(FCOS + "--tag coco --name cold").code == 0
-    assert "is a warm-up that nothing went on from; --init-from" in log("cold")
+    assert "is a warm-up that no run has started from; start from it with --init-from" in log("cold")
     assert detect("--init-from runs/warm --tag coco --name next").code == 0
     assert detect(FCOS + "--tag coco --name later").code == 0
     assert "nothing went on from" not in log("next") + log("later")

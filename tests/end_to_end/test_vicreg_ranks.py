@@ -89,7 +89,7 @@ def test_one_image_is_refused_alone_and_welcome_in_company(shards: Path, run: Ca
     words = TRAIN + f"--data-path {shards} --batch-size 1 "
     alone = run(words + "--name alone")
     assert alone.code == 2
-    assert "VICReg compares the images of a batch, and here is one alone; give --batch-size 2 or more" in alone.err
+    assert "VICReg needs at least two images in a batch; give --batch-size 2 or more" in alone.err
     assert [each.code for each in ranks(words + "--name own-statistics", 2)] == [2, 2]
     company = ranks(words + CERTAIN + "--name company", 2)
     assert [each.code for each in company] == [0, 0], company[0].err

@@ -155,7 +155,7 @@ def padded_masks(targets: Sequence[Target], objects: Sequence[Tensor], size: Seq
     parts = []
     for target, chosen in zip(targets, objects, strict=True):
         if "masks" not in target:
-            raise UsageError("detr_panoptic learns masks, and these annotations have none; say --dataset coco_panoptic")
+            raise UsageError("detr_panoptic needs masks, and these annotations have none; use --dataset coco_panoptic")
         masks = target["masks"][chosen.to(target["masks"].device)]
         parts.append(F.pad(masks, (0, size[1] - masks.shape[2], 0, size[0] - masks.shape[1])))
     return torch.cat(parts)

@@ -101,7 +101,7 @@ def test_run_that_another_process_trains_is_refused(tmp_path: Path) -> None:
     lines = [sys.executable, "-c", holder + "; sys.stdout.flush(); sys.stdin.read()", str(path)]
     with subprocess.Popen(lines, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
         assert other.stdout is not None and other.stdout.readline() == "mine\n"
-        with pytest.raises(UsageError, match=f"is being trained by process {other.pid} on .*; wait or stop that"):
+        with pytest.raises(UsageError, match=f"is being trained by process {other.pid} on .*; wait for it, or stop it"):
             opened(tmp_path, resume=str(path))
         other.kill()
     assert opened(tmp_path, resume=str(path)) == path, "a killed process holds no run"
