@@ -35,7 +35,7 @@ Color = tuple[int, int, int]
 Box = tuple[float, float, float, float]  # x0 y0 x1 y1, in pixels of the picture
 
 
-class Labelled(NamedTuple):
+class Labeled(NamedTuple):
     """One object of a picture."""
 
     box: Box
@@ -87,8 +87,8 @@ def draw_detections(
 
 def draw_shapes(
     picture: Image.Image,
-    found: Sequence[Labelled],
-    true: Sequence[Labelled],
+    found: Sequence[Labeled],
+    true: Sequence[Labeled],
     edges: Sequence[tuple[int, int]],
     width: int,
 ) -> None:
@@ -135,7 +135,7 @@ def sheet(pictures: Sequence[Image.Image], columns: int) -> Image.Image:
 
 def read_objects(
     source: Detections | Target, scale: float, size: tuple[int, int], min_score: float = 0.0
-) -> list[Labelled]:
+) -> list[Labeled]:
     """Objects of the image, scaled to a picture of (width, height) `size`; invalid boxes are skipped."""
     keep = source["boxes"].isfinite().all(-1)
     if "scores" in source:
@@ -147,12 +147,12 @@ def read_objects(
     masks = read_patches(kept, scale, size) if "masks" in kept else [None] * len(labels)
     points = read_points(kept, scale) if "keypoints" in kept else [None] * len(labels)
     right, bottom = size[0] - 1, size[1] - 1
-    inside: list[Labelled] = []
+    inside: list[Labeled] = []
     for corners, label, score, mask, own in zip(kept["boxes"].tolist(), labels, scores, masks, points, strict=True):
         x0, y0, x1, y1 = (value * scale for value in corners)
         box = (max(0.0, x0), max(0.0, y0), min(right, x1), min(bottom, y1))
         if box[0] <= box[2] and box[1] <= box[3]:
-            inside.append(Labelled(box, label, score, mask, own))
+            inside.append(Labeled(box, label, score, mask, own))
     return inside
 
 

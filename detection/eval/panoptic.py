@@ -156,9 +156,9 @@ class PanopticEvaluator:
 
     def judge(self, image_id: int, found: np.ndarray, claims: Sequence[Segment]) -> Counts:
         truth, segments = self.dataset.truth(self.boxes.known_images[image_id])
-        return compared(truth, self.relabelled(segments), found, claims)
+        return compared(truth, self.relabeled(segments), found, claims)
 
-    def relabelled(self, segments: Sequence[Segment]) -> list[Segment]:
+    def relabeled(self, segments: Sequence[Segment]) -> list[Segment]:
         """Segments with the category ids of the class map; with binary mode there is one."""
         if not self.dataset.classes.everything:
             return list(segments)
@@ -210,7 +210,7 @@ class PanopticEvaluator:
         return total
 
     def missed(self, image_id: int) -> Counts:
-        segments = self.relabelled(self.dataset.book.segments[image_id])
+        segments = self.relabeled(self.dataset.book.segments[image_id])
         empty = np.zeros((1, 1), np.int32)
         return compared(empty, segments, empty, [])
 

@@ -28,7 +28,7 @@ from detection.eval.coco import CocoEvaluator, ground_truth_as_results
 from detection.eval.panoptic import Evaluator, PanopticEvaluator, evaluator_of
 from detection.eval.panoptic_output import PanopticFolder
 from detection.eval.results import entries, read_detections
-from detection.inference import labelling
+from detection.inference import labeling
 from detection.inference.images import pictures_of, root_of
 from detection.nets import detector, finds
 from detection.parts.query.panoptic import SURE
@@ -307,14 +307,14 @@ def predict(
         drawn.convert("RGB").save(out / f"{image_id:06d}-{path.stem}.jpg", quality=90)
     write_json(out / "results.json", results)
     write_json(
-        out / "images.json", {"images": listing, "categories": labelling.categories(trained.classes, trained.skeleton)}
+        out / "images.json", {"images": listing, "categories": labeling.categories(trained.classes, trained.skeleton)}
     )
     lines = [f"{plural(len(listing), 'picture')} and results.json in {out}"]
     if folder is not None:
         lines.append(f"panoptic segmentation in {folder.close()} and {folder.pngs}")
     if annotate:
-        labels = labelling.annotations_of(listing, results, trained.classes, min_score, trained.skeleton)
-        lines.append(labelling.save(out, labels, min_score))
+        labels = labeling.annotations_of(listing, results, trained.classes, min_score, trained.skeleton)
+        lines.append(labeling.save(out, labels, min_score))
     return lines
 
 

@@ -43,7 +43,7 @@ def train(resolved: Resolved) -> int:
     try:
         start = find_start(recipe.model, store.root)
         data = open_data(recipe, None if recipe.model.reset_head else start)
-        resolved = session.learnt(resolved_for(resolved, data.train))
+        resolved = session.replace_recipe(resolved_for(resolved, data.train))
         recipe = resolved.recipe
         opened = open_backbone(recipe, store) if start is None else rebuild_backbone(start, recipe)
         built = build_detector(recipe, opened.net, len(data.train.classes))

@@ -41,7 +41,7 @@ class ShardSet:
         shards: local tar files, in order.
         view: (3, H, W) uint8 pixels and a random generator -> a tensor, or a tuple of them for several views.
         num_classes: by default from `classes.txt` next to the shards, else the largest label + 1.
-        labelled: require a class for every image; otherwise missing labels are -1.
+        labeled: require a class for every image; otherwise missing labels are -1.
         verify: compare every shard with the sha256 in its index, which reads it completely.
     """
 
@@ -51,7 +51,7 @@ class ShardSet:
         view: Callable[[Tensor, np.random.Generator], Any],
         *,
         num_classes: int | None = None,
-        labelled: bool = True,
+        labeled: bool = True,
         verify: bool = False,
     ) -> None:
         self.shards, self.view = [Path(shard) for shard in shards], view
@@ -62,7 +62,7 @@ class ShardSet:
         self._keys = [index.keys for index in indexes]
         self._offsets = np.concatenate([index.offsets for index in indexes])
         self._bytes = np.concatenate([index.sizes for index in indexes])
-        self.labels = np.concatenate([_labels(s, i, labelled) for s, i in zip(self.shards, indexes, strict=True)])
+        self.labels = np.concatenate([_labels(s, i, labeled) for s, i in zip(self.shards, indexes, strict=True)])
         self.classes = read_classes(self.shards[0].parent)
         limits = [limit for limit in (num_classes, len(self.classes or ())) if limit]
         self.num_classes = limits[0] if limits else int(self.labels.max()) + 1
@@ -116,8 +116,8 @@ def read_classes(folder: Path) -> list[str] | None:
     return path.read_text(encoding="utf-8").rstrip("\n").split("\n") if path.is_file() else None
 
 
-def _labels(shard: Path, index: ShardIndex, labelled: bool) -> np.ndarray:
-    if index.labels is None and labelled:
+def _labels(shard: Path, index: ShardIndex, labeled: bool) -> np.ndarray:
+    if index.labels is None and labeled:
         raise DataError(f"shard {shard} has no classes (.cls members); if it holds class folders, {PACK}")
     return np.full(len(index.keys), -1, dtype=np.int64) if index.labels is None else index.labels
 

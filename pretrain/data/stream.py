@@ -50,7 +50,7 @@ class RemoteShards(IterableDataset):
         seed: of order and augmentation.
         epoch_samples: samples per epoch over all processes; rounded down to a multiple of the workers.
         num_classes: labels must be below it; not checked by default.
-        labelled: insist on a class for every image; otherwise labels may be missing and are -1.
+        labeled: insist on a class for every image; otherwise labels may be missing and are -1.
         rank, world: rank and number of processes.
         buffer: size of the shuffle buffer, in encoded samples.
         max_bad: fraction of the images that may be damaged.
@@ -64,7 +64,7 @@ class RemoteShards(IterableDataset):
         seed: int,
         epoch_samples: int,
         num_classes: int | None = None,
-        labelled: bool = True,
+        labeled: bool = True,
         rank: int = 0,
         world: int = 1,
         buffer: int = 1000,
@@ -76,7 +76,7 @@ class RemoteShards(IterableDataset):
         if shutil.which("curl") is None:
             raise DataError("streaming shards needs the program curl; install it, or copy the shards here")
         self.urls, self.view, self.seed, self.epoch_samples = list(urls), view, seed, epoch_samples
-        self.num_classes, self.labelled, self.buffer, self.max_bad = num_classes, labelled, buffer, max_bad
+        self.num_classes, self.labeled, self.buffer, self.max_bad = num_classes, labeled, buffer, max_bad
         self.rank, self.world, self.epoch = rank, world, 0
         self.sizes, self.classes = [epoch_samples], None
         self.fingerprint = hashlib.sha256("\n".join(self.urls).encode()).hexdigest()  # all that is known beforehand
@@ -151,7 +151,7 @@ class RemoteShards(IterableDataset):
 
     def label(self, sample: dict[str, Any], name: str) -> int:
         if "cls" not in sample:
-            if self.labelled:
+            if self.labeled:
                 raise DataError(f"{name} has no class next to it; add its .cls member")
             return -1
         label = parse_class(sample["cls"], name)

@@ -36,12 +36,12 @@ class Facts(NamedTuple):
 class Method(Task):
     """A pretraining task; its backbone is exported.
 
-    labelled: it needs labels; otherwise labels are ignored.
+    labeled: it needs labels; otherwise labels are ignored.
     needs: required kind of backbone, for `pretrain list methods`.
     """
 
     backbone: Backbone
-    labelled: bool = False
+    labeled: bool = False
     needs: str = "any backbone"
 
     @abstractmethod

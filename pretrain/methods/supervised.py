@@ -39,7 +39,7 @@ class Supervised(Method):
         val_share: size of the validation crop as a fraction of the short side.
     """
 
-    labelled = True
+    labeled = True
 
     def __init__(
         self,

@@ -17,7 +17,7 @@ import torch
 from backbones import build_backbone
 from backbones.base import Backbone
 from backbones.inherit import fill, rebuild
-from pretrain.data.labelled import Chosen, choose, open_labelled
+from pretrain.data.labeled import Chosen, choose, open_labeled
 from pretrain.probing.health import health
 from pretrain.probing.linear import LinearProbe, linear_on_vectors, training_view
 from pretrain.probing.probe import Vectors, check_k, eval_mode, nearest_neighbors, vectors_of
@@ -152,7 +152,7 @@ def open_images(recipe: EvalRecipe, subject: Subject) -> Images:
         from shared.feeding.demo import demo_data
 
         path = str(demo_data(cache_dir() / "demo").shards)
-    sets = open_labelled(path, data.val_path, ResizeCenterCrop(subject.size, share=subject.share))
+    sets = open_labeled(path, data.val_path, ResizeCenterCrop(subject.size, share=subject.share))
     known, asked = choose(sets.known, data.probe_bank), choose(sets.asked, data.probe_queries)
     return Images(known, asked, sets.num_classes)
 

@@ -31,7 +31,7 @@ def resolve(argv: list[str]) -> Resolved:
         )
 
     supervised = read([]).recipe.model.method == "supervised"
-    return layered(read, stem=run_stem, demo="demo_pretrain" if supervised else "demo_unlabelled")
+    return layered(read, stem=run_stem, demo="demo_pretrain" if supervised else "demo_unlabeled")
 
 
 def replay(argv: list[str]) -> int:

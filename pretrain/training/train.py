@@ -9,7 +9,7 @@ from backbones import build_backbone
 from backbones.base import Backbone
 from backbones.inherit import fill, kept_args, rebuild
 from backbones.sync import join_batch_norms
-from pretrain.data.labelled import choose, open_labelled, same_classes, seen_as
+from pretrain.data.labeled import choose, open_labeled, same_classes, seen_as
 from pretrain.data.shards import ShardSet, find_shards, is_remote
 from pretrain.methods import Facts, Method, method
 from pretrain.probing.probe import Probe, check_k
@@ -148,34 +148,34 @@ def start_from(recipe: PretrainRecipe, store: Store, options: dict[str, Any]) ->
 def open_data(recipe: PretrainRecipe) -> Data:
     """Training and validation shards; the demo data if none are given."""
     data = recipe.data
-    path, labelled = data.data_path, method_is_labelled(recipe.model.method)
+    path, labeled = data.data_path, method_is_labeled(recipe.model.method)
     if path is None:
         from shared.feeding.demo import demo_data
 
         path = str(demo_data(cache_dir() / "demo").shards)
     shards = find_shards(path, "train") or find_shards(path, None)
     if any(is_remote(shard) for shard in shards):
-        train: Any = streamed(recipe, shards, labelled)
+        train: Any = streamed(recipe, shards, labeled)
     else:
-        train = ShardSet(shards, no_view, num_classes=data.num_classes, labelled=labelled, verify=data.verify_shards)
+        train = ShardSet(shards, no_view, num_classes=data.num_classes, labeled=labeled, verify=data.verify_shards)
     if data.val_path:
         val_shards = find_shards(data.val_path, "val") or find_shards(data.val_path, None)
     else:
         val_shards = val_beside(path)
     val = None
     if val_shards:
-        val = ShardSet(val_shards, no_view, num_classes=train.num_classes, labelled=labelled, verify=data.verify_shards)
+        val = ShardSet(val_shards, no_view, num_classes=train.num_classes, labeled=labeled, verify=data.verify_shards)
     return Data(train, val, train.num_classes, train.classes)
 
 
-def streamed(recipe: PretrainRecipe, shards: list[str], labelled: bool) -> Any:
+def streamed(recipe: PretrainRecipe, shards: list[str], labeled: bool) -> Any:
     """Streamed remote shards, whose samples cannot be counted in advance."""
     from pretrain.data.stream import RemoteShards
 
     data = recipe.data
     if data.samples is None:
         raise UsageError("remote shards cannot be counted; give the images per epoch with --samples")
-    if labelled and data.num_classes is None:
+    if labeled and data.num_classes is None:
         raise UsageError("the classes of remote shards are not known in advance; give their number with --num-classes")
     return RemoteShards(
         shards,
@@ -183,7 +183,7 @@ def streamed(recipe: PretrainRecipe, shards: list[str], labelled: bool) -> Any:
         seed=recipe.runtime.seed,
         epoch_samples=data.samples,
         num_classes=data.num_classes,
-        labelled=labelled,
+        labeled=labeled,
         max_bad=recipe.runtime.max_bad_samples,
     )
 
@@ -196,8 +196,8 @@ def val_beside(path: str) -> list[str]:
         return []
 
 
-def method_is_labelled(name: str) -> bool:
-    return bool(getattr(method.builder(name), "labelled", False))
+def method_is_labeled(name: str) -> bool:
+    return bool(getattr(method.builder(name), "labeled", False))
 
 
 def no_view(image: Any, rng: Any) -> Any:
@@ -222,7 +222,7 @@ def open_probe(session: Session, data: Data, stats: PixelStats) -> Probe | None:
         return None
     view = ResizeCenterCrop(pair(recipe.data.size), share=crop_share(flat(recipe)))
     if probing.probe_path is not None:
-        sets, limit = open_labelled(probing.probe_path, probing.probe_val_path, view), None
+        sets, limit = open_labeled(probing.probe_path, probing.probe_val_path, view), None
     elif data.val is None or not hasattr(data.train, "labels"):
         raise DataError("--probe needs local training and validation images; give some with --probe-path")
     else:
@@ -246,7 +246,7 @@ def describe(recipe: PretrainRecipe, data: Data, tag: str) -> None:
     )
     if data.val is None:
         log.info("no validation shards: no metrics during training")
-    elif not recipe.probing.probe and not method_is_labelled(recipe.model.method):
+    elif not recipe.probing.probe and not method_is_labeled(recipe.model.method):
         log.info("no metrics during training; add --probe to measure the representation")
 
 

@@ -11,9 +11,9 @@
 # Training has three steps: the detector on COCO's classes; a new head for a single class, everything else frozen; everything
 # but the backbone. VARIANT=fcos trains FCOS on EfficientNetV2-M instead, with a warm-up step first. Boxes with a score of at
 # least MIN_SCORE (0.5) become annotations: check the rendered images next to them, correct the errors, and train on them with
-#   detect train --data-path NEW --coco-json-path runs/auto-labeler/labelled/annotations.json
+#   detect train --data-path NEW --coco-json-path runs/auto-labeler/labeled/annotations.json
 set -euo pipefail
-coco=${1:?name a COCO folder} mine=${2:?name your own COCO folder} new=${3:?name a folder of new photographs}
+coco=${1:?give a COCO folder} mine=${2:?give your own COCO folder} new=${3:?give a folder of new images}
 shift 3
 runs=${RUNS:-runs/auto-labeler}
 
@@ -36,4 +36,4 @@ else
 fi
 
 echo; echo "== labels for $new"
-detect predict "$new" --weights "$runs/$last" --save coco --min-score "${MIN_SCORE:-0.5}" --output "$runs/labelled"
+detect predict "$new" --weights "$runs/$last" --save coco --min-score "${MIN_SCORE:-0.5}" --output "$runs/labeled"

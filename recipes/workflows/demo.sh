@@ -25,6 +25,6 @@ detect train "${detector[@]}" --name scratch "${places[@]}"
 
 echo; echo "== 4/4  evaluate both, and compare them"
 for run in scratch tagged; do
-  detect eval --weights "$out/$run" --json "$out/$run/eval.json" | sed -n "s/^box_ap .* /  $run: official COCO AP /p"
+  detect eval --weights "$out/$run" --json "$out/$run/eval.json" | sed -n "s/^box_ap .* /  $run: COCO AP /p"
 done
 detect report "$out/scratch" "$out/tagged" --output "$out/report.html"

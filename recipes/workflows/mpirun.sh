@@ -10,7 +10,7 @@
 #
 # TF_XLA_FLAGS is left out, since it has no effect here; the other mpirun options are unchanged. PROCESSES=2 uses fewer GPUs.
 set -euo pipefail
-shards=${1:?"say where the shards are"} recipe=${2:?"say which recipe, such as hrnet_w32c"}
+shards=${1:?"give the folder of shards"} recipe=${2:?"give a recipe, such as hrnet_w32c"}
 shift 2
 processes=${PROCESSES:-8}
 

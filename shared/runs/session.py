@@ -58,7 +58,7 @@ class Session:
         self.started = time.time()
         self.run_dir: Path | None = None
 
-    def learnt(self, resolved: Resolved) -> Resolved:
+    def replace_recipe(self, resolved: Resolved) -> Resolved:
         """Replace the recipe by one with values that were found at run time; it is the one that is saved."""
         self.resolved, self.recipe = resolved, resolved.recipe
         return resolved

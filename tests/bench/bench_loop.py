@@ -124,7 +124,7 @@ def main() -> None:
     print(f"loop over bare step, {told.model} {told.size} px batch {told.batch}: {ratio:.3f} (goal: at most 1.03)")
     gain = amp_against_float(told.model, told.size, told.batch // 2, 5)
     if gain is None:
-        print("--amp on this processor: declined, it has no bfloat16 of its own; float32 is what runs (ratio 1)")
+        print("--amp on this processor: off, no native bfloat16; runs in float32 (ratio 1)")
     else:
         print(f"--amp on this processor: {gain:.2f} times as fast as float32 (goal: 2.3 to 2.8)")
 

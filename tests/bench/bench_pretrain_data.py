@@ -114,7 +114,7 @@ def images(files: list[bytes], rounds: int) -> None:
     )
     show(f"image pipeline, {len(jobs)} photographs to {SIDE} px, per image", rows, 1.7)
     worst = max(int((ours(*job).int() - as_bytes(reference(*job)).int()).abs().max()) for job in jobs)
-    print(f"  greatest pixel difference: {worst} of 255, goal 2: {'reached' if worst <= 2 else 'MISSED'}\n")
+    print(f"  maximum pixel difference: {worst} of 255, goal 2: {'reached' if worst <= 2 else 'MISSED'}\n")
 
 
 def shards(files: list[bytes], rounds: int) -> None:
@@ -197,7 +197,7 @@ def loader(files: list[bytes], rounds: int) -> None:
         rows = compare(variants, steps * BATCH, rounds)
         show(f"loader, {steps * BATCH} photographs in batches of {BATCH}, per image", rows, 1.8, 2.1)
     if not marks:
-        print("  restart-marked shards left out: the program jpegtran is not installed\n")
+        print("  restart-marked shards skipped: the program jpegtran is not installed\n")
         return
     view = RandomResizedCrop(SIDE)
     equal = sum(

@@ -154,7 +154,7 @@ def side_by_side(network: str, told: argparse.Namespace) -> dict[str, Any]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("data", type=Path, help="a COCO folder, or its images")
-    parser.add_argument("--json", type=Path, help="annotations of these images, which are learnt and evaluated on")
+    parser.add_argument("--json", type=Path, help="annotations of these images, used for training and evaluation")
     parser.add_argument("--body", default="resnet18", help="a ResNet of torchvision's")
     parser.add_argument("--size", type=int, nargs=2, default=(160, 192))
     parser.add_argument("--batch", type=int, default=4)

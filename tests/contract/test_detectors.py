@@ -74,7 +74,7 @@ def tiny(network: str) -> dict[str, Any]:
 @pytest.fixture
 def drawn(scenes: Callable) -> Callable[..., tuple[Images, list[Target]]]:
     """Scenes with what a network wants to know of them: the left half of an object is its mask, and every other
-    object's first keypoint is not labelled."""
+    object's first keypoint is not labeled."""
 
     def draw(network: str, counts: list[int], **told: Any) -> tuple[Images, list[Target]]:
         images, targets = scenes(counts, classes=CLASSES, **told)

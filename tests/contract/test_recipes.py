@@ -30,7 +30,7 @@ HALVES = {
 }
 RECIPES = [(half, name) for half in HALVES for name in recipe_names(half)]
 # what the detection commands of seed 000 start from, and how each backbone's tag is made
-SEED_TAGS = {
+RECIPE_TAGS = {
     ("convnext_v2_tiny", "vicreg"): "vicreg_convnext_v2_tiny",
     ("rdnet_s", "vicreg"): "vicreg_rdnet_s",
     ("vit_reg4_m16_rms_avg", "i-jepa"): "ijepa_vit_reg4_m16_rms_avg",
@@ -141,7 +141,7 @@ def test_recipe_is_found_by_the_tag_that_its_run_exports(name: str) -> None:
     assert name not in recipes_for("another", export_tag(recipe))
 
 
-@pytest.mark.parametrize(("made", "name"), SEED_TAGS.items(), ids=["-".join(made) for made in SEED_TAGS])
+@pytest.mark.parametrize(("made", "name"), RECIPE_TAGS.items(), ids=["-".join(made) for made in RECIPE_TAGS])
 def test_missing_tag_of_the_seed_is_answered_with_the_recipe_that_makes_it(
     made: tuple[str, str], name: str, store: Store
 ) -> None:

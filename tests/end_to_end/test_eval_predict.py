@@ -144,11 +144,11 @@ def test_weights_of_a_backbone_are_no_detector(shards: Path, run: Callable, coco
 def test_labels_that_a_detector_makes_are_trained_on_as_any_others(
     untrained: Path, coco: Path, run: Callable, tmp_path: Path
 ) -> None:
-    words = f"detect predict {coco}/val --weights runs/run --device cpu --save coco --min-score 0.01 -o labelled"
+    words = f"detect predict {coco}/val --weights runs/run --device cpu --save coco --min-score 0.01 -o labeled"
     ended = run(words)
     assert ended.code == 0 and "annotations.json: " in ended.out and "labelled.json lists the" in ended.out
-    told = json.loads((tmp_path / "labelled/annotations.json").read_text())
+    told = json.loads((tmp_path / "labeled/annotations.json").read_text())
     assert len(told["images"]) == 6 and told["annotations"], "an untrained detector is sure of one per cent"
     train = "detect train --network fcos --backbone test_resnet --size 64 --width 64 --depth 1 --epochs 1 --device cpu "
-    places = f"--data-path {coco}/val --coco-json-path labelled/annotations.json --num-workers 0 --name next"
+    places = f"--data-path {coco}/val --coco-json-path labeled/annotations.json --num-workers 0 --name next"
     assert run(train + places).code == 0

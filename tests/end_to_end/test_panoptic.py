@@ -1,4 +1,4 @@
-"""Whose each pixel is, in two stages as DETR's paper learns it: boxes, then masks on boxes that hold still."""
+"""Panoptic segmentation in the two stages of DETR's paper: boxes, then masks with frozen boxes."""
 
 from __future__ import annotations
 

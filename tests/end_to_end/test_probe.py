@@ -131,7 +131,7 @@ def without_labels(shards: Path, out: Path) -> None:
 
 
 @pytest.mark.slow
-def test_unlabelled_shards_are_probed_with_the_images_of_a_folder(
+def test_unlabeled_shards_are_probed_with_the_images_of_a_folder(
     shards: Path, class_folders: Path, run: Callable, left: Callable, tmp_path: Path
 ) -> None:
     without_labels(shards, tmp_path / "bare")

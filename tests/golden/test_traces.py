@@ -46,7 +46,7 @@ def pictures(rng: torch.Generator, count: int, side: int) -> tuple[Tensor, Tenso
     return pixels, boxes.float(), colors
 
 
-def labelled(rng: torch.Generator) -> Any:
+def labeled(rng: torch.Generator) -> Any:
     pixels, _, colors = pictures(rng, 8, 32)
     return pixels, colors
 
@@ -67,7 +67,7 @@ def detection(name: str, **options: Any) -> Task:
 
 
 CASES = {
-    "supervised": (supervised, labelled, OptimConfig(opt="adamw", lr=2e-3, norm_wd=0.0)),
+    "supervised": (supervised, labeled, OptimConfig(opt="adamw", lr=2e-3, norm_wd=0.0)),
     "fcos": (lambda: detection("fcos", width=64, depth=1), annotated, OptimConfig(opt="sgd", lr=5e-3)),
     "faster_rcnn": (
         lambda: detection("faster_rcnn", width=32, hidden=64),

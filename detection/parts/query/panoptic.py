@@ -21,7 +21,7 @@ SURE = 0.85  # minimum score of a detection
 FEW = 4  # segments with so many pixels or fewer are dropped
 
 
-class Labelled(NamedTuple):
+class Labeled(NamedTuple):
     """One segment of a map."""
 
     number: int  # value of its pixels, from 1
@@ -33,7 +33,7 @@ class PanopticMap(NamedTuple):
     """A panoptic segmentation."""
 
     numbers: Tensor  # (H, W) int32, 0 for no segment
-    segments: list[Labelled]
+    segments: list[Labeled]
 
 
 def panoptic_map(
@@ -66,7 +66,7 @@ def panoptic_map(
     own = sorted(set(first))
     number = torch.zeros(len(alive), dtype=torch.int32, device=logits.device)
     number[own] = torch.arange(1, len(own) + 1, dtype=torch.int32, device=logits.device)
-    segments = [Labelled(k, labels[alive[place]], scores[alive[place]]) for k, place in enumerate(own, start=1)]
+    segments = [Labeled(k, labels[alive[place]], scores[alive[place]]) for k, place in enumerate(own, start=1)]
     return PanopticMap(number[segment], segments)
 
 

@@ -1,4 +1,4 @@
-"""From a recipe to a detector on the right weights: a tag loads or refuses, and frozen parts are those asked for."""
+"""From a recipe to a detector on the right weights: complete or not at all, frozen as configured."""
 
 from __future__ import annotations
 

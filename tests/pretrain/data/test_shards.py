@@ -166,7 +166,7 @@ def test_long_names_capital_extensions_folders_and_scattered_members_are_underst
 
 def test_shards_without_classes_are_for_methods_that_need_none(tmp_path):
     path = write_tar(tmp_path / "a.tar", [("a.webp", picture(1, "WEBP")), ("b.png", picture(2))])
-    assert ShardSet([path], keep, labelled=False).labels.tolist() == [-1, -1]
+    assert ShardSet([path], keep, labeled=False).labels.tolist() == [-1, -1]
     with pytest.raises(DataError, match="has no classes"):
         ShardSet([path], keep)
 

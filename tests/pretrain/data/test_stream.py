@@ -168,10 +168,10 @@ def test_damaged_images_are_stepped_over_until_they_are_too_many(server, caplog)
 
 
 @needs_curl
-def test_pickles_are_not_decoded_and_unlabelled_shards_serve_methods_without_labels(server):
+def test_pickles_are_not_decoded_and_unlabeled_shards_serve_methods_without_labels(server):
     folder, address = server
     write_tar(folder / "a.tar", [("a.pkl", b"cbuiltins\nexit\n(tR."), ("a.png", picture(3)), ("a.pyd", b"x")])
-    data = RemoteShards([f"{address}/a.tar"], first_pixel, seed=0, epoch_samples=2, labelled=False)
+    data = RemoteShards([f"{address}/a.tar"], first_pixel, seed=0, epoch_samples=2, labeled=False)
     assert [label for _, label in data] == [-1, -1]
 
 

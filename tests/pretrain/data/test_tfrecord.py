@@ -232,7 +232,7 @@ def test_what_is_no_example_is_refused_and_nothing_else_happens(data):
         ({"image__class__label": [-5]}, "class -5"),
     ],
 )
-def test_a_record_that_is_no_labelled_photograph_is_refused(change, sentence):
+def test_a_record_that_is_no_labeled_photograph_is_refused(change, sentence):
     with pytest.raises(DataError, match=f"record at byte 7 of some/file.*{sentence}"):
         photograph(photo(1, **change), Path("some/file"), 7)
 

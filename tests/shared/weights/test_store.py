@@ -1,4 +1,4 @@
-"""A tag loads or refuses: whatever is done to an export, it ends in the right weights or in one clear sentence.
+"""An export loads completely or not at all: whatever is done to it, the result is the right weights or one error.
 
 The ten mutations come twice: `raw` leaves the card as it was, as an accident would; `resealed` writes a card and a
 digest that fit the mutated file, so that the checks of bytes pass and the checks of meaning have to hold.

@@ -71,7 +71,7 @@ def test_ground_truth_holds_keypoints_and_their_number_exactly_as_written(tmp_pa
     assert [a["num_keypoints"] for a in truth] == [3, 2, 1, 0, 0] and "segmentation" not in truth[0]
 
 
-def test_an_annotation_without_keypoints_has_none_labelled(tmp_path: Path) -> None:
+def test_an_annotation_without_keypoints_has_none_labeled(tmp_path: Path) -> None:
     content = people_file()
     del content["annotations"][1]["keypoints"]
     content["annotations"][2]["keypoints"] = []
@@ -113,8 +113,8 @@ def test_images_with_too_few_keypoints_are_left_out_for_training_and_told(tmp_pa
 def test_cocos_person_needs_ten(tmp_path: Path) -> None:
     content = people_file()
     content["categories"] = [{"id": 1, "name": "person", "keypoints": list(PERSON)}]
-    for entry, labelled in zip(content["annotations"], (9, 1, 0, 17, 9), strict=True):
-        entry["keypoints"] = [3, 3, 2] * labelled + [0] * 3 * (17 - labelled)
+    for entry, labeled in zip(content["annotations"], (9, 1, 0, 17, 9), strict=True):
+        entry["keypoints"] = [3, 3, 2] * labeled + [0] * 3 * (17 - labeled)
     data = CocoDetection(*people(tmp_path, content), finds=("keypoints",), min_keypoints=None)
     assert data.image_ids == [7] and data.notes == ["1 image has fewer than 10 labeled keypoints, skipped"]
 
@@ -125,12 +125,12 @@ def test_real_people_are_chosen_as_torchvision_chooses_them() -> None:
 
     images, annotations = coco_layout(REAL / "coco-keypoints", "train", "coco_kp")
     told = json.loads(annotations.read_text())
-    labelled: dict[int, int] = {}
+    labeled: dict[int, int] = {}
     for entry in told["annotations"]:
         seen = sum(v > 0 for v in entry["keypoints"][2::3])
-        labelled[entry["image_id"]] = labelled.get(entry["image_id"], 0) + seen
+        labeled[entry["image_id"]] = labeled.get(entry["image_id"], 0) + seen
     data = CocoDetection(images, annotations, finds=("keypoints",), min_keypoints=None, drop_empty=True)
-    assert set(data.image_ids) == {image for image, count in labelled.items() if count >= 10}
+    assert set(data.image_ids) == {image for image, count in labeled.items() if count >= 10}
     assert 10 < len(data) < 80 and data.skeleton is not None and data.skeleton.is_person
     truth = {a["id"]: a for a in told["annotations"]}
     by_box = {(a["image_id"], *a["bbox"]): a for a in truth.values()}

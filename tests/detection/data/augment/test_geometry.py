@@ -32,7 +32,7 @@ def scene(size: tuple[int, int], seed: int, count: int = 5) -> Sample:
     for mask, (x0, y0, x1, y1) in zip(masks, boxes.int().tolist(), strict=True):
         mask[y0:y1, x0:x1] = 1
     points = torch.cat((boxes.reshape(-1, 2, 2), torch.full((count, 2, 1), 2.0)), dim=-1)
-    points = torch.cat((points, torch.zeros(count, 1, 3)), dim=1)  # a third one that is not labelled
+    points = torch.cat((points, torch.zeros(count, 1, 3)), dim=1)  # a third one that is not labeled
     return image, Target(boxes=boxes, labels=torch.arange(count), masks=masks, keypoints=points)
 
 
@@ -104,7 +104,7 @@ def test_an_empty_target_passes_through_every_move(size: tuple[int, int], seed: 
     assert moved["masks"].shape == (0, *G.size_of(out)) and moved["keypoints"].shape == (0, 3, 3)  # pyright: ignore
 
 
-def test_keypoints_that_leave_the_image_are_no_longer_labelled() -> None:
+def test_keypoints_that_leave_the_image_are_no_longer_labeled() -> None:
     image, target = scene((40, 40), 0, count=1)
     target["boxes"] = torch.tensor([[4.0, 4, 30, 30]])
     target["keypoints"] = torch.tensor([[[5.0, 5, 2], [25, 25, 1], [0, 0, 0]]])

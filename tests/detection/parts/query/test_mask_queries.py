@@ -88,7 +88,7 @@ def test_masks_are_put_on_the_canvas_of_the_batch() -> None:
     canvas = padded_masks(targets, [torch.tensor([1, 0]), torch.tensor([1])], (6, 8))
     assert canvas.shape == (3, 6, 8) and torch.equal(canvas[0, :3, :4], first[1])
     assert canvas.sum().item() == first.sum().item() + 10
-    with pytest.raises(UsageError, match="say --dataset coco_panoptic"):
+    with pytest.raises(UsageError, match="use --dataset coco_panoptic"):
         padded_masks([Target(**told)], [torch.tensor([0])], (6, 8))
 
 

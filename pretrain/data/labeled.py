@@ -25,7 +25,7 @@ log = logging.getLogger(__name__)
 TRIES = 100  # consecutive unreadable images to skip
 
 
-class Labelled(NamedTuple):
+class Labeled(NamedTuple):
     """Training images and validation images; `num_classes` is of both."""
 
     known: Any
@@ -84,8 +84,8 @@ def choose(samples: Any, most: int, *, limit: int | None = None, forgiving: bool
     return Chosen(samples, pool, forgiving=forgiving)
 
 
-def open_labelled(path: str, val_path: str | None, view: View) -> Labelled:
-    """Two labelled data sets of the same classes.
+def open_labeled(path: str, val_path: str | None, view: View) -> Labeled:
+    """Two labeled data sets of the same classes.
 
     Args:
         path: shards, or a folder of class folders, for training.
@@ -116,7 +116,7 @@ def open_sets(path: str, view: View, split: str = "train") -> tuple[Any, Any]:
     return tuple(ShardSet(found, view) if found else None for found in (shards, val))  # type: ignore[return-value]
 
 
-def same_classes(known: Any, asked: Any) -> Labelled:
+def same_classes(known: Any, asked: Any) -> Labeled:
     """The two data sets with matching labels.
 
     Raises:
@@ -142,7 +142,7 @@ def same_classes(known: Any, asked: Any) -> Labelled:
     if here - there:
         absent = [name_of(label, known.classes) for label in sorted(here - there)]
         log.info("no validation image is of %s", listed(absent))
-    return Labelled(known, asked, int(max(known.labels.max(), asked.labels.max())) + 1)
+    return Labeled(known, asked, int(max(known.labels.max(), asked.labels.max())) + 1)
 
 
 def renumbered(samples: Any, classes: list[str]) -> Any:

@@ -1,4 +1,4 @@
-"""Two labelled sets can be compared or are refused, and a choice of them is the same every time."""
+"""Two labeled sets can be compared or are refused, and a choice of them is the same every time."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from pretrain.data.labelled import Chosen, choose, open_labelled
+from pretrain.data.labeled import Chosen, choose, open_labeled
 from pretrain.packing.pack import pack
 from shared.errors import BadSample, DataError
 from shared.feeding.feed import in_order
@@ -46,11 +46,11 @@ def packed(place: Path, tmp_path: Path, **options: Any) -> str:
 def test_shards_and_folders_may_be_mixed_and_classes_keep_their_names(tmp_path: Path) -> None:
     shards = packed(folder(tmp_path / "one", ant=3, bee=3, cat=3), tmp_path)
     some = str(folder(tmp_path / "two", cat=2, bee=1))
-    sets = open_labelled(shards, some, keep)
+    sets = open_labeled(shards, some, keep)
     assert sets.num_classes == 3
     assert sorted(sets.asked.labels.tolist()) == [1, 2, 2]  # bee, cat, cat as the shards count them
     assert [label for _, label in (sets.asked.load(n, None) for n in range(3))] == sets.asked.labels.tolist()
-    back = open_labelled(str(tmp_path / "one"), shards, keep)
+    back = open_labeled(str(tmp_path / "one"), shards, keep)
     assert len(back.known) == len(back.asked) == 9
 
 
@@ -58,9 +58,9 @@ def test_what_is_set_aside_is_asked_about(tmp_path: Path) -> None:
     place = folder(tmp_path / "in" / "train", a=4, b=4).parent
     folder(place / "val", a=1, b=2)
     for path in (str(place), packed(place, tmp_path)):
-        sets = open_labelled(path, None, keep)
+        sets = open_labeled(path, None, keep)
         assert (len(sets.known), len(sets.asked)) == (8, 3)
-        again = open_labelled(path, path, keep)
+        again = open_labeled(path, path, keep)
         assert len(again.asked) == 3
 
 
@@ -69,7 +69,7 @@ def test_without_images_to_ask_about_it_says_how_to_name_some(kind: str, tmp_pat
     place = folder(tmp_path / "in", a=4, b=4)
     path = str(place) if kind == "folder" else packed(place, tmp_path)
     with pytest.raises(DataError, match="--val-path"):
-        open_labelled(path, None, keep)
+        open_labeled(path, None, keep)
 
 
 @pytest.mark.parametrize(
@@ -82,7 +82,7 @@ def test_classes_that_only_validation_has_are_refused_by_name(
     first, second = folder(tmp_path / "first", **known), folder(tmp_path / "second", **asked)
     val = str(second) if kind == "folder" else packed(second, tmp_path)
     with pytest.raises(DataError, match=r"give two data sets with the same classes"):
-        open_labelled(packed(first, tmp_path), val, keep)
+        open_labeled(packed(first, tmp_path), val, keep)
 
 
 def test_shards_without_class_names_are_compared_by_number(tmp_path: Path) -> None:
@@ -93,9 +93,9 @@ def test_shards_without_class_names_are_compared_by_number(tmp_path: Path) -> No
     third = packed(folder(tmp_path / "z", a=1, b=1, c=1), tmp_path)
     for place in (first, second, third):
         (Path(place) / "classes.txt").unlink()
-    assert open_labelled(first, second, keep).num_classes == 2
+    assert open_labeled(first, second, keep).num_classes == 2
     with pytest.raises(DataError, match="classes that the training images lack: 2;"):
-        open_labelled(first, third, keep)
+        open_labeled(first, third, keep)
 
 
 def test_names_and_bare_numbers_are_not_compared(tmp_path: Path) -> None:
@@ -104,7 +104,7 @@ def test_names_and_bare_numbers_are_not_compared(tmp_path: Path) -> None:
     (Path(bare) / "classes.txt").unlink()
     for known, asked in ((str(first), bare), (bare, str(first))):
         with pytest.raises(DataError, match=r"put a classes\.txt next to"):
-            open_labelled(known, asked, keep)
+            open_labeled(known, asked, keep)
 
 
 def test_shards_without_labels_are_refused(tmp_path: Path) -> None:
@@ -115,12 +115,12 @@ def test_shards_without_labels_are_refused(tmp_path: Path) -> None:
         with tarfile.open(tmp_path / f"{split}-0.tar", "w") as tar:
             tar.add(place / "a" / "0.png", "0.png")
     with pytest.raises(DataError, match="has no classes"):
-        open_labelled(f"{tmp_path}", None, keep)
+        open_labeled(f"{tmp_path}", None, keep)
 
 
 def test_far_away_shards_are_refused() -> None:
     with pytest.raises(DataError, match="copy the shards to a local folder"):
-        open_labelled("https://example.org/train-000000.tar", None, keep)
+        open_labeled("https://example.org/train-000000.tar", None, keep)
 
 
 # --- a choice ---------------------------------------------------------------------------------
@@ -179,7 +179,7 @@ def test_a_bank_steps_over_what_cannot_be_read_and_questions_do_not() -> None:
 def test_another_view_of_a_choice_shows_the_same_images_and_leaves_the_first_as_it_was(tmp_path: Path) -> None:
     place = folder(tmp_path / "in" / "train", a=4, b=4).parent
     folder(place / "val", a=1, b=1)
-    known = choose(open_labelled(str(place), None, keep).known, 5)
+    known = choose(open_labeled(str(place), None, keep).known, 5)
     other = known.seen_as(lambda image, rng: 255 - image)
     for n in range(5):
         (first, label), (second, same) = known.load(n, None), other.load(n, None)  # type: ignore[arg-type]

@@ -13,7 +13,7 @@ import pytest
 from detection.data.annotations.classes import ClassMap
 from detection.data.annotations.coco_json import read_coco
 from detection.data.annotations.skeleton import Skeleton
-from detection.inference.labelling import annotations_of, save
+from detection.inference.labeling import annotations_of, save
 
 encode: Any = pycocotools.mask.encode
 CLASSES = ClassMap(("cat", "dog"), (3, 18))
