@@ -77,9 +77,9 @@ def predict(argv: list[str]) -> int:
         help="coco: also write annotations.json, which `detect train` accepts, and labelled.json, its summary",
     )
     args = parser.parse_exactly(argv)
-    from detection.inference import trained
+    from detection.inference.predict import predict as detect_in_images
 
-    lines = trained.predict(
+    lines = detect_in_images(
         open_weights(args.weights, args.weights_dir, args.device),
         args.images,
         args.output,

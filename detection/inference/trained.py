@@ -1,7 +1,6 @@
-"""`detect eval` and `detect predict`: run a trained detector.
+"""`detect eval`: a trained detector, and its metrics on a data set.
 
 Exported -> Trained -> evaluate: COCO AP or panoptic quality of a data set
-                    -> predict: pictures and COCO results of images
 COCO result file    -> evaluate_results
 """
 
@@ -14,7 +13,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from backbones import backbone
@@ -23,23 +21,15 @@ from detection.data.annotations.skeleton import Skeleton
 from detection.data.augment.presets import build_augment
 from detection.data.coco import CocoDetection, read_table
 from detection.data.panoptic import PanopticDetection
-from detection.drawing.draw import draw_detections
 from detection.eval.coco import CocoEvaluator, ground_truth_as_results
 from detection.eval.panoptic import Evaluator, PanopticEvaluator, evaluator_of
-from detection.eval.panoptic_output import PanopticFolder
-from detection.eval.results import entries, read_detections
-from detection.inference import labeling
-from detection.inference.images import pictures_of, root_of
 from detection.nets import detector, finds
-from detection.parts.query.panoptic import SURE
 from detection.recipe import DataConfig
 from detection.training.datasets import Place, images_of, input_size, kind_of, named_validation, places
 from detection.training.task import DetectTask
-from detection.types import Detections, Target
 from shared.devices.device import to_device
-from shared.errors import DataError, UsageError, WeightsError, plural
+from shared.errors import DataError, UsageError, WeightsError
 from shared.feeding.feed import in_order
-from shared.feeding.plan import rng_for
 from shared.files import write_aside, write_json
 from shared.recipes.recipe import all_knobs, coerce
 from shared.weights.card import Exported, expected_pixels
@@ -233,99 +223,6 @@ def validation_place(config: DataConfig, learns: Sequence[str] = ()) -> Place:
         return named_validation(config)
     training, validation = places(config, learns)
     return validation or training
-
-
-def predict(
-    trained: Trained,
-    sources: list[str],
-    out: Path,
-    *,
-    annotations: Path | None,
-    min_score: float | None,
-    size: tuple[int, ...] | None,
-    max_size: int | None,
-    annotate: bool = False,
-) -> list[str]:
-    """Detect objects; write a picture of each image, results.json (COCO results) and images.json.
-
-    Category ids are those of the weights' class map, boxes in pixels of the original images. Without a COCO file, image
-    ids start at 1; file names in images.json are relative to the deepest folder that contains all images. Panoptic
-    segmentation networks also write COCO panoptic JSON and PNGs.
-
-    Args:
-        sources: files and folders; with `annotations`, the folder of its images.
-        out: an empty or new folder.
-        annotations: a COCO file with the images and their ids.
-        min_score: detections with a lower score are dropped; None for 0.05, 0.5 with `annotate`, 0.85 for segments.
-        size: height and width in pixels; None for that of training.
-        max_size: maximum of the longer side in pixels; None for that of training.
-        annotate: also write annotations.json, COCO annotations.
-
-    Returns:
-        Lines that describe what was written.
-
-    Raises:
-        UsageError: `out` is not empty, or the sources are not as above.
-        DataError: no image can be read.
-    """
-    resize, sure = trained.resize(size, max_size), SURE if min_score is None else min_score
-    min_score = (0.5 if annotate else 0.05) if min_score is None else min_score
-    out.mkdir(parents=True, exist_ok=True)
-    if any(out.iterdir()):
-        raise UsageError(f"{out} is not empty, and predictions are never overwritten; give another --output")
-    results: list[dict[str, Any]] = []
-    listing: list[dict[str, Any]] = []
-    root = root_of(sources)
-    folder = None
-    if trained.isthing is not None and "masks" in trained.finds:
-        folder = PanopticFolder(out, trained.classes, trained.isthing)
-    source_ids = np.array(trained.classes.source_ids)
-    for image_id, path, picture in pictures_of(
-        sources, annotations, CocoDetection if trained.isthing is None else PanopticDetection
-    ):
-        small, _ = resize(
-            picture, Target(boxes=torch.zeros(0, 4), labels=torch.zeros(0, dtype=torch.int64)), rng_for(0, 0, 0)
-        )
-        detected: Any = trained.task.detect([small.to(trained.device)])[0]
-        found: Any = {name: value.cpu() for name, value in detected.items()}
-        height, width = picture.shape[-2:]
-        scale = height / small.shape[-2], width / small.shape[-1]
-        in_file = read_detections(image_id, found, scale, (height, width), source_ids)
-        results += entries(image_id, in_file.best(min_score), (height, width))
-        name = path.resolve().relative_to(root).as_posix()
-        listing.append({"id": image_id, "file_name": name, "height": height, "width": width})
-        if folder is not None:
-            drawn = folder.add(image_id, name, picture, found, sure)
-        else:
-            drawn = draw_detections(
-                picture,
-                in_photograph(found, scale),
-                trained.classes.names,
-                min_score=max(min_score, 0.3),
-                skeleton=trained.skeleton,
-            )
-        drawn.convert("RGB").save(out / f"{image_id:06d}-{path.stem}.jpg", quality=90)
-    write_json(out / "results.json", results)
-    write_json(
-        out / "images.json", {"images": listing, "categories": labeling.categories(trained.classes, trained.skeleton)}
-    )
-    lines = [f"{plural(len(listing), 'picture')} and results.json in {out}"]
-    if folder is not None:
-        lines.append(f"panoptic segmentation in {folder.close()} and {folder.pngs}")
-    if annotate:
-        labels = labeling.annotations_of(listing, results, trained.classes, min_score, trained.skeleton)
-        lines.append(labeling.save(out, labels, min_score))
-    return lines
-
-
-def in_photograph(found: Detections, scale: tuple[float, float]) -> Detections:
-    """Detections in pixels of the network's input -> in pixels of the original image. scale: (vertical, horizontal)."""
-    down, across = scale
-    moved = Detections(**found)
-    moved["boxes"] = found["boxes"] * torch.tensor([across, down, across, down])
-    if "keypoints" in found:
-        moved["keypoints"] = found["keypoints"] * torch.tensor([across, down, 1.0])
-    return moved
 
 
 def show(metrics: dict[str, float], out: Path | None) -> None:

@@ -20,6 +20,7 @@ from detection.data.annotations.skeleton import Skeleton
 from detection.data.coco import CocoDetection
 from detection.eval.coco import CocoEvaluator
 from detection.inference import trained
+from detection.inference.predict import predict
 from detection.nets import detector
 from detection.recipe import DataConfig
 from detection.training import task
@@ -118,7 +119,7 @@ def test_predictions_hold_them_and_become_labels_that_training_reads(
         ]
 
     again.task.detect = detect  # type: ignore[method-assign]
-    trained.predict(again, [str(coco / "photos")], tmp_path / "out", **how)
+    predict(again, [str(coco / "photos")], tmp_path / "out", **how)
     results = json.loads((tmp_path / "out/results.json").read_text())
     assert results and all(entry["category_id"] == 7 for entry in results)
     labels = read_coco(tmp_path / "out/annotations.json", again.finds)

@@ -1,0 +1,150 @@
+"""`detect predict`: a trained detector on images.
+
+files, folders, COCO file -> pictures_of -> Trained -> Predictions: pictures, results.json, images.json
+                                                                    panoptic.json and PNGs, annotations.json
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from detection.data.coco import CocoDetection
+from detection.data.panoptic import PanopticDetection
+from detection.drawing.draw import draw_detections
+from detection.eval.panoptic_output import PanopticFolder
+from detection.eval.results import entries, read_detections
+from detection.inference import labeling
+from detection.inference.images import pictures_of, root_of
+from detection.inference.trained import Trained
+from detection.parts.query.panoptic import SURE
+from detection.types import Detections, Target
+from shared.errors import UsageError, plural
+from shared.feeding.plan import rng_for
+from shared.files import write_json
+
+SHOWN = 0.3  # minimum score in pictures
+
+
+def predict(
+    trained: Trained,
+    sources: list[str],
+    out: Path,
+    *,
+    annotations: Path | None,
+    min_score: float | None,
+    size: tuple[int, ...] | None,
+    max_size: int | None,
+    annotate: bool = False,
+) -> list[str]:
+    """Detect objects; write a picture of each image, results.json (COCO results) and images.json.
+
+    Category ids are those of the weights' class map, boxes in pixels of the original images. Without a COCO file, image
+    ids start at 1; file names in images.json are relative to the deepest folder that contains all images. Panoptic
+    segmentation networks also write COCO panoptic JSON and PNGs.
+
+    Args:
+        sources: files and folders; with `annotations`, the folder of its images.
+        out: an empty or new folder.
+        annotations: a COCO file with the images and their ids.
+        min_score: detections with a lower score are dropped; None for 0.05, 0.5 with `annotate`, 0.85 for segments.
+        size: height and width in pixels; None for that of training.
+        max_size: maximum of the longer side in pixels; None for that of training.
+        annotate: also write annotations.json, COCO annotations.
+
+    Returns:
+        Lines that describe what was written.
+
+    Raises:
+        UsageError: `out` is not empty, or the sources are not as above.
+        DataError: no image can be read.
+    """
+    resize, root = trained.resize(size, max_size), root_of(sources)
+    written = Predictions(out, trained, min_score, annotate=annotate)
+    images = CocoDetection if trained.isthing is None else PanopticDetection
+    for image_id, path, picture in pictures_of(sources, annotations, images):
+        nothing = Target(boxes=torch.zeros(0, 4), labels=torch.zeros(0, dtype=torch.int64))
+        small, _ = resize(picture, nothing, rng_for(0, 0, 0))
+        detected: Any = trained.task.detect([small.to(trained.device)])[0]
+        found: Any = {name: value.cpu() for name, value in detected.items()}
+        scale = picture.shape[-2] / small.shape[-2], picture.shape[-1] / small.shape[-1]
+        written.add(image_id, path, path.resolve().relative_to(root).as_posix(), picture, found, scale)
+    return written.close()
+
+
+class Predictions:
+    """The files of `predict`, in a folder that was empty.
+
+    Args:
+        out: an empty or new folder.
+        min_score: detections with a lower score are dropped; None for 0.05, 0.5 with `annotate`, 0.85 for segments.
+        annotate: also write annotations.json.
+
+    Raises:
+        UsageError: `out` is not empty.
+    """
+
+    def __init__(self, out: Path, trained: Trained, min_score: float | None, *, annotate: bool) -> None:
+        out.mkdir(parents=True, exist_ok=True)
+        if any(out.iterdir()):
+            raise UsageError(f"{out} is not empty, and predictions are never overwritten; give another --output")
+        self.out, self.trained, self.annotate = out, trained, annotate
+        self.min_score = (0.5 if annotate else 0.05) if min_score is None else min_score
+        self.min_segment_score = SURE if min_score is None else min_score
+        self.results: list[dict[str, Any]] = []
+        self.images: list[dict[str, Any]] = []
+        self.folder = None
+        if trained.isthing is not None and "masks" in trained.finds:
+            self.folder = PanopticFolder(out, trained.classes, trained.isthing)
+
+    def add(
+        self, image_id: int, path: Path, name: str, picture: Tensor, found: Detections, scale: tuple[float, float]
+    ) -> None:
+        """Add one image.
+
+        Args:
+            name: its file name in images.json.
+            picture: (3, H, W) uint8, original pixels.
+            found: detections in pixels of the network's input.
+            scale: (vertical, horizontal), original size divided by input size.
+        """
+        trained, (height, width) = self.trained, picture.shape[-2:]
+        source_ids = np.array(trained.classes.source_ids)
+        in_file = read_detections(image_id, found, scale, (height, width), source_ids)
+        self.results += entries(image_id, in_file.best(self.min_score), (height, width))
+        self.images.append({"id": image_id, "file_name": name, "height": height, "width": width})
+        if self.folder is not None:
+            drawn = self.folder.add(image_id, name, picture, found, self.min_segment_score)
+        else:
+            names, least = trained.classes.names, max(self.min_score, SHOWN)
+            moved = in_original_pixels(found, scale)
+            drawn = draw_detections(picture, moved, names, min_score=least, skeleton=trained.skeleton)
+        drawn.convert("RGB").save(self.out / f"{image_id:06d}-{path.stem}.jpg", quality=90)
+
+    def close(self) -> list[str]:
+        """Write the JSON files; returns lines that describe what was written."""
+        out, classes, skeleton = self.out, self.trained.classes, self.trained.skeleton
+        write_json(out / "results.json", self.results)
+        listing = {"images": self.images, "categories": labeling.categories(classes, skeleton)}
+        write_json(out / "images.json", listing)
+        lines = [f"{plural(len(self.images), 'picture')} and results.json in {out}"]
+        if self.folder is not None:
+            lines.append(f"panoptic segmentation in {self.folder.close()} and {self.folder.pngs}")
+        if self.annotate:
+            labels = labeling.annotations_of(self.images, self.results, classes, self.min_score, skeleton)
+            lines.append(labeling.save(out, labels, self.min_score))
+        return lines
+
+
+def in_original_pixels(found: Detections, scale: tuple[float, float]) -> Detections:
+    """Detections in pixels of the network's input -> in pixels of the original image. scale: (vertical, horizontal)."""
+    down, across = scale
+    moved = Detections(**found)
+    moved["boxes"] = found["boxes"] * torch.tensor([across, down, across, down])
+    if "keypoints" in found:
+        moved["keypoints"] = found["keypoints"] * torch.tensor([across, down, 1.0])
+    return moved
