@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from pretrain.data.classes import name_of, numbered_alike
 from pretrain.data.folder import View, image_folders
 from pretrain.data.shards import ShardSet, find_shards, is_remote
 from shared.errors import BadSample, DataError
@@ -125,13 +126,7 @@ def same_classes(known: Any, asked: Any) -> Labeled:
     for samples in (known, asked):
         if len(samples.labels) and samples.labels.min() < 0:
             raise DataError("a probe needs class labels, and these images have none; give labeled images")
-    if bool(known.classes) != bool(asked.classes):
-        raise DataError(
-            "one of the two data sets has class names and the other only label numbers, so they cannot be matched; "
-            "put a classes.txt next to those shards, one name per line in the order of the labels"
-        )
-    if known.classes and asked.classes and known.classes != asked.classes:
-        asked = renumbered(asked, known.classes)
+    asked = numbered_alike(known, asked)
     here, there = set(known.labels.tolist()), set(asked.labels.tolist())
     if there - here:
         strange = [name_of(label, asked.classes) for label in sorted(there - here)]
@@ -143,20 +138,3 @@ def same_classes(known: Any, asked: Any) -> Labeled:
         absent = [name_of(label, known.classes) for label in sorted(here - there)]
         log.info("no validation image is of %s", listed(absent))
     return Labeled(known, asked, int(max(known.labels.max(), asked.labels.max())) + 1)
-
-
-def renumbered(samples: Any, classes: list[str]) -> Any:
-    """The data set with labels renumbered to match `classes` by name."""
-    number = {name: i for i, name in enumerate(classes)}
-    strange = [name for name in samples.classes if name not in number]
-    if strange:
-        raise DataError(
-            f"the training images do not have class {listed(strange)}; give two data sets with the same classes"
-        )
-    samples.labels = np.array([number[name] for name in samples.classes])[samples.labels]
-    samples.classes, samples.num_classes = classes, len(classes)
-    return samples
-
-
-def name_of(label: int, classes: list[str] | None) -> str:
-    return classes[label] if classes and label < len(classes) else str(label)

@@ -20,6 +20,11 @@ from shared.errors import DataError, UsageError
 IMAGES = ("jpg", "jpeg", "png", "webp")
 OTHER_IMAGES = ("bmp", "gif", "tif", "tiff", "avif", "heic", "jp2", "ppm", "jfif")  # reported when skipped
 LEFT_OUT = "shards can contain " + ", ".join(IMAGES)
+SPLITS = {  # of folders and shards, by a word of their names
+    **{"train": "train", "training": "train"},
+    **{"val": "val", "valid": "val", "validation": "val", "dev": "val"},
+    **{"test": "test", "testing": "test"},
+}
 CLASS_FOLDERS = "expected FOLDER/<class>/<image> or FOLDER/train/<class>/<image>"
 
 

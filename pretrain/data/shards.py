@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import sys
 from collections.abc import Callable, Sequence
 from glob import glob
 from pathlib import Path
@@ -22,7 +23,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pretrain.data.layout import IMAGES
+from pretrain.data.classes import Joined, joined, read_classes
+from pretrain.data.layout import IMAGES, SPLITS
 from pretrain.data.restart_markers import decoded_view
 from pretrain.data.shard_index import ShardIndex, open_index
 from pretrain.data.tfrecord import is_record
@@ -31,7 +33,6 @@ from shared.feeding.image import BadImage
 from shared.feeding.tar import OpenFiles
 
 PACK = "pack it first with `pretrain pack FOLDER OUT`"
-SPLITS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
 
 
 class ShardSet:
@@ -40,7 +41,8 @@ class ShardSet:
     Args:
         shards: local tar files, in order.
         view: (3, H, W) uint8 pixels and a random generator -> a tensor, or a tuple of them for several views.
-        num_classes: by default from `classes.txt` next to the shards, else the largest label + 1.
+        num_classes: by default from `classes.txt` next to the shards, else the largest label + 1. Shards of several
+            folders are joined by the names in their `classes.txt`.
         labeled: require a class for every image; otherwise missing labels are -1.
         verify: compare every shard with the sha256 in its index, which reads it completely.
     """
@@ -55,6 +57,7 @@ class ShardSet:
         verify: bool = False,
     ) -> None:
         self.shards, self.view = [Path(shard) for shard in shards], view
+        self.unmatched: DataError | None = None  # why the classes of several folders cannot be matched
         indexes = [open_index(shard, verify=verify) for shard in self.shards]
         self.sizes = [len(index.keys) for index in indexes]
         self.fingerprint = hashlib.sha256("".join(index.sha256 for index in indexes).encode()).hexdigest()
@@ -62,12 +65,34 @@ class ShardSet:
         self._keys = [index.keys for index in indexes]
         self._offsets = np.concatenate([index.offsets for index in indexes])
         self._bytes = np.concatenate([index.sizes for index in indexes])
-        self.labels = np.concatenate([_labels(s, i, labeled) for s, i in zip(self.shards, indexes, strict=True)])
-        self.classes = read_classes(self.shards[0].parent)
+        given = [_labels(s, i, labeled) for s, i in zip(self.shards, indexes, strict=True)]
+        self.classes, self.labels = self._named(given, labeled)
         limits = [limit for limit in (num_classes, len(self.classes or ())) if limit]
-        self.num_classes = limits[0] if limits else int(self.labels.max()) + 1
-        self._check_classes(min(limits, default=self.num_classes))
+        self.limit_classes(min(limits, default=int(self.labels.max()) + 1))
+        self.num_classes = limits[0] if limits else self.num_classes
         self.files = OpenFiles()
+
+    def _named(self, given: list[np.ndarray], labeled: bool) -> tuple[list[str] | None, np.ndarray]:
+        """Class names of all folders, and labels numbered in that list."""
+        lists = {folder: read_classes(folder) for folder in dict.fromkeys(shard.parent for shard in self.shards)}
+        for start, labels, shard in zip(np.cumsum([0, *self.sizes]), given, self.shards, strict=False):
+            count = len(lists[shard.parent] or ()) or sys.maxsize
+            if len(beyond := np.flatnonzero(labels >= count)):
+                raise outside(int(labels[beyond[0]]), self.name(int(start + beyond[0])), count)
+        try:
+            together = joined(lists)
+        except DataError as refusal:
+            if labeled:
+                raise
+            self.unmatched, together = refusal, Joined(None, {})
+        if together.numbers:
+            order = "\n".join(together.classes or ()).encode()
+            self.fingerprint = hashlib.sha256(self.fingerprint.encode() + order).hexdigest()
+            given = [
+                np.where(labels < 0, labels, together.numbers[shard.parent][labels])
+                for shard, labels in zip(self.shards, given, strict=True)
+            ]
+        return together.classes, np.concatenate(given)
 
     def __len__(self) -> int:
         return sum(self.sizes)
@@ -95,10 +120,12 @@ class ShardSet:
         """Samples -> (views stacked to (B, 3, H, W) uint8, or a tuple of such; labels (B,) int64)."""
         return stacked([view for view, _ in samples]), torch.tensor([label for _, label in samples])
 
-    def _check_classes(self, count: int) -> None:
+    def limit_classes(self, count: int) -> None:
+        """Set the number of classes. Raises DataError if an image has a label beyond it."""
         beyond = np.flatnonzero(self.labels >= count)
         if len(beyond):
             raise outside(int(self.labels[beyond[0]]), self.name(int(beyond[0])), count)
+        self.num_classes = count
 
 
 def stacked(views: list[Any]) -> Any:
@@ -108,12 +135,6 @@ def stacked(views: list[Any]) -> Any:
     if isinstance(views[0], tuple | list):
         return tuple(stacked(list(part)) for part in zip(*views, strict=True))
     return torch.as_tensor(np.asarray(views))
-
-
-def read_classes(folder: Path) -> list[str] | None:
-    """Class names of the folder's `classes.txt`, one per line by label; None if there is none."""
-    path = folder / "classes.txt"
-    return path.read_text(encoding="utf-8").rstrip("\n").split("\n") if path.is_file() else None
 
 
 def _labels(shard: Path, index: ShardIndex, labeled: bool) -> np.ndarray:

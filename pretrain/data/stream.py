@@ -15,8 +15,9 @@ import logging
 import math
 import random
 import shutil
+import subprocess
 import tarfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, BinaryIO
 
@@ -25,6 +26,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
+from pretrain.data.classes import NAMES, joined, names_of
 from pretrain.data.shard_index import parse_class
 from pretrain.data.shards import IMAGES, is_remote, outside, stacked
 from shared.errors import DataError
@@ -50,6 +52,7 @@ class RemoteShards(IterableDataset):
         seed: of order and augmentation.
         epoch_samples: samples per epoch over all processes; rounded down to a multiple of the workers.
         num_classes: labels must be below it; not checked by default.
+        lists: class names by folder of the addresses, as `remote_classes` finds them; several are joined by name.
         labeled: insist on a class for every image; otherwise labels may be missing and are -1.
         rank, world: rank and number of processes.
         buffer: size of the shuffle buffer, in encoded samples.
@@ -64,6 +67,7 @@ class RemoteShards(IterableDataset):
         seed: int,
         epoch_samples: int,
         num_classes: int | None = None,
+        lists: Mapping[str, list[str] | None] | None = None,
         labeled: bool = True,
         rank: int = 0,
         world: int = 1,
@@ -73,12 +77,13 @@ class RemoteShards(IterableDataset):
         for url in urls:
             if not is_remote(url):
                 raise DataError(f"shards are streamed from http(s) addresses only, not from '{url}'; give a local path")
-        if shutil.which("curl") is None:
-            raise DataError("streaming shards needs the program curl; install it, or copy the shards here")
+        check_curl()
         self.urls, self.view, self.seed, self.epoch_samples = list(urls), view, seed, epoch_samples
-        self.num_classes, self.labeled, self.buffer, self.max_bad = num_classes, labeled, buffer, max_bad
+        self.labeled, self.buffer, self.max_bad = labeled, buffer, max_bad
         self.rank, self.world, self.epoch = rank, world, 0
-        self.sizes, self.classes = [epoch_samples], None
+        self.lists, self.sizes = dict(lists or {}), [epoch_samples]
+        self.classes, self.numbers = joined(self.lists)
+        self.num_classes = num_classes or (len(self.classes) if self.classes else None)
         self.fingerprint = hashlib.sha256("\n".join(self.urls).encode()).hexdigest()  # all that is known beforehand
 
     def stream_feed(self, **shares: int) -> StreamFeed:
@@ -154,7 +159,11 @@ class RemoteShards(IterableDataset):
             if self.labeled:
                 raise DataError(f"{name} has no class next to it; add its .cls member")
             return -1
-        label = parse_class(sample["cls"], name)
+        label, folder = parse_class(sample["cls"], name), folder_of(sample["__url__"])
+        if label >= len(self.lists.get(folder) or ()) > 0:
+            raise outside(label, name, len(self.lists[folder] or ()))
+        if folder in self.numbers:
+            label = int(self.numbers[folder][label])
         if self.num_classes is not None and label >= self.num_classes:
             raise outside(label, name, self.num_classes)
         return label
@@ -207,6 +216,38 @@ class StreamFeed:
             )
             for _ in range(every):
                 yield [next(batches) for _ in range(mine)]
+
+
+def check_curl() -> None:
+    if shutil.which("curl") is None:
+        raise DataError("streaming shards needs the program curl; install it, or copy the shards here")
+
+
+def folder_of(url: str) -> str:
+    """The address of the folder that a shard is in."""
+    return url.partition("?")[0].rpartition("/")[0]
+
+
+def remote_classes(urls: Sequence[str]) -> dict[str, list[str] | None]:
+    """Class names of the `classes.txt` next to remote shards, by folder; None where there is none.
+
+    Raises:
+        DataError: a server cannot be reached or fails, or the file is not text.
+    """
+    check_curl()
+    return {folder: _remote_names(f"{folder}/{NAMES}") for folder in dict.fromkeys(map(folder_of, urls))}
+
+
+def _remote_names(url: str) -> list[str] | None:
+    curl = ["curl", "-sSL", "--connect-timeout", "30", "--max-time", "60", "--retry", "3", "-w", "\n%{http_code}"]
+    asked = subprocess.run([*curl, "--proto", "=http,https", "--proto-redir", "=http,https", url], capture_output=True, check=False)
+    content, _, status = asked.stdout.rpartition(b"\n")
+    if asked.returncode or status not in (b"200", b"403", b"404", b"410"):
+        what = f"code {asked.returncode}" if asked.returncode else f"status {status.decode()}"
+        raise DataError(f"curl ended with {what} on {url}; check the address")
+    if status != b"200" or content.lstrip()[:1] == b"<":  # some servers answer with a page instead of 404
+        return None
+    return names_of(content, url)
 
 
 class Watched:

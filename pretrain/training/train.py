@@ -9,6 +9,7 @@ from backbones import build_backbone
 from backbones.base import Backbone
 from backbones.inherit import fill, kept_args, rebuild
 from backbones.sync import join_batch_norms
+from pretrain.data.classes import numbered_alike, without_images
 from pretrain.data.labeled import choose, open_labeled, same_classes, seen_as
 from pretrain.data.shards import ShardSet, find_shards, is_remote
 from pretrain.methods import Facts, Method, method
@@ -16,7 +17,7 @@ from pretrain.probing.probe import Probe, check_k
 from pretrain.recipe import PretrainRecipe, crop_share, export_tag, run_stem
 from pretrain.views.crops import ResizeCenterCrop
 from shared.devices import dist
-from shared.errors import DataError, UsageError
+from shared.errors import DataError, UsageError, plural
 from shared.feeding.limit import limited
 from shared.feeding.pixels import PixelStats, pixel_stats
 from shared.loop.optim import for_batch
@@ -24,7 +25,7 @@ from shared.recipes.recipe import Resolved, flat
 from shared.runs.dry import announce_plan, describe_groups, describe_parameters, describe_schedule
 from shared.runs.report import write_report
 from shared.runs.session import Session, cache_dir, pair
-from shared.weights.card import Card, Exported, check_name, check_pixels, expected_pixels, versions
+from shared.weights.card import Card, Exported, check_name, check_pixels, expected_pixels, listed, versions
 from shared.weights.store import Store
 
 log = logging.getLogger(__name__)
@@ -164,25 +165,33 @@ def open_data(recipe: PretrainRecipe) -> Data:
         val_shards = val_beside(path)
     val = None
     if val_shards:
-        val = ShardSet(val_shards, no_view, num_classes=train.num_classes, labeled=labeled, verify=data.verify_shards)
+        val = ShardSet(val_shards, no_view, labeled=labeled, verify=data.verify_shards)
+        if labeled:
+            val = numbered_alike(train, val)
+            val.limit_classes(train.num_classes)
     return Data(train, val, train.num_classes, train.classes)
 
 
 def streamed(recipe: PretrainRecipe, shards: list[str], labeled: bool) -> Any:
     """Streamed remote shards, whose samples cannot be counted in advance."""
-    from pretrain.data.stream import RemoteShards
+    from pretrain.data.stream import RemoteShards, remote_classes
 
     data = recipe.data
     if data.samples is None:
         raise UsageError("remote shards cannot be counted; give the images per epoch with --samples")
-    if labeled and data.num_classes is None:
-        raise UsageError("the classes of remote shards are not known in advance; give their number with --num-classes")
+    lists = remote_classes(shards) if labeled else {}
+    if labeled and data.num_classes is None and None in lists.values():
+        raise UsageError(
+            "the classes of remote shards are not known in advance; put a classes.txt next to them, or give their "
+            "number with --num-classes"
+        )
     return RemoteShards(
         shards,
         no_view,
         seed=recipe.runtime.seed,
         epoch_samples=data.samples,
         num_classes=data.num_classes,
+        lists=lists,
         labeled=labeled,
         max_bad=recipe.runtime.max_bad_samples,
     )
@@ -244,10 +253,21 @@ def describe(recipe: PretrainRecipe, data: Data, tag: str) -> None:
         classes,
         tag,
     )
+    for line in class_lines(data):
+        log.info("%s", line)
     if data.val is None:
         log.info("no validation shards: no metrics during training")
     elif not recipe.probing.probe and not method_is_labeled(recipe.model.method):
         log.info("no metrics during training; add --probe to measure the representation")
+
+
+def class_lines(data: Data) -> list[str]:
+    """The classes that have no image, as lines to print."""
+    return [
+        f"no {kind} image is of {plural(len(names), 'class')}: {listed(names)}"
+        for kind, samples in (("training", data.train), ("validation", data.val))
+        if samples is not None and (names := without_images(samples, data.num_classes or 0, data.classes))
+    ]
 
 
 def dry_run(session: Session, resolved: Resolved, task: Method, data: Data) -> int:
@@ -260,6 +280,7 @@ def dry_run(session: Session, resolved: Resolved, task: Method, data: Data) -> i
     lines.append(
         f"data\n  {sum(data.train.sizes)} training images, {sum(data.val.sizes) if data.val else 0} validation images"
     )
+    lines += [f"  {line}" for line in class_lines(data)]
     if dist.is_main():
         announce_plan(resolved, lines)
     return 0
