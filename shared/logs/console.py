@@ -21,17 +21,32 @@ class Console(logging.Handler):
             print(f"{prefix}{record.getMessage()}", flush=True)
 
 
-def setup_logging(run_dir: Path | None = None, *, enabled: bool = True) -> None:
+class Held(logging.Handler):
+    """Keeps the messages of a run that has no folder yet, for its train.log."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.records: list[logging.LogRecord] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.records.append(record)
+
+
+def setup_logging(run_dir: Path | None = None, *, enabled: bool = True, hold: bool = False) -> None:
     """Send the project's loggers to the console and to `run_dir`/train.log.
 
-    A second call replaces the first. If not `enabled` (not the main rank): only warnings, on the console.
+    A second call replaces the first. If not `enabled` (not the main rank): only warnings, on the console. With `hold`,
+    messages are also kept for the train.log of the next call.
     """
-    handlers: list[logging.Handler] = [Console()]
+    handlers: list[logging.Handler] = [Console(), *([Held()] if hold and enabled else [])]
     if run_dir is not None and enabled:
         run_dir.mkdir(parents=True, exist_ok=True)
         file = logging.FileHandler(run_dir / "train.log", encoding="utf-8")
         file.setFormatter(logging.Formatter("%(asctime)s %(levelname)-7s %(message)s", "%Y-%m-%d %H:%M:%S"))
         handlers.append(file)
+        for held in [handler for handler in logging.getLogger(PROJECT[0]).handlers if isinstance(handler, Held)]:
+            for record in held.records:
+                file.handle(record)
     for name in PROJECT:
         logger = logging.getLogger(name)
         for old in [handler for handler in logger.handlers if getattr(handler, "of_the_run", False)]:

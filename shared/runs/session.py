@@ -47,6 +47,7 @@ class Session:
             torch.set_num_threads(self.runtime.threads)
         self.device = pick_device(self.runtime.device)
         dist.start(self.device.type)
+        setup_logging(enabled=dist.is_main(), hold=True)  # what the data is said to be, before there is a folder
         if self.device.type == "cuda":
             self.device = torch.device("cuda", dist.local_rank() if dist.world() > 1 else self.device.index or 0)
             torch.backends.cudnn.benchmark = not self.runtime.use_deterministic_algorithms
