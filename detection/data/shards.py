@@ -40,6 +40,7 @@ from detection.data.masks.outlines import FIELDS, Outlines
 from shared.errors import DataError
 from shared.feeding.columns import together
 from shared.feeding.tar import OpenFile, damaged, index_places, members, sha256_of, split_name, write_first
+from shared.feeding.unchanged import HeaderDigest, header_digest
 
 log = logging.getLogger(__name__)
 
@@ -48,6 +49,9 @@ HEAD = 4096  # bytes at a shard's start, compared to notice a rewritten shard of
 CATEGORIES = "categories.json"
 OF_IMAGES = (*OF_COCO_IMAGES, "spots")
 KINDS = {"boxes": (*OF_IMAGES, *OF_ANNOTATIONS, "sha256"), "masks": FIELDS, "keypoints": ("keypoints",)}
+
+OF_SHARD = ("version", "bytes", "head", "headers")  # columns that tell whether an index is of its shard
+LABELS = ("json",)  # extensions of members whose content is part of the index
 
 Columns = dict[str, np.ndarray]
 
@@ -119,25 +123,23 @@ def open_index(
     """Open the index of a shard, next to it or in the cache; without one, scan the shard.
 
     Raises:
-        DataError: the shard is damaged or malformed, or its index belongs to another one.
+        DataError: the shard is damaged or malformed, or was changed after its index was built.
     """
-    found = {kind: _index(shard, kind) for kind in ("boxes", *finds)}
+    found = {kind: _read_index(shard, kind) for kind in ("boxes", *finds)}
     columns: Columns = {}
-    if missing := [kind for kind, place in found.items() if place is None]:
+    if missing := [kind for kind, stored in found.items() if stored is None]:
         log.info("indexing shard %s", shard)
         columns = build_index(shard, categories, finds, skeletons)
         for kind in missing:
-            mine = {name: columns[name] for name in (*KINDS[kind], "version", "bytes", "head")}
+            mine = {name: columns[name] for name in (*KINDS[kind], *OF_SHARD)}
             write_first(index_places(shard, f".{kind}.npz"), lambda aside, mine=mine: _save(aside, mine))
-    for kind, place in found.items():
-        if place is not None:
-            columns |= _read_index(shard, place, KINDS[kind])
+    for stored in found.values():
+        columns |= stored or {}
     unlisted = set(np.unique(columns["category_ids"]).tolist()) - categories.keys()
     if unlisted:
-        place = found["boxes"]
         raise DataError(
             f"shard {shard} has category {min(unlisted)}, which {CATEGORIES} lacks; "
-            f"if the shard is right, delete {place} to index it again"
+            f"if the shard is right, delete {_index(shard, 'boxes')} to index it again"
         )
     return columns
 
@@ -147,20 +149,29 @@ def _index(shard: Path, kind: str) -> Path | None:
     return next((place for place in index_places(shard, f".{kind}.npz") if place.is_file()), None)
 
 
-def _read_index(shard: Path, place: Path, names: Sequence[str]) -> Columns:
-    try:
-        with np.load(place, allow_pickle=False) as stored:
-            columns = {name: stored[name] for name in (*names, "version", "bytes", "head")}
-        if columns["version"] != VERSION:
-            raise ValueError("another version")
-    except (ValueError, KeyError, OSError, EOFError, zipfile.BadZipFile) as error:
-        raise DataError(f"{place} is not a usable shard index ({error}); delete it to index the shard again") from None
-    anew = f"if the shard is right, delete {place} to index it again"
-    if columns["bytes"] != shard.stat().st_size:
-        raise damaged(shard, shard.stat().st_size, f"it ends there, its index says {columns['bytes']}; {anew}")
-    if columns["head"] != sha256_of(shard, HEAD):
-        raise DataError(f"the index of shard {shard} belongs to another one; {anew}")
-    return columns
+def _read_index(shard: Path, kind: str) -> Columns | None:
+    """The columns of an index; None if there is none, or one of an earlier version that cannot be compared."""
+    for place in [place for place in index_places(shard, f".{kind}.npz") if place.is_file()]:
+        try:
+            with np.load(place, allow_pickle=False) as stored:
+                if stored["version"] != VERSION:
+                    raise ValueError("another version")
+                if "headers" not in stored:
+                    continue
+                columns = {name: stored[name] for name in (*KINDS[kind], *OF_SHARD)}
+        except (ValueError, KeyError, OSError, EOFError, zipfile.BadZipFile) as error:
+            raise DataError(
+                f"{place} is not a usable shard index ({error}); delete it to index the shard again"
+            ) from None
+        anew = f"if the shard is right, delete {place} to index it again"
+        if columns["bytes"] != shard.stat().st_size:
+            raise damaged(shard, shard.stat().st_size, f"it ends there, its index says {columns['bytes']}; {anew}")
+        if columns["head"] != sha256_of(shard, HEAD):
+            raise DataError(f"the index of shard {shard} belongs to another one; {anew}")
+        if columns["headers"] != header_digest(shard, LABELS):
+            raise DataError(f"shard {shard} was changed after its index was built; {anew}")
+        return columns
+    return None
 
 
 def _save(place: Path, columns: Columns) -> None:
@@ -184,12 +195,16 @@ def build_index(
     if not images:
         raise DataError(f"shard {shard} has no image; remove it")
     image_ids, sizes, file_names = image_columns(images, shard)
+    with HeaderDigest(shard, LABELS) as digest:
+        for member in members(shard):
+            digest.add(member)
     columns = rows.columns(categories, image_ids, sizes, skeletons or {})
     masks, keypoints = columns["masks"], columns["keypoints"]
     about = {
         "version": VERSION,
         "bytes": shard.stat().st_size,
         "head": sha256_of(shard, HEAD),
+        "headers": digest.hexdigest(),
         "sha256": sha256_of(shard),
     }
     return {
@@ -213,6 +228,10 @@ def _samples(shard: Path) -> Iterator[tuple[str, dict[str, Any], int, int]]:
         kind = notes if extension == "json" else images
         if not member.isreg() or member.issparse():
             raise DataError(f"'{member.name}' in shard {shard} is a link or a sparse file; store it as a regular file")
+        if "." in extension:
+            raise DataError(
+                f"'{member.name}' in shard {shard} has a dot in its key, which ends at the first dot; rename it"
+            )
         if key in kind:
             raise DataError(f"shard {shard} has two members for key '{key}' at byte {member.offset}; keep one")
         kind[key] = (member.offset_data, member.size)

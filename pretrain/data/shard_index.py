@@ -19,11 +19,13 @@ import numpy as np
 from pretrain.data.layout import IMAGES
 from shared.errors import DataError
 from shared.feeding.tar import damaged, index_places, members, sha256_of, split_name, write_first
+from shared.feeding.unchanged import HeaderDigest, header_digest
 
 log = logging.getLogger(__name__)
 
 VERSION = 1  # of the index
 HEAD = 4096  # bytes at the start of a shard, to detect a rewritten shard of the same size
+LABELS = ("cls",)  # extensions of members whose content is part of the index
 
 
 class ShardIndex(NamedTuple):
@@ -44,18 +46,18 @@ def open_index(shard: Path, *, verify: bool = False) -> ShardIndex:
     """
     if not shard.is_file() or not os.access(shard, os.R_OK):
         raise DataError(f"there is no readable shard {shard}; check --data-path")
-    place = next((place for place in index_places(shard) if place.is_file()), None)
-    if place is None:
+    found = [(place, *_read_index(place)) for place in index_places(shard) if place.is_file()]
+    if not (complete := [each for each in found if "headers" in each[1]]):  # else it is of an earlier version
         log.info("indexing shard %s", shard)
         document = build_index(shard)
         text = json.dumps(document, separators=(",", ":"))
         write_first(index_places(shard), lambda aside: aside.write_text(text, encoding="utf-8"))
         return _from_document(document)
-    document, index = _read_index(place)
+    place, document, index = complete[0]
     anew = f"if the shard is correct, delete {place} to index it again"
     if document["bytes"] != shard.stat().st_size:
         raise damaged(shard, shard.stat().st_size, f"it ends there, but its index says {document['bytes']}; {anew}")
-    if document["head"] != sha256_of(shard, HEAD):
+    if document["head"] != sha256_of(shard, HEAD) or document["headers"] != header_digest(shard, LABELS):
         raise DataError(f"shard {shard} was changed after its index was built; {anew}")
     if verify and document["sha256"] != sha256_of(shard):
         raise DataError(f"the sha256 of shard {shard} differs from its index, so it was changed or damaged; {anew}")
@@ -67,8 +69,9 @@ def build_index(shard: Path) -> dict[str, Any]:
     images: dict[str, tuple[str, int, int]] = {}
     classes: dict[str, int] = {}
     dotted: dict[str, str] = {}
-    with shard.open("rb") as file:
+    with HeaderDigest(shard, LABELS) as digest:
         for member in members(shard):
+            digest.add(member)
             key, extension = split_name(member.name)
             if extension.rpartition(".")[2] in IMAGES and "." in extension:
                 dotted[key] = member.name
@@ -79,7 +82,7 @@ def build_index(shard: Path) -> dict[str, Any]:
             if key in (classes if extension == "cls" else images):
                 raise DataError(f"shard {shard} has two members for key '{key}' at byte {member.offset}; keep one")
             if extension == "cls":
-                text = os.pread(file.fileno(), min(member.size, 64), member.offset_data)
+                text = os.pread(digest.file.fileno(), min(member.size, 64), member.offset_data)
                 classes[key] = parse_class(text, f"{shard}:{key}")
             else:
                 images[key] = (extension, member.offset_data, member.size)
@@ -88,6 +91,7 @@ def build_index(shard: Path) -> dict[str, Any]:
         "version": VERSION,
         "bytes": shard.stat().st_size,
         "head": sha256_of(shard, HEAD),
+        "headers": digest.hexdigest(),
         "sha256": sha256_of(shard),
         "key": list(images),
         "ext": [extension for extension, _, _ in images.values()],
@@ -119,7 +123,8 @@ def parse_class(text: bytes, name: str) -> int:
 def _read_index(place: Path) -> tuple[dict[str, Any], ShardIndex]:
     try:
         document = json.loads(place.read_bytes())
-        if (document["version"], *map(type, (document["head"], document["sha256"]))) != (VERSION, str, str):
+        texts = (document["head"], document["sha256"], document.get("headers", ""))
+        if document["version"] != VERSION or any(type(text) is not str for text in texts):
             raise ValueError("another version")
         return document, _from_document(document)
     except (ValueError, KeyError, TypeError, OverflowError, RecursionError, OSError) as error:

@@ -240,7 +240,9 @@ def remote_classes(urls: Sequence[str]) -> dict[str, list[str] | None]:
 
 def _remote_names(url: str) -> list[str] | None:
     curl = ["curl", "-sSL", "--connect-timeout", "30", "--max-time", "60", "--retry", "3", "-w", "\n%{http_code}"]
-    asked = subprocess.run([*curl, "--proto", "=http,https", "--proto-redir", "=http,https", url], capture_output=True, check=False)
+    asked = subprocess.run(
+        [*curl, "--proto", "=http,https", "--proto-redir", "=http,https", url], capture_output=True, check=False
+    )
     content, _, status = asked.stdout.rpartition(b"\n")
     if asked.returncode or status not in (b"200", b"403", b"404", b"410"):
         what = f"code {asked.returncode}" if asked.returncode else f"status {status.decode()}"

@@ -22,8 +22,12 @@ from shared.errors import DataError
 BLOCK = tarfile.BLOCKSIZE
 
 
-def members(path: Path) -> Iterator[tarfile.TarInfo]:
-    """The members of an uncompressed tar, in order. Raises DataError with the byte offset of any damage."""
+def members(path: Path, *, end_too: bool = True) -> Iterator[tarfile.TarInfo]:
+    """The members of an uncompressed tar, in order. Raises DataError with the byte offset of any damage.
+
+    Args:
+        end_too: check what follows the last member as well.
+    """
     size = path.stat().st_size
     with path.open("rb") as file:
         try:
@@ -39,6 +43,8 @@ def members(path: Path) -> Iterator[tarfile.TarInfo]:
             end = tar.offset
             tar.members.clear()  # pyright: ignore[reportAttributeAccessIssue] - or they pile up
             yield member
+        if not end_too:
+            return
         file.seek(tar.offset)  # `tarfile` treats a damaged header as the end of the archive
         while chunk := file.read(1 << 20):
             if chunk.count(0) != len(chunk):

@@ -1,0 +1,69 @@
+"""Whether a shard is still the one that its index describes.
+
+    shard -> size and times of its last change, as when it was last looked at -> the digest remembered from then
+                                                  otherwise -> headers and labels, read again and remembered
+
+The digest is of all that an index is made of: name, kind, place, size and time of every member, and the content of
+labels. It costs one small read per member, and only after the file was written, copied or moved. A size or a time of
+modification alone can be the same for another content; the time of change (ctime) cannot be set.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import tarfile
+import time
+from collections.abc import Collection
+from contextlib import suppress
+from pathlib import Path
+
+from shared.feeding.tar import index_places, members, split_name, write_first
+
+RECENT = 2.0  # seconds; a later change within a file system's clock tick would leave the same times
+
+
+class HeaderDigest:
+    """sha256 of the headers of a tar's members, and of the content of those with certain extensions.
+
+    Args:
+        shard: the tar.
+        labels: extensions without a dot, as in `split_name`.
+    """
+
+    def __init__(self, shard: Path, labels: Collection[str]) -> None:
+        self.labels, self.sha256 = labels, hashlib.sha256()
+        self.file = shard.open("rb")
+
+    def __enter__(self) -> HeaderDigest:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.file.close()
+
+    def add(self, member: tarfile.TarInfo) -> None:
+        about = (member.name, member.type, member.linkname, member.offset_data, member.size, member.mtime)
+        self.sha256.update(os.fsencode(repr(about)))
+        if member.isreg() and split_name(member.name)[1] in self.labels:
+            self.sha256.update(os.pread(self.file.fileno(), member.size, member.offset_data))
+
+    def hexdigest(self) -> str:
+        return self.sha256.hexdigest()
+
+
+def header_digest(shard: Path, labels: Collection[str]) -> str:
+    """The digest of a shard as it is now. Raises DataError if a header is damaged."""
+    status = shard.stat()
+    times = f"{status.st_size} {status.st_mtime_ns} {status.st_ctime_ns}"
+    place = index_places(shard, f".{'-'.join(sorted(labels))}.seen")[-1]  # in the cache: times are of this machine
+    with suppress(OSError, ValueError):
+        known, _, remembered = place.read_text(encoding="ascii").rpartition(" ")
+        if known == times and remembered:
+            return remembered
+    with HeaderDigest(shard, labels) as digest:
+        for member in members(shard, end_too=False):
+            digest.add(member)
+    found = digest.hexdigest()
+    if time.time() - max(status.st_ctime, status.st_mtime) > RECENT:
+        write_first([place], lambda aside: aside.write_text(f"{times} {found}", encoding="ascii"))
+    return found
