@@ -3,7 +3,7 @@
     classes.txt of every folder -> one list of names, and the number in it of each folder's labels
     training images, validation images -> validation labels numbered as in training, or a refusal
 
-Names are equal if they differ only in case and blanks. Labels without names are compared by number, and never with names.
+Names that differ only in case and blanks are equal. Labels without names are compared by number, never with names.
 """
 
 from __future__ import annotations

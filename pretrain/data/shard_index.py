@@ -16,9 +16,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from pretrain.data.layout import IMAGES
+from pretrain.data.contents import Contents
 from shared.errors import DataError
-from shared.feeding.tar import damaged, index_places, members, sha256_of, split_name, write_first
+from shared.feeding.tar import damaged, index_places, members, sha256_of, write_first
 from shared.feeding.unchanged import HeaderDigest, header_digest
 
 log = logging.getLogger(__name__)
@@ -68,25 +68,19 @@ def build_index(shard: Path) -> dict[str, Any]:
     """Read a shard from start to end -> its index as written to disk."""
     images: dict[str, tuple[str, int, int]] = {}
     classes: dict[str, int] = {}
-    dotted: dict[str, str] = {}
+    contents = Contents(shard)
     with HeaderDigest(shard, LABELS) as digest:
         for member in members(shard):
             digest.add(member)
-            key, extension = split_name(member.name)
-            if extension.rpartition(".")[2] in IMAGES and "." in extension:
-                dotted[key] = member.name
-            if member.isdir() or extension not in (*IMAGES, "cls"):
+            if (named := contents.add(member)) is None:
                 continue
-            if not member.isreg() or member.issparse():
-                raise DataError(f"'{member.name}' in shard {shard} is a link or sparse; write it as a plain file")
-            if key in (classes if extension == "cls" else images):
-                raise DataError(f"shard {shard} has two members for key '{key}' at byte {member.offset}; keep one")
+            key, extension = named
             if extension == "cls":
                 text = os.pread(digest.file.fileno(), min(member.size, 64), member.offset_data)
                 classes[key] = parse_class(text, f"{shard}:{key}")
             else:
                 images[key] = (extension, member.offset_data, member.size)
-    _check_keys(shard, images, classes, dotted)
+    contents.complete()
     return {
         "version": VERSION,
         "bytes": shard.stat().st_size,
@@ -99,18 +93,6 @@ def build_index(shard: Path) -> dict[str, Any]:
         "size": [size for _, _, size in images.values()],
         "class": [classes[key] for key in images] if classes else None,
     }
-
-
-def _check_keys(shard: Path, images: dict, classes: dict[str, int], dotted: dict[str, str]) -> None:
-    """Check that all or no images have a class, that every class has an image, and that no name has extra dots."""
-    if hidden := next((name for key, name in dotted.items() if key not in images), None):
-        raise DataError(f"'{hidden}' in shard {shard} has a dot in its key, which ends at the first dot; rename it")
-    if alone := next((key for key in classes if key not in images), None):
-        raise DataError(f"'{alone}' in shard {shard} has a class but no {', '.join(IMAGES)}; add one or remove it")
-    if classes and (bare := next((key for key in images if key not in classes), None)):
-        raise DataError(f"'{bare}' in shard {shard} has no class; add '{bare}.cls' or remove all .cls members")
-    if not images:
-        raise DataError(f"shard {shard} contains no {', '.join(IMAGES)}; remove it or check --data-path")
 
 
 def parse_class(text: bytes, name: str) -> int:

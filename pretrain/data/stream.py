@@ -19,6 +19,7 @@ import subprocess
 import tarfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
+from itertools import groupby
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -27,13 +28,14 @@ from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from pretrain.data.classes import NAMES, joined, names_of
+from pretrain.data.contents import Contents
 from pretrain.data.shard_index import parse_class
 from pretrain.data.shards import IMAGES, is_remote, outside, stacked
 from shared.errors import DataError
 from shared.feeding.feed import plainly, start_worker
 from shared.feeding.image import BadImage, decode_image
 from shared.feeding.plan import rng_for
-from shared.feeding.tar import BLOCK, damaged, split_name
+from shared.feeding.tar import BLOCK, damaged
 
 log = logging.getLogger(__name__)
 ORDER = 2**63 - 1  # random stream index for the order of shards; no sample has it
@@ -137,29 +139,22 @@ class RemoteShards(IterableDataset):
             yield from shuffle(self.buffer, rng=rng)(sample for url in urls for sample in self.samples(url))
 
     def samples(self, url: str) -> Iterator[tuple[str, bytes, int]]:
-        """The samples of one shard, in order."""
-        from webdataset.tariterators import group_by_keys
+        """The samples of one shard, in order, with the checks of an index."""
+        contents = Contents(url)
+        for key, sample in neighbors(files(url, contents)):
+            name = f"{url}:{key}"
+            image = next((sample[extension] for extension in IMAGES if extension in sample), None)
+            if image is None:
+                raise DataError(f"{name} has a class but no image next to it; write them as neighbors")
+            yield name, image, self.label(sample, url, name)
+        contents.complete()
 
-        count = 0
-        try:
-            for sample in group_by_keys(files(url)):
-                name = f"{url}:{sample['__key__']}"
-                image = next((sample[extension] for extension in IMAGES if extension in sample), None)
-                if image is None:
-                    raise DataError(f"{name} has a class but no image next to it; write them as neighbors")
-                yield name, image, self.label(sample, name)
-                count += 1
-        except ValueError as error:  # two members with the same name
-            raise DataError(f"shard {url}: {error.args[0]}; keep one of them") from None
-        if not count:
-            raise DataError(f"shard {url} contains no {', '.join(IMAGES)}; remove it from the list")
-
-    def label(self, sample: dict[str, Any], name: str) -> int:
+    def label(self, sample: dict[str, bytes], url: str, name: str) -> int:
         if "cls" not in sample:
             if self.labeled:
                 raise DataError(f"{name} has no class next to it; add its .cls member")
             return -1
-        label, folder = parse_class(sample["cls"], name), folder_of(sample["__url__"])
+        label, folder = parse_class(sample["cls"], name), folder_of(url)
         if label >= len(self.lists.get(folder) or ()) > 0:
             raise outside(label, name, len(self.lists[folder] or ()))
         if folder in self.numbers:
@@ -267,11 +262,17 @@ class Watched:
         return data
 
 
-def files(url: str) -> Iterator[dict[str, Any]]:
-    """The images and classes of one remote tar in webdataset's form; then {}, which ends its last sample.
+def neighbors(found: Iterator[tuple[str, str, bytes]]) -> Iterator[tuple[str, dict[str, bytes]]]:
+    """Members next to each other with the same key -> (key, content by extension)."""
+    for key, group in groupby(found, key=lambda each: each[0]):
+        yield key, {extension: content for _, extension, content in group}
+
+
+def files(url: str, contents: Contents) -> Iterator[tuple[str, str, bytes]]:
+    """Key, extension and content of the images and classes of one remote tar.
 
     Raises:
-        DataError: not found, truncated or damaged.
+        DataError: not found, truncated or damaged, or a member that `contents` refuses.
     """
     # not webdataset.gopen, which lets an environment variable turn an address into a command
     from webdataset.gopen import gopen_curl
@@ -282,12 +283,8 @@ def files(url: str) -> Iterator[dict[str, Any]]:
         with tarfile.open(fileobj=stream, mode="r|") as tar:  # pyright: ignore[reportArgumentType, reportCallIssue]
             for member in tar:
                 tar.members.clear()  # pyright: ignore[reportAttributeAccessIssue] - or they pile up
-                if member.isdir() or split_name(member.name)[1] not in (*IMAGES, "cls"):
-                    continue
-                content = tar.extractfile(member) if member.isreg() else None
-                if content is None:
-                    raise DataError(f"'{member.name}' in shard {url} is a link; write it as a plain file")
-                yield {"fname": member.name, "data": content.read(), "__url__": url}
+                if (named := contents.add(member)) is not None and (content := tar.extractfile(member)) is not None:
+                    yield *named, content.read()
             while stream.read(1 << 20):
                 pass
             if stream.last > tar.offset:
@@ -295,7 +292,6 @@ def files(url: str) -> Iterator[dict[str, Any]]:
             if stream.count - tar.offset < 2 * BLOCK:
                 raise damaged(url, stream.count, "it is cut, the two empty blocks that end a tar are missing")
         pipe.close()  # curl's exit status explains more
-        yield {}
     except (tarfile.TarError, OSError, EOFError) as error:
         with suppress(OSError):
             pipe.close()

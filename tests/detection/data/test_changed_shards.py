@@ -78,7 +78,5 @@ def test_a_name_with_a_dot_in_its_key_is_refused_for_that(tmp_path: Path) -> Non
                 member = tarfile.TarInfo(name)
                 member.size = len(content)
                 tar.addfile(member, io.BytesIO(content))
-        with pytest.raises(
-            DataError, match=r"'a\.1\.(png|json)' in shard .*0\.tar has a dot in its key, which ends at"
-        ):
+        with pytest.raises(DataError, match=r"'a\.1\.(png|json)' in shard .*0\.tar has a dot in its key"):
             read_shards(tmp_path)
