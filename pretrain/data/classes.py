@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from pretrain.data.layout import SPLITS
+from pretrain.data.splits import SPLITS
 from shared.errors import DataError, plural
 from shared.weights.card import listed
 

@@ -10,6 +10,7 @@ classes in the same order. Pack it for long training: shards are read many times
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,12 +19,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pretrain.data.layout import Item, files_of, layout
+from pretrain.data.layout import Item, layout
 from pretrain.data.restart_markers import decoded_view
 from pretrain.data.shards import stacked
-from shared.errors import BadSample
+from pretrain.data.tree import walk
+from shared.errors import BadSample, plural
 from shared.feeding.image import BadImage
 
+log = logging.getLogger(__name__)
 View = Callable[[Tensor, np.random.Generator], Any]
 
 
@@ -75,6 +78,11 @@ def image_folders(folder: Path, view: View) -> tuple[ImageFolder, ImageFolder | 
     Raises:
         DataError: no images, an image outside the class folders, or a class of val that train lacks.
     """
-    found = layout(files_of(folder), str(folder))
+    found = layout(walk(folder), str(folder))
+    for note in found.notes:
+        log.info("%s: %s", folder, note)
+    if found.skipped:
+        name, reason = found.skipped[0]
+        log.warning("%s of %s not used, for example %s: %s", plural(len(found.skipped), "image"), folder, name, reason)
     train, val = (ImageFolder(folder, found.splits[split], found.classes, view) for split in ("train", "val"))
     return train, val if len(val) else None

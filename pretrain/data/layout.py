@@ -1,31 +1,27 @@
 """Classes and splits of an image folder, from the paths of its files.
 
     <class>/...              -> train
-    train|val/<class>/...    -> train and val      (validation or test serve as val)
+    train|val/<class>/...    -> train and val      (other words for them, and test without val: splits.py)
 
 Classes are the folders of train, sorted by name and numbered from 0. The order within a split is a fixed shuffle by
-a hash of the names. Hidden files and folders are ignored.
+a hash of the names. Files that are not used are listed with the reason.
 """
 
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Iterable, Iterator
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 from typing import NamedTuple, Protocol, TypeVar
 
-from shared.errors import DataError, UsageError
+from pretrain.data.splits import CLASS_FOLDERS, SETS, SPLITS, Parts, parts_of
+from pretrain.data.tree import Tree
+from shared.errors import DataError, UsageError, plural
+from shared.weights.card import listed
 
 IMAGES = ("jpg", "jpeg", "png", "webp")
 OTHER_IMAGES = ("bmp", "gif", "tif", "tiff", "avif", "heic", "jp2", "ppm", "jfif")  # reported when skipped
 LEFT_OUT = "shards can contain " + ", ".join(IMAGES)
-SPLITS = {  # of folders and shards, by a word of their names
-    **{"train": "train", "training": "train"},
-    **{"val": "val", "valid": "val", "validation": "val", "dev": "val"},
-    **{"test": "test", "testing": "test"},
-}
-CLASS_FOLDERS = "expected FOLDER/<class>/<image> or FOLDER/train/<class>/<image>"
 
 
 class Item(NamedTuple):
@@ -45,75 +41,88 @@ K = TypeVar("K", bound=Keyed)
 
 
 class Layout(NamedTuple):
-    """Items of the splits `train` and `val`, shuffled; class names by label; skipped images with reasons."""
+    """Items of the splits `train` and `val`, shuffled; class names by label; everything that is not an item.
+
+    skipped: images that are not used, others: other files, both with reasons. notes: remarks for the user.
+    """
 
     splits: dict[str, list[Item]]
     classes: list[str]
     skipped: list[tuple[str, str]]
+    others: list[tuple[str, str]]
+    notes: list[str]
 
 
-def files_of(folder: Path) -> list[PurePosixPath]:
-    """All files below a folder, following links, as relative paths."""
-    if not folder.is_dir():
-        raise DataError(f"there is no folder or tar {folder}; check the path")
-    return [
-        PurePosixPath(*(Path(place) / name).relative_to(folder).parts)
-        for place, _, names in os.walk(folder, followlinks=True)
-        for name in names
-    ]
-
-
-def layout(paths: Iterable[PurePosixPath], name: str, *, val_share: float = 0.0, wrapped: bool = False) -> Layout:
+def layout(tree: Tree, name: str, *, val_share: float = 0.0, wrapped: bool = False) -> Layout:
     """Assign files to splits and classes by their paths.
 
     Args:
-        paths: files inside the folder, in any order.
+        tree: files and folders, in any order.
         name: of the folder, for error messages.
         val_share: fraction of the images for val, chosen by a hash of the keys; for folders without a val split.
         wrapped: skip top-level folders that contain everything, as in many tars.
 
     Raises:
-        DataError: no images, an image outside the class folders, a class of val that train lacks.
+        DataError: no images, an image outside the class folders, a class of val that train lacks, or folders that may
+            be either splits or classes.
         UsageError: `val_share` for a folder with a val split.
     """
-    seen = sorted(path for path in paths if not any(part.startswith(".") for part in path.parts))
-    skipped = [(str(p), LEFT_OUT) for p in seen if p.suffix[1:].lower() in OTHER_IMAGES]
-    images = [path for path in seen if path.suffix[1:].lower() in IMAGES]
+    images, skipped, others = sorted_out(tree)
     if not images:
         raise DataError(f"there is no {', '.join(IMAGES)} in {name}; {CLASS_FOLDERS}")
     depth = 0
     while wrapped and _is_wrapper(images, depth):
         depth += 1
-    parts, depth = _parts(images, depth)
-    classes = sorted({class_of(path, depth) for path in parts["train"]})
-    if any("\n" in name for name in classes):
-        raise DataError(f"a class folder of {name} has a line break in its name; rename it")
+    parts = parts_of(images, depth, name)
+    classes = sorted({class_of(path, parts.depth) for path in parts.train})
+    if odd := next((c for c in classes if "\n" in c or any("\ud800" <= letter <= "\udfff" for letter in c)), None):
+        raise DataError(f"the name of class folder {odd!a} of {name} has a line break or is not UTF-8; rename it")
     number = {name: i for i, name in enumerate(classes)}
-    for path in parts["val"]:
-        if class_of(path, depth) not in number:
+    for path in parts.val:
+        if class_of(path, parts.depth) not in number:
             raise DataError(f"class folder '{path.parent}' of val is not in train; rename it or add it to train")
-    splits = {split: list(_items(part, depth, number)) for split, part in parts.items()}
+    splits = {split: list(_items(found, parts.depth, number)) for split, found in zip(SETS, parts[:2], strict=True)}
     if val_share and splits["val"]:
         raise UsageError(f"{name} has a val split; remove --val-share")
     if val_share:
         splits = shared_out(splits["train"], val_share)
-    return Layout({split: shuffled(items) for split, items in splits.items()}, classes, skipped)
+    ordered = {split: shuffled(items) for split, items in splits.items()}
+    notes = [*parts.notes, *_empty_classes(tree, parts, classes)]
+    return Layout(ordered, classes, [*skipped, *parts.left_out], others, notes)
 
 
-def _parts(images: list[PurePosixPath], depth: int) -> tuple[dict[str, list[PurePosixPath]], int]:
-    """Images of each split, and the depth of the class folders."""
-    roots: dict[str, list[PurePosixPath]] = {}
-    for path in images:
-        roots.setdefault(path.parts[depth], []).append(path)
-    if not any(len(path.parts) > depth + 2 for path in roots.get("train", [])):
-        return {"train": images, "val": []}, depth
-    val = next((root for root in ("val", "validation", "test") if root in roots), "val")
-    return {"train": roots["train"], "val": roots.get(val, [])}, depth + 1
+def sorted_out(tree: Tree) -> tuple[list[PurePosixPath], list[tuple[str, str]], list[tuple[str, str]]]:
+    """Images that shards can contain; images that they cannot contain, and other files, with reasons."""
+    images, skipped, others = [], [], list(tree.left_out)
+    for path in sorted(tree.files):
+        ending = path.suffix[1:].lower()
+        if any(part.startswith(".") for part in path.parts):
+            others.append((str(path), "hidden"))
+        elif ending in OTHER_IMAGES:
+            skipped.append((str(path), LEFT_OUT))
+        elif ending in IMAGES:
+            images.append(path)
+        else:
+            others.append((str(path), "not an image"))
+    return images, skipped, others
+
+
+def _empty_classes(tree: Tree, parts: Parts, classes: list[str]) -> list[str]:
+    """A remark on folders among the class folders without any image that is used."""
+    top = parts.train[0].parts[: parts.depth]
+    found = {
+        folder.parts[parts.depth]
+        for folder in tree.folders
+        if len(folder.parts) > parts.depth and folder.parts[: parts.depth] == top
+    }
+    empty = sorted(name for name in found - set(classes) if not name.startswith("."))
+    return [f"no image in {plural(len(empty), 'folder')} among the classes: {listed(empty)}"] if empty else []
 
 
 def _is_wrapper(images: list[PurePosixPath], depth: int) -> bool:
     names = {path.parts[depth] for path in images}
-    return len(names) == 1 and names != {"train"} and all(len(path.parts) > depth + 2 for path in images)
+    is_train = any(SPLITS.get(name.lower()) == "train" for name in names)
+    return len(names) == 1 and not is_train and all(len(path.parts) > depth + 2 for path in images)
 
 
 def class_of(path: PurePosixPath, depth: int) -> str:

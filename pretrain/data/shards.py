@@ -24,9 +24,10 @@ import torch
 from torch import Tensor
 
 from pretrain.data.classes import Joined, joined, read_classes
-from pretrain.data.layout import IMAGES, SPLITS
+from pretrain.data.layout import IMAGES
 from pretrain.data.restart_markers import decoded_view
 from pretrain.data.shard_index import ShardIndex, open_index
+from pretrain.data.splits import SPLITS
 from pretrain.data.tfrecord import is_record
 from shared.errors import BadSample, DataError
 from shared.feeding.image import BadImage
@@ -148,15 +149,21 @@ def find_shards(path: str | Path, split: str | None) -> list[str]:
 
     Args:
         path: a folder of tars, one tar, a glob, a range such as `train-{000000..000009}.tar`, or several of these
-            joined by `::`. In a folder, a tar belongs to the split in its name, else to train.
+            joined by `::`. In a folder, or a glob that finds more than one split, a tar belongs to the split in its
+            name, else to train.
         split: "train"; "val", which may be empty; None for all shards.
     """
     shards: list[str] = []
-    for place in [place for part in str(path).split("::") for place in _expand(part.strip())]:
-        if os.path.isdir(place):
-            shards += [shard for shard in _tars(Path(place)) if split in (None, split_of(shard))]
-        elif split != "val":  # shards given explicitly are for training
-            shards.append(place)
+    for part in map(str.strip, str(path).split("::")):
+        found = _expand(part)
+        files = [place for place in found if not os.path.isdir(place)]
+        # a glob like '*.tar' stands for a folder; files that are given by name are for training
+        mixed = len({split_of(file) for file in files}) > 1
+        for place in found:
+            if os.path.isdir(place):
+                shards += [shard for shard in _tars(Path(place)) if split in (None, split_of(shard))]
+            elif split in (None, split_of(place)) if mixed else split != "val":
+                shards.append(place)
     if not shards and split != "val":
         raise DataError(
             f"no shard of split '{split}' in {path}; their names start with {split}, as in {split}-000000.tar"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from argparse import Namespace
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
@@ -15,7 +16,8 @@ from shared.recipes.flags import Parser
 if TYPE_CHECKING:
     from pretrain.packing.pack import Packed
 
-SHOWN = 20  # lines about images that were left out
+SHOWN = 20  # lines about files that were left out
+REASONS = 5  # reasons in the line of sums
 
 
 def pack(argv: list[str]) -> int:
@@ -86,20 +88,36 @@ def cores() -> int:
 
 def report(packed: Packed, args: Namespace) -> list[str]:
     """What was written and what was left out, as lines to print."""
+    from pretrain.packing.pack import UNPACKED, printable
+
     counts = " and ".join(f"{count:,} {split}" for split, count in packed.samples.items())
     again = f", {packed.kept} of them kept from the stopped packing" if packed.kept else ""
     lines = [
         f"packed {counts} images of {len(packed.classes)} classes into {packed.shards} shards{again} in {args.out}"
     ]
-    total = sum(packed.samples.values())
+    total, left_out = sum(packed.samples.values()), packed.left_out
+    lines.append(f"  {total + len(left_out):,} files or records found: {total:,} packed{reasons(left_out)}")
     if args.short_side is not None:
         lines.append(f"  {packed.shrunk:,} of {total:,} were shrunk to {args.short_side} pixels")
     if args.restart_markers:
         lines.append(f"  {packed.marked:,} of {total:,} have restart markers")
-    lines += [f"  left out {name}: {reason}" for name, reason in packed.skipped[:SHOWN]]
-    if len(packed.skipped) > SHOWN:
-        lines.append(f"  and {len(packed.skipped) - SHOWN:,} more")
-    return lines
+    lines += [f"  left out {printable(name)}: {printable(reason)}" for name, reason in left_out[:SHOWN]]
+    if len(left_out) > SHOWN:
+        lines.append(f"  and {len(left_out) - SHOWN:,} more, listed in {args.out / UNPACKED}")
+    return lines + [f"  note: {printable(note)}" for note in packed.notes]
+
+
+def reasons(left_out: list[tuple[str, str]]) -> str:
+    """The number of files left out, and how many for the most frequent reasons."""
+    from pretrain.packing.pack import printable
+
+    if not left_out:
+        return ""
+    counts = Counter(reason for _, reason in left_out).most_common()
+    words = [f"{count:,} {printable(reason)}" for reason, count in counts[:REASONS]]
+    if rest := sum(count for _, count in counts[REASONS:]):
+        words.append(f"{rest:,} for other reasons")
+    return f", {len(left_out):,} left out ({'; '.join(words)})"
 
 
 def percent(stream: TextIO) -> Callable[[int, int], None]:

@@ -7,6 +7,7 @@
 Image files are copied byte for byte unless an option changes them. The assignment to shards is fixed before the
 first image is read, so the shards are the same for any number of processes, and a packing that was stopped or killed
 continues with the shards that have no note. OUT is complete or does not exist.
+Every file that was found is in a shard, or in OUT/left_out.tsv with the reason.
 """
 
 from __future__ import annotations
@@ -16,16 +17,18 @@ import json
 import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+from pretrain.data.classes import NAMES
 from pretrain.data.restart_markers import jpegtran
 from pretrain.packing.jobs import write_shards
 from pretrain.packing.shard_writer import Note, Task, Treatment, finished, learn
 from pretrain.packing.sources import Entry, Source, find_source
-from shared.errors import DataError, UsageError
+from shared.errors import DataError, UsageError, plural
 from shared.feeding.tar import index_places
 from shared.feeding.unfinished import unfinished
+from shared.weights.card import listed
 
 
 @dataclass(frozen=True)
@@ -33,7 +36,8 @@ class Packed:
     """Summary of a packing.
 
     samples: number by split. bytes: of image files. shrunk, marked: number of resized images, and with restart markers.
-    skipped: skipped images with reasons. kept: number of shards from an earlier, stopped packing.
+    skipped: images that were not packed, others: other files, both with reasons. notes: remarks for the user. kept:
+    number of shards from an earlier, stopped packing.
     """
 
     samples: dict[str, int]
@@ -44,6 +48,13 @@ class Packed:
     shrunk: int = 0
     marked: int = 0
     kept: int = 0
+    others: list[tuple[str, str]] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def left_out(self) -> list[tuple[str, str]]:
+        """Everything that was found and not packed, with reasons."""
+        return [*self.skipped, *self.others]
 
 
 def pack(
@@ -95,12 +106,13 @@ def pack(
         with unfinished(out, stamp(source, shards, treatment)) as partial:
             made, kept = make(tasks_of(shards, partial), treatment, jobs, progress)
             packed = summary(place, source, made, kept)
-            settle(partial, made, packed.classes, out)
+            settle(partial, made, packed, out)
     except OSError as error:
         raise DataError(f"cannot write {out}: {error.strerror}; free some space or give another folder") from None
     return packed
 
 
+UNPACKED = "left_out.tsv"  # in OUT: `path, reason` of every file that was found and not packed
 Made = list[tuple[Task, Note]]
 
 
@@ -135,6 +147,11 @@ def cut(entries: Sequence[Entry], count: int, size: int) -> Iterator[Sequence[En
         yield entries[first:]
 
 
+def printable(line: str) -> str:
+    """A line without what a terminal or UTF-8 cannot show: control characters and undecodable bytes are escaped."""
+    return "".join(c if c.isprintable() or c in "\t\n" else ascii(c)[1:-1] for c in line)
+
+
 def stamp(source: Source, shards: dict[str, list[Sequence[Entry]]], treatment: Treatment) -> str:
     """A digest of input and options, to recognize an unfinished packing of the same."""
     digest = hashlib.sha256(json.dumps([source.classes, source.skipped, asdict(treatment)]).encode())
@@ -167,12 +184,26 @@ def summary(place: Path, source: Source, made: Made, kept: int) -> Packed:
         shrunk=sum(note.shrunk for note in notes),
         marked=sum(note.marked for note in notes),
         kept=kept,
+        others=source.others,
+        notes=[*source.notes, *_classes_without_images(source)],
     )
 
 
-def settle(partial: Path, made: Made, classes: list[str], out: Path) -> None:
-    """Finish: number the shards without gaps, write classes.txt, and rename the folder to OUT."""
-    (partial / "shards" / "classes.txt").write_text("".join(f"{name}\n" for name in classes), encoding="utf-8")
+def _classes_without_images(source: Source) -> list[str]:
+    """A remark on the classes that no training image has, as far as labels are known without reading records."""
+    if source.classes is None:
+        return []
+    present = {entry.label for entry in source.splits["train"]}
+    absent = [name for label, name in enumerate(source.classes) if label not in present]
+    return [f"no training image is of {plural(len(absent), 'class')}: {listed(absent)}"] if absent else []
+
+
+def settle(partial: Path, made: Made, packed: Packed, out: Path) -> None:
+    """Finish: number the shards without gaps, write classes.txt and the list of the rest, rename the folder to OUT."""
+    (partial / "shards" / NAMES).write_text("".join(f"{name}\n" for name in packed.classes), encoding="utf-8")
+    if packed.left_out:
+        lines = (f"{name}\t{reason}\n" for name, reason in packed.left_out)
+        (partial / "shards" / UNPACKED).write_text("".join(map(printable, lines)), encoding="utf-8")
     taken: Counter[str] = Counter()
     for shard in (task.shard for task, note in made if note.samples):
         split = shard.name.rpartition("-")[0]

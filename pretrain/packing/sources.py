@@ -23,16 +23,17 @@ from pretrain.data.layout import (
     LEFT_OUT,
     OTHER_IMAGES,
     Layout,
-    files_of,
     layout,
     shared_out,
     shuffled,
     unique_keys,
 )
 from pretrain.data.shards import split_of
+from pretrain.data.splits import SPLITS
 from pretrain.data.tfrecord import MAX_CLASSES, OF_MANY, is_record, record_places
+from pretrain.data.tree import walk
+from pretrain.packing.archive import read_archive
 from shared.errors import DataError, UsageError
-from shared.feeding.tar import members
 
 KINDS = ("folder", "list", "tfrecord")
 LISTS = (".txt", ".lst", ".tsv")
@@ -56,11 +57,17 @@ class Entry(NamedTuple):
 
 
 class Source(NamedTuple):
-    """Entries of `train` and `val` in packing order; class names, None if in the records; skipped files."""
+    """Entries of `train` and `val` in packing order, and everything that is no entry.
+
+    classes: names by label; None if they are in the records. skipped: images that are not packed, others: other files,
+    both with reasons. notes: remarks for the user.
+    """
 
     splits: dict[str, list[Entry]]
     classes: list[str] | None
     skipped: list[tuple[str, str]]
+    others: list[tuple[str, str]] = []
+    notes: list[str] = []
 
 
 def find_source(place: Path, *, kind: str | None = None, root: Path | None = None, val_share: float = 0.0) -> Source:
@@ -99,12 +106,8 @@ def _some_names(folder: Path) -> Iterator[str]:
     for entry in os.scandir(folder):
         if entry.is_file():
             yield entry.name
-        elif is_split(entry.name):
+        elif entry.is_dir() and entry.name.lower() in SPLITS:
             yield from (inner.name for inner in os.scandir(entry.path) if inner.is_file())
-
-
-def is_split(name: str) -> bool:
-    return name in ("train", "val", "validation", "test")
 
 
 # -- class folders ----------------------------------------------------------------------------------------------------
@@ -113,15 +116,14 @@ def is_split(name: str) -> bool:
 def from_folder(place: Path, val_share: float) -> Source:
     """Class folders, or a tar of them. A tar is read in place, without extraction."""
     if place.is_file():
-        inside = {PurePosixPath(m.name): m for m in members(place) if m.isreg() and not m.issparse()}
+        tree, places = read_archive(place)
         changed = place.stat().st_mtime_ns
         return _placed(
-            layout(inside, str(place), val_share=val_share, wrapped=True),
-            lambda path: (str(place), inside[path].offset_data, inside[path].size, changed),
+            layout(tree, str(place), val_share=val_share, wrapped=True),
+            lambda path: (str(place), *places[path], changed),
         )
-    return _placed(
-        layout(files_of(place), str(place), val_share=val_share), lambda path: _whole_file(os.path.join(place, path))
-    )
+    found = layout(walk(place), str(place), val_share=val_share)
+    return _placed(found, lambda path: _whole_file(os.path.join(place, path)))
 
 
 def _placed(found: Layout, where: Callable[[PurePosixPath], tuple[str, int, int, int]]) -> Source:
@@ -129,7 +131,7 @@ def _placed(found: Layout, where: Callable[[PurePosixPath], tuple[str, int, int,
         split: [Entry(str(path), key, label, *where(path)) for path, key, label in items]
         for split, items in found.splits.items()
     }
-    return Source(splits, found.classes, found.skipped)
+    return Source(splits, found.classes, found.skipped, found.others, found.notes)
 
 
 def _whole_file(path: str) -> tuple[str, int, int, int]:
@@ -206,27 +208,36 @@ def _numbered(labels: list[str], place: Path) -> tuple[list[str], list[int]]:
 
 def from_tfrecords(place: Path, val_share: float) -> Source:
     """All records of all files, in order; their labels are read when they are packed."""
-    files, base = record_files(place)
+    files, base, others = record_files(place)
     splits: dict[str, list[Entry]] = {"train": [], "val": []}
+    skipped = []
     for file in files:
         inside, changed = file.relative_to(base), file.stat().st_mtime_ns
-        splits[split_of("-".join(inside.parts))] += [
+        if (split := split_of("-".join(inside.parts))) not in splits:
+            skipped.append((str(inside), f"a file of the {split} split"))
+            continue
+        splits[split] += [
             Entry(f"record {n} of {inside}", f"{inside}/{n:06d}", None, str(file), at, length, changed)
             for n, (at, length) in enumerate(record_places(file))
         ]
+    if not any(splits.values()):
+        raise DataError(f"{place} has only TFRecords of a test split; expected files such as train-00000-of-01024")
     if val_share and splits["val"]:
         raise UsageError(f"{place} has a val split; remove --val-share")
-    return Source(shared_out(splits["train"], val_share) if val_share else splits, None, [])
+    return Source(shared_out(splits["train"], val_share) if val_share else splits, None, skipped, others)
 
 
-def record_files(place: Path) -> tuple[list[Path], Path]:
-    """The TFRecords of a folder, a glob or one file, sorted, and their common folder.
+def record_files(place: Path) -> tuple[list[Path], Path, list[tuple[str, str]]]:
+    """The TFRecords of a folder, a glob or one file, sorted; their common folder; other files in it, with reasons.
 
     Raises:
         DataError: none, or files of a numbered series are missing.
     """
+    others: list[tuple[str, str]] = []
     if place.is_dir():
-        files = sorted(place / path for path in files_of(place) if is_record(path.name))
+        tree = walk(place)
+        files = sorted(place / path for path in tree.files if is_record(path.name))
+        others = [*tree.left_out, *((str(path), "not a TFRecord") for path in tree.files if not is_record(path.name))]
         _check_complete(files)
         base = place
     else:
@@ -234,7 +245,7 @@ def record_files(place: Path) -> tuple[list[Path], Path]:
         base = Path(os.path.commonpath([path.parent for path in files])) if files else place
     if not files:
         raise DataError(f"there are no TFRecords at {place}; expected files such as train-00000-of-01024")
-    return files, base
+    return files, base, others
 
 
 def _check_complete(files: list[Path]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from backbones import build_backbone
@@ -163,6 +164,8 @@ def open_data(recipe: PretrainRecipe) -> Data:
         val_shards = find_shards(data.val_path, "val") or find_shards(data.val_path, None)
     else:
         val_shards = val_beside(path)
+    if unused := [] if is_remote(shards[0]) else [s for s in find_shards(path, None) if s not in shards + val_shards]:
+        log.info("not used: %s of %s, such as %s", plural(len(unused), "shard"), path, Path(unused[0]).name)
     val = None
     if val_shards:
         val = ShardSet(val_shards, no_view, labeled=labeled, verify=data.verify_shards)
