@@ -21,7 +21,7 @@ class ModelConfig:
     )
     backbone_param: str | None = knob(None, "width of the backbone, where it has several")
     backbone_tag: str | None = knob(None, "weights to start from: a tag, or tag@digest; stops unless all of them load")
-    backbone_epoch: int | None = knob(None, "epoch of --backbone-tag; 0 is the last", low=0)
+    backbone_epoch: int | None = knob(None, "epoch of --backbone-tag; 0 is the last", low=0, high=1_000_000)
     backbone_pretrained: bool = knob(
         False, "require pretrained weights: those of --backbone-tag, else timm's published ones"
     )
@@ -42,9 +42,10 @@ class ModelConfig:
         "start from exported weights of this epoch, of --init-from or --tag; 0 is the last "
         "(--resume continues a run exactly)",
         low=0,
+        high=1_000_000,
     )
     reset_head: bool = knob(False, "with --init-from: reinitialize the class head, for other classes")
-    keep_epochs: int = knob(0, "export the detector every N epochs, besides the last", low=0)
+    keep_epochs: int = knob(0, "export the detector every N epochs, besides the last", low=0, high=1_000_000)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,7 +53,9 @@ class FreezeConfig:
     """Frozen parts"""
 
     freeze_backbone: bool = knob(False, "freeze the whole backbone, in eval mode")
-    freeze_backbone_stages: int | None = knob(None, "freeze the stem and the first N stages", metavar="N", low=0)
+    freeze_backbone_stages: int | None = knob(
+        None, "freeze the stem and the first N stages", metavar="N", low=0, high=1000
+    )
     trainable_backbone_layers: int | None = knob(
         None,
         "with published weights: train the last N backbone layers, counted as in torchvision",
@@ -86,17 +89,19 @@ class DataConfig:
     )
     binary_mode: bool = knob(False, "one class: object")
     limit: int | None = knob(
-        None, "use only N training and N validation images, spread over the data, for tests", low=1
+        None, "use only N training and N validation images, spread over the data, for tests", low=1, high=1e9
     )
     drop_empty: bool = knob(False, "skip training images without a box")
-    allow_missing_images: int = knob(0, "number of annotated images that may be missing on disk", low=0)
+    allow_missing_images: int = knob(0, "number of annotated images that may be missing on disk", low=0, high=1e9)
     size: tuple[int, ...] | None = knob(
         None,
         "height and width, or one number for both; the short side where sizes vary (default: the network's own)",
         metavar="PIXELS",
         low=32,
+        high=16_384,
+        count=(1, 2),
     )
-    max_size: int | None = knob(None, "longest side; images then keep their aspect ratio", low=32)
+    max_size: int | None = knob(None, "longest side; images then keep their aspect ratio", low=32, high=16_384)
     smallest_side: int = knob(480, "multiscale and detr: smallest random short side", low=32, high=800)
     multiscale: bool = knob(
         False,
@@ -110,6 +115,7 @@ class DataConfig:
         -1,
         "batch images of similar aspect ratio: 0 separates wide from tall, k makes 2k+2 groups, -1 turns it off",
         low=-1,
+        high=1000,
     )
     keypoints_file: Path | None = knob(
         None, "YAML with the keypoints' names, skeleton, flip_pairs, sigmas (default: from the annotations)"
@@ -119,7 +125,7 @@ class DataConfig:
     )
     rgb_mode: str | None = knob(None, "pixel mean and std (default: those of the backbone's weights, else imagenet)")
     eval_backend: Literal["auto", "pycocotools", "hotcoco"] = knob("auto", "implementation of COCO AP")
-    pictures: int = knob(8, "number of validation images drawn for the report", low=0)
+    pictures: int = knob(8, "number of validation images drawn for the report", low=0, high=10_000)
 
 
 @dataclass(frozen=True, kw_only=True)

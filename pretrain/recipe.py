@@ -22,7 +22,7 @@ class ModelConfig:
     pretrained: bool = knob(False, "start from timm's published weights")
     init_tag: str | None = knob(None, "start from a tag (or tag@digest) of the same backbone")
     aws_compat: bool = knob(False, "build the backbone as AWS's program did, where that differs from the paper")
-    keep_epochs: int = knob(0, "also export the backbone every N epochs", low=0)
+    keep_epochs: int = knob(0, "also export the backbone every N epochs", low=0, high=1_000_000)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,16 +36,21 @@ class DataConfig:
         None, "validation shards (default: val-*.tar in the same folder)", "--validation-data-dir", metavar="SHARDS"
     )
     size: tuple[int, ...] = knob(
-        (224,), "height and width of the images, or one number for both", metavar="PIXELS", low=8
+        (224,),
+        "height and width of the images, or one number for both",
+        metavar="PIXELS",
+        low=8,
+        high=16_384,
+        count=(1, 2),
     )
     rgb_mode: str | None = knob(
         None,
         "pixel mean and std: imagenet, birder, clip, centered, neutral (default: those of the initial weights, "
         "else imagenet)",
     )
-    num_classes: int | None = knob(None, "classes of the data (default: counted)", low=1)
-    samples: int | None = knob(None, "images per epoch, for remote shards", low=1)
-    limit: int | None = knob(None, "use only N training and N validation images, for tests", low=1)
+    num_classes: int | None = knob(None, "classes of the data (default: counted)", low=1, high=1_000_000)
+    samples: int | None = knob(None, "images per epoch, for remote shards", low=1, high=1e12)
+    limit: int | None = knob(None, "use only N training and N validation images, for tests", low=1, high=1e9)
     verify_shards: bool = knob(False, "verify the sha256 of all shards before training")
 
 
@@ -58,6 +63,7 @@ class ProbeConfig:
         "measure nearest neighbors and collapse every N epochs and at the end; without a value every epoch, 0 never",
         metavar="EPOCHS",
         low=0,
+        high=1_000_000,
         may_be_bare=1,
     )
     probe_path: str | None = knob(
@@ -66,9 +72,9 @@ class ProbeConfig:
     probe_val_path: str | None = knob(
         None, "validation images of the probe (default: the validation split of --probe-path)", metavar="SHARDS|FOLDER"
     )
-    probe_bank: int = knob(10_000, "training images of the probe, chosen at random; 0 for all", low=0)
-    probe_queries: int = knob(2_000, "validation images of the probe, chosen at random; 0 for all", low=0)
-    probe_k: int = knob(20, "number of neighbors", low=1)
+    probe_bank: int = knob(10_000, "training images of the probe, chosen at random; 0 for all", low=0, high=1e9)
+    probe_queries: int = knob(2_000, "validation images of the probe, chosen at random; 0 for all", low=0, high=1e9)
+    probe_k: int = knob(20, "number of neighbors", low=1, high=1e9)
     probe_share: float | None = knob(
         None,
         "center crop of the probe as a fraction of the short side (default: the method's val_share, else 0.875)",

@@ -25,7 +25,9 @@ class SubjectConfig:
 
     model: str | None = knob(None, "backbone (default: the only one that has the tag)", "--backbone")
     tag: str | None = knob(None, "tag or tag@digest of its weights (default: random weights)", "--backbone-tag")
-    backbone_epoch: int | None = knob(None, "the export of this epoch (default: the finished one)", low=0)
+    backbone_epoch: int | None = knob(
+        None, "the export of this epoch (default: the finished one)", low=0, high=1_000_000
+    )
     pretrained: bool = knob(False, "timm's published weights instead of a tag")
 
 
@@ -40,14 +42,19 @@ class JudgeConfig:
         None, "validation images (default: the validation split of --data-path)", metavar="SHARDS|FOLDER"
     )
     size: tuple[int, ...] = knob(
-        (), "height and width of the images, or one number for both (default: as in training)", metavar="PIXELS", low=8
+        (),
+        "height and width of the images, or one number for both (default: as in training)",
+        metavar="PIXELS",
+        low=8,
+        high=16_384,
+        count=(1, 2),
     )
     rgb_mode: str | None = knob(None, "pixel mean and std (default: those of the weights)")
     probe_share: float | None = knob(
         None, "size of the center crop as a fraction of the short side (default: as in training)", above=0, high=1
     )
-    probe_bank: int = knob(0, "number of training images, chosen at random; 0 for all", low=0)
-    probe_queries: int = knob(0, "number of validation images, chosen at random; 0 for all", low=0)
+    probe_bank: int = knob(0, "number of training images, chosen at random; 0 for all", low=0, high=1e9)
+    probe_queries: int = knob(0, "number of validation images, chosen at random; 0 for all", low=0, high=1e9)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,8 +62,8 @@ class ProtocolConfig:
     """Protocol"""
 
     protocol: tuple[str, ...] = knob(("knn",), "knn, linear, or both: knn,linear", metavar="PROTOCOL")
-    k: int = knob(20, "knn: number of neighbors", low=1)
-    temperature: float = knob(0.07, "knn: a neighbor's vote is exp(cosine / temperature)", above=0)
+    k: int = knob(20, "knn: number of neighbors", low=1, high=1e9)
+    temperature: float = knob(0.07, "knn: a neighbor's vote is exp(cosine / temperature)", above=0, high=1e6)
     linear_on_features: bool = knob(False, "linear: compute every vector once, without augmentation (fast)")
     json: Path | None = knob(None, "also write the results to this JSON file", metavar="FILE")
 
