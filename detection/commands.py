@@ -8,11 +8,12 @@ from pathlib import Path
 
 from detection.inference.commands import open_weights
 from detection.published.dialects import translate
+from detection.recipe import DetectRecipe
 from detection.training.resolve import resolve
 from shared.devices.launcher import adopt
 from shared.errors import WeightsError
 from shared.recipes.commands import Command
-from shared.recipes.flags import Parser
+from shared.recipes.flags import Parser, recipe_parser
 from shared.recipes.recipe import Resolved
 
 
@@ -55,11 +56,19 @@ def evaluate_only(resolved: Resolved, weights: str) -> int:
     return 0
 
 
-def report(argv: list[str]) -> int:
+def train_flags() -> Parser:
+    return recipe_parser(DetectRecipe, "detect train", scales=True, own="network_args")
+
+
+def report_flags() -> Parser:
     parser = Parser(prog="detect report", description="One self-contained HTML page about runs.")
     parser.add_argument("runs", nargs="+", type=Path, help="run folders; with two, the second is compared to the first")
     parser.add_argument("--output", "-o", type=Path, required=True, help="the HTML file to write")
-    args = parser.parse_exactly(argv)
+    return parser
+
+
+def report(argv: list[str]) -> int:
+    args = report_flags().parse_exactly(argv)
     from shared.runs.report import read_runs, verdict, write_report
 
     page = write_report(args.runs, args.output)
@@ -68,13 +77,17 @@ def report(argv: list[str]) -> int:
     return 0
 
 
-def show(argv: list[str]) -> int:
+def list_flags() -> Parser:
     parser = Parser(prog="detect list", description="List networks, backbones, augmentations, recipes and weights.")
     parser.add_argument(
         "what", nargs="?", default="all", help="networks, backbones, augmentations, recipes, weights, or all"
     )
     parser.add_argument("--weights-dir", type=Path, default=Path("weights"), help="folder of the exported weights")
-    args = parser.parse_exactly(argv)
+    return parser
+
+
+def show(argv: list[str]) -> int:
+    args = list_flags().parse_exactly(argv)
     from backbones import backbone
     from detection.data.augment.presets import augmentations
     from detection.nets import detector
@@ -93,7 +106,7 @@ def show(argv: list[str]) -> int:
 
 
 COMMANDS = {
-    "train": Command("fine-tune a detector on COCO annotations, from a backbone found by its tag", train),
-    "report": Command("one HTML page about a run, or comparing several", report),
-    "list": Command("networks, backbones, augmentations, recipes and weights", show),
+    "train": Command("fine-tune a detector on COCO annotations, from a backbone found by its tag", train, train_flags),
+    "report": Command("one HTML page about a run, or comparing several", report, report_flags),
+    "list": Command("networks, backbones, augmentations, recipes and weights", show, list_flags),
 }

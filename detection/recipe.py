@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from shared.recipes import scale
+from shared.recipes.offers import Offers
 from shared.recipes.recipe import OptimConfig, RuntimeConfig, ScheduleConfig, knob
 
 
@@ -15,7 +16,9 @@ class ModelConfig:
     """The detector and its backbone"""
 
     network: str = knob("faster_rcnn", "detector; `detect list networks` shows all", "--model")
-    network_args: dict[str, Any] = knob(dict, "options of the detector; each is also a flag")
+    network_args: dict[str, Any] = knob(
+        dict, "options of the detector; each is also a flag", options=(Offers("detection.nets", "detector"), "network")
+    )
     backbone: str | None = knob(
         None, "backbone; `detect list backbones` shows all, and any timm name works (default: the one with the tag)"
     )

@@ -8,11 +8,15 @@ from shared.recipes.commands import Command
 from shared.recipes.flags import Parser
 
 
-def show(argv: list[str]) -> int:
+def list_flags() -> Parser:
     parser = Parser(prog="pretrain list", description="List methods, backbones, recipes and weights.")
     parser.add_argument("what", nargs="?", default="all", help="methods, backbones, recipes, weights, or all")
     parser.add_argument("--weights-dir", type=Path, default=Path("weights"), help="folder of the exported weights")
-    args = parser.parse_exactly(argv)
+    return parser
+
+
+def show(argv: list[str]) -> int:
+    args = list_flags().parse_exactly(argv)
     from backbones import backbone
     from pretrain.methods import method
     from shared.runs import catalogue
@@ -28,4 +32,4 @@ def show(argv: list[str]) -> int:
     )
 
 
-COMMANDS = {"list": Command("methods, backbones, recipes and weights", show)}
+COMMANDS = {"list": Command("methods, backbones, recipes and weights", show, list_flags)}

@@ -7,6 +7,7 @@ from typing import Any
 
 from shared.recipes import scale
 from shared.recipes.files import tag_of
+from shared.recipes.offers import Offers
 from shared.recipes.recipe import OptimConfig, RuntimeConfig, ScheduleConfig, knob
 
 
@@ -16,7 +17,9 @@ class ModelConfig:
 
     model: str = knob("resnet_v1_50", "backbone; `pretrain list backbones` shows all, and any timm name works")
     method: str = knob("supervised", "method; `pretrain list methods` shows all")
-    method_args: dict[str, Any] = knob(dict, "options of the method; any flag not listed here is one of them")
+    method_args: dict[str, Any] = knob(
+        dict, "options of the method; each is also a flag", options=(Offers("pretrain.methods", "method"), "method")
+    )
     tag: str | None = knob(None, "tag of the exported weights; METHOD-TAG unless the method is supervised")
     drop_path: float | None = knob(None, "stochastic depth of the backbone (default: that of its name)", low=0, high=1)
     pretrained: bool = knob(False, "start from timm's published weights")

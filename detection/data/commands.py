@@ -6,9 +6,10 @@ from pathlib import Path
 
 from shared.recipes.commands import Command
 from shared.recipes.flags import Parser
+from shared.recipes.values import whole
 
 
-def convert(argv: list[str]) -> int:
+def convert_flags() -> Parser:
     parser = Parser(prog="detect convert", description="Convert annotations of your own into COCO files.")
     parser.add_argument("source_kind", choices=["custom"], help="custom: one JSON for each image, boxes and keypoints")
     parser.add_argument("kind", choices=["coco"], help="coco: the format that every other tool reads")
@@ -17,7 +18,11 @@ def convert(argv: list[str]) -> int:
     parser.add_argument(
         "--keypoints-file", type=Path, help="YAML of the keypoints: names, skeleton, flip_pairs, sigmas"
     )
-    args = parser.parse_exactly(argv)
+    return parser
+
+
+def convert(argv: list[str]) -> int:
+    args = convert_flags().parse_exactly(argv)
     from detection.data.annotations.skeleton import Skeleton
     from detection.data.convert import convert_custom
 
@@ -26,7 +31,7 @@ def convert(argv: list[str]) -> int:
     return 0
 
 
-def pack(argv: list[str]) -> int:
+def pack_flags() -> Parser:
     parser = Parser(
         prog="detect pack",
         description="Pack a COCO file and its images into shards. Run again, a stopped packing continues.",
@@ -34,11 +39,15 @@ def pack(argv: list[str]) -> int:
     parser.add_argument("images", type=Path, help="the folder that the file names are relative to")
     parser.add_argument("annotations", type=Path, help="the COCO JSON")
     parser.add_argument("out", type=Path, help="the folder of shards to write; must not exist yet")
-    parser.add_argument("--shard-size", type=int, default=1000, help="images per shard (default: 1000)")
+    parser.add_argument("--shard-size", type=whole(1), default=1000, help="images per shard (default: 1000)")
     parser.add_argument(
-        "--allow-missing-images", type=int, default=0, help="number of images that may be missing on disk"
+        "--allow-missing-images", type=whole(0), default=0, help="number of images that may be missing on disk"
     )
-    args = parser.parse_exactly(argv)
+    return parser
+
+
+def pack(argv: list[str]) -> int:
+    args = pack_flags().parse_exactly(argv)
     from detection.data.pack import pack as run
     from shared.logs.console import setup_logging
 
@@ -56,6 +65,6 @@ def pack(argv: list[str]) -> int:
 
 
 COMMANDS = {
-    "convert": Command("convert your own annotations into COCO files", convert),
-    "pack": Command("pack a COCO file and its images into shards, which every command reads as well", pack),
+    "convert": Command("convert your own annotations into COCO files", convert, convert_flags),
+    "pack": Command("pack a COCO file and its images into shards, which every command reads as well", pack, pack_flags),
 }

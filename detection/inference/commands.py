@@ -8,9 +8,11 @@ from typing import Any
 from shared.errors import UsageError
 from shared.recipes.commands import Command
 from shared.recipes.flags import Parser
+from shared.recipes.recipe import read_device
+from shared.recipes.values import OneOrTwo, number, whole, word
 
 
-def evaluate(argv: list[str]) -> int:
+def eval_flags() -> Parser:
     parser = Parser(prog="detect eval", description="COCO average precision.")
     weights_flags(parser, required=False)
     parser.add_argument(
@@ -27,12 +29,20 @@ def evaluate(argv: list[str]) -> int:
     )
     parser.add_argument("--keypoints-file", type=Path, help="YAML file of the keypoints (default: as in training)")
     parser.add_argument("--oks-sigmas", nargs="+", default=(), metavar="SIGMA", help="OKS sigma of each keypoint")
-    parser.add_argument("--batch-size", "-b", type=int, default=8, help="images per forward pass (default: 8)")
-    parser.add_argument("--num-workers", "-j", type=int, default=0, help="data loading processes (default: 0)")
+    parser.add_argument(
+        "--batch-size", "-b", type=whole(1, 1_000_000), default=8, help="images per forward pass (default: 8)"
+    )
+    parser.add_argument(
+        "--num-workers", "-j", type=whole(0, 1024), default=0, help="data loading processes (default: 0)"
+    )
     parser.add_argument("--eval-backend", default="auto", help="auto, pycocotools or hotcoco")
     parser.add_argument("--save", type=Path, help="write the detections as COCO result JSON")
     parser.add_argument("--json", type=Path, help="write the metrics as JSON")
-    args = parser.parse_exactly(argv)
+    return parser
+
+
+def evaluate(argv: list[str]) -> int:
+    args = eval_flags().parse_exactly(argv)
     if (args.weights is None) == (args.results is None):
         raise UsageError("detect eval needs either --weights or --results; give one of them")
     from detection.inference import trained
@@ -56,7 +66,7 @@ def evaluate(argv: list[str]) -> int:
     return 0
 
 
-def predict(argv: list[str]) -> int:
+def predict_flags() -> Parser:
     parser = Parser(prog="detect predict", description="Detect objects in images.")
     parser.add_argument("images", nargs="+", help="image files or folders of them")
     weights_flags(parser)
@@ -66,7 +76,7 @@ def predict(argv: list[str]) -> int:
     parser.add_argument("--coco-json-path", type=Path, help="COCO file with the images and their ids")
     parser.add_argument(
         "--min-score",
-        type=float,
+        type=number(low=0, high=1),
         help="drop detections below this score (default: 0.05; 0.5 with --save coco; 0.85 for panoptic segments; "
         "pictures show 0.3 and above)",
     )
@@ -76,7 +86,11 @@ def predict(argv: list[str]) -> int:
         default="results",
         help="coco: also write annotations.json, which `detect train` accepts, and labelled.json, its summary",
     )
-    args = parser.parse_exactly(argv)
+    return parser
+
+
+def predict(argv: list[str]) -> int:
+    args = predict_flags().parse_exactly(argv)
     from detection.inference.predict import predict as detect_in_images
 
     lines = detect_in_images(
@@ -99,9 +113,11 @@ def weights_flags(parser: Parser, *, required: bool = True) -> None:
         "--weights", required=required, help="a run folder, an export folder, a tag, or network-backbone/tag"
     )
     parser.add_argument("--weights-dir", type=Path, default=Path("weights"), help="folder of the exported weights")
-    parser.add_argument("--device", default="auto", help="cuda, cpu or auto")
-    parser.add_argument("--size", type=int, nargs="+", help="height and width (default: as in training)")
-    parser.add_argument("--max-size", type=int, help="longest side (default: as in training)")
+    parser.add_argument("--device", type=word(read_device), default="auto", help="cuda, cuda:1 (or 1), cpu or auto")
+    parser.add_argument(
+        "--size", type=whole(32, 16_384), nargs="+", action=OneOrTwo, help="height and width (default: as in training)"
+    )
+    parser.add_argument("--max-size", type=whole(32, 16_384), help="longest side (default: as in training)")
 
 
 def open_weights(reference: str, weights_dir: Path, device: str) -> Any:
@@ -120,6 +136,8 @@ def open_weights(reference: str, weights_dir: Path, device: str) -> Any:
 
 
 COMMANDS = {
-    "eval": Command("COCO average precision of trained weights", evaluate),
-    "predict": Command("pictures with boxes, and COCO result JSON, for images, folders or a COCO file", predict),
+    "eval": Command("COCO average precision of trained weights", evaluate, eval_flags),
+    "predict": Command(
+        "pictures with boxes, and COCO result JSON, for images, folders or a COCO file", predict, predict_flags
+    ),
 }

@@ -31,6 +31,7 @@ from detection.parts.query.set_loss import SetLoss
 from detection.parts.query.transformer import MLP, Attention, FeedForward, ResidualNorm, check_width, xavier
 from detection.types import Detections, Images, Target
 from shared.errors import UsageError
+from shared.recipes.values import Count, Dropout, Layers, Probability, Weight, Width
 
 RARE = 0.01  # initial score of every class
 TINY: dict[str, Any] = {
@@ -103,25 +104,25 @@ class DeformableDETR(Detector):
         num_classes: int,
         refine_boxes: bool = False,
         *,
-        width: int = 256,
-        heads: int = 8,
-        points: int = 4,
-        num_levels: int = 4,
-        finest_stride: int = 8,
-        encoder_layers: int = 6,
-        decoder_layers: int = 6,
-        feedforward: int = 1024,
-        dropout: float = 0.1,
-        num_queries: int = 300,
+        width: Width = 256,
+        heads: Count = 8,
+        points: Count = 4,
+        num_levels: Count = 4,
+        finest_stride: Count = 8,
+        encoder_layers: Layers = 6,
+        decoder_layers: Layers = 6,
+        feedforward: Width = 1024,
+        dropout: Dropout = 0.1,
+        num_queries: Count = 300,
         two_stage: bool = False,
-        class_cost: float = 2.0,
-        l1_cost: float = 5.0,
-        giou_cost: float = 2.0,
-        class_weight: float = 2.0,
-        l1_weight: float = 5.0,
-        giou_weight: float = 2.0,
-        min_score: float = 0.0,
-        max_detections: int = 100,
+        class_cost: Weight = 2.0,
+        l1_cost: Weight = 5.0,
+        giou_cost: Weight = 2.0,
+        class_weight: Weight = 2.0,
+        l1_weight: Weight = 5.0,
+        giou_weight: Weight = 2.0,
+        min_score: Probability = 0.0,
+        max_detections: Count = 100,
     ) -> None:
         super().__init__()
         check_width(width, heads)

@@ -15,7 +15,7 @@ Shape letters: B images, Q queries, S cells of the map, C channels, K classes, L
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -30,6 +30,7 @@ from detection.parts.query.set_loss import SetLoss, boxes_per_process, set_targe
 from detection.parts.query.transformer import MLP, DecoderLayer, Encoder, hide
 from detection.types import Detections, Images, Target
 from shared.errors import UsageError
+from shared.recipes.values import Count, Dropout, Layers, Probability, Weight, Width
 
 TINY: dict[str, Any] = {
     "width": 64,
@@ -89,28 +90,28 @@ class DETR(Detector):
         num_classes: int,
         masks: bool = False,
         *,
-        width: int = 256,
-        heads: int = 8,
-        encoder_layers: int = 6,
-        decoder_layers: int = 6,
-        feedforward: int = 2048,
-        dropout: float = 0.1,
+        width: Width = 256,
+        heads: Count = 8,
+        encoder_layers: Layers = 6,
+        decoder_layers: Layers = 6,
+        feedforward: Width = 2048,
+        dropout: Dropout = 0.1,
         pre_norm: bool = False,
-        position_embedding: str = "sine",
-        num_queries: int = 100,
+        position_embedding: Literal["sine", "learned"] = "sine",
+        num_queries: Count = 100,
         no_aux_loss: bool = False,
-        eos_coef: float = 0.1,
-        class_cost: float = 1.0,
-        l1_cost: float = 5.0,
-        giou_cost: float = 2.0,
-        class_weight: float = 1.0,
-        l1_weight: float = 5.0,
-        giou_weight: float = 2.0,
-        mask_weight: float = 1.0,
-        dice_weight: float = 1.0,
+        eos_coef: Probability = 0.1,
+        class_cost: Weight = 1.0,
+        l1_cost: Weight = 5.0,
+        giou_cost: Weight = 2.0,
+        class_weight: Weight = 1.0,
+        l1_weight: Weight = 5.0,
+        giou_weight: Weight = 2.0,
+        mask_weight: Weight = 1.0,
+        dice_weight: Weight = 1.0,
         frozen_boxes: bool = False,
-        min_score: float = 0.0,
-        max_detections: int | None = None,
+        min_score: Probability = 0.0,
+        max_detections: Count | None = None,
     ) -> None:
         super().__init__()
         self.backbone, self.used_maps = backbone, [len(backbone.maps) - 1]

@@ -11,7 +11,6 @@ Shape letters: B images, P anchors over all levels, K classes, N boxes of one im
 from __future__ import annotations
 
 import math
-from functools import partial
 from typing import Any
 
 import torch
@@ -27,21 +26,30 @@ from detection.parts.dense.focal import IGNORED, NOTHING, focal_loss
 from detection.parts.dense.post import best_boxes
 from detection.types import Detections, Images, Target
 from shared.errors import UsageError
+from shared.recipes.values import Count, Layers, Probability, Scale, Weight, Width
 
 OCTAVES = (2 ** (0 / 3), 2 ** (1 / 3), 2 ** (2 / 3))
 ASPECTS = ((1.0, 1.0), (1.4, 0.7), (0.7, 1.4))  # across, down
 COMPOUND: dict[str, dict[str, Any]] = {
-    "efficientdet_d0": {"side": 512, "width": 64, "cells": 3, "depth": 3},
-    "efficientdet_d1": {"side": 640, "width": 88, "cells": 4, "depth": 3},
-    "efficientdet_d2": {"side": 768, "width": 112, "cells": 5, "depth": 3},
-    "efficientdet_d3": {"side": 896, "width": 160, "cells": 6, "depth": 4},
-    "efficientdet_d4": {"side": 1024, "width": 224, "cells": 7, "depth": 4},
-    "efficientdet_d5": {"side": 1280, "width": 288, "cells": 7, "depth": 4},
-    "efficientdet_d6": {"side": 1280, "width": 384, "cells": 8, "depth": 5, "weighted": False},
-    "efficientdet_d7": {"side": 1536, "width": 384, "cells": 8, "depth": 5, "weighted": False, "anchor_scale": 5.0},
+    "efficientdet_d0": {"size": (512, 512), "width": 64, "cells": 3, "depth": 3},
+    "efficientdet_d1": {"size": (640, 640), "width": 88, "cells": 4, "depth": 3},
+    "efficientdet_d2": {"size": (768, 768), "width": 112, "cells": 5, "depth": 3},
+    "efficientdet_d3": {"size": (896, 896), "width": 160, "cells": 6, "depth": 4},
+    "efficientdet_d4": {"size": (1024, 1024), "width": 224, "cells": 7, "depth": 4},
+    "efficientdet_d5": {"size": (1280, 1280), "width": 288, "cells": 7, "depth": 4},
+    "efficientdet_d6": {"size": (1280, 1280), "width": 384, "cells": 8, "depth": 5, "weighted": False},
+    "efficientdet_d7": {
+        "size": (1536, 1536),
+        "width": 384,
+        "cells": 8,
+        "depth": 5,
+        "weighted": False,
+        "anchor_scale": 5.0,
+    },
 }
 
 
+@detector.variants(COMPOUND, tiny={"width": 32, "cells": 1, "depth": 1})
 class EfficientDet(Detector):
     """
     Args:
@@ -68,18 +76,18 @@ class EfficientDet(Detector):
         backbone: Backbone,
         num_classes: int,
         *,
-        width: int = 64,
-        cells: int = 3,
-        depth: int = 3,
+        width: Width = 64,
+        cells: Layers = 3,
+        depth: Layers = 3,
         weighted: bool = True,
-        anchor_scale: float = 4.0,
-        positive_iou: float = 0.5,
-        negative_iou: float = 0.5,
-        box_weight: float = 50.0,
-        min_score: float = 0.001,
-        nms_iou: float = 0.5,
-        candidates: int = 5000,
-        max_detections: int = 100,
+        anchor_scale: Scale = 4.0,
+        positive_iou: Probability = 0.5,
+        negative_iou: Probability = 0.5,
+        box_weight: Weight = 50.0,
+        min_score: Probability = 0.001,
+        nms_iou: Probability = 0.5,
+        candidates: Count = 5000,
+        max_detections: Count = 100,
     ) -> None:
         super().__init__()
         self.backbone = backbone
@@ -197,14 +205,3 @@ class Tower(nn.Module):
                 x = F.silu(norms[level](conv(x)))  # type: ignore[index]
             outputs.append(self.last(x).permute(0, 2, 3, 1).reshape(len(x), -1, self.out))
         return torch.cat(outputs, 1)
-
-
-def offer(name: str, side: int, **scaled: Any) -> None:
-    build = partial(EfficientDet, **scaled)
-    build.__module__ = __name__  # where `list` looks for the docstring
-    build.__doc__ = EfficientDet.__doc__
-    detector(name, size=(side, side), tiny={"width": 32, "cells": 1, "depth": 1})(build)
-
-
-for name, scaled in COMPOUND.items():
-    offer(name, **scaled)

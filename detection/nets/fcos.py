@@ -27,6 +27,7 @@ from detection.parts.dense.necks import build_pyramid
 from detection.parts.dense.post import best_boxes
 from detection.types import Detections, Images, Target
 from shared.errors import UsageError
+from shared.recipes.values import Count, Layers, Probability, Scale, Width
 
 
 class Places(NamedTuple):
@@ -58,12 +59,12 @@ class FCOS(Detector):
         backbone: Backbone,
         num_classes: int,
         *,
-        width: int = 256,
-        depth: int = 4,
-        center_radius: float = 1.5,
-        min_score: float = 0.05,
-        nms_iou: float = 0.6,
-        max_detections: int = 100,
+        width: Width = 256,
+        depth: Layers = 4,
+        center_radius: Scale = 1.5,
+        min_score: Probability = 0.05,
+        nms_iou: Probability = 0.6,
+        max_detections: Count = 100,
     ) -> None:
         super().__init__()
         if width % 64:  # group norm over a single value has no variance

@@ -34,6 +34,7 @@ from detection.parts.roi.keypoint_head import add_keypoint_head, keypoint_loss, 
 from detection.parts.roi.mask_head import add_mask_head, mask_loss, with_masks
 from detection.parts.roi.rcnn import SEEN, build_roi_heads, build_rpn, find, learn
 from detection.types import Detections, Images, Target
+from shared.recipes.values import Count, Layers, Probability, Width
 
 TINY = {"width": 32, "hidden": 64}
 
@@ -78,14 +79,14 @@ class RCNN(Detector):
         rpn_convs: int = 1,
         pyramid_norm: Callable[..., nn.Module] | None = None,
         *,
-        width: int = 256,
-        hidden: int = 1024,
-        min_score: float = 0.05,
-        nms_iou: float = 0.5,
-        max_detections: int = 100,
-        rpn_min_score: float = 0.0,
-        rpn_candidates: int = 1000,
-        rpn_proposals: int = 1000,
+        width: Width = 256,
+        hidden: Width = 1024,
+        min_score: Probability = 0.05,
+        nms_iou: Probability = 0.5,
+        max_detections: Count = 100,
+        rpn_min_score: Probability = 0.0,
+        rpn_candidates: Count = 1000,
+        rpn_proposals: Count = 1000,
         rpn_all_sizes: bool = False,
     ) -> None:
         super().__init__()
@@ -140,7 +141,7 @@ class RCNN(Detector):
 
 @detector("mask_rcnn", like="faster_rcnn", finds=("masks",), tiny={**TINY, "mask_width": 32, "mask_depth": 1})
 def mask_rcnn(
-    backbone: Backbone, num_classes: int, *, mask_width: int = 256, mask_depth: int = 4, **options: Any
+    backbone: Backbone, num_classes: int, *, mask_width: Width = 256, mask_depth: Layers = 4, **options: Any
 ) -> RCNN:
     """Mask R-CNN: Faster R-CNN with a mask head.
 
@@ -166,9 +167,9 @@ def keypoint_rcnn(
     backbone: Backbone,
     num_classes: int,
     *,
-    num_keypoints: int = 17,
-    keypoint_width: int = 512,
-    keypoint_depth: int = 8,
+    num_keypoints: Count = 17,
+    keypoint_width: Width = 512,
+    keypoint_depth: Layers = 8,
     **options: Any,
 ) -> RCNN:
     """Keypoint R-CNN: Faster R-CNN with a keypoint head.
@@ -187,7 +188,7 @@ def keypoint_rcnn(
 
 
 @detector("vitdet", like="faster_rcnn", tiny={**TINY, "depth": 1})
-def vitdet(backbone: Backbone, num_classes: int, *, depth: int = 4, **options: Any) -> RCNN:
+def vitdet(backbone: Backbone, num_classes: int, *, depth: Layers = 4, **options: Any) -> RCNN:
     """ViTDet: Faster R-CNN on a plain vision transformer with a simple feature pyramid.
 
     Args:
@@ -198,7 +199,7 @@ def vitdet(backbone: Backbone, num_classes: int, *, depth: int = 4, **options: A
 
 
 @detector("vitdet_mask", like="vitdet", finds=("masks",), tiny={**TINY, "depth": 1})
-def vitdet_mask(backbone: Backbone, num_classes: int, *, depth: int = 4, **options: Any) -> RCNN:
+def vitdet_mask(backbone: Backbone, num_classes: int, *, depth: Layers = 4, **options: Any) -> RCNN:
     """ViTDet with a mask head of the same depth and width as the box head.
 
     Args:
@@ -212,7 +213,7 @@ def vitdet_mask(backbone: Backbone, num_classes: int, *, depth: int = 4, **optio
 
 
 @detector("faster_rcnn_v2", like="faster_rcnn", tiny={**TINY, "depth": 1})
-def faster_rcnn_v2(backbone: Backbone, num_classes: int, *, depth: int = 4, **options: Any) -> RCNN:
+def faster_rcnn_v2(backbone: Backbone, num_classes: int, *, depth: Layers = 4, **options: Any) -> RCNN:
     """Faster R-CNN, torchvision's second version: heads as deep as ViTDet's, batch norm in heads and pyramid.
 
     Batch norm needs many images: use --sync-bn with few images per process, or start from a published checkpoint.
@@ -227,7 +228,13 @@ def faster_rcnn_v2(backbone: Backbone, num_classes: int, *, depth: int = 4, **op
 
 @detector("mask_rcnn_v2", like="faster_rcnn_v2", finds=("masks",), tiny={**TINY, "depth": 1, "mask_width": 32})
 def mask_rcnn_v2(
-    backbone: Backbone, num_classes: int, *, mask_width: int = 256, mask_depth: int = 4, depth: int = 4, **options: Any
+    backbone: Backbone,
+    num_classes: int,
+    *,
+    mask_width: Width = 256,
+    mask_depth: Layers = 4,
+    depth: Layers = 4,
+    **options: Any,
 ) -> RCNN:
     """Mask R-CNN, torchvision's second version: `faster_rcnn_v2` with a mask head with batch norm.
 

@@ -13,7 +13,7 @@ Shape letters: B images, P anchors over all levels, K classes.
 from __future__ import annotations
 
 from functools import partial
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -30,6 +30,7 @@ from detection.parts.dense.necks import build_pyramid
 from detection.parts.dense.post import best_boxes
 from detection.types import Detections, Images, Target
 from shared.errors import UsageError
+from shared.recipes.values import Count, Probability, Width
 
 
 class Predictions(NamedTuple):
@@ -60,21 +61,15 @@ class RetinaNet(Detector):
         backbone: Backbone,
         num_classes: int,
         *,
-        width: int = 256,
-        norm: str = "group",
-        box_loss: str = "giou",
-        p6_from: str = "p5",
-        min_score: float = 0.05,
-        nms_iou: float = 0.5,
-        max_detections: int = 300,
+        width: Width = 256,
+        norm: Literal["group", "none"] = "group",
+        box_loss: Literal["giou", "l1"] = "giou",
+        p6_from: Literal["p5", "c5"] = "p5",
+        min_score: Probability = 0.05,
+        nms_iou: Probability = 0.5,
+        max_detections: Count = 300,
     ) -> None:
         super().__init__()
-        if norm not in ("group", "none"):
-            raise UsageError(f"retinanet: norm is '{norm}'; give group or none")
-        if box_loss not in ("giou", "l1"):
-            raise UsageError(f"retinanet: box_loss is '{box_loss}'; give giou or l1")
-        if p6_from not in ("p5", "c5"):
-            raise UsageError(f"retinanet: p6_from is '{p6_from}'; give p5 or c5")
         if norm == "group" and width % 64:  # group norm over a single value has no variance
             raise UsageError(
                 f"retinanet: width is {width}; its towers use group norm with 32 groups, give a multiple of 64"

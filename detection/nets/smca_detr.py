@@ -19,6 +19,7 @@ Shape letters: B images, Q queries, S cells of the map, C channels, H heads, K c
 from __future__ import annotations
 
 import math
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -33,6 +34,7 @@ from detection.parts.query.set_loss import SetLoss
 from detection.parts.query.transformer import MLP, DecoderLayer, Encoder, hide, xavier
 from detection.types import Detections, Images, Target
 from shared.errors import UsageError
+from shared.recipes.values import Count, Dropout, Layers, Probability, Scale, Weight, Width
 
 RARE = 0.01  # initial score of every class
 
@@ -84,28 +86,28 @@ class SMCADETR(Detector):
         backbone: Backbone,
         num_classes: int,
         *,
-        dynamic_scale: str = "type3",
-        smooth: float = 8.0,
+        dynamic_scale: Literal["type1", "type2", "type3", "type4"] = "type3",
+        smooth: Scale = 8.0,
         head_mixture: bool = False,
         query_mixture: bool = False,
-        width: int = 256,
-        heads: int = 8,
-        encoder_layers: int = 6,
-        decoder_layers: int = 6,
-        feedforward: int = 2048,
-        dropout: float = 0.1,
+        width: Width = 256,
+        heads: Count = 8,
+        encoder_layers: Layers = 6,
+        decoder_layers: Layers = 6,
+        feedforward: Width = 2048,
+        dropout: Dropout = 0.1,
         pre_norm: bool = False,
-        position_embedding: str = "sine",
-        num_queries: int = 300,
+        position_embedding: Literal["sine", "learned"] = "sine",
+        num_queries: Count = 300,
         no_aux_loss: bool = False,
-        class_cost: float = 2.0,
-        l1_cost: float = 5.0,
-        giou_cost: float = 2.0,
-        class_weight: float = 2.0,
-        l1_weight: float = 5.0,
-        giou_weight: float = 2.0,
-        min_score: float = 0.0,
-        max_detections: int | None = None,
+        class_cost: Weight = 2.0,
+        l1_cost: Weight = 5.0,
+        giou_cost: Weight = 2.0,
+        class_weight: Weight = 2.0,
+        l1_weight: Weight = 5.0,
+        giou_weight: Weight = 2.0,
+        min_score: Probability = 0.0,
+        max_detections: Count | None = None,
     ) -> None:
         super().__init__()
         self.backbone, self.used_maps = backbone, [len(backbone.maps) - 1]

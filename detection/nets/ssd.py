@@ -34,6 +34,7 @@ from detection.parts.dense.assign import with_best_of
 from detection.parts.dense.post import best_boxes
 from detection.types import Detections, Images, Target
 from shared.errors import UsageError
+from shared.recipes.values import Count, CountOrNone, Probability, Scale
 
 WEIGHTS = (10.0, 10.0, 5.0, 5.0)  # scaling of center and size offsets
 SSD300 = 300  # image size in pixels
@@ -166,15 +167,15 @@ def ssd(
     num_classes: int,
     *,
     ssd300: bool = False,
-    extra_width: float = 1.0,
-    finest_scale: float = 0.07,
-    min_scale: float = 0.15,
-    max_scale: float = 1.05,
-    negatives: int = 3,
-    empty_negatives: int = 3,
-    min_score: float = 0.01,
-    nms_iou: float = 0.45,
-    max_detections: int = 200,
+    extra_width: Scale = 1.0,
+    finest_scale: Scale = 0.07,
+    min_scale: Scale = 0.15,
+    max_scale: Scale = 1.05,
+    negatives: CountOrNone = 3,
+    empty_negatives: CountOrNone = 3,
+    min_score: Probability = 0.01,
+    nms_iou: Probability = 0.45,
+    max_detections: Count = 200,
 ) -> SSD:
     """SSD on the last two maps of any backbone, or the single map of a plain ViT.
 
@@ -229,14 +230,14 @@ def ssdlite(
     backbone: Backbone,
     num_classes: int,
     *,
-    extra_width: float = 1.0,
-    min_scale: float = 0.2,
-    max_scale: float = 0.95,
-    negatives: int = 3,
-    empty_negatives: int = 3,
-    min_score: float = 0.001,
-    nms_iou: float = 0.55,
-    max_detections: int = 300,
+    extra_width: Scale = 1.0,
+    min_scale: Scale = 0.2,
+    max_scale: Scale = 0.95,
+    negatives: CountOrNone = 3,
+    empty_negatives: CountOrNone = 3,
+    min_score: Probability = 0.001,
+    nms_iou: Probability = 0.55,
+    max_detections: Count = 300,
 ) -> SSD:
     """SSDLite on the last two maps of any backbone, or the single map of a plain ViT.
 

@@ -93,7 +93,7 @@ def import_detector(wanted: Import, store: Store) -> Exported:
     digest = file_digest(wanted.file)
     published = of_file(digest)
     reference = reference_for(wanted, found, published[0] if published else None)
-    network_args = options_of(found, reference, wanted.network_args)
+    network_args = detector.check(found.network, options_of(found, reference, wanted.network_args))
     backbone_args = {**reference.backbone_args, **({"dilation": True} if wanted.dilation else {})}
     classes = classes_of(found, wanted.class_file)
     net = backbone.build(reference.backbone, **backbone_args)

@@ -2,24 +2,39 @@
 
 from __future__ import annotations
 
+import argparse
+from functools import partial
 from pathlib import Path
 
+from detection.recipe import DetectRecipe
 from detection.training.resolve import resolve
 from shared.recipes.commands import Command
-from shared.recipes.flags import Parser, replay_file
+from shared.recipes.flags import Parser, dashed, recipe_parser, replay_flags
+from shared.recipes.values import whole
 
 
-def show_augment(argv: list[str]) -> int:
-    parser = Parser(
-        prog="detect show-augment",
-        description="Draws training samples as the network sees them, with their boxes, on one image. Besides these "
-        "flags it takes all of `detect train`, whose data, size, augmentation and seed it shows.",
+def show_augment_flags() -> Parser:
+    parser = recipe_parser(DetectRecipe, "detect show-augment", scales=True, own="network_args")
+    parser.description = (
+        "Draws training samples as the network sees them, with their boxes, on one image. Besides these "
+        "flags it takes all of `detect train`, whose data, size, augmentation and seed it shows."
     )
+    add_picture_flags(parser)
+    return parser
+
+
+def add_picture_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--output", "-o", type=Path, default=Path("augmented.jpg"), help="output image (default: augmented.jpg)"
     )
-    parser.add_argument("--count", type=int, default=12, help="number of samples (default: 12)")
-    args, flags = parser.parse_known_args(argv)
+    parser.add_argument("--count", type=whole(1, 1000), default=12, help="number of samples (default: 12)")
+
+
+def show_augment(argv: list[str]) -> int:
+    args = show_augment_flags().parse_exactly(argv)
+    own = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    add_picture_flags(own)
+    _, flags = own.parse_known_args([dashed(word) for word in argv])
     recipe = resolve(flags).recipe
     from detection.training.show_augment import show
 
@@ -28,7 +43,7 @@ def show_augment(argv: list[str]) -> int:
 
 
 def replay(argv: list[str]) -> int:
-    file = replay_file(argv, "detect replay")
+    file = replay_flags("detect replay").parse_exactly(argv).file
     from detection.training.replay import task_of
     from shared.loop.replay import replay_with
 
@@ -37,6 +52,12 @@ def replay(argv: list[str]) -> int:
 
 
 COMMANDS = {
-    "show-augment": Command("draw augmented training samples as the network sees them", show_augment),
-    "replay": Command("find the module and the image behind a loss that was NaN or Inf", replay),
+    "show-augment": Command(
+        "draw augmented training samples as the network sees them", show_augment, show_augment_flags
+    ),
+    "replay": Command(
+        "find the module and the image behind a loss that was NaN or Inf",
+        replay,
+        partial(replay_flags, "detect replay"),
+    ),
 }

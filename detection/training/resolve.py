@@ -7,7 +7,7 @@ defaults < demo's settings (no data given) < data set's default network < traine
 from __future__ import annotations
 
 from detection.recipe import DetectRecipe, defaults_for, run_stem, tiny
-from shared.recipes.flags import Under, from_args
+from shared.recipes.flags import Under, from_args, settled
 from shared.recipes.recipe import Resolved
 from shared.runs.resume import layered
 
@@ -40,4 +40,6 @@ def resolve(argv: list[str]) -> Resolved:
         assert start is not None
         return over_the_data_set([(f"weights {start.card.tag}", as_recipe(start)), *under])
 
-    return layered(over_the_start, stem=run_stem, demo="demo_detect")
+    return layered(
+        over_the_start, stem=run_stem, demo="demo_detect", settle=lambda found: settled(found, "network_args")
+    )

@@ -33,6 +33,7 @@ from pretrain.methods import Facts, Method, View, method
 from pretrain.views.crops import RandomResizedCrop, ResizeCenterCrop
 from shared.errors import UsageError
 from shared.feeding.pixels import Normalize
+from shared.recipes.values import Count, CountOrNone, Layers, Probability, Share, Width
 
 
 @method("i-jepa")
@@ -60,26 +61,18 @@ class IJEPA(Method):
         backbone: Backbone,
         facts: Facts,
         *,
-        predictor_width: int = 384,
-        predictor_depth: int = 12,
-        predictor_heads: int = 0,
-        momentum: float = 0.996,
-        num_targets: int = 4,
-        min_keep: int = 10,
-        crop_scale: float = 0.3,
+        predictor_width: Width = 384,
+        predictor_depth: Layers = 12,
+        predictor_heads: CountOrNone = 0,
+        momentum: Probability = 0.996,
+        num_targets: Count = 4,
+        min_keep: CountOrNone = 10,
+        crop_scale: Share = 0.3,
         fixed_positions: bool = True,
         export_target: bool = True,
     ) -> None:
         super().__init__()
         grid = token_grid(backbone, facts.size)
-        if not 0 <= momentum <= 1:
-            raise UsageError(f"momentum is {momentum}; it is a share, from 0 to 1")
-        if not 0 < crop_scale <= 1:
-            raise UsageError(f"crop_scale is {crop_scale}; it is a share, greater than 0, up to 1")
-        counts = {"predictor_depth": (predictor_depth, 1), "num_targets": (num_targets, 1), "min_keep": (min_keep, 0)}
-        for name, (number, least) in counts.items():
-            if number < least:
-                raise UsageError(f"{name} is {number}; it is {least} or more")
         self.masks = BlockMasks(grid, num_targets=num_targets, min_keep=min_keep)
         heads = predictor_heads or heads_of(backbone)
         self.predictor = Predictor(grid, vit_of(backbone).embed_dim, predictor_width, predictor_depth, heads)

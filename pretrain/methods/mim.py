@@ -10,7 +10,7 @@ Xie et al., "SimMIM", 2022; He et al., "Masked Autoencoders Are Scalable Vision 
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from torch import Tensor, nn
 
@@ -22,9 +22,8 @@ from pretrain.masked.mae import MAE
 from pretrain.masked.simmim import SimMIM
 from pretrain.methods import Facts, Method, View, method
 from pretrain.views.crops import Compose, HorizontalFlip, RandomResizedCrop, ResizeCenterCrop
-from shared.errors import UsageError
 from shared.feeding.pixels import Normalize
-from shared.recipes.registry import suggest
+from shared.recipes.values import Count, CountOrNone, Layers, Probability, Ratio, Share, Width
 
 
 class Variant(NamedTuple):
@@ -68,27 +67,24 @@ class MaskedImages(Method):
         backbone: Backbone,
         facts: Facts,
         *,
-        variant: str = "auto",
-        mask_ratio: float | None = None,
-        mask_size: int = 0,
-        decoder_width: int = 512,
-        decoder_depth: int = 8,
-        decoder_heads: int = 16,
+        variant: Literal["auto", "simmim", "mae", "hiera"] = "auto",
+        mask_ratio: Probability | None = None,
+        mask_size: CountOrNone = 0,
+        decoder_width: Width = 512,
+        decoder_depth: Layers = 8,
+        decoder_heads: Count = 16,
         norm_pixels: bool = True,
         xavier: bool = False,
-        crop_scale: float | None = None,
-        crop_ratio: float = 4 / 3,
-        hflip: float = 0.5,
-        val_share: float = 0.875,
+        crop_scale: Share | None = None,
+        crop_ratio: Ratio = 4 / 3,
+        hflip: Probability = 0.5,
+        val_share: Share = 0.875,
     ) -> None:
         super().__init__()
         kind = choose_variant(variant, backbone)
         paper = VARIANTS[kind]
         ratio = paper.ratio if mask_ratio is None else mask_ratio
         smallest = paper.crop_scale if crop_scale is None else crop_scale
-        check(mask_ratio=ratio, crop_scale=smallest, hflip=hflip, val_share=val_share)
-        if crop_ratio < 1:
-            raise UsageError(f"crop_ratio is {crop_ratio}; it is 1 or more")
         options: dict[str, Any] = {"cell": mask_size}
         if kind != "simmim":
             options = {"width": decoder_width, "depth": decoder_depth, "heads": decoder_heads}
@@ -116,21 +112,7 @@ class MaskedImages(Method):
 
 
 def choose_variant(asked: str, backbone: Backbone) -> str:
-    """The requested variant, or for auto the one with the least computation.
-
-    Raises:
-        UsageError: no such variant.
-    """
+    """The requested variant, or for auto the one with the least computation."""
     if asked == "auto":
         return "mae" if has_tokens(backbone) else "hiera" if has_units(backbone) else "simmim"
-    if asked not in VARIANTS:
-        known = ["auto", *VARIANTS]
-        raise UsageError(f"no variant '{asked}' of mim{suggest(asked, known)}; there are {', '.join(known)}")
     return asked
-
-
-def check(**shares: Any) -> None:
-    """Raise UsageError for values that are not from 0 to 1."""
-    for name, share in shares.items():
-        if type(share) not in (int, float) or not 0 <= share <= 1:
-            raise UsageError(f"{name} is {share}; it is a share, from 0 to 1")

@@ -20,8 +20,9 @@ from backbones.base import Backbone
 from pretrain.methods import Facts, Method, View, method
 from pretrain.views.crops import Compose, HorizontalFlip, RandomResizedCrop, ResizeCenterCrop
 from shared.devices import dist
-from shared.errors import DataError, UsageError
+from shared.errors import DataError
 from shared.feeding.pixels import Normalize
+from shared.recipes.values import Dropout, Probability, Ratio, Share, Weight
 
 
 @method("supervised")
@@ -46,29 +47,19 @@ class Supervised(Method):
         backbone: Backbone,
         facts: Facts,
         *,
-        label_smoothing: float = 0.1,
-        mixup: float = 0.0,
-        cutmix: float = 0.0,
-        random_erase: float = 0.0,
-        dropout: float = 0.0,
-        crop_scale: float = 0.08,
-        crop_ratio: float = 4 / 3,
-        hflip: float = 0.5,
-        val_share: float = 0.875,
+        label_smoothing: Probability = 0.1,
+        mixup: Weight = 0.0,
+        cutmix: Weight = 0.0,
+        random_erase: Probability = 0.0,
+        dropout: Dropout = 0.0,
+        crop_scale: Share = 0.08,
+        crop_ratio: Ratio = 4 / 3,
+        hflip: Probability = 0.5,
+        val_share: Share = 0.875,
     ) -> None:
         super().__init__()
         if not facts.num_classes:
             raise DataError("supervised pretraining needs labels, and these shards have none; pack them with labels")
-        shares = {"label_smoothing": label_smoothing, "random_erase": random_erase, "dropout": dropout, "hflip": hflip}
-        for name, share in shares.items():
-            if not 0 <= share <= 1:
-                raise UsageError(f"{name} is {share}; it is a share, from 0 to 1")
-        for name, number, least in (("mixup", mixup, 0), ("cutmix", cutmix, 0), ("crop_ratio", crop_ratio, 1)):
-            if number < least:
-                raise UsageError(f"{name} is {number}; it is {least} or more")
-        for name, share in (("crop_scale", crop_scale), ("val_share", val_share)):
-            if not 0 < share <= 1:
-                raise UsageError(f"{name} is {share}; it is a share, greater than 0, up to 1")
         self.backbone = backbone
         self.normalize = Normalize(facts.pixels)
         self.dropout = nn.Dropout(dropout)

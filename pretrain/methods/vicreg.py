@@ -28,6 +28,7 @@ from pretrain.views.crops import Compose, HorizontalFlip, RandomResizedCrop, Res
 from shared.devices import dist
 from shared.errors import UsageError
 from shared.feeding.pixels import Normalize
+from shared.recipes.values import Layers, Probability, Share, Weight, Width
 
 EPSILON = 1e-4  # keeps the gradient of the standard deviation finite at 0
 SIDE = 224  # image size that the blur's pixels refer to
@@ -60,33 +61,21 @@ class VICReg(Method):
         backbone: Backbone,
         facts: Facts,
         *,
-        expander_width: int = 8192,
-        expander_layers: int = 3,
-        sim_coeff: float = 25.0,
-        std_coeff: float = 25.0,
-        cov_coeff: float = 1.0,
-        crop_scale: float = 0.08,
-        hflip: float = 0.5,
-        jitter: float = 0.8,
-        gray: float = 0.2,
-        blur_first: float = 1.0,
-        blur_second: float = 0.1,
-        solarize_first: float = 0.0,
-        solarize_second: float = 0.2,
+        expander_width: Width = 8192,
+        expander_layers: Layers = 3,
+        sim_coeff: Weight = 25.0,
+        std_coeff: Weight = 25.0,
+        cov_coeff: Weight = 1.0,
+        crop_scale: Share = 0.08,
+        hflip: Probability = 0.5,
+        jitter: Probability = 0.8,
+        gray: Probability = 0.2,
+        blur_first: Probability = 1.0,
+        blur_second: Probability = 0.1,
+        solarize_first: Probability = 0.0,
+        solarize_second: Probability = 0.2,
     ) -> None:
         super().__init__()
-        shares = {"hflip": hflip, "jitter": jitter, "gray": gray, "blur_first": blur_first, "blur_second": blur_second}
-        for name, share in (shares | {"solarize_first": solarize_first, "solarize_second": solarize_second}).items():
-            if not 0 <= share <= 1:
-                raise UsageError(f"{name} is {share}; it is a probability, from 0 to 1")
-        for name, count in (("expander_width", expander_width), ("expander_layers", expander_layers)):
-            if count < 1:
-                raise UsageError(f"{name} is {count}; it is 1 or more")
-        for name, weight in (("sim_coeff", sim_coeff), ("std_coeff", std_coeff), ("cov_coeff", cov_coeff)):
-            if not 0 <= weight < float("inf"):
-                raise UsageError(f"{name} is {weight}; it is 0 or more")
-        if not 0 < crop_scale <= 1:
-            raise UsageError(f"crop_scale is {crop_scale}; it is a share, greater than 0, up to 1")
         self.backbone, self.expander = backbone, expander(backbone.width, expander_width, expander_layers)
         self.normalize = Normalize(facts.pixels)
         self.sim_coeff, self.std_coeff, self.cov_coeff = sim_coeff, std_coeff, cov_coeff

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, TextIO
 
 from shared.recipes.commands import Command
 from shared.recipes.flags import Parser
+from shared.recipes.values import number, whole
 
 if TYPE_CHECKING:
     from pretrain.packing.pack import Packed
@@ -60,13 +61,16 @@ def parser() -> Parser:
     flags.add_argument(
         "--root", type=Path, help="folder that the paths of a list are relative to (default: the list's)"
     )
-    flags.add_argument("--shard-size", type=int, default=10_000, help="images per shard (default: 10000)")
+    flags.add_argument("--shard-size", type=whole(1), default=10_000, help="images per shard (default: 10000)")
     flags.add_argument(
-        "--val-share", type=float, default=0.0, help="share of images set aside for validation (default: 0)"
+        "--val-share",
+        type=number(low=0, below=1),
+        default=0.0,
+        help="share of images set aside for validation (default: 0)",
     )
     flags.add_argument(
         "--short-side",
-        type=int,
+        type=whole(1, 65_500),
         metavar="PIXELS",
         help="shrink images whose short side is longer (upright by EXIF, bicubic, JPEG quality 95, PNG lossless); "
         "other images, and all by default, are copied byte for byte",
@@ -78,7 +82,7 @@ def parser() -> Parser:
         "needs the program jpegtran",
     )
     flags.add_argument("--verify", action="store_true", help="decode every image instead of reading its header")
-    flags.add_argument("--jobs", type=int, help="shards written in parallel (default: one per core)")
+    flags.add_argument("--jobs", type=whole(1, 1024), help="shards written in parallel (default: one per core)")
     return flags
 
 
@@ -138,4 +142,4 @@ def percent(stream: TextIO) -> Callable[[int, int], None]:
     return show_share
 
 
-COMMANDS = {"pack": Command("pack folders, lists or TFRecords of images into shards with an index", pack)}
+COMMANDS = {"pack": Command("pack folders, lists or TFRecords of images into shards with an index", pack, parser)}

@@ -7,14 +7,17 @@ import os
 from pretrain.probing.recipe import EvalRecipe, eval_stem, tiny
 from shared.devices.launcher import adopt
 from shared.recipes.commands import Command
-from shared.recipes.flags import Under, from_args, recipe_parser
+from shared.recipes.flags import Parser, Under, from_args, recipe_parser
 from shared.recipes.recipe import Resolved
 from shared.runs.resume import layered
 
 
+def eval_flags() -> Parser:
+    return recipe_parser(EvalRecipe, "pretrain eval", scales=True)
+
+
 def evaluate(argv: list[str]) -> int:
     adopt(os.environ)
-    recipe_parser(EvalRecipe, "pretrain eval", scales=True).parse_exactly(argv)  # no method takes unknown flags here
 
     def read(under: Under) -> Resolved:
         return from_args(EvalRecipe, argv, prog="pretrain eval", folder="eval", own="", under=under, tiny=tiny)
@@ -25,4 +28,4 @@ def evaluate(argv: list[str]) -> int:
     return run(resolved)
 
 
-COMMANDS = {"eval": Command("measure a backbone: nearest neighbors, linear probe, collapse", evaluate)}
+COMMANDS = {"eval": Command("measure a backbone: nearest neighbors, linear probe, collapse", evaluate, eval_flags)}

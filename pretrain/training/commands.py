@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import os
+from functools import partial
 from pathlib import Path
 
 from pretrain.recipe import PretrainRecipe, run_stem, tiny
 from shared.devices.launcher import adopt
 from shared.errors import UsageError
 from shared.recipes.commands import Command
-from shared.recipes.flags import Parser, Under, from_args, replay_file
+from shared.recipes.flags import Parser, Under, from_args, recipe_parser, replay_flags, settled
 from shared.recipes.recipe import Resolved
+from shared.recipes.values import whole
 from shared.runs.resume import layered
 
 
@@ -22,6 +24,10 @@ def train(argv: list[str]) -> int:
     return run(resolved)
 
 
+def train_flags() -> Parser:
+    return recipe_parser(PretrainRecipe, "pretrain train", scales=True, own="method_args")
+
+
 def resolve(argv: list[str]) -> Resolved:
     """The flags of `pretrain train` as a recipe: over the demo's settings without data, over the run's when resumed."""
 
@@ -31,11 +37,12 @@ def resolve(argv: list[str]) -> Resolved:
         )
 
     supervised = read([]).recipe.model.method == "supervised"
-    return layered(read, stem=run_stem, demo="demo_pretrain" if supervised else "demo_unlabeled")
+    demo = "demo_pretrain" if supervised else "demo_unlabeled"
+    return layered(read, stem=run_stem, demo=demo, settle=lambda found: settled(found, "method_args"))
 
 
 def replay(argv: list[str]) -> int:
-    file = replay_file(argv, "pretrain replay")
+    file = replay_flags("pretrain replay").parse_exactly(argv).file
     from pretrain.training.replay import task_of
     from shared.loop.replay import replay_with
 
@@ -49,7 +56,8 @@ def launch(argv: list[str]) -> int:
     options = vars(launch_parser().parse_exactly(own))
     if not options.pop("dry_run"):
         raise UsageError("pretrain launch only writes the job file, and the AWS command line sends it; add --dry-run")
-    from_args(PretrainRecipe, train_flags, prog="pretrain train", folder="pretrain", own="method_args", tiny=tiny)
+    own = "method_args"
+    settled(from_args(PretrainRecipe, train_flags, prog="pretrain train", folder="pretrain", own=own, tiny=tiny), own)
     from pretrain.training.launch import Job, sagemaker_job, write_job
 
     out = options.pop("out")
@@ -73,17 +81,23 @@ def launch_parser() -> Parser:
     parser.add_argument("--data", required=True, metavar="S3", help="folder of the shards")
     parser.add_argument("--output", required=True, metavar="S3", help="folder for runs and weights")
     parser.add_argument("--instance-type", default="ml.p4d.24xlarge", help="(default: ml.p4d.24xlarge)")
-    parser.add_argument("--instances", type=int, default=1, help="hosts (default: 1)")
-    parser.add_argument("--gpus", type=int, help="processes per host (default: the GPUs of the instance type)")
-    parser.add_argument("--volume-gb", type=int, default=200, help="disk per host (default: 200)")
-    parser.add_argument("--max-hours", type=int, default=120, help="time limit of the job (default: 120)")
+    parser.add_argument("--instances", type=whole(1, 10_000), default=1, help="hosts (default: 1)")
+    parser.add_argument(
+        "--gpus", type=whole(1, 1024), help="processes per host (default: the GPUs of the instance type)"
+    )
+    parser.add_argument("--volume-gb", type=whole(1, 1_000_000), default=200, help="disk per host (default: 200)")
+    parser.add_argument("--max-hours", type=whole(1, 100_000), default=120, help="time limit of the job (default: 120)")
     parser.add_argument("--spot", action="store_true", help="use spot instances, and resume when one is taken away")
     parser.add_argument("--out", type=Path, default=Path("job.json"), help="file to write (default: job.json)")
     return parser
 
 
 COMMANDS = {
-    "train": Command("train a backbone on shards and export it under a tag", train),
-    "replay": Command("find the module and the image behind a loss that was NaN or Inf", replay),
-    "launch": Command("write a SageMaker training job as JSON", launch),
+    "train": Command("train a backbone on shards and export it under a tag", train, train_flags),
+    "replay": Command(
+        "find the module and the image behind a loss that was NaN or Inf",
+        replay,
+        partial(replay_flags, "pretrain replay"),
+    ),
+    "launch": Command("write a SageMaker training job as JSON", launch, launch_parser),
 }

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from shared.errors import UsageError
 from shared.recipes.commands import Command
 from shared.recipes.flags import Parser
+from shared.recipes.values import OneOrTwo, whole
 
 
-def import_weights(argv: list[str]) -> int:
+def import_flags() -> Parser:
     parser = Parser(prog="pretrain import", description="Export a published checkpoint under a tag.")
     parser.add_argument(
         "file",
@@ -21,11 +21,12 @@ def import_weights(argv: list[str]) -> int:
     parser.add_argument("--source", help="where the file comes from, for the card")
     parser.add_argument("--license", "--licence", dest="licence", help="license of the weights, for the card")
     parser.add_argument("--rgb-mode", help="pixel mean and std: imagenet, birder, clip, centered, neutral")
-    parser.add_argument(
-        "--size", type=int, nargs="+", metavar="PIXELS", help="image size to resize position embeddings for"
-    )
-    missing_and_folder(parser)
-    args = parser.parse_exactly(argv)
+    size_missing_and_folder(parser)
+    return parser
+
+
+def import_weights(argv: list[str]) -> int:
+    args = import_flags().parse_exactly(argv)
     size = pair(args.size)
     from pretrain.weights.importing import Import
     from pretrain.weights.importing import import_weights as run
@@ -45,18 +46,19 @@ def import_weights(argv: list[str]) -> int:
     return 0
 
 
-def convert(argv: list[str]) -> int:
+def convert_flags() -> Parser:
     parser = Parser(prog="pretrain convert", description="Convert a tag to another backbone, or to another image size.")
     parser.add_argument("--model", required=True, help="the backbone that has the tag")
     parser.add_argument("--tag", required=True, help="its tag, or tag@digest")
-    parser.add_argument("--epoch", type=int, help="export of this epoch (default: the last)")
+    parser.add_argument("--epoch", type=whole(0, 1_000_000), help="export of this epoch (default: the last)")
     parser.add_argument("--to", required=True, help="the backbone to convert to")
-    parser.add_argument(
-        "--size", type=int, nargs="+", metavar="PIXELS", help="image size to resize position embeddings for"
-    )
     parser.add_argument("--new-tag", help="tag of the result (default: the same; TAG-SIZE for the same model)")
-    missing_and_folder(parser)
-    args = parser.parse_exactly(argv)
+    size_missing_and_folder(parser)
+    return parser
+
+
+def convert(argv: list[str]) -> int:
+    args = convert_flags().parse_exactly(argv)
     size = pair(args.size)
     from pretrain.weights.converting import convert as run
     from shared.weights.store import Store
@@ -74,7 +76,15 @@ def convert(argv: list[str]) -> int:
     return 0
 
 
-def missing_and_folder(parser: Parser) -> None:
+def size_missing_and_folder(parser: Parser) -> None:
+    parser.add_argument(
+        "--size",
+        type=whole(8, 16_384),
+        nargs="+",
+        action=OneOrTwo,
+        metavar="PIXELS",
+        help="image size to resize position embeddings for",
+    )
     parser.add_argument(
         "--allow-missing", nargs="+", default=[], metavar="GLOB", help="tensors that may keep their initial values"
     )
@@ -83,14 +93,12 @@ def missing_and_folder(parser: Parser) -> None:
 
 def pair(size: list[int] | None) -> tuple[int, int] | None:
     """--size 640 or --size 480 800 as (height, width)."""
-    if size is None:
-        return None
-    if len(size) not in (1, 2) or min(size) < 1:
-        raise UsageError("--size takes one number of pixels or two, height and width")
-    return size[0], size[-1]
+    return None if size is None else (size[0], size[-1])
 
 
 COMMANDS = {
-    "import": Command("export a checkpoint of timm, torchvision, DINO, MAE and others under a tag", import_weights),
-    "convert": Command("convert a tag to another backbone or another image size", convert),
+    "import": Command(
+        "export a checkpoint of timm, torchvision, DINO, MAE and others under a tag", import_weights, import_flags
+    ),
+    "convert": Command("convert a tag to another backbone or another image size", convert, convert_flags),
 }

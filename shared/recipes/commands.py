@@ -18,7 +18,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from shared.errors import UsageError, guarded
-from shared.recipes.registry import suggest
+from shared.recipes.flags import Parser
+from shared.recipes.nearest import suggest
 
 
 class Command(NamedTuple):
@@ -26,10 +27,12 @@ class Command(NamedTuple):
 
     summary: its line in the usage.
     run: takes the words after the command's name and returns the exit code.
+    flags: makes the parser of those words; None if it takes none.
     """
 
     summary: str
     run: Callable[[list[str]], int]
+    flags: Callable[[], Parser] | None = None
 
 
 def collect(package: str) -> dict[str, Command]:

@@ -1,25 +1,28 @@
 """The command line of a recipe: one flag per knob, aliases and spellings of torchvision's, DETR's and birder's
-programs.
+programs, and one flag per option of a network or method.
 
     default < layers below (demo settings, the resumed run) < --recipe < --scale < flags
 
-Unknown flags are passed on as options of the method or network, which checks them. A misspelled flag is answered
-with the nearest one.
+A flag that is unknown is answered before anything is opened: with what another program's flag is called here, else with
+the nearest one.
 """
 
 from __future__ import annotations
 
 import argparse
+import re
 from collections.abc import Callable, Sequence
-from dataclasses import MISSING, fields
+from dataclasses import MISSING, fields, replace
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from shared.errors import UsageError
 from shared.recipes.files import load, over
+from shared.recipes.nearest import suggest
+from shared.recipes.offers import Offers
+from shared.recipes.other_programs import OURS, read_as, what_instead
 from shared.recipes.recipe import Resolved, all_knobs, make, sections
-from shared.recipes.registry import suggest
 
 Under = Sequence[tuple[str, dict[str, Any]]]  # (origin, values) of the layers below a recipe, lowest first
 
@@ -34,14 +37,40 @@ class Parser(argparse.ArgumentParser):
         raise UsageError(f"{message}; `{self.prog} --help` shows the flags")
 
     def parse_exactly(self, argv: list[str]) -> argparse.Namespace:
-        """parse_args that accepts underscores for dashes and suggests the nearest flag for an unknown one."""
-        known, rest = self.parse_known_args([dashed(word) for word in argv])
+        """parse_args that accepts underscores for dashes and flags of other programs.
+
+        Raises:
+            UsageError: an unknown flag, said before any other mistake; a word that follows no flag, a missing or wrong
+                value.
+        """
+        known, rest = self.parse_known_args([part for word in argv for part in self.understood(dashed(word))])
         if rest:
-            flags = [word for action in self._actions for word in action.option_strings]
-            raise UsageError(
-                f"{self.prog} has no flag {rest[0]}{suggest(rest[0], flags)}; `{self.prog} --help` shows them"
-            )
+            near = suggest("--" + rest[0].partition("=")[0], [*self.flags(), *OURS], cutoff=0.8)
+            raise UsageError(f"{self.prog}: '{rest[0]}' follows no flag{near}; `{self.prog} --help` shows the flags")
         return known
+
+    def flags(self) -> list[str]:
+        """Every flag, with its aliases."""
+        return [word for action in self._actions for word in action.option_strings]
+
+    def understood(self, word: str) -> list[str]:
+        """A word of the command line, or what a flag of another program stands for.
+
+        Raises:
+            UsageError: an unknown flag.
+        """
+        flag, eq, value = word.partition("=")
+        known = self._option_string_actions
+        if not re.fullmatch(r"--?[A-Za-z][\w.-]*", flag) or flag in known:
+            return [word]
+        if not flag.startswith("--") and flag[:2] in known:  # -b8 is -b 8
+            return [word]
+        meant = read_as(flag, known)
+        if meant is not None:
+            return [*meant, value] if eq and len(meant) == 1 else meant
+        instead = what_instead(flag)
+        said = f": {instead}" if instead else f"{suggest(flag, self.flags())}; `{self.prog} --help` shows them"
+        raise UsageError(f"{self.prog} has no flag {flag}{said}")
 
 
 def add_flags(parser: argparse.ArgumentParser, recipe_cls: type) -> None:
@@ -105,14 +134,13 @@ def from_args(
 
     Args:
         folder: where `--recipe NAME` is looked up, under recipes/.
-        own: the field for flags that are not fields of the recipe, such as `network_args`: `--num-queries 300` is an
-            option of the detector, and is checked there.
+        own: the field for flags that are options, such as `network_args`: `--num-queries 300` is an option of the
+            detector, and `settled` checks it when the detector is known; '' for none.
         under: (origin, values) below the recipe, such as the saved recipe of a resumed run.
         tiny: the values that `--scale tiny` changes; a recipe's own `tiny:` entries override them.
     """
-    parser = recipe_parser(recipe_cls, prog, scales=tiny is not None)
-    known, rest = parser.parse_known_args([dashed(a) for a in argv])
-    flags = vars(known)
+    flags = vars(recipe_parser(recipe_cls, prog, scales=tiny is not None, own=own).parse_exactly(argv))
+    options = {word[1:]: flags.pop(word) for word in [*flags] if word.startswith(".")}
     name, scale = flags.pop("recipe", None), flags.pop("scale", None)
     values: dict[str, Any] = {}
     origins: dict[str, str] = {}
@@ -131,14 +159,16 @@ def from_args(
         small = tiny(make(recipe_cls, values | own_tiny | asked, source="flags")) | own_tiny
         values = over(values, small)
         origins |= dict.fromkeys(small, f"scale {scale}")
-    if rest or own in flags:
-        flags[own] = {**dict(flags.get(own, {})), **passed_on(rest, recipe_cls, prog)}
+    if options or own in flags:
+        flags[own] = {**dict(flags.get(own, {})), **options}
     make(recipe_cls, flags, source="flags")
     origins |= dict.fromkeys(flags, "flag")
-    return Resolved(make(recipe_cls, over(values, flags)), origins)
+    resolved = Resolved(make(recipe_cls, over(values, flags)), origins)
+    return settled(resolved, own, strict=False) if options_of(recipe_cls, own) else resolved
 
 
-def recipe_parser(recipe_cls: type, prog: str, *, scales: bool = False) -> Parser:
+def recipe_parser(recipe_cls: type, prog: str, *, scales: bool = False, own: str = "") -> Parser:
+    """The flags of a recipe, and of the options that its field `own` holds."""
     parser = Parser(prog=prog, usage=f"{prog} [--recipe NAME] [flags]")
     parser.add_argument("--recipe", help="a name under recipes/ or a .yaml file; flags override it", metavar="NAME")
     if scales:
@@ -146,11 +176,14 @@ def recipe_parser(recipe_cls: type, prog: str, *, scales: bool = False) -> Parse
         parser.add_argument("--scale", choices=["tiny"], default=argparse.SUPPRESS, help=description)
     parser.add_argument("--debug", action="store_true", default=argparse.SUPPRESS, help="show tracebacks")
     add_flags(parser, recipe_cls)
+    offered = options_of(recipe_cls, own)
+    if offered is not None:
+        add_options(parser, offered[0], list(all_knobs(recipe_cls)))
     return parser
 
 
-def replay_file(argv: list[str], prog: str) -> Path:
-    """Parse the arguments of `replay`, the same in both programs."""
+def replay_flags(prog: str) -> Parser:
+    """The arguments of `replay`, the same in both programs."""
     parser = Parser(
         prog=prog,
         description="Replay a step whose loss was NaN or Inf, on the CPU: its losses, the first module that "
@@ -158,37 +191,50 @@ def replay_file(argv: list[str], prog: str) -> Path:
         "or Inf, and each named image alone. Neither the run nor its data is needed.",
     )
     parser.add_argument("file", type=Path, help="replay-step-*.pt of a run's folder")
-    return parser.parse_exactly(argv).file
+    return parser
 
 
-def passed_on(rest: list[str], recipe_cls: type, prog: str) -> dict[str, Any]:
-    """Options from flags that are not fields of the recipe. Raises UsageError for a misspelled field."""
-    words = own_flags(rest, prog)
-    for word in words:
-        # --heads is not a misspelling of --threads
-        alike = [name for name in all_knobs(recipe_cls) if name[:2] == word[:2]]
-        near = suggest(word, alike, cutoff=0.8)
-        if near:
-            meant = near.replace("_", "-").replace("'", "'--", 1)
-            raise UsageError(f"{prog} has no flag --{word.replace('_', '-')}{meant}")
-    return words
+def options_of(recipe_cls: type, own: str) -> tuple[Offers, str] | None:
+    """What offers the options that the field `own` holds, and the field that chooses one of its names."""
+    knobs = all_knobs(recipe_cls)
+    return knobs[own][1].metadata["options"] if own in knobs else None
 
 
-def own_flags(rest: list[str], prog: str) -> dict[str, Any]:
-    """['--num-queries', '300', '--query-mixture'] -> {'num_queries': 300, 'query_mixture': True}"""
-    import yaml
+def settled(resolved: Resolved, own: str, *, strict: bool = True) -> Resolved:
+    """The recipe with its options of the chosen network or method as values of their types.
 
-    flags: dict[str, list[Any]] = {}
-    for word in rest:
-        if word.startswith("--"):
-            key, _, value = word[2:].partition("=")
-            words = flags.setdefault(key.replace("-", "_"), [])
-            words += [yaml.safe_load(value)] if value else []
-        elif not flags:
-            raise UsageError(f"{prog}: '{word}' follows no flag; `{prog} --help` shows the flags")
-        else:
-            flags[next(reversed(flags))].append(yaml.safe_load(word))
-    return {k: True if not v else v[0] if len(v) == 1 else v for k, v in flags.items()}
+    Args:
+        own: the field of the options.
+        strict: refuse options that the chosen one does not have; otherwise they are kept, since a layer below may
+            choose another one.
+
+    Raises:
+        UsageError: an unknown name, an option of another name, another type, or a number out of range.
+    """
+    recipe = resolved.recipe
+    section, field, _ = all_knobs(type(recipe))[own]
+    offers, chooses = field.metadata["options"]
+    part = getattr(recipe, section)
+    values = offers.check(getattr(part, chooses), getattr(part, own), strict=strict)
+    return replace(resolved, recipe=replace(recipe, **{section: replace(part, **{own: values})}))
+
+
+def add_options(parser: argparse.ArgumentParser, offers: Offers, taken: Sequence[str]) -> None:
+    """Add one flag per option of any name; its `dest` is the option after a dot. Values stay strings, as in add_flags.
+
+    Args:
+        taken: names of fields, which are flags already.
+    """
+    group = parser.add_argument_group(f"options of the {offers.kind}", f"each belongs to some {offers.kind}s only")
+    for name, about in sorted(offers.all_options().items()):
+        if name in taken:
+            continue
+        names = offers.having(name)
+        whose = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if names[3:] else "")
+        kw: dict[str, Any] = {"nargs": "?", "const": "true"} if about.annotation == "bool" else {"metavar": "VALUE"}
+        text = f"{about.help} ({whose})".replace("%", "%%").strip()
+        flag = "--" + name.replace("_", "-")
+        group.add_argument(flag, dest=f".{name}", default=argparse.SUPPRESS, help=text, **kw)
 
 
 def dashed(arg: str) -> str:

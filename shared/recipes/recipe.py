@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Literal, get_type_hints
 
 from shared.errors import UsageError, plural
-from shared.recipes.registry import suggest
+from shared.recipes.nearest import suggest
 from shared.recipes.values import Range, convert, in_range
 
 
@@ -32,6 +32,7 @@ def knob(
     below: float | None = None,
     count: tuple[int, ...] = (),
     reads: Callable[[Any], Any] | None = None,
+    options: tuple[Any, str] | None = None,
     may_be_bare: Any = None,
 ) -> Any:
     """A field of a recipe: default, line in `--help`, aliases of the flag, spellings of values, and range.
@@ -40,11 +41,12 @@ def knob(
         low, high: smallest and largest allowed value.
         above, below: values must be greater, or less, than this.
         count: allowed numbers of values of a tuple, such as (1, 2); () for any.
-        reads: value -> value, for words of a certain form; its UsageError says what the value "is ..." and what to give.
+        reads: value -> value, for words of a certain form; its UsageError continues "--flag ".
+        options: of a field of options: the `Offers` they are of, and the field that chooses one of its names.
         may_be_bare: the value of the flag without an argument, as in `--resume`.
     """
     meta = {"help": help, "aliases": aliases, "metavar": metavar, "spellings": spellings or {}, "bare": may_be_bare}
-    meta |= {"range": Range(low, high, above, below), "count": count, "reads": reads}
+    meta |= {"range": Range(low, high, above, below), "count": count, "reads": reads, "options": options}
     return field(default_factory=default, metadata=meta) if callable(default) else field(default=default, metadata=meta)
 
 

@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import difflib
 import importlib
 import inspect
 import pkgutil
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Generic, TypeVar
 
 from shared.errors import UsageError
+from shared.recipes.nearest import suggest
+from shared.recipes.offers import checked
 
-KINDS = {
-    "int": ((int,), "a whole number"),
-    "float": ((int, float), "a number"),
-    "bool": ((bool,), "true or false"),
-    "str": ((str,), "a word"),
-}
 T = TypeVar("T")
 B = TypeVar("B", bound=Callable[..., Any])
 
@@ -43,6 +39,25 @@ class Registry(Generic[T]):
                 raise ValueError(f"two {self.kind}s are called '{name}'")
             self.builders[name] = build
             self.known[name] = facts
+            return build
+
+        return offer
+
+    def variants(self, table: dict[str, dict[str, Any]], **facts: Any) -> Callable[[B], B]:
+        """Decorator: register one builder under several names, each with defaults of its own.
+
+        Args:
+            table: name -> values: defaults of the builder's options, and facts of the name.
+            facts: of all names.
+        """
+
+        def offer(build: B) -> B:
+            parameters = inspect.signature(build).parameters
+            for name, row in table.items():
+                variant = partial(build, **{key: value for key, value in row.items() if key in parameters})
+                variant.__module__, variant.__doc__ = build.__module__, build.__doc__  # where `list` looks
+                own = {key: value for key, value in row.items() if key not in parameters}
+                self(name, **facts, **own)(variant)
             return build
 
         return offer
@@ -82,26 +97,15 @@ class Registry(Generic[T]):
         like = self.facts(name).get("like")
         return self.options(like) | own if like else own
 
-    def check(self, name: str, options: dict[str, Any]) -> None:
-        """Raise UsageError for an unknown option or a value of another type."""
-        known = list(self.options(name))
-        for option in options:
-            if option not in known:
-                raise UsageError(
-                    f"{self.kind} '{name}' has no option '{option}'{suggest(option, known)}; "
-                    f"it has {', '.join(known) or 'none'}"
-                )
-            wanted = KINDS.get(str(self.options(name)[option].annotation))
-            if wanted and type(options[option]) not in wanted[0]:
-                raise UsageError(f"{self.kind} '{name}': {option} is {options[option]!r}; give {wanted[1]}")
+    def check(self, name: str, options: dict[str, Any]) -> dict[str, Any]:
+        """The options as values of their types.
+
+        Raises:
+            UsageError: an unknown name or option, a value of another type, or a number out of range.
+        """
+        known = {option: str(parameter.annotation) for option, parameter in self.options(name).items()}
+        return checked(self.kind, name, options, known)
 
     def build(self, name: str, /, *args: Any, **options: Any) -> T:
-        """Build by name. Raises UsageError for an unknown name or option."""
-        self.check(name, options)
-        return self.builder(name)(*args, **options)
-
-
-def suggest(word: str, known: list[str], *, cutoff: float = 0.6) -> str:
-    """', did you mean X?' for the nearest known word, or ''."""
-    near = difflib.get_close_matches(word, known, n=1, cutoff=cutoff)
-    return f", did you mean '{near[0]}'?" if near else ""
+        """Build by name. Raises UsageError as `check` does."""
+        return self.builder(name)(*args, **self.check(name, options))

@@ -18,7 +18,7 @@ from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from shared.errors import UsageError
-from shared.recipes.registry import suggest
+from shared.recipes.nearest import suggest
 
 
 @dataclass(frozen=True)
@@ -60,6 +60,7 @@ CountOrNone = Annotated[int, Range(low=0, high=1_000_000)]  # 0 means none, or a
 Layers = Annotated[int, Range(low=1, high=1000)]
 Width = Annotated[int, Range(low=1, high=65_536)]  # channels
 Probability = Annotated[float, Range(low=0, high=1)]
+Dropout = Annotated[float, Range(low=0, below=1)]
 Share = Annotated[float, Range(above=0, high=1)]
 Scale = Annotated[float, Range(above=0, high=1000)]  # a factor, a radius, a divisor
 Weight = Annotated[float, Range(low=0, high=1_000_000)]  # of a loss or a cost
@@ -68,7 +69,8 @@ Ratio = Annotated[float, Range(low=1, high=100)]  # of the longer to the shorter
 TRUTH = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}  # as in YAML
 HINTS: dict[str, Any] = {
     "int": int, "float": float, "bool": bool, "str": str, "Count": Count, "CountOrNone": CountOrNone, "Layers": Layers,
-    "Width": Width, "Probability": Probability, "Share": Share, "Scale": Scale, "Weight": Weight, "Ratio": Ratio,
+    "Width": Width, "Probability": Probability, "Dropout": Dropout, "Share": Share, "Scale": Scale,
+    "Weight": Weight, "Ratio": Ratio,
 }  # fmt: skip
 
 
@@ -176,6 +178,18 @@ def number(**limits: float) -> Callable[[str], float]:
     return _of_argparse(float, Range(**limits))
 
 
+def word(reads: Callable[[str], str]) -> Callable[[str], str]:
+    """A type for argparse: a word that `reads` accepts, else its UsageError."""
+
+    def read(text: str) -> str:
+        try:
+            return reads(text)
+        except UsageError as error:
+            raise argparse.ArgumentTypeError(f"the value {error}") from None
+
+    return read
+
+
 def _of_argparse(hint: type, allowed: Range) -> Callable[[str], Any]:
     def read(text: str) -> Any:
         try:
@@ -184,3 +198,14 @@ def _of_argparse(hint: type, allowed: Range) -> Callable[[str], Any]:
             raise argparse.ArgumentTypeError(str(error)) from None
 
     return read
+
+
+class OneOrTwo(argparse.Action):
+    """Of a flag with `nargs="+"`: one value, or height and width."""
+
+    def __call__(self, parser: Any, namespace: Any, values: Any, option_string: str | None = None) -> None:
+        if len(values) not in (1, 2):
+            parser.error(
+                f"{option_string} takes one number of pixels or two, height and width; there are {len(values)}"
+            )
+        setattr(namespace, self.dest, values)

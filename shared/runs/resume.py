@@ -17,26 +17,34 @@ from shared.recipes.flags import Under
 from shared.recipes.recipe import Resolved, RuntimeConfig
 
 
-def layered(read: Callable[[Under], Resolved], *, stem: Callable[[Any], str], demo: str) -> Resolved:
+def layered(
+    read: Callable[[Under], Resolved],
+    *,
+    stem: Callable[[Any], str],
+    demo: str,
+    settle: Callable[[Resolved], Resolved] = lambda resolved: resolved,
+) -> Resolved:
     """The recipe over its lower layers: the demo's settings if no data is given, the run's recipe if it is resumed.
 
     Args:
         read: builds the recipe of the command line over the given layers.
         stem: default name of the run of a recipe.
         demo: the base recipe for the built-in demo data.
+        settle: the last check of the values, before anything is printed.
     """
     resolved = read([])
     if resolved.recipe.runtime.resume is not None:
         found = find_run(resolved.recipe.runtime, stem(resolved.recipe))
         if found is not None:
-            return read([resumed_recipe(found)])
+            return settle(read([resumed_recipe(found)]))
     if resolved.recipe.data.data_path is None:
         values, _ = load(demo, "base")
-        resolved = read([(f"base {demo}", values)])
+        resolved = settle(read([(f"base {demo}", values)]))
         if os.environ.get("RANK", "0") == "0":
             flags = [f"--{k.replace('_', '-')} {v}" for k, v in values.items() if resolved.origins[k] == f"base {demo}"]
             print(f"no --data-path: using the built-in demo data with {' '.join(flags)}", flush=True)
-    return resolved
+        return resolved
+    return settle(resolved)
 
 
 def find_run(runtime: RuntimeConfig, stem: str) -> Path | None:

@@ -17,7 +17,7 @@ from backbones import backbone
 from backbones.base import Backbone
 from backbones.timm_zoo import Row, TimmBackbone
 from backbones.tokens import forward_tokens, sincos_positions, vit_of
-from pretrain.methods import Facts
+from pretrain.methods import Facts, method
 from pretrain.methods.ijepa import IJEPA, Predictor, last_tokens
 from pretrain.views.crops import RandomResizedCrop
 from shared.errors import UsageError
@@ -40,7 +40,9 @@ def encoder(**told: Any) -> Backbone:
 
 def build(net: Backbone | None = None, facts: Facts = FACTS, **told: Any) -> IJEPA:
     torch.manual_seed(0)
-    return IJEPA(net or encoder(), facts, **(SMALL | told)).train()
+    task = method.build("i-jepa", net or encoder(), facts, **(SMALL | told))
+    assert isinstance(task, IJEPA)
+    return task.train()
 
 
 def batch(count: int = 4, size: tuple[int, int] = (32, 32)) -> tuple[Tensor, Tensor]:
@@ -316,10 +318,10 @@ def test_the_view_is_a_crop_of_at_least_the_share_and_never_mirrored() -> None:
 @pytest.mark.parametrize(
     ("size", "told", "sentence"),
     [
-        ((32, 32), {"momentum": 1.5}, "momentum is 1.5; it is a share"),
-        ((32, 32), {"crop_scale": 0.0}, "crop_scale is 0.0; it is a share"),
-        ((32, 32), {"predictor_depth": 0}, "predictor_depth is 0; it is 1 or more"),
-        ((32, 32), {"num_targets": 0}, "num_targets is 0; it is 1 or more"),
+        ((32, 32), {"momentum": 1.5}, "momentum is 1.5; it must be from 0 to 1"),
+        ((32, 32), {"crop_scale": 0.0}, "crop_scale is 0.0; it must be greater than 0"),
+        ((32, 32), {"predictor_depth": 0}, "predictor_depth is 0; it must be from 1"),
+        ((32, 32), {"num_targets": 0}, "num_targets is 0; it must be from 1"),
         (
             (32, 32),
             {"predictor_heads": 3},

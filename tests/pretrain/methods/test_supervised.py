@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from pretrain.methods import Facts
+from pretrain.methods import Facts, method
 from pretrain.methods.supervised import Supervised, draw_shares, erased, mixed, rectangles
 from shared.errors import DataError, UsageError
 from shared.feeding.pixels import PIXEL_STATS
@@ -183,19 +183,19 @@ def test_data_without_classes_is_refused(tiny_backbone: Callable[..., Any]) -> N
 
 @pytest.mark.parametrize("told", [{"label_smoothing": 1.5}, {"random_erase": -0.1}, {"dropout": 2.0}])
 def test_shares_that_are_none_are_refused(tiny_backbone: Callable[..., Any], told: dict[str, float]) -> None:
-    with pytest.raises(UsageError, match="it is a share, from 0 to 1"):
-        Supervised(tiny_backbone(), FACTS, **told)
+    with pytest.raises(UsageError, match="it must be from 0 to (below )?1$"):
+        method.build("supervised", tiny_backbone(), FACTS, **told)
 
 
 @pytest.mark.parametrize(
     ("told", "sentence"),
     [
-        ({"mixup": -0.2}, "mixup is -0.2; it is 0 or more"),
-        ({"crop_ratio": 0.5}, "crop_ratio is 0.5; it is 1 or more"),
-        ({"crop_scale": 0.0}, "crop_scale is 0.0; it is a share, greater than 0"),
-        ({"val_share": 2.0}, "val_share is 2.0; it is a share"),
+        ({"mixup": -0.2}, "mixup is -0.2; it must be from 0"),
+        ({"crop_ratio": 0.5}, "crop_ratio is 0.5; it must be from 1 to 100"),
+        ({"crop_scale": 0.0}, "crop_scale is 0.0; it must be greater than 0 and up to 1"),
+        ({"val_share": 2.0}, "val_share is 2.0; it must be greater than 0 and up to 1"),
     ],
 )
 def test_numbers_that_make_no_sense_are_refused(tiny_backbone: Callable[..., Any], told: dict, sentence: str) -> None:
     with pytest.raises(UsageError, match=sentence):
-        Supervised(tiny_backbone(), FACTS, **told)
+        method.build("supervised", tiny_backbone(), FACTS, **told)

@@ -220,13 +220,13 @@ def test_one_image_alone_is_refused(tiny_backbone: Callable[..., Any], layers: i
 @pytest.mark.parametrize(
     ("told", "sentence"),
     [
-        ({"jitter": 1.2}, "jitter is 1.2; it is a probability, from 0 to 1"),
-        ({"blur_second": -0.1}, "blur_second is -0.1; it is a probability"),
-        ({"expander_width": 0}, "expander_width is 0; it is 1 or more"),
-        ({"expander_layers": 0}, "expander_layers is 0; it is 1 or more"),
-        ({"std_coeff": -1.0}, "std_coeff is -1.0; it is 0 or more"),
-        ({"sim_coeff": float("nan")}, "sim_coeff is nan; it is 0 or more"),
-        ({"crop_scale": 0.0}, "crop_scale is 0.0; it is a share, greater than 0"),
+        ({"jitter": 1.2}, "jitter is 1.2; it must be from 0 to 1"),
+        ({"blur_second": -0.1}, "blur_second is -0.1; it must be from 0 to 1"),
+        ({"expander_width": 0}, "expander_width is 0; it must be from 1"),
+        ({"expander_layers": 0}, "expander_layers is 0; it must be from 1"),
+        ({"std_coeff": -1.0}, "std_coeff is -1.0; it must be from 0"),
+        ({"sim_coeff": float("nan")}, "sim_coeff is nan; give a number"),
+        ({"crop_scale": 0.0}, "crop_scale is 0.0; it must be greater than 0 and up to 1"),
         ({"expander": 64}, "no option 'expander', did you mean 'expander_(width|layers)'"),
     ],
 )

@@ -263,26 +263,24 @@ def test_command_line_that_cannot_be_understood_is_refused_in_one_sentence(argv:
     assert "\n" not in str(told.value) and told.value.exit_code == 2
 
 
-def test_flags_the_recipe_does_not_know_go_to_the_network_or_the_method() -> None:
+def test_options_of_the_network_or_the_method_are_flags() -> None:
     argv = [
         "--num_queries",
         "300",
         "--dynamic-scale",
         "type2",
         "--query_mixture",
-        "--rates",
-        "0.1",
-        "0.2",
-        "--off",
+        "--head-mixture",
         "false",
         "--width=64",
+        "--network",
+        "smca_detr",
     ]
     expected = {
         "num_queries": 300,
         "dynamic_scale": "type2",
         "query_mixture": True,
-        "rates": [0.1, 0.2],
-        "off": False,
+        "head_mixture": False,
         "width": 64,
     }
     assert value("network_args", *argv) == expected
