@@ -111,6 +111,11 @@ class DataConfig:
         "random short side from 480 to 800 per image, in proportion below --size 640; images keep their aspect ratio",
     )
     antialias: bool = knob(True, "antialias when downsizing; torchvision's detectors were trained without")
+    resize_rule: Literal["torchvision", "detr", "transformers", "legacy"] | None = knob(
+        None,
+        "rounding of sizes that keep the aspect ratio: that of torchvision, of DETR's authors, of transformers, or of "
+        "this program's older weights (default: detr for the DETR family, else torchvision)",
+    )
     aug_type: str = knob("birder", "augmentation; `detect list augmentations` shows all", "--data-augmentation")
     aug_level: int = knob(4, "strength of the birder augmentation", low=0, high=10)
     use_copypaste: bool = knob(False, "with lsj: copy-paste of objects with their masks")

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -56,6 +57,17 @@ SIZE = (640, 640)
 def default_size(network: str) -> tuple[int, int]:
     """Default (height, width) of a detector."""
     return detector.facts(network).get("size", SIZE)
+
+
+def fact(network: str, name: str, otherwise: Any) -> Any:
+    """A fact of a detector, else of the one it is `like`, else `otherwise`."""
+    facts = detector.facts(network)
+    return facts[name] if name in facts else fact(facts["like"], name, otherwise) if "like" in facts else otherwise
+
+
+def resize_rule(network: str) -> str:
+    """The rule by which a detector's reference rounds sizes that keep the aspect ratio: "detr" or "torchvision"."""
+    return fact(network, "resize_rule", "torchvision")
 
 
 def missing_from(network: str, other: str) -> tuple[str, ...]:

@@ -70,7 +70,7 @@ class Start(NamedTuple):
     proposals: Proposals | None = None
 
 
-@detector("deformable_detr", tiny=TINY)
+@detector("deformable_detr", tiny=TINY, resize_rule="detr")
 class DeformableDETR(Detector):
     """
     Args:

@@ -53,7 +53,7 @@ class Seen(NamedTuple):
     states: Tensor  # (L, B, Q, C) query states after each layer
 
 
-@detector("detr", tiny=TINY)
+@detector("detr", tiny=TINY, resize_rule="detr")
 class DETR(Detector):
     """
     Args:

@@ -41,6 +41,7 @@ RARE = 0.01  # initial score of every class
 
 @detector(
     "smca_detr",
+    resize_rule="detr",
     tiny={
         "width": 32,
         "heads": 4,

@@ -21,7 +21,7 @@ from backbones import backbone
 from backbones.foreign import COUNTERS, Tensors, read_checkpoint
 from detection.data.annotations.classes import ClassMap
 from detection.data.annotations.skeleton import PERSON, Skeleton
-from detection.nets import Detector, detector
+from detection.nets import Detector, detector, resize_rule
 from detection.published.foreign import Foreign, recognize
 from detection.published.references import REFERENCES, Reference, nearest, of_file
 from detection.recipe import DetectRecipe
@@ -261,6 +261,7 @@ def recipe_of(wanted: Import, network: str, reference: Reference, network_args: 
         "size": size,
         "max_size": longest,
         "antialias": reference.antialias,
+        "resize_rule": resize_rule(network),
         "aug_type": "hflip",
     }
     return {name: plain(value) for name, value in flat(make(DetectRecipe, values)).items()}
@@ -270,7 +271,8 @@ def report(exported: Exported, transfer: Transfer, stats: PixelStats, published:
     """Print what was imported."""
     card, recipe = exported.card, exported.card.recipe
     classes = card.classes["names"]
-    longest = f", longest side {recipe['max_size']}" if recipe["max_size"] else ""
+    rule = recipe["resize_rule"]
+    longest = f", longest side {recipe['max_size']}, rounded as in {rule}" if recipe["max_size"] else ""
     print(f"layout: {card.source['layout']}{f', published as {published}' if published else ''}")
     print(f"filled {transfer}")
     args = card.args

@@ -18,7 +18,7 @@ from detection.data.augment.presets import MADE_FOR, build_augment
 from detection.data.coco import CocoDetection, aspect_ratios, coco_layout
 from detection.data.panoptic import PanopticDetection, panoptic_layout
 from detection.data.shards import holds_shards
-from detection.nets import default_size, finds
+from detection.nets import default_size, finds, resize_rule
 from detection.recipe import DataConfig, DetectRecipe
 from detection.training.start import take_classes
 from shared.errors import UsageError
@@ -60,6 +60,7 @@ def open_data(recipe: DetectRecipe, start: Exported | None = None) -> Data:
             multiscale=data.multiscale,
             smallest_side=data.smallest_side,
             antialias=data.antialias,
+            resize_rule=data.resize_rule or resize_rule(recipe.model.network),
             train=training,
         )
         return images_of(kind_of(data, learns))(

@@ -1,7 +1,7 @@
 """From a `detect train` command line to a recipe. Imports no torch unless it starts from a trained detector.
 
-defaults < demo's settings (no data given) < data set's default network < trained detector's names < resumed run's
-< --recipe < --scale < flags
+defaults < network's < demo's settings (no data given) < data set's default network < trained detector's names
+< resumed run's < --recipe < --scale < flags
 """
 
 from __future__ import annotations
@@ -40,6 +40,15 @@ def resolve(argv: list[str]) -> Resolved:
         assert start is not None
         return over_the_data_set([(f"weights {start.card.tag}", as_recipe(start)), *under])
 
+    def over_the_network(under: Under) -> Resolved:
+        network = over_the_start(under).recipe.model.network
+        from detection.nets import resize_rule
+
+        resumed = any(origin.startswith("run ") for origin, _ in under)
+        # a run of a version without rules goes on as it began; its own value, if it has one, is a layer above
+        rule = "legacy" if resumed else resize_rule(network)
+        return over_the_start([(f"network {network}", {"resize_rule": rule}), *under])
+
     return layered(
-        over_the_start, stem=run_stem, demo="demo_detect", settle=lambda found: settled(found, "network_args")
+        over_the_network, stem=run_stem, demo="demo_detect", settle=lambda found: settled(found, "network_args")
     )

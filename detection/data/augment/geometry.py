@@ -17,14 +17,13 @@ import torch
 from torch import Tensor
 from torchvision.transforms.v2 import functional as F
 
+from detection.data.augment.sizes import Size
 from detection.data.masks.silhouettes import Silhouettes
 from detection.parts.dense import boxes as box
 from detection.types import Target
 
 Sample = tuple[Tensor, Target]
 Masks = TypeVar("Masks", Tensor, Silhouettes)
-Size = tuple[int, int]  # height, width
-ROUNDING = 1e-6  # 480 * (800 / 480) may be slightly less than 800
 FILL = (124, 116, 104)  # ImageNet's mean color, for areas outside the image
 
 
@@ -181,17 +180,5 @@ def through(image: Tensor, target: Target, window: Part, size: Size, *, antialia
     return paste(*resize(*seen, small, antialias=antialias), corner, size)
 
 
-# -- sizes ----------------------------------------------------------------------------------------
-
-
 def size_of(image: Tensor) -> Size:
     return image.shape[-2], image.shape[-1]
-
-
-def fitted(size: Size, short: int, long: int) -> Size:
-    """Resize to a short side of `short`, or a long side of `long` if that is smaller; keeps the aspect ratio.
-
-    Sizes are rounded down, as in torchvision and DETR.
-    """
-    scale = min(short / min(size), long / max(size))
-    return max(1, int(size[0] * scale + ROUNDING)), max(1, int(size[1] * scale + ROUNDING))

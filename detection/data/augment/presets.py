@@ -31,7 +31,8 @@ from torch import Tensor
 
 from detection.data.augment import windows
 from detection.data.augment.color import distort_colors, recolor
-from detection.data.augment.geometry import Part, Sample, Size, crop, fitted, hflip, kept, resize, size_of, through
+from detection.data.augment.geometry import Part, Sample, crop, hflip, kept, resize, size_of, through
+from detection.data.augment.sizes import RULES, Size, fitted
 from detection.types import Target
 from shared.errors import UsageError
 from shared.recipes.registry import suggest
@@ -54,6 +55,7 @@ class Output:
         short: short sides to sample from; () for that of `size`.
         factor: scale of a paper's lengths.
         antialias: antialias when downscaling.
+        rule: rounding of sizes that keep the aspect ratio, a name of `sizes.RULES`.
     """
 
     size: Size
@@ -61,13 +63,14 @@ class Output:
     short: tuple[int, ...] = ()
     factor: float = 1.0
     antialias: bool = True
+    rule: str = "torchvision"
 
     def of(self, size: Size, rng: np.random.Generator | None = None) -> Size:
         """Output size of an image, or a crop, of this size."""
         if self.long is None:
             return self.size
         short = int(rng.choice(self.short)) if rng is not None and self.short else min(self.size)
-        return fitted(size, short, self.long)
+        return fitted(size, short, self.long, self.rule)
 
 
 @dataclass(frozen=True)
@@ -189,6 +192,7 @@ def build_augment(
     multiscale: bool = False,
     smallest_side: int = SHORT_SIDES[0],
     antialias: bool = True,
+    resize_rule: str | None = None,
     train: bool = True,
 ) -> Augment:
     """Build an augmentation: (uint8 (3, H, W), target, random generator) -> augmented and resized image and target.
@@ -201,6 +205,8 @@ def build_augment(
         multiscale: random short sides from `smallest_side` to 800, keeping the aspect ratio.
         smallest_side: of multiscale and detr, in steps of 32 up to 800.
         antialias: antialias when downscaling; torchvision's detectors were trained without.
+        resize_rule: rounding of sizes that keep the aspect ratio, a name of `sizes.RULES`; None for that of the
+            augmentation's authors, which is torchvision's for all but detr.
         train: False to resize only.
 
     Raises:
@@ -213,9 +219,12 @@ def build_augment(
         raise UsageError(f"augmentation level {level} is not one of 0 to 10; 4 is the usual one")
     if min(size) < 1 or (max_size is not None and max_size < 1):
         raise UsageError(f"size {size[0]}x{size[1]} with longest side {max_size} leaves no pixel; sizes start at 1")
+    resize_rule = resize_rule or ("detr" if name == "detr" else "torchvision")
+    if resize_rule not in RULES:
+        raise UsageError(f"no resize rule '{resize_rule}'; give one of {', '.join(RULES)}")
     if multiscale and name == "lsj":
         raise UsageError("lsj has its own random scales, on a canvas of --size; remove --multiscale")
-    output = replace(output_of(name, size, max_size, multiscale, smallest_side), antialias=antialias)
+    output = replace(output_of(name, size, max_size, multiscale, smallest_side), antialias=antialias, rule=resize_rule)
     return Augmentation(AUGMENTATIONS[name] if train else plain, output, level)
 
 

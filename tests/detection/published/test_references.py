@@ -13,7 +13,7 @@ from torchvision.models import detection as theirs
 
 from backbones import backbone
 from detection.data.augment.presets import build_augment
-from detection.nets import detector
+from detection.nets import detector, resize_rule
 from detection.published.references import REFERENCES, USUAL_EPS, nearest, of_file
 from detection.recipe import DetectRecipe
 from detection.training.datasets import input_size
@@ -97,9 +97,10 @@ def test_recipe_of_the_name_is_set_as_what_was_published(name: str) -> None:
     size = input_size(data.size, data.aug_type, model.network)
     assert (min(size), data.max_size) == (min(known.size), known.longest)
     assert data.antialias == known.antialias
+    assert data.resize_rule == resize_rule(known.network) == ("detr" if "detr" in name else "torchvision")
 
 
-@pytest.mark.parametrize("shape", [(480, 640), (1000, 700), (90, 201)])
+@pytest.mark.parametrize("shape", [(480, 640), (1000, 700), (90, 201), (100, 298), (384, 640)])
 @pytest.mark.parametrize("name", WEIGHTS)
 def test_images_come_to_a_network_as_torchvisions_transform_brings_them(name: str, shape: tuple[int, int]) -> None:
     """Sizes, resizing and normalization; up to one level of 255 is lost as images are resized in uint8."""

@@ -167,19 +167,3 @@ def test_a_window_scales_what_it_shows_by_one_factor_a_side(size: tuple[int, int
     boxes = box.scaled(box.shifted(target["boxes"], (-window.down, -window.across)), factor)
     expected = box.clip(boxes, out)[moved["labels"]]
     assert (moved["boxes"] - expected).abs().max() <= 1 if len(expected) else True
-
-
-@given(st.integers(1, 4000), st.integers(1, 4000))
-def test_a_fitted_size_reaches_one_limit_and_exceeds_none(height: int, width: int) -> None:
-    fitted = G.fitted((height, width), 480, 640)
-    assert min(fitted) <= 480 and max(fitted) <= 640 and min(fitted) >= 1
-    assert min(fitted) == 480 or max(fitted) == 640
-
-
-def test_a_fitted_size_is_torchvisions() -> None:
-    from torchvision.models.detection.transform import GeneralizedRCNNTransform
-
-    resize = GeneralizedRCNNTransform(800, 1333, [0.0] * 3, [1.0] * 3).eval().resize
-    for height, width in ((480, 640), (427, 640), (640, 425), (333, 500), (100, 901)):
-        theirs = resize(torch.zeros(3, height, width), None)[0].shape[-2:]
-        assert G.fitted((height, width), 800, 1333) == tuple(theirs)
