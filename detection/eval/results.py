@@ -5,12 +5,19 @@
 
 An entry has `segmentation` and `keypoints` besides its box if the detector predicts them. The visibility of predicted
 keypoints is 1, as in COCO; their scores are in `keypoint_scores`, which COCO's evaluation ignores.
+
+    found.json         what pycocotools reads for the masks, or the keypoints: without `bbox`, the box is in `box`
+    found.bbox.json    what it reads for the boxes; only beside masks or keypoints
+
+Two files, since pycocotools' loadRes gives a result one area, that of its `bbox` where there is one, and uses it for
+every kind: a box beside a mask moves objects between small, medium and large.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -19,6 +26,7 @@ import torch
 from detection.data.masks.paste import codec, encode, paste, read_run_lengths
 from detection.types import Detections
 from shared.errors import DataError, Refusal
+from shared.files import write_json
 
 AGAIN = "write the results again with `detect predict` or `detect eval`"
 
@@ -89,6 +97,37 @@ def entries(image_id: int, found: Found, size: tuple[int, int]) -> list[dict[str
     return results
 
 
+def for_scoring(results: Sequence[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
+    """COCO results by the ending of their file: "" for the file itself, "bbox" for boxes beside masks or keypoints.
+
+    Each list gives by pycocotools' loadRes and COCOeval the numbers of `CocoEvaluator`: the first for masks, else
+    keypoints, else boxes. If there are both masks and keypoints, "keypoints" is a third list.
+    """
+    kinds = [name for name in ("segmentation", "keypoints") if any(name in entry for entry in results)]
+    if not kinds:
+        return {"": [*results]}
+    core = ("image_id", "category_id", "score")
+    parts = {"": [_without_area(entry) for entry in results if kinds[0] in entry]}
+    parts["bbox"] = [{name: entry[name] for name in ("bbox", *core)} for entry in results]
+    if len(kinds) > 1:
+        parts["keypoints"] = [{name: e[name] for name in (*core, "keypoints")} for e in results if "keypoints" in e]
+    return parts
+
+
+def _without_area(entry: dict[str, Any]) -> dict[str, Any]:
+    """The entry with its box under a name that pycocotools does not take an area from."""
+    return {"box" if name == "bbox" else name: value for name, value in entry.items()}
+
+
+def write_for_scoring(path: Path, results: Sequence[dict[str, Any]]) -> list[Path]:
+    """Write the lists of `for_scoring`: `found.json`, and beside it `found.bbox.json`; returns the paths."""
+    parts = for_scoring(results)
+    paths = [path.with_suffix(f".{ending}{path.suffix}") if ending else path for ending in parts]
+    for each, entries_of_file in zip(paths, parts.values(), strict=True):
+        write_json(each, entries_of_file)
+    return paths
+
+
 def read_entries(results: Sequence[Any], size_of: Callable[[int], tuple[int, int]]) -> dict[int, Found]:
     """COCO results -> detections by image id, each image's in the order of the file.
 
@@ -125,11 +164,11 @@ class _Entry(NamedTuple):
 
 
 def _read(result: Any, number: int, size_of: Callable[[int], tuple[int, int]]) -> tuple[int, _Entry]:
-    """(image id, the rest) of one entry; one without a box gets that of its mask, or of its keypoints."""
+    """(image id, the rest) of one entry; one without `bbox` or `box` gets that of its mask, or of its keypoints."""
     try:
         image_id, last = int(result["image_id"]), [float(result["score"]), float(result["category_id"])]
         runs, points = _mask(result, number, image_id, size_of), _keypoints(result, number)
-        box = result["bbox"] if "bbox" in result else _box_around(runs, points, size_of(image_id))
+        box = result.get("bbox", result.get("box")) or _box_around(runs, points, size_of(image_id))
         row = [*map(float, box), *last]
     except (KeyError, TypeError, ValueError):
         image_id, row, runs, points = 0, [], b"", None

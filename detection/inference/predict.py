@@ -17,7 +17,7 @@ from detection.data.coco import CocoDetection
 from detection.data.panoptic import PanopticDetection
 from detection.drawing.draw import draw_detections
 from detection.eval.panoptic_output import PanopticFolder
-from detection.eval.results import entries, read_detections
+from detection.eval.results import entries, for_scoring, read_detections
 from detection.inference import labeling
 from detection.inference.images import pictures_of, root_of
 from detection.inference.trained import Trained
@@ -129,9 +129,15 @@ class Predictions:
         """Write the JSON files; returns lines that describe what was written."""
         out, classes, skeleton = self.out, self.trained.classes, self.trained.skeleton
         write_json(out / "results.json", self.results)
+        scoring = for_scoring(self.results)
+        extra = out / f"results.{'segm' if 'masks' in self.trained.finds else 'keypoints'}.json"
+        if len(scoring) > 1:
+            write_json(extra, scoring[""])
         listing = {"images": self.images, "categories": labeling.categories(classes, skeleton)}
         write_json(out / "images.json", listing)
         lines = [f"{plural(len(self.images), 'picture')} and results.json in {out}"]
+        if len(scoring) > 1:
+            lines.append(f"{extra} for pycocotools: with the bbox of results.json it would take the areas of the boxes")
         if self.folder is not None:
             lines.append(f"panoptic segmentation in {self.folder.close()} and {self.folder.pngs}")
         if self.annotate:

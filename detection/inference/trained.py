@@ -23,7 +23,8 @@ from detection.data.coco import CocoDetection, read_table
 from detection.data.panoptic import PanopticDetection
 from detection.eval.coco import CocoEvaluator, ground_truth_as_results
 from detection.eval.panoptic import Evaluator, PanopticEvaluator, evaluator_of
-from detection.nets import detector, finds
+from detection.eval.results import write_for_scoring
+from detection.nets import detector, finds, resize_rule
 from detection.recipe import DataConfig
 from detection.training.datasets import Place, images_of, input_size, kind_of, named_validation, places
 from detection.training.task import DetectTask
@@ -69,8 +70,9 @@ class Trained:
     def resize(self, size: tuple[int, ...] | None = None, max_size: int | None = None) -> Callable:
         """The resize of the evaluation during training; `size` and `max_size` (pixels) replace those of the card."""
         knobs = all_knobs_of_data()
-        wanted = ("size", "max_size", "multiscale", "antialias", "aug_type")
-        values = {name: knobs[name][1].default for name in wanted} | self.recipe  # older cards may lack some
+        wanted = ("size", "max_size", "multiscale", "antialias", "aug_type", "resize_rule")
+        older = {name: knobs[name][1].default for name in wanted} | {"resize_rule": "legacy"}  # cards may lack some
+        values = older | self.recipe
         own = {name: coerce(values[name], *knobs[name], name) for name in wanted}
         return build_augment(
             own["aug_type"],
@@ -78,6 +80,7 @@ class Trained:
             max_size=max_size or own["max_size"],
             multiscale=own["multiscale"] and size is None,
             antialias=own["antialias"],
+            resize_rule=own["resize_rule"] or resize_rule(self.exported.card.args["network"]),
             train=False,
         )
 
@@ -122,9 +125,27 @@ def evaluate(
     batches = in_order(dataset, batch_size, workers=workers)
     evaluator = trained.task.evaluated(to_device(batch, trained.device) for batch in batches)
     if save is not None:
-        write_json(save, evaluator.results())
-        log.info("wrote %s", save)
+        save_results(evaluator, save)
     return with_classes(evaluator)
+
+
+def save_results(evaluator: Evaluator, path: Path) -> None:
+    """Write the results, so that pycocotools gives the same numbers from the files, and say which file is for what."""
+    if isinstance(evaluator, PanopticEvaluator):
+        write_json(path, evaluator.results())
+        log.info("wrote %s", path)
+        return
+    written = write_for_scoring(path, evaluator.results())
+    log.info("wrote %s", written[0])
+    if len(written) > 1:
+        kind = next(kind for kind in evaluator.kinds if kind != "boxes")
+        log.info(
+            "pycocotools gives the %s AP from %s, and the box AP from %s: a bbox beside %s would change their areas",
+            kind.removesuffix("s"),
+            written[0],
+            written[1],
+            kind,
+        )
 
 
 def evaluate_results(config: DataConfig, results: str) -> dict[str, float]:
@@ -148,6 +169,13 @@ def evaluate_results(config: DataConfig, results: str) -> dict[str, float]:
         if found is not None and kind not in held:
             log.warning("%s has no %s, so those of %s are not evaluated", place.annotations, kind, results)
     both = tuple(kind for kind in wanted if kind in held)
+    if found and any("bbox" in entry and FIELDS[kind] in entry for kind in both for entry in found):
+        log.info(
+            "%s has a bbox beside %s: for small, medium and large ones pycocotools takes the areas of the boxes; "
+            "these numbers take their own",
+            results,
+            " and ".join(both),
+        )
     dataset = CocoDetection(place.images, place.annotations, finds=both, skeleton=skeleton_of(config))
     take_sigmas(dataset, config)
     evaluator = CocoEvaluator(dataset, config.eval_backend, both)

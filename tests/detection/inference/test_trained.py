@@ -28,6 +28,7 @@ from detection.training.task import DetectTask
 from shared.errors import DataError, UsageError
 from shared.feeding.feed import in_order
 from shared.feeding.pixels import pixel_stats
+from shared.weights.card import Exported
 from shared.weights.store import Store
 
 codec: Any = pycocotools.mask
@@ -85,6 +86,27 @@ def opened(store: Store, card: Callable[..., Any]) -> Callable[[str], trained.Tr
         return trained.Trained(found, torch.device("cpu"))
 
     return build
+
+
+@pytest.mark.parametrize(
+    ("network", "words", "size"),
+    [
+        ("detr", {"resize_rule": "torchvision"}, (749, 1333)),
+        ("detr", {"resize_rule": "detr"}, (750, 1333)),
+        ("detr", {"resize_rule": None}, (750, 1333)),
+        ("detr", {}, (749, 1333)),
+        ("fcos", {"resize_rule": None}, (749, 1333)),
+    ],
+)
+def test_weights_are_used_with_the_resize_of_their_card_and_older_ones_with_the_one_they_had(
+    network: str, words: dict[str, Any], size: tuple[int, int], card: Callable[..., Any]
+) -> None:
+    own = trained.Trained.__new__(trained.Trained)
+    recipe = {"size": [800, 800], "max_size": 1333, "multiscale": False, "aug_type": "hflip", **words}
+    own.recipe, own.exported = recipe, Exported(Path(), card(kind="detector", args={"network": network}))
+    nothing: Any = {"boxes": torch.zeros(0, 4), "labels": torch.zeros(0, dtype=torch.int64)}
+    image, _ = own.resize()(torch.zeros(3, 360, 640, dtype=torch.uint8), nothing, np.random.default_rng(0))
+    assert image.shape[1:] == size
 
 
 def scored(metrics: dict[str, float]) -> set[str]:
