@@ -7,11 +7,14 @@ Kirillov, He, Girshick, Rother, Dollar, "Panoptic Segmentation", 2019.
                                                    SQ = mean IoU of TP, RQ = PQ / SQ; means over classes
 
 Unlabeled pixels are in no union. A crowd is never a false negative, and a segment with more than half of its pixels
-on a crowd of its class or on unlabeled pixels is not a false positive.
+on a crowd of its class or on unlabeled pixels is not a false positive. As in COCO's own evaluation (panopticapi), the
+area of a true segment is the one in the JSON, and of several crowds of a class in one image only the last one counts.
+Where areas counted in the PNGs and all crowds give another PQ, `summary` logs it.
 """
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, cast
@@ -29,21 +32,30 @@ from detection.parts.query.panoptic import SURE, panoptic_map
 from detection.types import Detections
 from shared.errors import DataError, Refusal
 
+log = logging.getLogger(__name__)
 Counts = dict[int, np.ndarray]  # category -> (4,) sum of IoU, TP, FP, FN
 METRICS = tuple(f"{word}{of}" for of in ("", "_things", "_stuff") for word in ("pq", "sq", "rq"))
 
 
-def compared(truth: np.ndarray, segments: Sequence[Segment], found: np.ndarray, claims: Sequence[Segment]) -> Counts:
+def compared(
+    truth: np.ndarray,
+    segments: Sequence[Segment],
+    found: np.ndarray,
+    claims: Sequence[Segment],
+    *,
+    by_pixels: bool = False,
+) -> Counts:
     """Counts of one image.
 
     Args:
         truth: (H, W) ids of `segments`; other values are unlabeled.
         found: (H, W) ids of `claims`, the predicted segments.
+        by_pixels: count areas in `truth` instead of taking those of the segments, and let every crowd excuse.
     """
     overlap = shared_pixels(truth, [s.id for s in segments], found, [c.id for c in claims])
-    void, areas = (
-        overlap[-1, :-1],
-        overlap[:-1].sum(1),
+    void, counted = overlap[-1, :-1], overlap[:-1].sum(1).tolist()
+    areas = np.array(
+        [pixels if by_pixels or s.area is None else s.area for s, pixels in zip(segments, counted, strict=True)], float
     )
     own, both = overlap[:, :-1].sum(0), overlap[:-1, :-1]
     of_truth, of_found = (np.array([s.category for s in side], np.int64) for side in (segments, claims))
@@ -52,7 +64,8 @@ def compared(truth: np.ndarray, segments: Sequence[Segment], found: np.ndarray, 
     union = areas[:, None] + own - both - void
     iou = np.where(same & ~crowd[:, None], both / np.maximum(union, 1), 0)
     hit = iou > 0.5
-    excused = void + (both * (same & crowd[:, None])).sum(0) > 0.5 * own
+    excusing = crowd if by_pixels else last_crowds(segments)
+    excused = void + (both * (same & excusing[:, None])).sum(0) > 0.5 * own
     counts: Counts = {}
 
     def add(categories: np.ndarray, column: int, values: Any) -> None:
@@ -65,6 +78,12 @@ def compared(truth: np.ndarray, segments: Sequence[Segment], found: np.ndarray, 
     add(of_found[~hit.any(0) & ~excused], 2, 1)
     add(of_truth[~hit.any(1) & ~crowd], 3, 1)
     return counts
+
+
+def last_crowds(segments: Sequence[Segment]) -> np.ndarray:
+    """(T,) bool: the crowds that are the last of their class."""
+    last = {segment.category: place for place, segment in enumerate(segments) if segment.crowd}
+    return np.array([last.get(s.category) == place for place, s in enumerate(segments)], dtype=bool)
 
 
 def shared_pixels(truth: np.ndarray, ids: Sequence[int], found: np.ndarray, claimed: Sequence[int]) -> np.ndarray:
@@ -110,6 +129,7 @@ class Judged(NamedTuple):
 
     segments_info: list[dict[str, Any]]
     counts: Counts
+    by_pixels: Counts  # with areas counted in the PNG, and all crowds
     boxes: Found | None  # None if segments were read from a file
 
 
@@ -151,12 +171,14 @@ class PanopticEvaluator:
         )
         ids, info = coco_segments(found, self.dataset.classes.source_ids, self.dataset.isthing)
         claims = [Segment(own["id"], own["category_id"]) for own in info]
-        judged = Judged(info, self.judge(image_id, ids, claims), self.boxes.found[image_id])
+        judged = Judged(info, *self.judge(image_id, ids, claims), self.boxes.found[image_id])
         self.found.setdefault(image_id, judged)
 
-    def judge(self, image_id: int, found: np.ndarray, claims: Sequence[Segment]) -> Counts:
+    def judge(self, image_id: int, found: np.ndarray, claims: Sequence[Segment]) -> tuple[Counts, Counts]:
+        """The official counts of an image, and those by pixels."""
         truth, segments = self.dataset.truth(self.boxes.known_images[image_id])
-        return compared(truth, self.relabeled(segments), found, claims)
+        known = self.relabeled(segments)
+        return compared(truth, known, found, claims), compared(truth, known, found, claims, by_pixels=True)
 
     def relabeled(self, segments: Sequence[Segment]) -> list[Segment]:
         """Segments with the category ids of the class map; with binary mode there is one."""
@@ -188,7 +210,7 @@ class PanopticEvaluator:
                 claims = [self.claim(info, image_id, path) for info in infos[image_id]]
                 ids = read_ids(path.with_suffix("") / png, size)
                 check_ids(ids, claims, path.with_suffix("") / png, path)
-                self.take({image_id: Judged(infos[image_id], self.judge(image_id, ids, claims), None)})
+                self.take({image_id: Judged(infos[image_id], *self.judge(image_id, ids, claims), None)})
 
     def claim(self, info: Any, image_id: int, path: Path) -> Segment:
         number, category = (info.get(key) if isinstance(info, dict) else None for key in ("id", "category_id"))
@@ -199,12 +221,12 @@ class PanopticEvaluator:
             )
         return Segment(number, cast(int, category))
 
-    def counts(self) -> Counts:
+    def counts(self, *, by_pixels: bool = False) -> Counts:
         """Sum over all images; images that were never added have only false negatives."""
         total: Counts = {}
         nothing = [image_id for image_id in self.boxes.known_images if image_id not in self.found]
         missed = (self.missed(image_id) for image_id in nothing)
-        for part in (*(own.counts for own in self.found.values()), *missed):
+        for part in (*(own.by_pixels if by_pixels else own.counts for own in self.found.values()), *missed):
             for category, row in part.items():
                 total[category] = total.get(category, 0) + row
         return total
@@ -217,6 +239,14 @@ class PanopticEvaluator:
     def summary(self) -> dict[str, float]:
         """METRICS, the headline first, and the box AP of things if there are boxes."""
         metrics = means(self.counts(), self.things)
+        exact = means(self.counts(by_pixels=True), self.things)["pq"]
+        if exact != metrics["pq"]:
+            log.info(
+                "PQ is %.4f by COCO's own evaluation, and %.4f if areas are counted in the PNGs and every crowd, not "
+                "only the last one of its class, excuses the segments on it",
+                metrics["pq"],
+                exact,
+            )
         with_boxes = any(own.boxes is not None for own in self.found.values())
         return metrics | (self.boxes.summary() if with_boxes else {})
 

@@ -33,6 +33,7 @@ class Segment(NamedTuple):
     id: int
     category: int  # source id
     crowd: bool = False
+    area: float | None = None  # in the JSON, in pixels; None to count them
 
 
 class Panoptic(NamedTuple):
@@ -148,7 +149,7 @@ def segment_of(info: Any, image: int, names: dict[int, str], path: Path) -> Segm
     numbers = [*(box if isinstance(box, list) else ()), info.get("area")]
     if len(numbers) != 5 or not all(isinstance(x, int | float) and np.isfinite(x) for x in numbers):
         raise DataError(f"{where} has no bbox of four finite numbers and no area; correct or remove it")
-    return Segment(info["id"], info["category_id"], bool(info.get("iscrowd")))
+    return Segment(info["id"], info["category_id"], bool(info.get("iscrowd")), float(info["area"]))
 
 
 # -- the PNGs -------------------------------------------------------------------------------------

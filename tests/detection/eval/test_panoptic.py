@@ -62,6 +62,80 @@ def test_crowd_is_never_missed_and_excuses_its_own_class_alone() -> None:
     }
 
 
+def test_area_of_a_true_segment_is_that_of_the_json() -> None:
+    truth, found, claims = strip((5, 10)), strip((1, 6), (0, 4)), [Segment(1, 1)]
+    assert told(compared(truth, [Segment(5, 1, area=10.0)], found, claims)) == {1: [0.6, 1, 0, 0]}
+    assert told(compared(truth, [Segment(5, 1, area=12.0)], found, claims)) == {1: [0, 0, 1, 1]}, "6 of 12 is half"
+    counted = compared(truth, [Segment(5, 1, area=12.0)], found, claims, by_pixels=True)
+    assert told(counted) == {1: [0.6, 1, 0, 0]}
+
+
+def test_of_two_crowds_of_a_class_the_last_one_excuses() -> None:
+    truth, crowds = strip((5, 10), (6, 10)), [Segment(5, 1, crowd=True), Segment(6, 1, crowd=True)]
+    claims = [Segment(1, 1), Segment(2, 1)]
+    assert told(compared(truth, crowds, strip((1, 10), (2, 10)), claims)) == {1: [0, 0, 1, 0]}
+    assert told(compared(truth, crowds[::-1], strip((1, 10), (2, 3), (0, 7)), claims)) == {1: [0, 0, 1, 0]}
+    assert told(compared(truth, crowds, strip((1, 10), (2, 10)), claims, by_pixels=True)) == {}
+
+
+def by_definition(truth: np.ndarray, infos: list[Any], found: np.ndarray, claims: list[Any]) -> dict[int, list[float]]:
+    """COCO's evaluation of one image by its published definition, pair by pair over sets of pixels."""
+    pixels = [{n: set(np.flatnonzero(ids == n).tolist()) for n in np.unique(ids).tolist()} for ids in (truth, found)]
+    nobody, rows = pixels[0].get(0, set()), {category: [0.0, 0, 0, 0] for category in THINGS}
+    met: list[set[int]] = [set(), set()]
+    for info in infos:
+        for claim in claims:
+            common = len(pixels[0][info["id"]] & pixels[1][claim.id])
+            if not common or info["iscrowd"] or info["category_id"] != claim.category:
+                continue
+            union = info["area"] + len(pixels[1][claim.id]) - common - len(nobody & pixels[1][claim.id])
+            if common / union > 0.5:
+                rows[claim.category][0] += common / union
+                rows[claim.category][1] += 1
+                met[0].add(info["id"])
+                met[1].add(claim.id)
+    crowds = {info["category_id"]: info["id"] for info in infos if info["iscrowd"]}  # a later one replaces an earlier
+    for info in infos:
+        rows[info["category_id"]][3] += info["id"] not in met[0] and not info["iscrowd"]
+    for claim in claims:
+        own = pixels[1][claim.id]
+        beside = len(own & nobody) + len(own & pixels[0].get(crowds.get(claim.category, -1), set()))
+        rows[claim.category][2] += claim.id not in met[1] and beside / len(own) <= 0.5
+    return rows
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_counts_are_those_of_the_published_definition(seed: int) -> None:
+    """With several crowds of a class, and areas in the JSON that are not those of the PNG."""
+    rng = np.random.default_rng(seed)
+    ids, segments = random_map(rng, (48, 64), 24)
+    segments = [s._replace(crowd=bool(rng.random() < 0.4), area=float((ids == s.id).sum())) for s in segments]
+    segments = [s._replace(area=round((s.area or 0) * rng.uniform(0.8, 1.4))) for s in segments]
+    found, claims = nudged(rng, ids, segments)
+    infos = [{"id": s.id, "category_id": s.category, "iscrowd": s.crowd, "area": s.area} for s in segments]
+    expected = {c: row for c, row in by_definition(ids, infos, found, claims).items() if any(row)}
+    assert told(compared(ids, segments, found, claims)) == {c: pytest.approx(row) for c, row in expected.items()}
+
+
+def test_another_quality_by_pixels_is_said(
+    maps: tuple[PanopticDetection, Path, Path], caplog: pytest.LogCaptureFixture
+) -> None:
+    dataset, truth, found = maps
+    caplog.set_level("INFO")
+    same = PanopticEvaluator(dataset)
+    same.merge([found])
+    official = same.summary()["pq"]
+    assert not caplog.records
+    top = json.loads(truth.read_text())
+    for info in (info for entry in top["annotations"] for info in entry["segments_info"]):
+        info["area"] *= 1.3
+    truth.write_text(json.dumps(top))
+    other = PanopticEvaluator(PanopticDetection(truth.parent, truth, finds=("masks",)))
+    other.merge([found])
+    assert other.summary()["pq"] < official - 0.01
+    assert f"and {official:.4f} if areas are counted in the PNGs" in caplog.text
+
+
 def test_means_are_over_the_classes_that_are_there_of_all_of_things_and_of_stuff() -> None:
     counts = {1: np.array([1.6, 2, 1, 1]), 2: np.zeros(4), 7: np.array([0, 0, 0, 3.0])}
     assert quality(counts) == {1: (pytest.approx(1.6 / 3), 0.8, pytest.approx(2 / 3)), 7: (0, 0, 0)}
