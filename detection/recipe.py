@@ -129,7 +129,7 @@ class DataConfig:
         None, "YAML with the keypoints' names, skeleton, flip_pairs, sigmas (default: from the annotations)"
     )
     oks_sigmas: tuple[str, ...] = knob(
-        (), "OKS sigma of the keypoints: one number, one for each, or a file of them", metavar="SIGMA"
+        (), "OKS sigma of the keypoints: one number, one for each, a file of them, or coco", metavar="SIGMA"
     )
     rgb_mode: str | None = knob(None, "pixel mean and std (default: those of the backbone's weights, else imagenet)")
     eval_backend: Literal["auto", "pycocotools", "hotcoco"] = knob("auto", "implementation of COCO AP")

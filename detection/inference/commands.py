@@ -28,7 +28,9 @@ def eval_flags() -> Parser:
         "--dataset", default="auto", help="coco, coco_kp, custom or coco_panoptic (default: by folder and network)"
     )
     parser.add_argument("--keypoints-file", type=Path, help="YAML file of the keypoints (default: as in training)")
-    parser.add_argument("--oks-sigmas", nargs="+", default=(), metavar="SIGMA", help="OKS sigma of each keypoint")
+    parser.add_argument(
+        "--oks-sigmas", nargs="+", default=(), metavar="SIGMA", help="OKS sigma of each keypoint, or coco"
+    )
     parser.add_argument(
         "--batch-size", "-b", type=whole(1, 1_000_000), default=8, help="images per forward pass (default: 8)"
     )
@@ -47,11 +49,13 @@ def evaluate(argv: list[str]) -> int:
         raise UsageError("detect eval needs either --weights or --results; give one of them")
     from detection.inference import trained
     from detection.recipe import DataConfig
+    from shared.logs.console import setup_logging
 
     names = ("data_path", "val_path", "coco_json_path", "coco_val_json_path", "eval_backend", "max_size")
     names += ("dataset", "keypoints_file", "oks_sigmas")
     data = DataConfig(**{name: getattr(args, name) for name in names})
     if args.results is not None:
+        setup_logging()
         trained.show(trained.evaluate_results(data, args.results), args.json)
         return 0
     metrics = trained.evaluate(

@@ -223,11 +223,17 @@ def skeleton_of(config: DataConfig) -> Skeleton | None:
 
 
 def take_sigmas(dataset: CocoDetection, config: DataConfig) -> None:
-    """Set the OKS sigmas of --oks-sigmas. Raises UsageError if the data set has no keypoints."""
+    """Set the OKS sigmas of --oks-sigmas, and say where others than COCO's are used for 17 keypoints.
+
+    Raises:
+        UsageError: the data set has no keypoints.
+    """
     if config.oks_sigmas:
         if dataset.skeleton is None:
             raise UsageError("--oks-sigmas needs keypoints, and none are evaluated; remove it")
         dataset.skeleton = dataset.skeleton.with_sigmas(config.oks_sigmas)
+    for note in dataset.skeleton.notes if dataset.skeleton is not None else []:
+        log.warning("%s: %s", dataset.table.path, note)
 
 
 def with_classes(evaluator: Evaluator) -> dict[str, float]:

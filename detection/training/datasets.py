@@ -87,6 +87,8 @@ def open_data(recipe: DetectRecipe, start: Exported | None = None) -> Data:
     if data.oks_sigmas and train_set.skeleton is not None:
         train_set.skeleton = train_set.skeleton.with_sigmas(data.oks_sigmas)
     val_set = opened(validation, train_set.classes, train_set.skeleton, training=False) if validation else None
+    if val_set is not None and val_set.skeleton is not None:
+        val_set.notes += val_set.skeleton.notes
     return Data(train_set, val_set)
 
 

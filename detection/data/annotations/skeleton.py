@@ -5,7 +5,7 @@
     keypoints: [nose, left_eye, right_eye]     names, or their number
     skeleton: [[1, 2], [nose, right_eye]]      pairs, by name or by index from 1 as in COCO
     flip_pairs: [[left_eye, right_eye]]        default: from the names
-    sigmas: 0.05                               one number, or one each; default: COCO's for its person, else 0.1
+    sigmas: 0.05                               one number, one each, or coco; default: COCO's for its person, else 0.1
 
 The keys are those of a COCO category, plus flip_pairs and sigmas; a YAML file has the same keys. The skeleton is
 stored in the weights' card with the classes, so that results and pictures need no other file.
@@ -36,6 +36,7 @@ PERSON = {  # COCO's person, with pycocotools' sigmas
     **dict.fromkeys(("left_ankle", "right_ankle"), 0.089),
 }
 USUAL_SIGMA = 0.1
+COCOS = "coco"  # the sigmas of COCO's person, by position
 SIDE_WORD = re.compile(r"left|right", re.IGNORECASE)
 SIDE_LETTER = re.compile(r"(?<![A-Za-z])[LlRr](?![A-Za-z])|(?<![A-Za-z])[LR](?=[A-Z][a-z])|(?<=[a-z])[LR](?![A-Za-z])")
 OTHER = {"left": "right", "right": "left", "l": "r", "r": "l"}
@@ -70,6 +71,20 @@ class Skeleton:
     def named(self) -> bool:
         """True if names or flip pairs are known."""
         return self.names != _names(len(self), "") or self.mirrored != tuple(range(len(self)))
+
+    @property
+    def notes(self) -> list[str]:
+        """That 17 keypoints have other sigmas than COCO's in COCO's order, which pycocotools would use; or []."""
+        if len(self) != len(PERSON) or self.sigmas != usual_sigmas(self.names) or self.names == tuple(PERSON):
+            return []
+        if self.is_person:
+            return [
+                "its keypoints are COCO's in another order; OKS uses COCO's sigmas by name, pycocotools by position"
+            ]
+        return [
+            f"its {len(self)} keypoints do not have COCO's names, so OKS uses the sigma {USUAL_SIGMA} for each, where "
+            "pycocotools uses COCO's; if they are COCO's keypoints in COCO's order, add --oks-sigmas coco"
+        ]
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -130,7 +145,8 @@ class Skeleton:
         """The same keypoints with other OKS sigmas, in pycocotools' units: 0.026 for a nose.
 
         Args:
-            given: one number for all, one for each, numbers by name, or a file of any of these as JSON, YAML or lines.
+            given: one number for all, one for each, numbers by name, a file of any of these as JSON, YAML or lines, or
+                "coco" for those of COCO's 17 keypoints, in COCO's order.
             where: the file or the flag, for error messages.
 
         Raises:
@@ -138,6 +154,13 @@ class Skeleton:
         """
         if isinstance(given, Sequence) and not isinstance(given, str) and len(given) == 1 and len(self) != 1:
             return self.with_sigmas(given[0], where)
+        if given == COCOS:
+            if len(self) != len(PERSON):
+                raise DataError(
+                    f"{where or '--oks-sigmas'} asks for the sigmas of COCO's {len(PERSON)} keypoints, and there are "
+                    f"{len(self)}; give one number, or one for each"
+                )
+            return replace(self, sigmas=usual_sigmas(self.names) if self.is_person else tuple(PERSON.values()))
         if isinstance(given, str | Path) and _number(given) is None:
             return self.with_sigmas(_listed(Path(given)), f"{given}")
         where = where or "--oks-sigmas"

@@ -154,6 +154,20 @@ def test_wrong_sigmas_are_refused_with_their_count(told: Any, says: str) -> None
         HAND.with_sigmas(told)
 
 
+def test_seventeen_keypoints_without_cocos_names_say_that_their_sigmas_are_not_cocos() -> None:
+    numbered = Skeleton.numbered(17)
+    assert "not have COCO's names" in numbered.notes[0] and numbered.notes[0].endswith("add --oks-sigmas coco")
+    assert numbered.sigmas == (0.1,) * 17
+    for given in ("coco", ("coco",)):
+        assert numbered.with_sigmas(given).sigmas == PERSONS.sigmas and numbered.with_sigmas(given).notes == []
+    turned = Skeleton.from_words({"keypoints": list(PERSON)[::-1]}, "a category")
+    assert "by name, pycocotools by position" in turned.notes[0]
+    assert turned.with_sigmas("coco").sigmas == turned.sigmas
+    assert PERSONS.notes == HAND.notes == numbered.with_sigmas(0.05).notes == []
+    with pytest.raises(DataError, match="asks for the sigmas of COCO's 17 keypoints, and there are 3"):
+        HAND.with_sigmas(["coco"])
+
+
 def test_a_file_of_the_wrong_count_is_named(tmp_path: Path) -> None:
     (tmp_path / "s.txt").write_text("0.1\n0.2\n")
     with pytest.raises(DataError, match=r"s\.txt gives 2 sigmas for 3 keypoints"):
