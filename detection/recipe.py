@@ -15,7 +15,11 @@ from shared.recipes.recipe import OptimConfig, RuntimeConfig, ScheduleConfig, kn
 class ModelConfig:
     """The detector and its backbone"""
 
-    network: str = knob("faster_rcnn", "detector; `detect list networks` shows all", "--model")
+    network: str = knob(
+        "faster_rcnn",
+        "detector, which without --recipe is trained as in its paper or reference; `detect list networks` shows all",
+        "--model",
+    )
     network_args: dict[str, Any] = knob(
         dict, "options of the detector; each is also a flag", options=(Offers("detection.nets", "detector"), "network")
     )

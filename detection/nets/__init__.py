@@ -70,6 +70,12 @@ def resize_rule(network: str) -> str:
     return fact(network, "resize_rule", "torchvision")
 
 
+def trained_as(network: str) -> tuple[str, dict[str, Any]]:
+    """How a detector's paper or reference trains it: whose settings they are, and recipe values by name."""
+    values = dict(fact(network, "trained", {}))
+    return values.pop("by"), values
+
+
 def missing_from(network: str, other: str) -> tuple[str, ...]:
     """Patterns of the tensors that are missing when a detector starts from another's weights; () if it cannot."""
     lacking = detector.facts(network).get("starts_from", {}).get(other)

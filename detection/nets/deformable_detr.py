@@ -70,7 +70,22 @@ class Start(NamedTuple):
     proposals: Proposals | None = None
 
 
-@detector("deformable_detr", tiny=TINY, resize_rule="detr")
+TRAINED = {
+    "by": "its authors' code",
+    "opt": "adamw",
+    "lr": 2e-4,
+    "lr_batch": 32,
+    "backbone_lr": 2e-5,
+    "wd": 1e-4,
+    "clip_grad_norm": 0.1,
+    "lr_scheduler": "step",
+    "lr_step_size": 40,
+    "epochs": 50,
+    "aug_type": "detr",
+}
+
+
+@detector("deformable_detr", tiny=TINY, resize_rule="detr", trained=TRAINED)
 class DeformableDETR(Detector):
     """
     Args:

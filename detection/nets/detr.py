@@ -53,7 +53,22 @@ class Seen(NamedTuple):
     states: Tensor  # (L, B, Q, C) query states after each layer
 
 
-@detector("detr", tiny=TINY, resize_rule="detr")
+TRAINED = {
+    "by": "its authors' code",
+    "opt": "adamw",
+    "lr": 1e-4,
+    "lr_batch": 16,
+    "backbone_lr": 1e-5,
+    "wd": 1e-4,
+    "clip_grad_norm": 0.1,
+    "lr_scheduler": "step",
+    "lr_step_size": 200,
+    "epochs": 300,
+    "aug_type": "detr",
+}
+
+
+@detector("detr", tiny=TINY, resize_rule="detr", trained=TRAINED)
 class DETR(Detector):
     """
     Args:

@@ -47,9 +47,21 @@ COMPOUND: dict[str, dict[str, Any]] = {
         "anchor_scale": 5.0,
     },
 }
+TRAINED = {
+    "by": "its paper, at half the rate",
+    "opt": "sgd",
+    "lr": 0.08,
+    "lr_batch": 128,
+    "wd": 4e-5,
+    "clip_grad_norm": 10,
+    "lr_scheduler": "cosine",
+    "epochs": 300,
+    "warmup_epochs": 10,
+    "aug_type": "lsj",
+}
 
 
-@detector.variants(COMPOUND, tiny={"width": 32, "cells": 1, "depth": 1})
+@detector.variants(COMPOUND, tiny={"width": 32, "cells": 1, "depth": 1}, trained=TRAINED)
 class EfficientDet(Detector):
     """
     Args:

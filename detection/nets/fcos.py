@@ -40,7 +40,23 @@ class Places(NamedTuple):
     counts: list[int]  # points per level
 
 
-@detector("fcos", tiny={"width": 64, "depth": 1})
+TRAINED = {
+    "by": "torchvision's reference",
+    "opt": "sgd",
+    "lr": 0.01,
+    "lr_batch": 16,
+    "wd": 1e-4,
+    "lr_scheduler": "multistep",
+    "lr_steps": (16, 22),
+    "epochs": 26,
+    "warmup_steps": 1000,
+    "warmup_epochs": 1,
+    "warmup_start": 0.001,
+    "aug_type": "hflip",
+}
+
+
+@detector("fcos", tiny={"width": 64, "depth": 1}, trained=TRAINED)
 class FCOS(Detector):
     """
     Args:

@@ -37,6 +37,36 @@ from detection.types import Detections, Images, Target
 from shared.recipes.values import Count, Layers, Probability, Width
 
 TINY = {"width": 32, "hidden": 64}
+TRAINED = {
+    "by": "torchvision's reference",
+    "opt": "sgd",
+    "lr": 0.02,
+    "lr_batch": 16,
+    "wd": 1e-4,
+    "lr_scheduler": "multistep",
+    "lr_steps": (16, 22),
+    "epochs": 26,
+    "warmup_steps": 1000,
+    "warmup_epochs": 1,
+    "warmup_start": 0.001,
+    "aug_type": "hflip",
+}
+PEOPLE = TRAINED | {"lr_steps": (36, 43), "epochs": 46, "multiscale": True, "smallest_side": 640}
+VITDET = {
+    "by": "ViTDet's paper, with a cosine schedule",
+    "opt": "adamw",
+    "lr": 1e-4,
+    "lr_batch": 64,
+    "wd": 0.1,
+    "norm_wd": 0,
+    "layer_decay": 0.7,
+    "clip_grad_norm": 1,
+    "lr_scheduler": "cosine",
+    "lr_cosine_min": 1e-7,
+    "epochs": 100,
+    "warmup_epochs": 2,
+    "aug_type": "lsj",
+}
 
 
 def two_layers(width: int, hidden: int) -> nn.Module:
@@ -49,7 +79,7 @@ def convolutions_and_a_layer(width: int, hidden: int, *, depth: int, norm: Calla
     return FastRCNNConvFCHead((width, SEEN, SEEN), [width] * depth, [hidden], norm_layer=norm)
 
 
-@detector("faster_rcnn", tiny=TINY)
+@detector("faster_rcnn", tiny=TINY, trained=TRAINED)
 class RCNN(Detector):
     """Faster R-CNN: region proposals, then a box head. The base of the family.
 
@@ -162,6 +192,7 @@ def mask_rcnn(
     like="faster_rcnn",
     finds=("keypoints",),
     tiny={**TINY, "keypoint_width": 32, "keypoint_depth": 1},
+    trained=PEOPLE,
 )
 def keypoint_rcnn(
     backbone: Backbone,
@@ -187,7 +218,7 @@ def keypoint_rcnn(
     return net
 
 
-@detector("vitdet", like="faster_rcnn", tiny={**TINY, "depth": 1})
+@detector("vitdet", like="faster_rcnn", tiny={**TINY, "depth": 1}, trained=VITDET)
 def vitdet(backbone: Backbone, num_classes: int, *, depth: Layers = 4, **options: Any) -> RCNN:
     """ViTDet: Faster R-CNN on a plain vision transformer with a simple feature pyramid.
 

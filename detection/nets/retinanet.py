@@ -40,7 +40,24 @@ class Predictions(NamedTuple):
     counts: list[int]  # anchors per level
 
 
-@detector("retinanet", tiny={"width": 64})
+TRAINED = {
+    "by": "torchvision's reference of its second version, whose heads these are",
+    "opt": "adamw",
+    "lr": 1e-4,
+    "lr_batch": 16,
+    "wd": 0.05,
+    "norm_wd": 0,
+    "lr_scheduler": "multistep",
+    "lr_steps": (16, 22),
+    "epochs": 26,
+    "warmup_steps": 1000,
+    "warmup_epochs": 1,
+    "warmup_start": 0.001,
+    "aug_type": "multiscale",
+}
+
+
+@detector("retinanet", tiny={"width": 64}, trained=TRAINED)
 class RetinaNet(Detector):
     """
     Args:

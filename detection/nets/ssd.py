@@ -161,7 +161,37 @@ class SSD(Detector):
         return images.pixels[..., : self.only, : self.only]
 
 
-@detector("ssd", size=(512, 512), tiny={"extra_width": 0.125, "ssd300": False})
+TRAINED = {
+    "by": "torchvision's reference",
+    "opt": "sgd",
+    "lr": 0.002,
+    "lr_batch": 32,
+    "wd": 5e-4,
+    "lr_scheduler": "multistep",
+    "lr_steps": (80, 110),
+    "epochs": 120,
+    "warmup_steps": 1000,
+    "warmup_epochs": 1,
+    "warmup_start": 0.001,
+    "aug_type": "ssd",
+}
+TRAINED_LITE = {
+    "by": "torchvision's reference",
+    "opt": "sgd",
+    "lr": 0.15,
+    "lr_batch": 192,
+    "wd": 4e-5,
+    "lr_scheduler": "cosine",
+    "lr_cosine_min": 0,
+    "epochs": 660,
+    "warmup_steps": 1000,
+    "warmup_epochs": 1,
+    "warmup_start": 0.001,
+    "aug_type": "ssdlite",
+}
+
+
+@detector("ssd", size=(512, 512), tiny={"extra_width": 0.125, "ssd300": False}, trained=TRAINED)
 def ssd(
     backbone: Backbone,
     num_classes: int,
@@ -225,7 +255,7 @@ def ssd(
     )
 
 
-@detector("ssdlite", size=(512, 512), tiny={"extra_width": 0.125})
+@detector("ssdlite", size=(512, 512), tiny={"extra_width": 0.125}, trained=TRAINED_LITE)
 def ssdlite(
     backbone: Backbone,
     num_classes: int,

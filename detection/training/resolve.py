@@ -1,7 +1,7 @@
-"""From a `detect train` command line to a recipe. Imports no torch unless it starts from a trained detector.
+"""From a `detect train` command line to a recipe. `--help` and unknown flags are answered without importing torch.
 
-defaults < network's < demo's settings (no data given) < data set's default network < trained detector's names
-< resumed run's < --recipe < --scale < flags
+defaults < the network's (no recipe, demo or resumed run) < demo's settings (no data given) < data set's default network
+< trained detector's names < resumed run's < --recipe < --scale < flags
 """
 
 from __future__ import annotations
@@ -41,13 +41,18 @@ def resolve(argv: list[str]) -> Resolved:
         return over_the_data_set([(f"weights {start.card.tag}", as_recipe(start)), *under])
 
     def over_the_network(under: Under) -> Resolved:
-        network = over_the_start(under).recipe.model.network
+        given = over_the_start(under)
+        network = given.recipe.model.network
         from detection.nets import resize_rule
+        from detection.training.network_defaults import settings
 
+        flags = {name for name, origin in given.origins.items() if origin == "flag"}
+        follows = any(origin.startswith("recipe ") for origin in given.origins.values())
+        usual = {} if under or follows else settings(given.recipe, flags)
         resumed = any(origin.startswith("run ") for origin, _ in under)
         # a run of a version without rules goes on as it began; its own value, if it has one, is a layer above
         rule = "legacy" if resumed else resize_rule(network)
-        return over_the_start([(f"network {network}", {"resize_rule": rule}), *under])
+        return over_the_start([(f"network {network}", {**usual, "resize_rule": rule}), *under])
 
     return layered(
         over_the_network, stem=run_stem, demo="demo_detect", settle=lambda found: settled(found, "network_args")

@@ -18,6 +18,7 @@ from detection.eval.panoptic import evaluator_of
 from detection.recipe import DetectRecipe, ModelConfig, run_stem
 from detection.training.build import OpenedBackbone, build_detector, default_backbone, open_backbone
 from detection.training.datasets import Data, open_data, shapes_of
+from detection.training.network_defaults import notes
 from detection.training.start import fill_from, find_start, rebuild_backbone, unconsumed_warmups
 from detection.training.task import DetectTask
 from shared.devices import dist
@@ -74,6 +75,9 @@ def train(resolved: Resolved) -> int:
         if opened.transfer is not None:
             session.write("transfer.json", report_of(opened, recipe.model))
         feed, exported, kept = session.feed(data.train, shapes_of(data.train, recipe.data)), [], []
+
+        for note in notes(resolved, feed.step_size):
+            log.info(note)
 
         def publish(trained: Any, epoch: int, metrics: dict[str, float], last: bool) -> None:
             kept[:] = [trained]  # the average, where there is one
@@ -218,7 +222,7 @@ def save_pictures(task: DetectTask, val: CocoDetection, folder: Path, count: int
 def dry_run(session: Session, resolved: Resolved, task: DetectTask, data: Data, opened: OpenedBackbone) -> int:
     recipe = resolved.recipe
     feed = session.feed(data.train, shapes_of(data.train, recipe.data))
-    lines = describe_parameters(task, task.backbone.stages())
+    lines = notes(resolved, feed.step_size) + describe_parameters(task, task.backbone.stages())
     lines += describe_groups(task, for_batch(recipe.optim, feed.step_size))
     lr = for_batch(recipe.optim, feed.step_size).lr
     lines += describe_schedule(feed.steps_per_epoch, feed.step_size, recipe.schedule, lr)
