@@ -12,6 +12,7 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from torch import Tensor
 
 from pretrain.data.layout import Item, layout
 from pretrain.data.restart_markers import decoded_view
-from pretrain.data.shards import stacked
+from pretrain.data.shards import PIECE, stacked
 from pretrain.data.tree import walk
 from shared.errors import BadSample, plural
 from shared.feeding.image import BadImage
@@ -45,7 +46,8 @@ class ImageFolder:
         self.paths = [str(item.path) for item in items]
         self.labels = np.array([item.label for item in items], dtype=np.int64)
         self.sizes, self.num_classes = [len(items)], len(classes)
-        lines = (f"{path} {label} {(folder / path).stat().st_size}\n" for path, label in self)
+        self.file_sizes = np.array([(folder / path).stat().st_size for path in self.paths], dtype=np.int64)
+        lines = (f"{path} {label} {size}\n" for (path, label), size in zip(self, self.file_sizes.tolist(), strict=True))
         self.fingerprint = hashlib.sha256("".join(lines).encode("utf-8", "surrogateescape")).hexdigest()
 
     def __len__(self) -> int:
@@ -56,6 +58,19 @@ class ImageFolder:
 
     def name(self, index: int) -> str:
         return str(self.folder / self.paths[index])
+
+    def read(self, index: int) -> bytearray:
+        """The bytes of one image file; none if it cannot be read."""
+        with suppress(OSError):
+            return bytearray((self.folder / self.paths[index]).read_bytes())
+        return bytearray()
+
+    def piece(self, index: int) -> bytes:
+        """Up to PIECE bytes from the middle of one image file; none if it cannot be read."""
+        with suppress(OSError), (self.folder / self.paths[index]).open("rb") as file:
+            file.seek(max(int(self.file_sizes[index]) - PIECE, 0) // 2)
+            return file.read(PIECE)
+        return b""
 
     def load(self, index: int, rng: np.random.Generator) -> tuple[Any, int]:
         """One sample: its view and its label. Raises BadSample."""

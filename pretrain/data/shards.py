@@ -33,6 +33,7 @@ from shared.errors import BadSample, DataError
 from shared.feeding.image import BadImage
 from shared.feeding.tar import OpenFiles
 
+PIECE = 1024  # bytes that tell most images apart
 PACK = "pack it first with `pretrain pack FOLDER OUT`"
 
 
@@ -65,7 +66,7 @@ class ShardSet:
         self._ends = np.cumsum(self.sizes)
         self._keys = [index.keys for index in indexes]
         self._offsets = np.concatenate([index.offsets for index in indexes])
-        self._bytes = np.concatenate([index.sizes for index in indexes])
+        self.file_sizes = np.concatenate([index.sizes for index in indexes])
         given = [_labels(s, i, labeled) for s, i in zip(self.shards, indexes, strict=True)]
         self.classes, self.labels = self._named(given, labeled)
         limits = [limit for limit in (num_classes, len(self.classes or ())) if limit]
@@ -107,7 +108,12 @@ class ShardSet:
     def read(self, index: int) -> bytearray:
         """The bytes of one image file."""
         path = self.shards[np.searchsorted(self._ends, index, side="right")]
-        return self.files.read(path, int(self._offsets[index]), int(self._bytes[index]))
+        return self.files.read(path, int(self._offsets[index]), int(self.file_sizes[index]))
+
+    def piece(self, index: int) -> bytes:
+        """Up to PIECE bytes from the middle of one image file."""
+        path, size = self.shards[np.searchsorted(self._ends, index, side="right")], int(self.file_sizes[index])
+        return bytes(self.files.read(path, int(self._offsets[index]) + max(size - PIECE, 0) // 2, min(size, PIECE)))
 
     def load(self, index: int, rng: np.random.Generator) -> tuple[Any, int]:
         """One sample: its view and its label. Raises BadSample."""

@@ -10,14 +10,15 @@ written to `result.json` of a run folder and, with --json, to a file.
 from __future__ import annotations
 
 import logging
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 
 from backbones import build_backbone
 from backbones.base import Backbone
 from backbones.inherit import fill, rebuild
-from pretrain.data.labeled import Chosen, choose, open_labeled
+from pretrain.data.labeled import Chosen, choose, open_labeled, open_sets
+from pretrain.data.overlap import Overlap, overlap
 from pretrain.probing.health import health
 from pretrain.probing.linear import LinearProbe, linear_on_vectors, training_view
 from pretrain.probing.probe import Vectors, check_k, eval_mode, nearest_neighbors, vectors_of
@@ -26,7 +27,8 @@ from pretrain.recipe import crop_share
 from pretrain.views.crops import ResizeCenterCrop
 from shared.devices import dist
 from shared.devices.device import precision
-from shared.errors import UsageError, WeightsError
+from shared.errors import DataError, UsageError, WeightsError
+from shared.feeding.limit import limited
 from shared.feeding.pixels import Normalize, PixelStats, pixel_stats
 from shared.files import write_json
 from shared.recipes.recipe import Resolved
@@ -73,6 +75,7 @@ def evaluate(resolved: Resolved) -> int:
                 announce_plan(resolved, describe(subject, images))
             return 0
         session.open()
+        overlaps = known_answers(subject, images) if dist.is_main() else {}
         for line in describe(subject, images):
             log.info("%s", line)
         metrics: dict[str, float] = {}
@@ -80,7 +83,7 @@ def evaluate(resolved: Resolved) -> int:
             metrics |= measure_vectors(session, subject, images, wanted)
         if "linear" in wanted and not recipe.protocol.linear_on_features:
             metrics |= train_linear(session, subject, images)
-        finish(session, subject, images, metrics)
+        finish(session, subject, images, metrics, overlaps)
     finally:
         dist.stop()
     return 0
@@ -207,7 +210,35 @@ def describe(subject: Subject, images: Images) -> list[str]:
     ]
 
 
-def finish(session: Session, subject: Subject, images: Images, metrics: dict[str, float]) -> None:
+def known_answers(subject: Subject, images: Images) -> dict[str, Overlap]:
+    """How many validation images are in the bank, and how many the weights were trained on; logs a warning of each."""
+    found = {"bank": overlap(images.known, images.asked)}
+    if subject.exported is not None and (trained := trained_on(subject.exported)) is not None:
+        found["trained_on"] = overlap(trained, images.asked)
+    for name, what in (
+        ("bank", "among the training images"),
+        ("trained_on", f"images that {subject.exported} has seen"),
+    ):
+        if name in found and found[name].count:
+            log.warning("%s are %s; their results say little about new images", found[name], what)
+    return found
+
+
+def trained_on(exported: Exported) -> Any:
+    """The images that weights were trained on, if they are still where they were; else None."""
+    path, limit = exported.card.data.get("path"), exported.card.recipe.get("limit")
+    if not path or exported.card.recipe.get("data_path", path) is None:  # the demo data
+        return None
+    try:
+        return limited(open_sets(path, lambda image, rng: image)[0], limit)
+    except (DataError, OSError):
+        log.info("the training images of %s cannot be read at %s; whether it has seen these is unknown", exported, path)
+        return None
+
+
+def finish(
+    session: Session, subject: Subject, images: Images, metrics: dict[str, float], overlaps: dict[str, Overlap]
+) -> None:
     """Print the results, and write them as JSON."""
     if not dist.is_main():
         return
@@ -216,6 +247,7 @@ def finish(session: Session, subject: Subject, images: Images, metrics: dict[str
         "metrics": metrics,
         "weights": str(subject.exported.path) if subject.exported else None,
         "images": {"known": images.known.fingerprint, "asked": images.asked.fingerprint},
+        "overlap": {name: found._asdict() for name, found in overlaps.items()},
         "size": list(subject.size),
         "share": subject.share,
         "recipe": session.recipe_values(),

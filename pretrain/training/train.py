@@ -12,6 +12,7 @@ from backbones.inherit import fill, kept_args, rebuild
 from backbones.sync import join_batch_norms
 from pretrain.data.classes import numbered_alike, without_images
 from pretrain.data.labeled import choose, open_labeled, same_classes, seen_as
+from pretrain.data.overlap import overlap
 from pretrain.data.shards import ShardSet, find_shards, is_remote
 from pretrain.methods import Facts, Method, method
 from pretrain.probing.probe import Probe, check_k
@@ -172,7 +173,15 @@ def open_data(recipe: PretrainRecipe) -> Data:
         if labeled:
             val = numbered_alike(train, val)
             val.limit_classes(train.num_classes)
+    if val is not None and isinstance(train, ShardSet):
+        warn_of_overlap(limited(train, data.limit), limited(val, data.limit), "training images as well")
     return Data(train, val, train.num_classes, train.classes)
+
+
+def warn_of_overlap(known: Any, asked: Any, what: str) -> None:
+    """Say how many validation images are among others, by content; once, however many processes there are."""
+    if dist.is_main() and (found := overlap(known, asked)).count:
+        log.warning("%s are %s; metrics on them say little about new images", found, what)
 
 
 def streamed(recipe: PretrainRecipe, shards: list[str], labeled: bool) -> Any:
@@ -235,6 +244,9 @@ def open_probe(session: Session, data: Data, stats: PixelStats) -> Probe | None:
     view = ResizeCenterCrop(pair(recipe.data.size), share=crop_share(flat(recipe)))
     if probing.probe_path is not None:
         sets, limit = open_labeled(probing.probe_path, probing.probe_val_path, view), None
+        warn_of_overlap(sets.known, sets.asked, "in the bank of the probe as well")
+        if isinstance(data.train, ShardSet):
+            warn_of_overlap(limited(data.train, recipe.data.limit), sets.asked, "training images as well")
     elif data.val is None or not hasattr(data.train, "labels"):
         raise DataError("--probe needs local training and validation images; give some with --probe-path")
     else:
