@@ -8,12 +8,11 @@ from pathlib import Path
 
 from detection.inference.commands import open_weights
 from detection.published.dialects import translate
-from detection.recipe import DetectRecipe
-from detection.training.resolve import resolve
+from detection.training.resolve import resolve, train_flags
 from shared.devices.launcher import adopt
 from shared.errors import WeightsError
 from shared.recipes.commands import Command
-from shared.recipes.flags import Parser, recipe_parser
+from shared.recipes.flags import Parser
 from shared.recipes.recipe import Resolved
 
 
@@ -54,10 +53,6 @@ def evaluate_only(resolved: Resolved, weights: str) -> int:
     )
     trained.show(metrics, None)
     return 0
-
-
-def train_flags() -> Parser:
-    return recipe_parser(DetectRecipe, "detect train", scales=True, own="network_args")
 
 
 def report_flags() -> Parser:

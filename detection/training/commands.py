@@ -6,15 +6,14 @@ import argparse
 from functools import partial
 from pathlib import Path
 
-from detection.recipe import DetectRecipe
-from detection.training.resolve import resolve
+from detection.training.resolve import resolve, train_flags
 from shared.recipes.commands import Command
-from shared.recipes.flags import Parser, dashed, recipe_parser, replay_flags
+from shared.recipes.flags import Parser, dashed, replay_flags
 from shared.recipes.values import whole
 
 
 def show_augment_flags() -> Parser:
-    parser = recipe_parser(DetectRecipe, "detect show-augment", scales=True, own="network_args")
+    parser = train_flags("detect show-augment")
     parser.description = (
         "Draws training samples as the network sees them, with their boxes, on one image. Besides these "
         "flags it takes all of `detect train`, whose data, size, augmentation and seed it shows."

@@ -7,9 +7,14 @@ defaults < the network's (no recipe, demo or resumed run) < demo's settings (no 
 from __future__ import annotations
 
 from detection.recipe import DetectRecipe, defaults_for, run_stem, tiny
-from shared.recipes.flags import Under, from_args, settled
+from shared.recipes.flags import Parser, Under, from_args, recipe_parser, settled
 from shared.recipes.recipe import Resolved
 from shared.runs.resume import layered
+
+
+def train_flags(prog: str = "detect train") -> Parser:
+    """The flags of `detect train`."""
+    return recipe_parser(DetectRecipe, prog, scales=True, own="network_args")
 
 
 def resolve(argv: list[str]) -> Resolved:
