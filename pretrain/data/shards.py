@@ -29,6 +29,7 @@ from pretrain.data.restart_markers import decoded_view
 from pretrain.data.shard_index import ShardIndex, open_index
 from pretrain.data.splits import SPLITS
 from pretrain.data.tfrecord import is_record
+from pretrain.data.tree import refuse_detection_data
 from shared.errors import BadSample, DataError
 from shared.feeding.image import BadImage
 from shared.feeding.tar import OpenFiles
@@ -214,6 +215,8 @@ def split_of(shard: str) -> str:
 def _tars(folder: Path) -> list[str]:
     shards = sorted(map(str, folder.glob("*.tar")))
     inside = [entry for entry in folder.iterdir() if entry.name[0] != "."] if not shards else []
+    if not shards:
+        refuse_detection_data(folder)
     if any(entry.is_dir() or entry.suffix[1:].lower() in IMAGES for entry in inside):
         raise DataError(f"{folder} is an image folder: {PACK}")
     if any(is_record(entry.name) for entry in inside):

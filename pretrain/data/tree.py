@@ -12,6 +12,7 @@ from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 from shared.errors import DataError
+from shared.feeding.layouts import COCO, CSV, CVAT, LABELME, VOC, YOLO, layout_of
 
 
 class Tree(NamedTuple):
@@ -22,14 +23,25 @@ class Tree(NamedTuple):
     left_out: list[tuple[str, str]]
 
 
+def refuse_detection_data(folder: Path) -> None:
+    """Raise DataError for a data set of detection, whose folders are splits and not classes."""
+    found = layout_of(folder)
+    if found in (COCO, YOLO, VOC, CVAT, LABELME, CSV):
+        raise DataError(
+            f"{folder} is a {found} data set for detection, whose folders are no classes; use `detect train`, or, to "
+            "pretrain on its images without labels, list them in a text file, one `path 0` per line, and pack that"
+        )
+
+
 def walk(folder: Path) -> Tree:
     """All files below a folder.
 
     Raises:
-        DataError: there is no such folder, or one below it cannot be read.
+        DataError: there is no such folder, one below it cannot be read, or it is a data set of detection.
     """
     if not folder.is_dir():
         raise DataError(f"there is no folder or tar {folder}; check the path")
+    refuse_detection_data(folder)
     tree, seen = Tree([], [], []), dict[tuple[int, int], PurePosixPath]()
     links = list(_real(folder, PurePosixPath(), tree, seen))
     while links:

@@ -2,6 +2,7 @@
 
     coco     ROOT/train2017, or train     ROOT/annotations/instances_train2017.json
     coco_kp  the same                     ROOT/annotations/person_keypoints_train2017.json
+    both     ROOT/train                   ROOT/train/_annotations.coco.json; valid or test, as Roboflow exports them
     custom   ROOT/train/images            ROOT/train/annotations/*.json, one for each image; test instead of val
 
     images/v1/patch3/b.jpg -> ROOT/images/v1/patch3/b.jpg, else ROOT/patch3/b.jpg, else ROOT/b.jpg
@@ -21,10 +22,12 @@ from pathlib import Path
 import numpy as np
 
 from detection.data.annotations.coco_json import CocoTable
+from detection.data.annotations.other_layouts import why_not_coco
 from shared.errors import DataError, UsageError
 from shared.recipes.registry import suggest
 
 STEMS = {"coco": "instances", "coco_kp": "person_keypoints"}
+BESIDE = "_annotations.coco.json"  # beside the images of a split
 NAMED = 10  # missing images to list in an error
 
 
@@ -50,9 +53,15 @@ def coco_layout(root: Path, split: str, dataset: str = "coco") -> tuple[Path, Pa
         images, annotations = root / name, root / "annotations" / f"{stem}_{name}.json"
         if images.is_dir() and annotations.is_file():
             return images, annotations
+    for name in ("train",) if split == "train" else ("valid", "val", "validation", "test"):
+        if (root / name / BESIDE).is_file():
+            return root / name, root / name / BESIDE
     raise DataError(
-        f"{root} is not a COCO folder: it has neither {split}2017/ with annotations/{stem}_{split}2017.json "
-        f"nor {split}/ with annotations/{stem}_{split}.json; give images and JSON with --data-path and --coco-json-path"
+        why_not_coco(
+            root,
+            f"neither {split}2017/ with annotations/{stem}_{split}2017.json nor {split}/ with "
+            f"annotations/{stem}_{split}.json",
+        )
     )
 
 

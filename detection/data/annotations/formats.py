@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from detection.data.annotations.coco_json import CocoTable, read_coco
+from detection.data.annotations.other_layouts import other_layout
 from shared.errors import DataError
 from shared.recipes.registry import Registry
 
@@ -34,7 +35,11 @@ def read_annotations(annotations: Path, images: Path, finds: Sequence[str] | Non
     """
     names = annotation_format.names()
     for name in sorted(names, key=lambda name: annotation_format.facts(name).get("asked_last", False)):
-        if annotation_format.facts(name)["recognizes"](annotations):
+        facts = annotation_format.facts(name)
+        if facts["recognizes"](annotations):
+            other = other_layout(annotations) if facts.get("asked_last") else None
+            if other is not None:
+                raise DataError(other)
             return annotation_format.build(name, annotations, images, finds)
     raise DataError(f"cannot read the annotations {annotations}; give a file or a folder of {', '.join(names)}")
 
