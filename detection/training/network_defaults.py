@@ -22,15 +22,16 @@ RATES = ("lr", "lr_batch", "backbone_lr", "wd", "norm_wd", "layer_decay", "clip_
 def settings(recipe: DetectRecipe, flags: Set[str]) -> dict[str, Any]:
     """The reference's settings of the recipe's network that go with what the user gave.
 
-    Left out are the rates with another optimizer, the batch size of the rate and the backbone's rate with another rate,
-    and the augmentation with options of another one. A backbone with random weights learns at the full rate.
+    A command with --lr has settings of its own, as those of other programs do, and gets none. Left out are the rates
+    with another optimizer, and the augmentation with options of another one. A backbone with random weights learns at
+    the full rate.
     """
+    if "lr" in flags:
+        return {}
     _, values = trained_as(recipe.model.network)
     model, epochs = recipe.model, recipe.schedule.epochs
     if "opt" in flags and recipe.optim.opt != values["opt"]:
         values = without(values, *RATES)
-    if "lr" in flags:
-        values = without(values, "lr_batch", "backbone_lr")
     if not (model.backbone_tag or model.backbone_pretrained or model.weights_backbone or starts_from_a_detector(model)):
         values = without(values, "backbone_lr", "layer_decay")
     if flags & {"aug_type", "aug_level", "multiscale"}:
@@ -54,7 +55,7 @@ def shortened(values: dict[str, Any], epochs: int) -> dict[str, Any]:
         changed["lr_step_size"] = values["lr_step_size"] * share
     if "warmup_epochs" in values:
         usual = values["warmup_epochs"]
-        changed["warmup_epochs"] = min(max(min(usual, 1.0), usual * share), epochs / 4)
+        changed["warmup_epochs"] = min(max(min(usual, 1.0), usual * min(share, 1)), epochs / 4)
     return changed
 
 
@@ -63,7 +64,9 @@ def without(values: dict[str, Any], *names: str) -> dict[str, Any]:
 
 
 def notes(resolved: Resolved, step_size: int) -> list[str]:
-    """One line that says which reference was followed and what was scaled; [] with a recipe.
+    """One line that says which reference was followed and what was scaled, or that --lr asked for none.
+
+    Empty with a recipe, the demo data, or a resumed run.
 
     Args:
         step_size: images per optimizer step.
@@ -72,9 +75,15 @@ def notes(resolved: Resolved, step_size: int) -> list[str]:
     network, optim, schedule = recipe.model.network, recipe.optim, recipe.schedule
     by, values = trained_as(network)
     taken = {name for name, origin in resolved.origins.items() if origin == f"network {network}"} - {"resize_rule"}
-    if not taken:
-        return []
     rate = f"learning rate {optim.lr:g}"
+    if not taken:
+        layers = ("recipe ", "base ", "run ")
+        if resolved.origins.get("lr") != "flag" or any(o.startswith(layers) for o in resolved.origins.values()):
+            return []
+        return [
+            f"--lr is given, so the flags alone decide: {optim.opt}, {rate}, {schedule.lr_scheduler} schedule, "
+            f"augmentation {recipe.data.aug_type}; without it {network} is trained as in {by}"
+        ]
     if "lr" in taken:
         rate += f" for {optim.lr_batch} images per step, {for_batch(optim, step_size).lr:g} for {step_size}"
     elif "opt" not in taken and "lr" not in resolved.origins:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 
 import pytest
@@ -33,9 +34,8 @@ def test_rule_of_the_resize_is_that_of_the_reference_of_the_network() -> None:
         (["--network", "fcos"], "torchvision", "network fcos"),
         (["--network", "detr", "--resize-rule", "transformers"], "transformers", "flag"),
         (["--recipe", "fcos_efficientnet_v2_s_warmup"], "torchvision", "network fcos"),
-        (["--recipe", "detr_r50"], "detr", "base detr"),
-        (["--recipe", "fasterrcnn_resnet50_fpn"], "torchvision", "base torchvision"),
-        (["--recipe", "deformable_detr_boxref_rdnet_s_multiscale"], "torchvision", "recipe deformable_detr"),
+        (["--recipe", "detr_r50"], "detr", "network detr"),
+        (["--recipe", "fasterrcnn_resnet50_fpn"], "torchvision", "network faster_rcnn"),
     ],
 )
 def test_rule_and_its_origin_are_in_the_recipe(words: list[str], rule: str, origin: str) -> None:
@@ -113,8 +113,8 @@ def test_what_is_given_is_kept_and_what_belongs_to_something_else_is_left_out() 
     assert detr.data.aug_type == "detr" and (detr.schedule.epochs, detr.schedule.lr_step_size) == (300, 200)
     scratch = resolved("--network", "detr").recipe.optim
     assert scratch.backbone_lr is None, "random weights learn at the full rate"
-    rate = resolved("--network", "detr", "--backbone-tag", "x", "--lr", "0.001").recipe.optim
-    assert (rate.lr, rate.lr_batch, rate.backbone_lr, rate.clip_grad_norm) == (0.001, None, None, 0.1)
+    rate = resolved("--network", "detr", "--backbone-tag", "x", "--lr", "0.001").recipe
+    assert (rate.optim.lr, rate.optim.opt, rate.data.aug_type, rate.schedule.epochs) == (0.001, "sgd", "birder", 26)
     other = resolved("--network", "detr", "--opt", "sgd").recipe
     assert (other.optim.lr, other.optim.clip_grad_norm, other.data.aug_type) == (0.02, None, "detr")
     assert resolved("--network", "vitdet", "--multiscale").recipe.data.aug_type == "birder"
@@ -126,8 +126,15 @@ def test_schedule_is_in_proportion_to_the_epochs() -> None:
     assert short.lr_steps == (8, 11) and short.warmup_epochs == 1
     assert resolved("--network", "faster_rcnn", "--epochs", "2").recipe.schedule.warmup_epochs == 0.5
     assert resolved("--network", "efficientdet_d0", "--epochs", "30").recipe.schedule.warmup_epochs == 1
+    assert resolved("--network", "faster_rcnn", "--epochs", "260").recipe.schedule.warmup_epochs == 1
     assert resolved("--network", "detr", "--epochs", "30").recipe.schedule.lr_step_size == 20
     assert resolved("--network", "detr", "--epochs", "0").recipe.schedule.lr_step_size == 200
+
+
+@pytest.mark.parametrize("line", (Path(__file__).parents[2] / "golden/seed_000.txt").read_text().splitlines())
+def test_commands_with_a_rate_of_their_own_are_left_as_they_are(line: str) -> None:
+    found = resolve([*shlex.split(line), "--data-path", "photos"])
+    assert [name for name, origin in found.origins.items() if origin.startswith("network ")] == ["resize_rule"]
 
 
 def test_one_line_says_whose_settings_they_are_and_what_was_scaled() -> None:
@@ -139,5 +146,5 @@ def test_one_line_says_whose_settings_they_are_and_what_was_scaled() -> None:
     (said,) = notes(resolved("--network", "fcos", "--opt", "adamw"), 4)
     assert "adamw, learning rate 0.02, a default for sgd (the reference has no rate for adamw; give --lr)" in said
     (said,) = notes(resolved("--network", "fcos", "--lr", "0.001"), 4)
-    assert "sgd, learning rate 0.001, multistep" in said
+    assert "flags alone decide: sgd, learning rate 0.001, constant schedule, augmentation birder; without it" in said
     assert notes(resolved("--recipe", "bccd_fcos"), 4) == notes(resolve(["--network", "fcos"]), 4) == []
