@@ -18,7 +18,7 @@ import shutil
 import subprocess
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -26,11 +26,11 @@ from torch import Tensor
 
 from pretrain.views.crops import Framed
 from shared.errors import UsageError
-from shared.feeding.image import MAX_PIXELS, MAX_SIDE, BadImage, decode_image, is_jpeg
+from shared.feeding.image import BadImage, decode_image, is_jpeg, too_large
+from shared.feeding.orientation import STORED, jpeg_exif, orientation_tag
 
-SOF0, SOF1, DHT, RST0, EOI, SOS, DQT, DRI, APP1, COM = 0xC0, 0xC1, 0xC4, 0xD0, 0xD9, 0xDA, 0xDB, 0xDD, 0xE1, 0xFE
+SOF0, SOF1, DHT, RST0, EOI, SOS, DQT, DRI, COM = 0xC0, 0xC1, 0xC4, 0xD0, 0xD9, 0xDA, 0xDB, 0xDD, 0xFE
 STEPPED_OVER = {DHT, DQT, COM, *range(0xE0, 0xF0)}  # segments that do not affect the position of rows
-ORIENTATION = 0x0112  # the EXIF tag
 NO_JPEGTRAN = (
     "restart markers are written by the program jpegtran, which is not installed; install it (Debian and Ubuntu: "
     "libjpeg-turbo-progs, Fedora: libjpeg-turbo-utils, Homebrew: jpeg-turbo) or remove --restart-markers, "
@@ -67,8 +67,9 @@ def rows_of(data: bytes | bytearray) -> Rows | None:
         elif marker == DRI:
             interval = int.from_bytes(data[at + 4 : at + 6])
         elif marker == SOS:
-            return _rows(data, frame, at, end, interval) if frame and interval else None
-        elif marker not in STEPPED_OVER or (marker == APP1 and _turns(data[at + 4 : end])):
+            plain = frame and interval and orientation_tag(jpeg_exif(data)) == STORED
+            return _rows(data, frame, at, end, interval) if plain else None
+        elif marker not in STEPPED_OVER:
             return None
         at = end
     return None
@@ -81,7 +82,7 @@ def _rows(data: bytes | bytearray, frame: int, scan: int, begin: int, interval: 
     colors = data[frame + 9]
     if data[frame + 4] != 8 or colors not in (1, 3):
         return None
-    if not 0 < height * width <= MAX_PIXELS or max(height, width) > MAX_SIDE:
+    if not height * width or too_large(height, width):
         return None  # to be refused
     if data[scan + 4 : scan + 5] != data[frame + 9 : frame + 10]:  # not interleaved
         return None
@@ -93,20 +94,6 @@ def _rows(data: bytes | bytearray, frame: int, scan: int, begin: int, interval: 
         return None
     context = int(colors > 1 and any(f[1] != down for f in factors))
     return Rows(height, width, 8 * down * (interval // blocks), context, frame + 5, begin)
-
-
-def _turns(segment: bytes | bytearray) -> bool:
-    """True if an APP1 segment has an EXIF orientation that rotates the image."""
-    if segment[:6] != b"Exif\0\0":
-        return False
-    tiff = segment[6:]
-    order: Literal["little", "big"] = "little" if tiff[:2] == b"II" else "big"
-    first = int.from_bytes(tiff[4:8], order)
-    count = int.from_bytes(tiff[first : first + 2], order)
-    for at in range(first + 2, min(first + 2 + 12 * count, len(tiff)), 12):
-        if int.from_bytes(tiff[at : at + 2], order) == ORIENTATION:
-            return int.from_bytes(tiff[at + 8 : at + 10], order) != 1
-    return False
 
 
 def cut(data: bytes | bytearray, rows: Rows, top: int, bottom: int) -> tuple[bytearray, int] | None:
