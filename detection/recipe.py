@@ -98,6 +98,12 @@ class DataConfig:
     limit: int | None = knob(
         None, "use only N training and N validation images, spread over the data, for tests", low=1, high=1e9
     )
+    upright: bool = knob(
+        False,
+        "turn photographs by EXIF where the size in the annotations does not tell which way the labels were drawn: "
+        "square ones, or turned by 180 degrees",
+    )
+    as_stored: bool = knob(False, "never turn those photographs, as COCO does; the default, without its note")
     drop_empty: bool = knob(False, "skip training images without a box")
     allow_missing_images: int = knob(0, "number of annotated images that may be missing on disk", low=0, high=1e9)
     size: tuple[int, ...] | None = knob(

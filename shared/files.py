@@ -3,6 +3,7 @@
 write_aside(path, text)     NAME.partial, then renamed: a reader sees the old text or the new one
 write_json(path, value)     the same, as indented JSON
 file_digest(path)           sha256 of the bytes
+cache_dir()                 the folder of files that can be recreated
 """
 
 from __future__ import annotations
@@ -12,6 +13,8 @@ import json
 import os
 from pathlib import Path
 from typing import Any
+
+CACHE = "CHORDATE_CACHE"  # environment variable: folder of files that can be recreated, such as the demo data
 
 
 def write_aside(path: Path, text: str) -> None:
@@ -36,3 +39,8 @@ def sync_folder(folder: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+def cache_dir() -> Path:
+    """The folder for files that can be recreated."""
+    return Path(os.environ.get(CACHE) or Path.home() / ".cache" / "chordate").expanduser()

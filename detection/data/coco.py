@@ -3,9 +3,9 @@
     instances.json, or shards -> CocoTable --+-- ClassMap: source category ids <-> labels from 0
     images, or shards -----------------------+-> CocoDetection.load(index) -> uint8 (3, H, W), boxes, labels
 
-Boxes are clipped to their image; `targets.py` selects the annotations used for training. Boxes are in stored pixels,
-so the EXIF rotation is not applied. Masks and keypoints are included on request; masks stay compressed until the
-augmentation is done.
+Boxes are clipped to their image; `targets.py` selects the annotations used for training. Boxes are in the pixels of
+the size that the annotations give: `photographs.py` finds out which pictures that size has turned by EXIF. Masks and
+keypoints are included on request; masks stay compressed until the augmentation is done.
 """
 
 from __future__ import annotations
@@ -30,10 +30,12 @@ from detection.data.augment.geometry import kept
 from detection.data.augment.presets import Augment, Augmentation, lsj
 from detection.data.batch import collate
 from detection.data.masks.silhouettes import Silhouettes
+from detection.data.photographs import Turn, check_usable, look_at
 from detection.data.shards import read_shards, shards_of
 from detection.types import Target
 from shared.errors import BadSample, DataError, UsageError
 from shared.feeding.columns import exact
+from shared.feeding.headers import Picture
 from shared.feeding.image import BadImage, decode_image
 from shared.feeding.tar import OpenFiles
 
@@ -62,6 +64,9 @@ class CocoDetection:
         skeleton: of the keypoints, instead of that of the annotations.
         min_keypoints: skip images with fewer labeled keypoints in total; None for the default in training, 0 for none.
         copy_paste: copy-paste augmentation; needs masks and the augmentation lsj.
+        turn: whether to apply the EXIF orientation where the annotations do not tell.
+
+    `photographs` tells which images are turned, and which cannot be used: `check_usable`.
     """
 
     def __init__(
@@ -79,6 +84,7 @@ class CocoDetection:
         skeleton: Skeleton | None = None,
         min_keypoints: int | None = 0,
         copy_paste: bool = False,
+        turn: Turn = "auto",
     ) -> None:
         if copy_paste:
             check_copy_paste(augment, finds)
@@ -99,7 +105,9 @@ class CocoDetection:
         if table.spots is None:
             table, notes = find_photographs(table, self.images, allow_missing)
             self.notes += notes
-        targets, notes = find_targets(table, self.finds)
+        seen = look_at(table, self.pictures_of(table), turn)
+        self.notes += seen.notes
+        targets, notes = find_targets(table := seen.table, self.finds)
         self.notes += notes
         if drop_empty:
             filled = np.bincount(table.image_of[targets], minlength=len(table.image_ids)) > 0
@@ -114,14 +122,26 @@ class CocoDetection:
         if not len(table.image_ids):
             raise DataError(f"{table.path} has no image left to use; check the ignore file and the annotations")
         self.table, self.is_target = table, targets
+        self.photographs = seen.select(np.isin(seen.table.image_ids, table.image_ids))
         self.relabel(classes or ClassMap.from_categories(table.categories))
         self.first = np.searchsorted(table.image_of, np.arange(len(table.image_ids) + 1))
         self.sizes: Sequence[int] = [len(table.image_ids)]
-        self.fingerprint = table.sha256 if len(table.image_ids) == len(whole.image_ids) else _fingerprint(table)
+        complete, turned = len(table.image_ids) == len(whole.image_ids), self.photographs.turned
+        self.fingerprint = table.sha256 if complete and not turned.any() else _fingerprint(table, turned)
 
     def table_of(self, annotations: Path | None) -> CocoTable:
         """The table of all annotations."""
         return read_table(self.images, annotations, self.finds)
+
+    def pictures_of(self, table: CocoTable) -> list[Picture]:
+        """Where the images of a table are."""
+        if table.spots is None:
+            return [Picture(self.images / name.decode()) for name in table.file_names]
+        return [Picture(self.shards[shard], offset, size) for shard, offset, size in table.spots.tolist()]
+
+    def check_usable(self, way_out: str, *, share: float = 0.0) -> None:
+        """Note the images that cannot be used, by their headers; raise DataError if they are more than this share."""
+        self.notes += check_usable(self.photographs, way_out, share=share)
 
     def relabel(self, classes: ClassMap) -> None:
         """Change the label space, matched by name.
@@ -199,7 +219,7 @@ class CocoDetection:
         """One image, augmented."""
         path, stored = self.path(index), self.height_width(index)
         try:
-            image = decode_image(self.read(index), upright=False)
+            image = decode_image(self.read(index), upright=bool(self.photographs.turned[index]))
         except (OSError, BadImage) as error:
             raise BadSample(str(path), str(error)) from None
         height, width = image.shape[-2:]
@@ -316,6 +336,7 @@ def _looked_up(ids: np.ndarray, labels: dict[int, int]) -> np.ndarray:
     return np.array([labels[i] for i in known.tolist()], np.int32)[np.searchsorted(known, ids)]
 
 
-def _fingerprint(table: CocoTable) -> str:
-    """Digest of the file and the used images, which determine the positions."""
-    return hashlib.sha256(table.sha256.encode() + table.image_ids.tobytes()).hexdigest()
+def _fingerprint(table: CocoTable, turned: np.ndarray) -> str:
+    """Digest of the file, the used images, which determine the positions, and which of them are turned."""
+    turns = turned.tobytes() if turned.any() else b""
+    return hashlib.sha256(table.sha256.encode() + table.image_ids.tobytes() + turns).hexdigest()

@@ -18,6 +18,7 @@ def convert_flags() -> Parser:
     parser.add_argument(
         "--keypoints-file", type=Path, help="YAML of the keypoints: names, skeleton, flip_pairs, sigmas"
     )
+    turning_flags(parser)
     return parser
 
 
@@ -25,9 +26,11 @@ def convert(argv: list[str]) -> int:
     args = convert_flags().parse_exactly(argv)
     from detection.data.annotations.skeleton import Skeleton
     from detection.data.convert import convert_custom
+    from detection.data.photographs import chosen
 
     skeleton = Skeleton.from_yaml(args.keypoints_file) if args.keypoints_file else None
-    print("\n".join(convert_custom(args.source, args.out, skeleton).lines(args.out)))
+    turn = chosen(upright=args.upright, as_stored=args.as_stored)
+    print("\n".join(convert_custom(args.source, args.out, skeleton, turn=turn).lines(args.out)))
     return 0
 
 
@@ -43,12 +46,14 @@ def pack_flags() -> Parser:
     parser.add_argument(
         "--allow-missing-images", type=whole(0), default=0, help="number of images that may be missing on disk"
     )
+    turning_flags(parser)
     return parser
 
 
 def pack(argv: list[str]) -> int:
     args = pack_flags().parse_exactly(argv)
     from detection.data.pack import pack as run
+    from detection.data.photographs import chosen
     from shared.logs.console import setup_logging
 
     setup_logging()
@@ -58,10 +63,18 @@ def pack(argv: list[str]) -> int:
         args.out,
         shard_size=args.shard_size,
         allow_missing=args.allow_missing_images,
+        turn=chosen(upright=args.upright, as_stored=args.as_stored),
         progress=lambda done, total: print(f"packed {done} of {total} images", flush=True),
     )
     print("\n".join(packed.lines(args.out)))
     return 0
+
+
+def turning_flags(parser: Parser) -> None:
+    """Add --upright and --as-stored."""
+    where = "where neither the size in the annotations nor the boxes tell which way the labels were drawn"
+    parser.add_argument("--upright", action="store_true", help=f"photographs are turned by EXIF {where}")
+    parser.add_argument("--as-stored", action="store_true", help=f"photographs are as stored {where} (the default)")
 
 
 COMMANDS = {

@@ -19,8 +19,11 @@ from detection.data.annotations.coco_json import CocoTable
 from detection.data.annotations.custom import read_custom
 from detection.data.annotations.files import STEMS, custom_layout
 from detection.data.annotations.skeleton import Skeleton
+from detection.data.annotations.turning import said
 from detection.data.coco import beyond_boxes
+from detection.data.photographs import Turn, listed_bad, look_at, upright_said
 from shared.errors import DataError
+from shared.feeding.headers import Picture
 
 
 class Converted(NamedTuple):
@@ -29,6 +32,7 @@ class Converted(NamedTuple):
     images: dict[str, int]
     objects: dict[str, int]
     keypoints: int
+    notes: list[str]
 
     def lines(self, out: Path) -> list[str]:
         """The lines to print."""
@@ -37,16 +41,18 @@ class Converted(NamedTuple):
             f"{split}: {self.images[split]:,} images, {self.objects[split]:,} objects{points}" for split in self.images
         ]
         kind = " --dataset coco_kp" if self.keypoints else ""
-        return [*summary, f"COCO files in {out}; detect train{kind} --data-path {out}"]
+        return [*summary, *self.notes, f"COCO files in {out}; detect train{kind} --data-path {out}"]
 
 
-def convert_custom(source: Path, out: Path, skeleton: Skeleton | None = None) -> Converted:
+def convert_custom(source: Path, out: Path, skeleton: Skeleton | None = None, *, turn: Turn = "auto") -> Converted:
     """Write COCO files of a custom folder.
 
     Args:
         source: a folder with train, test or both.
         out: a folder that does not exist yet.
         skeleton: of the keypoints; None to number them.
+        turn: whether boxes are on photographs turned by EXIF, where neither sizes nor boxes tell; the files then tell
+            it.
 
     Raises:
         DataError: invalid source, or `out` exists or cannot be written.
@@ -58,6 +64,7 @@ def convert_custom(source: Path, out: Path, skeleton: Skeleton | None = None) ->
     ]
     places = {split: custom_layout(source, split) for split in present or ["train"]}
     tables = {split: read_custom(annotations, images, None) for split, (images, annotations) in places.items()}
+    tables, notes = settled(tables, places, turn)
     counts = {table.keypoints.shape[1] for table in tables.values() if table.keypoints is not None}
     if len(counts | ({len(skeleton)} if skeleton and counts else set())) > 1:
         counted = [*sorted(counts), *([f"{len(skeleton)} in the skeleton"] if skeleton else [])]
@@ -81,7 +88,25 @@ def convert_custom(source: Path, out: Path, skeleton: Skeleton | None = None) ->
         shutil.rmtree(aside, ignore_errors=True)
         raise DataError(f"cannot write {out} ({error}); give a writable folder") from None
     images = {split: len(table.image_ids) for split, table in tables.items()}
-    return Converted(images, {split: len(table.boxes) for split, table in tables.items()}, max(counts, default=0))
+    return Converted(
+        images, {split: len(table.boxes) for split, table in tables.items()}, max(counts, default=0), notes
+    )
+
+
+def settled(
+    tables: dict[str, CocoTable], places: dict[str, tuple[Path, Path]], turn: Turn
+) -> tuple[dict[str, CocoTable], list[str]]:
+    """Tables with the sizes of the pictures that the boxes are on, and notes. Raises DataError for other sizes."""
+    found: dict[str, CocoTable] = {}
+    notes: list[str] = []
+    for split, table in tables.items():
+        images = places[split][0]
+        seen = look_at(table, [Picture(images / name.decode()) for name in table.file_names], turn)
+        if seen.bad:
+            raise DataError(listed_bad(seen, "correct or remove them")[0])
+        found[split] = upright_said(seen)
+        notes += [f"{split}: {sentence}" for sentence in seen.notes]
+    return found, notes
 
 
 def coco_file(table: CocoTable, skeleton: Skeleton | None) -> dict[str, Any]:
@@ -91,9 +116,9 @@ def coco_file(table: CocoTable, skeleton: Skeleton | None) -> dict[str, Any]:
     columns = (table.image_ids[table.image_of], table.category_ids, table.boxes, table.areas)
     return {
         "images": [
-            {"id": image_id, "file_name": name.decode(), "height": height, "width": width}
-            for image_id, name, (height, width) in zip(
-                table.image_ids.tolist(), table.file_names.tolist(), table.sizes.tolist(), strict=True
+            {"id": i, "file_name": name.decode(), "height": h, "width": w, **said(table.upright, row)}
+            for row, (i, name, (h, w)) in enumerate(
+                zip(table.image_ids.tolist(), table.file_names.tolist(), table.sizes.tolist(), strict=True)
             )
         ],
         "categories": [{"id": category, "name": name, **words} for category, name in table.categories.items()],

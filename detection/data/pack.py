@@ -21,9 +21,12 @@ import numpy as np
 
 from detection.data.annotations.coco_json import CocoTable
 from detection.data.annotations.files import find_photographs
+from detection.data.annotations.turning import said
 from detection.data.coco import beyond_boxes, read_table
+from detection.data.photographs import Turn, listed_bad, look_at, upright_said
 from detection.data.shards import CATEGORIES, open_index
 from shared.errors import DataError, UsageError, plural
+from shared.feeding.headers import Picture
 from shared.feeding.tar import index_places
 from shared.feeding.unfinished import unfinished
 
@@ -55,6 +58,7 @@ def pack(
     *,
     shard_size: int = 1000,
     allow_missing: int = 0,
+    turn: Turn = "auto",
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Packed:
     """Write a COCO file and its images into shards; continue an interrupted run.
@@ -64,6 +68,7 @@ def pack(
         out: a folder that is empty or does not exist yet.
         shard_size: images in a shard.
         allow_missing: number of images that may be missing on disk; they are skipped.
+        turn: whether to apply the EXIF orientation where the annotations do not tell; shards then tell it.
         progress: called with the images done and their total.
 
     Raises:
@@ -77,8 +82,10 @@ def pack(
         raise DataError(f"{out} already exists and is not empty; give another folder or remove it first")
     whole = read_table(images, annotations, None)
     found, notes = find_photographs(whole, images, allow_missing)
-    table = whole.select(np.isin(whole.image_ids, found.image_ids))  # with the original file names
-    files, total = [images / name.decode() for name in found.file_names], len(table.image_ids)
+    files = [images / name.decode() for name in found.file_names]
+    seen = look_at(whole.select(np.isin(whole.image_ids, found.image_ids)), [Picture(file) for file in files], turn)
+    table, total = upright_said(seen), len(files)  # with the original file names
+    notes += [*seen.notes, *listed_bad(seen, "training skips them, and validation refuses them")]
     starts, kept = range(0, total, shard_size), 0
     try:
         with unfinished(out, stamp(table, shard_size)) as partial:
@@ -114,6 +121,8 @@ def stamp(table: CocoTable, shard_size: int) -> str:
     """Digest of the assignment of images to shards, to recognize an interrupted run."""
     digest = hashlib.sha256(f"{table.sha256} {shard_size}".encode())
     digest.update(table.image_ids.tobytes())
+    if table.upright is not None or table.unsized is not None:
+        digest.update(table.sizes.tobytes() + (b"" if table.upright is None else table.upright.tobytes()))
     return digest.hexdigest()
 
 
@@ -160,5 +169,6 @@ def described(table: CocoTable, row: int, annotations: range) -> dict[str, Any]:
         "file_name": table.file_names[row].decode(),
         "height": height,
         "width": width,
+        **said(table.upright, row),
         "annotations": [entry | beyond_boxes(table, entry["id"] - 1) for entry in entries],
     }

@@ -36,6 +36,7 @@ from detection.data.annotations.coco_json import (
 from detection.data.annotations.coco_json import OF_IMAGES as OF_COCO_IMAGES
 from detection.data.annotations.keypoints import insist, read_skeletons, stacked
 from detection.data.annotations.skeleton import Skeleton
+from detection.data.annotations.turning import told_upright
 from detection.data.masks.outlines import FIELDS, Outlines
 from shared.errors import DataError
 from shared.feeding.columns import together
@@ -92,6 +93,9 @@ def read_shards(folder: Path, finds: Sequence[str] | None = ()) -> CocoTable:
         raise DataError(f"{folder} has the image {columns['image_ids'][twice.argmax()]} twice; remove one shard")
     if not len(columns["boxes"]):
         raise DataError(f"{folder} has no boxes; pack annotations of objects ('instances')")
+    if any("upright" in part for part in parts):
+        nothing = [np.full(count, -1, np.int8) for count in counts]
+        columns["upright"] = np.concatenate([p.get("upright", n) for p, n in zip(parts, nothing, strict=True)])
     settings.update("".join(str(part["sha256"]) for part in parts).encode())
     more: dict[str, Any] = {"skeletons": skeletons if "keypoints" in finds else {}}
     if "masks" in finds:
@@ -131,7 +135,8 @@ def open_index(
         log.info("indexing shard %s", shard)
         columns = build_index(shard, categories, finds, skeletons)
         for kind in missing:
-            mine = {name: columns[name] for name in (*KINDS[kind], *OF_SHARD)}
+            own = (*KINDS[kind], *OF_SHARD, *(["upright"] if kind == "boxes" else []))
+            mine = {name: columns[name] for name in own if name in columns}
             write_first(index_places(shard, f".{kind}.npz"), lambda aside, mine=mine: _save(aside, mine))
     for stored in found.values():
         columns |= stored or {}
@@ -159,6 +164,8 @@ def _read_index(shard: Path, kind: str) -> Columns | None:
                 if "headers" not in stored:
                     continue
                 columns = {name: stored[name] for name in (*KINDS[kind], *OF_SHARD)}
+                if kind == "boxes" and "upright" in stored:
+                    columns["upright"] = stored["upright"]
         except (ValueError, KeyError, OSError, EOFError, zipfile.BadZipFile) as error:
             raise DataError(
                 f"{place} is not a usable shard index ({error}); delete it to index the shard again"
@@ -200,6 +207,7 @@ def build_index(
             digest.add(member)
     columns = rows.columns(categories, image_ids, sizes, skeletons or {})
     masks, keypoints = columns["masks"], columns["keypoints"]
+    upright = told_upright(images, shard)
     about = {
         "version": VERSION,
         "bytes": shard.stat().st_size,
@@ -211,6 +219,7 @@ def build_index(
         **{name: np.array(value) for name, value in about.items()},
         **{"image_ids": image_ids, "sizes": sizes, "file_names": file_names, "spots": np.array(spots, np.int64)},
         **{name: columns[name] for name in OF_ANNOTATIONS},
+        **({} if upright is None else {"upright": upright}),
         **({} if masks is None else {name: getattr(masks, name) for name in FIELDS}),
         **({} if keypoints is None else {"keypoints": keypoints}),
     }

@@ -80,20 +80,29 @@ class PanopticFolder:
         self.annotations: list[dict[str, Any]] = []
 
     def add(
-        self, image_id: int, name: str, picture: Tensor, detections: Detections, min_score: float = SURE
+        self,
+        image_id: int,
+        name: str,
+        picture: Tensor,
+        detections: Detections,
+        min_score: float = SURE,
+        *,
+        upright: bool | None = None,
     ) -> Image.Image:
         """Write the PNG of one image, uint8 (3, H, W), and return its picture.
 
         Args:
             name: its file name.
             detections: with `segments`.
+            upright: whether the picture was turned by EXIF, written to the JSON; None to write nothing.
         """
         size = (picture.shape[-2], picture.shape[-1])
         found = panoptic_map(cast(Segmented, detections), self.isthing, size, min_score=min_score)
         ids, infos = coco_segments(found, self.classes.source_ids, self.isthing)
         png = f"{image_id:012d}.png"
         (self.pngs / png).write_bytes(write_ids(ids))
-        self.images.append({"id": image_id, "file_name": name, "height": size[0], "width": size[1]})
+        own = {"id": image_id, "file_name": name, "height": size[0], "width": size[1]}
+        self.images.append(own if upright is None else {**own, "upright": upright})
         self.annotations.append({"image_id": image_id, "file_name": png, "segments_info": infos})
         named = dict(zip(self.classes.source_ids, self.classes.names, strict=True))
         return draw_panoptic(picture, ids, infos, named)

@@ -31,6 +31,7 @@ def eval_flags() -> Parser:
     parser.add_argument(
         "--oks-sigmas", nargs="+", default=(), metavar="SIGMA", help="OKS sigma of each keypoint, or coco"
     )
+    turning_flags(parser, "where the size in the annotations does not tell which way the labels were drawn")
     parser.add_argument(
         "--batch-size", "-b", type=whole(1, 1_000_000), default=8, help="images per forward pass (default: 8)"
     )
@@ -52,7 +53,7 @@ def evaluate(argv: list[str]) -> int:
     from shared.logs.console import setup_logging
 
     names = ("data_path", "val_path", "coco_json_path", "coco_val_json_path", "eval_backend", "max_size")
-    names += ("dataset", "keypoints_file", "oks_sigmas")
+    names += ("upright", "as_stored", "dataset", "keypoints_file", "oks_sigmas")
     data = DataConfig(**{name: getattr(args, name) for name in names})
     if args.results is not None:
         setup_logging()
@@ -90,11 +91,13 @@ def predict_flags() -> Parser:
         default="results",
         help="coco: also write annotations.json, which `detect train` accepts, and labelled.json, its summary",
     )
+    turning_flags(parser, "(default: all; with --coco-json-path those whose size in it says so)")
     return parser
 
 
 def predict(argv: list[str]) -> int:
     args = predict_flags().parse_exactly(argv)
+    from detection.data.photographs import chosen
     from detection.inference.predict import predict as detect_in_images
 
     lines = detect_in_images(
@@ -106,6 +109,7 @@ def predict(argv: list[str]) -> int:
         size=args.size,
         max_size=args.max_size,
         annotate=args.save == "coco",
+        turn=chosen(upright=args.upright, as_stored=args.as_stored),
     )
     print("\n".join(lines))
     return 0
@@ -122,6 +126,12 @@ def weights_flags(parser: Parser, *, required: bool = True) -> None:
         "--size", type=whole(32, 16_384), nargs="+", action=OneOrTwo, help="height and width (default: as in training)"
     )
     parser.add_argument("--max-size", type=whole(32, 16_384), help="longest side (default: as in training)")
+
+
+def turning_flags(parser: Parser, where: str) -> None:
+    """Add --upright and --as-stored."""
+    parser.add_argument("--upright", action="store_true", help=f"turn photographs by EXIF {where}")
+    parser.add_argument("--as-stored", action="store_true", help=f"do not turn photographs by EXIF {where}")
 
 
 def open_weights(reference: str, weights_dir: Path, device: str) -> Any:

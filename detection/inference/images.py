@@ -1,7 +1,7 @@
 """The images to predict: files, folders, or the images of a COCO file.
 
-files and folders        -> ids from 1: sources as given, files of a folder by name; EXIF orientation is applied
-a folder and a COCO file -> ids of the file; EXIF orientation is ignored, as in COCO
+files and folders        -> ids from 1: sources as given, files of a folder by name; turned upright by EXIF
+a folder and a COCO file -> ids of the file; turned where the size in the file says so, refused where none fits
 """
 
 from __future__ import annotations
@@ -10,59 +10,109 @@ import logging
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 from torch import Tensor
 
 from detection.data.coco import CocoDetection
+from detection.data.photographs import Turn, listed_bad
 from shared.errors import DataError, UsageError
-from shared.feeding.image import BadImage, decode_image
+from shared.feeding.image import BadImage, decode_image, image_header
+from shared.feeding.names import DECODED, images_below
+from shared.feeding.orientation import STORED
 
 log = logging.getLogger(__name__)
-IMAGES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
+OTHER_PIXELS = "results would be in other pixels than those of the file; correct its sizes, or give the right images"
+
+
+class Listed(NamedTuple):
+    """An image to read.
+
+    image_id: of the COCO file, or from 1.
+    path: of its file.
+    upright: whether to turn it by EXIF.
+    told: whether the size in the COCO file says so.
+    """
+
+    image_id: int
+    path: Path
+    upright: bool
+    told: bool
+
+
+class Seen(NamedTuple):
+    """An image as the network sees it.
+
+    pixels: (3, H, W) uint8.
+    upright: whether it was turned by EXIF; None where it has no EXIF orientation, or a COCO file's size tells.
+    """
+
+    image_id: int
+    path: Path
+    pixels: Tensor
+    upright: bool | None
 
 
 def root_of(sources: list[str]) -> Path:
-    """The deepest folder that contains all sources."""
-    paths = [Path(source).expanduser().resolve() for source in sources]
+    """The deepest folder that contains all sources; links are not resolved."""
+    paths = [Path(os.path.abspath(Path(source).expanduser())) for source in sources]
     return Path(os.path.commonpath([path if path.is_dir() else path.parent for path in paths]))
 
 
 def pictures_of(
-    sources: list[str], annotations: Path | None, images: type[CocoDetection] = CocoDetection
-) -> Iterator[tuple[int, Path, Tensor]]:
-    """Yield (image id, file, uint8 pixels (3, H, W)); files that cannot be read are logged and skipped.
+    sources: list[str],
+    annotations: Path | None,
+    images: type[CocoDetection] = CocoDetection,
+    turn: Turn = "auto",
+) -> Iterator[Seen]:
+    """Yield each image; files that cannot be read are logged and skipped.
 
     Args:
         sources: files and folders; with `annotations`, one folder.
         annotations: a COCO file.
         images: class that reads the annotations.
+        turn: whether to apply the EXIF orientation; "auto" does, but with `annotations` only where the size says so.
 
     Raises:
         UsageError: no sources, or several with `annotations`.
-        DataError: a missing file, a folder without images, or no readable image.
+        DataError: a missing file, a folder without images, no readable image, or images of another size than in the
+            COCO file.
     """
     if annotations is not None:
-        if len(sources) != 1:
-            raise UsageError("--coco-json-path needs the folder of its images; give exactly one folder")
-        dataset = images(Path(sources[0]), annotations)
-        files = [(image_id, dataset.path(index)) for index, image_id in enumerate(dataset.image_ids)]
+        files = in_coco_file(sources, annotations, images, turn)
     else:
-        files = list(enumerate(listed_files(sources), start=1))
+        files = [Listed(n, path, turn != "stored", False) for n, path in enumerate(listed_files(sources), start=1)]
     read = 0
-    for image_id, path in files:
+    for image_id, path, upright, told in files:
         try:
-            picture = decode_image(path.read_bytes(), upright=annotations is None)
+            data = path.read_bytes()
+            pixels = decode_image(data, upright=upright)
+            oriented = not told and image_header(data).orientation > STORED
         except (OSError, BadImage) as error:
             log.warning("skipped %s: %s", path, error)
             continue
         read += 1
-        yield image_id, path, picture
+        yield Seen(image_id, path, pixels, upright if oriented else None)
     if not read:
-        raise DataError(f"none of the {len(files)} files can be read as an image; check {files[0][1]}")
+        raise DataError(f"none of the {len(files)} files can be read as an image; check {files[0].path}")
+
+
+def in_coco_file(sources: list[str], annotations: Path, images: type[CocoDetection], turn: Turn) -> list[Listed]:
+    """The images of a COCO file. Raises DataError if one has another size than the file says."""
+    if len(sources) != 1:
+        raise UsageError("--coco-json-path needs the folder of its images; give exactly one folder")
+    dataset = images(Path(sources[0]), annotations, turn=turn)
+    seen = dataset.photographs
+    if wrong := listed_bad(seen, OTHER_PIXELS, seen.another_size):
+        raise DataError(wrong[0])
+    for note in seen.notes:
+        log.info("%s", note)
+    columns = zip(dataset.image_ids, seen.turned.tolist(), seen.told.tolist(), strict=True)
+    return [Listed(i, dataset.path(row), upright, told) for row, (i, upright, told) in enumerate(columns)]
 
 
 def listed_files(sources: list[str]) -> list[Path]:
-    """Files of the sources, folders searched recursively.
+    """Files of the sources; folders are searched recursively, without hidden files.
 
     Raises:
         UsageError: no sources.
@@ -72,9 +122,12 @@ def listed_files(sources: list[str]) -> list[Path]:
     for source in sources:
         path = Path(source).expanduser()
         if path.is_dir():
-            inside = sorted(p for p in path.rglob("*") if p.suffix.lower() in IMAGES)
+            inside, notes = images_below(path)
+            for note in notes:
+                log.info("%s", note)
             if not inside:
-                raise DataError(f"{path} contains no images; give a folder of {', '.join(IMAGES[:4])} files")
+                skipped = f" ({'; '.join(notes)})" if notes else ""
+                raise DataError(f"{path} contains no images{skipped}; give a folder of {', '.join(DECODED[:4])} files")
             files += inside
         elif path.is_file():
             files.append(path)

@@ -6,6 +6,7 @@ files, folders, COCO file -> pictures_of -> Trained -> Predictions: pictures, re
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from torch import Tensor
 
 from detection.data.coco import CocoDetection
 from detection.data.panoptic import PanopticDetection
+from detection.data.photographs import Turn
 from detection.drawing.draw import draw_detections
 from detection.eval.panoptic_output import PanopticFolder
 from detection.eval.results import entries, for_scoring, read_detections
@@ -40,12 +42,14 @@ def predict(
     size: tuple[int, ...] | None,
     max_size: int | None,
     annotate: bool = False,
+    turn: Turn = "auto",
 ) -> list[str]:
     """Detect objects; write a picture of each image, results.json (COCO results) and images.json.
 
-    Category ids are those of the weights' class map, boxes in pixels of the original images. Without a COCO file, image
-    ids start at 1; file names in images.json are relative to the deepest folder that contains all images. Panoptic
-    segmentation networks also write COCO panoptic JSON and PNGs.
+    Category ids are those of the weights' class map. Boxes are in pixels of the image as images.json gives its size:
+    turned upright by EXIF, or as the sizes of the COCO file say. Without a COCO file, image ids start at 1; file names
+    in images.json are relative to the deepest folder that contains all images. Panoptic segmentation networks also
+    write COCO panoptic JSON and PNGs.
 
     Args:
         sources: files and folders; with `annotations`, the folder of its images.
@@ -55,6 +59,7 @@ def predict(
         size: height and width in pixels; None for that of training.
         max_size: maximum of the longer side in pixels; None for that of training.
         annotate: also write annotations.json, COCO annotations.
+        turn: whether to apply the EXIF orientation; "auto" does, but with `annotations` only where the size says so.
 
     Returns:
         Lines that describe what was written.
@@ -66,13 +71,14 @@ def predict(
     resize, root = trained.resize(size, max_size), root_of(sources)
     written = Predictions(out, trained, min_score, annotate=annotate)
     images = CocoDetection if trained.isthing is None else PanopticDetection
-    for image_id, path, picture in pictures_of(sources, annotations, images):
+    for image_id, path, picture, upright in pictures_of(sources, annotations, images, turn):
         nothing = Target(boxes=torch.zeros(0, 4), labels=torch.zeros(0, dtype=torch.int64))
         small, _ = resize(picture, nothing, rng_for(0, 0, 0))
         detected: Any = trained.task.detect([small.to(trained.device)])[0]
         found: Any = {name: value.cpu() for name, value in detected.items()}
         scale = picture.shape[-2] / small.shape[-2], picture.shape[-1] / small.shape[-1]
-        written.add(image_id, path, path.resolve().relative_to(root).as_posix(), picture, found, scale)
+        name = Path(os.path.abspath(path)).relative_to(root).as_posix()
+        written.add(image_id, path, name, picture, found, scale, upright=upright)
     return written.close()
 
 
@@ -102,7 +108,15 @@ class Predictions:
             self.folder = PanopticFolder(out, trained.classes, trained.isthing)
 
     def add(
-        self, image_id: int, path: Path, name: str, picture: Tensor, found: Detections, scale: tuple[float, float]
+        self,
+        image_id: int,
+        path: Path,
+        name: str,
+        picture: Tensor,
+        found: Detections,
+        scale: tuple[float, float],
+        *,
+        upright: bool | None = None,
     ) -> None:
         """Add one image.
 
@@ -111,14 +125,16 @@ class Predictions:
             picture: (3, H, W) uint8, original pixels.
             found: detections in pixels of the network's input.
             scale: (vertical, horizontal), original size divided by input size.
+            upright: whether the picture was turned by EXIF, written to images.json; None to write nothing.
         """
         trained, (height, width) = self.trained, picture.shape[-2:]
         source_ids = np.array(trained.classes.source_ids)
         in_file = read_detections(image_id, found, scale, (height, width), source_ids)
         self.results += entries(image_id, in_file.best(self.min_score), (height, width))
-        self.images.append({"id": image_id, "file_name": name, "height": height, "width": width})
+        own = {"id": image_id, "file_name": name, "height": height, "width": width}
+        self.images.append(own if upright is None else {**own, "upright": upright})
         if self.folder is not None:
-            drawn = self.folder.add(image_id, name, picture, found, self.min_segment_score)
+            drawn = self.folder.add(image_id, name, picture, found, self.min_segment_score, upright=upright)
         else:
             names, least = trained.classes.names, max(self.min_score, SHOWN)
             moved = in_original_pixels(found, scale)

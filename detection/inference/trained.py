@@ -21,12 +21,13 @@ from detection.data.annotations.skeleton import Skeleton
 from detection.data.augment.presets import build_augment
 from detection.data.coco import CocoDetection, read_table
 from detection.data.panoptic import PanopticDetection
+from detection.data.photographs import chosen
 from detection.eval.coco import CocoEvaluator, ground_truth_as_results
 from detection.eval.panoptic import Evaluator, PanopticEvaluator, evaluator_of
 from detection.eval.results import write_for_scoring
 from detection.nets import detector, finds, resize_rule
 from detection.recipe import DataConfig
-from detection.training.datasets import Place, images_of, input_size, kind_of, named_validation, places
+from detection.training.datasets import EVALUATED, Place, images_of, input_size, kind_of, named_validation, places
 from detection.training.task import DetectTask
 from shared.devices.device import to_device
 from shared.errors import DataError, UsageError, WeightsError
@@ -119,7 +120,11 @@ def evaluate(
         trained.resize(size, config.max_size),
         finds=trained.finds,
         skeleton=skeleton_of(config) or trained.skeleton,
+        turn=chosen(upright=config.upright, as_stored=config.as_stored),
     )
+    dataset.check_usable(EVALUATED)
+    for note in dataset.notes:
+        log.info("%s", note)
     take_sigmas(dataset, config)
     trained.task.evaluator = lambda: evaluator_of(dataset, config.eval_backend)
     batches = in_order(dataset, batch_size, workers=workers)
@@ -168,6 +173,7 @@ def evaluate_results(config: DataConfig, results: str) -> dict[str, float]:
     for kind in wanted:
         if found is not None and kind not in held:
             log.warning("%s has no %s, so those of %s are not evaluated", place.annotations, kind, results)
+    turn = chosen(upright=config.upright, as_stored=config.as_stored)
     both = tuple(kind for kind in wanted if kind in held)
     if found and any("bbox" in entry and FIELDS[kind] in entry for kind in both for entry in found):
         log.info(
@@ -176,7 +182,7 @@ def evaluate_results(config: DataConfig, results: str) -> dict[str, float]:
             results,
             " and ".join(both),
         )
-    dataset = CocoDetection(place.images, place.annotations, finds=both, skeleton=skeleton_of(config))
+    dataset = CocoDetection(place.images, place.annotations, finds=both, skeleton=skeleton_of(config), turn=turn)
     take_sigmas(dataset, config)
     evaluator = CocoEvaluator(dataset, config.eval_backend, both)
     evaluator.merge([ground_truth_as_results(dataset) if found is None else found])

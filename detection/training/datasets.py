@@ -17,14 +17,18 @@ from detection.data.annotations.skeleton import Skeleton
 from detection.data.augment.presets import MADE_FOR, build_augment
 from detection.data.coco import CocoDetection, aspect_ratios, coco_layout
 from detection.data.panoptic import PanopticDetection, panoptic_layout
+from detection.data.photographs import chosen
 from detection.data.shards import holds_shards
 from detection.nets import default_size, finds, resize_rule
 from detection.recipe import DataConfig, DetectRecipe
 from detection.training.start import take_classes
 from shared.errors import UsageError
+from shared.files import cache_dir
 from shared.recipes.files import recipe_folder
-from shared.runs.session import cache_dir, pair
+from shared.runs.session import pair
 from shared.weights.card import Exported
+
+EVALUATED = "validation needs every image: correct or remove them, in the annotations too"
 
 
 class Data(NamedTuple):
@@ -49,6 +53,7 @@ def open_data(recipe: DetectRecipe, start: Exported | None = None) -> Data:
     """
     data, learns = recipe.data, finds(recipe.model.network)
     training, validation = places(data, learns)
+    turn = chosen(upright=data.upright, as_stored=data.as_stored)
     size = input_size(data.size, data.aug_type, recipe.model.network)
 
     def opened(place: Place, classes: ClassMap | None, skeleton: Skeleton | None, *, training: bool) -> CocoDetection:
@@ -76,6 +81,7 @@ def open_data(recipe: DetectRecipe, start: Exported | None = None) -> Data:
             skeleton=skeleton,
             min_keypoints=None if training else 0,
             copy_paste=data.use_copypaste and training,
+            turn=turn,
         )
 
     named = shipped(data.class_file)
@@ -86,9 +92,14 @@ def open_data(recipe: DetectRecipe, start: Exported | None = None) -> Data:
         take_classes(train_set, start)
     if data.oks_sigmas and train_set.skeleton is not None:
         train_set.skeleton = train_set.skeleton.with_sigmas(data.oks_sigmas)
+    train_set.check_usable(
+        "correct or remove them, or allow more with --max-bad-samples", share=recipe.runtime.max_bad_samples
+    )
     val_set = opened(validation, train_set.classes, train_set.skeleton, training=False) if validation else None
-    if val_set is not None and val_set.skeleton is not None:
-        val_set.notes += val_set.skeleton.notes
+    if val_set is not None:
+        val_set.check_usable(EVALUATED)
+        if val_set.skeleton is not None:
+            val_set.notes += val_set.skeleton.notes
     return Data(train_set, val_set)
 
 

@@ -30,11 +30,11 @@ from shared.devices.device import precision
 from shared.errors import DataError, UsageError, WeightsError
 from shared.feeding.limit import limited
 from shared.feeding.pixels import Normalize, PixelStats, pixel_stats
-from shared.files import write_json
+from shared.files import cache_dir, write_json
 from shared.recipes.recipe import Resolved
 from shared.recipes.registry import suggest
 from shared.runs.dry import announce_plan
-from shared.runs.session import Session, cache_dir, pair
+from shared.runs.session import Session, pair
 from shared.weights.card import Exported, check_pixels, expected_pixels
 from shared.weights.store import Store
 

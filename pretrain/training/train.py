@@ -22,11 +22,12 @@ from shared.devices import dist
 from shared.errors import DataError, UsageError, plural
 from shared.feeding.limit import limited
 from shared.feeding.pixels import PixelStats, pixel_stats
+from shared.files import cache_dir
 from shared.loop.optim import for_batch
 from shared.recipes.recipe import Resolved, flat
 from shared.runs.dry import announce_plan, describe_groups, describe_parameters, describe_schedule
 from shared.runs.report import write_report
-from shared.runs.session import Session, cache_dir, pair
+from shared.runs.session import Session, pair
 from shared.weights.card import Card, Exported, check_name, check_pixels, expected_pixels, listed, versions
 from shared.weights.store import Store
 

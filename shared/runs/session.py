@@ -27,7 +27,6 @@ from shared.weights.card import Exported
 from shared.weights.store import Store
 
 log = logging.getLogger(__name__)
-CACHE = "CHORDATE_CACHE"  # environment variable: folder of files that can be recreated, such as the demo data
 
 
 class Session:
@@ -164,11 +163,6 @@ def seed_everything(seed: int) -> None:
     random.seed(seed)
     np.random.seed(seed % 2**32)
     torch.manual_seed(seed)
-
-
-def cache_dir() -> Path:
-    """The folder for files that can be recreated."""
-    return Path(os.environ.get(CACHE) or Path.home() / ".cache" / "chordate").expanduser()
 
 
 def pair(size: tuple[int, ...]) -> tuple[int, int]:

@@ -24,6 +24,7 @@ import numpy as np
 
 from detection.data.annotations.keypoints import KeypointRows, insist, read_skeletons
 from detection.data.annotations.skeleton import Skeleton
+from detection.data.annotations.turning import told_upright
 from detection.data.masks.outlines import OutlineRows, Outlines
 from shared.errors import DataError
 
@@ -50,6 +51,8 @@ class CocoTable:
     masks: Outlines | None = None  # of the A annotations; None if not requested
     keypoints: np.ndarray | None = None  # (A, K, 3) x y visibility; None if not requested
     skeletons: dict[int, Skeleton] = field(default_factory=dict)  # of categories with keypoint names
+    upright: np.ndarray | None = None  # (I,) int8: 1 if boxes are on the picture turned by EXIF, 0 if not, -1 unsaid
+    unsized: np.ndarray | None = None  # (I,) bool: the annotations have no size of the image; None if all have
 
     @property
     def skeleton(self) -> Skeleton | None:
@@ -65,7 +68,8 @@ class CocoTable:
         rows = keep[self.image_of]
         renumbered = (np.cumsum(keep) - 1).astype(np.int32)
         images = {name: getattr(self, name)[keep] for name in OF_IMAGES}
-        images["spots"] = None if self.spots is None else self.spots[keep]
+        for name in ("spots", "upright", "unsized"):
+            images[name] = None if getattr(self, name) is None else getattr(self, name)[keep]
         annotations = {name: getattr(self, name)[rows] for name in OF_ANNOTATIONS}
         annotations["image_of"] = renumbered[annotations["image_of"]]
         annotations["keypoints"] = None if self.keypoints is None else self.keypoints[rows]
@@ -108,7 +112,13 @@ def read_coco(path: Path, finds: Sequence[str] | None = ()) -> CocoTable:
     if finds is not None and "keypoints" in finds:
         insist(columns["keypoints"], path)
     return CocoTable(
-        path, hashlib.sha256(raw).hexdigest(), image_ids=image_ids, sizes=sizes, file_names=names, **columns
+        path,
+        hashlib.sha256(raw).hexdigest(),
+        image_ids=image_ids,
+        sizes=sizes,
+        file_names=names,
+        upright=told_upright(top["images"], path),
+        **columns,
     )
 
 

@@ -5,14 +5,16 @@
     bboxes     N boxes x1 y1 x2 y2 in pixels
     keypoints  N x K x 3, or K x N x 3 if the lengths are unambiguous; v is 0 absent, 1 occluded, 2 visible
 
-All objects have one class, "object". Images are numbered from 1 in the order of their names; their sizes are read
-from the file headers. The area is that of the box. Files without keypoints are valid for networks without keypoints.
+All objects have one class, "object". Images are numbered from 1 in the order of their names. Sizes are those of the
+JSON, `width` and `height`, where it has them, else those of the file headers. The area is that of the box. Files
+without keypoints are valid for networks without keypoints.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import logging
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,21 +24,24 @@ import numpy as np
 
 from detection.data.annotations.coco_json import CocoTable
 from detection.data.annotations.formats import annotation_format
-from shared.errors import DataError, UsageError
+from shared.errors import DataError, UsageError, plural
 from shared.feeding.columns import compact
-from shared.feeding.image import BadImage, image_size
+from shared.feeding.headers import Picture, read_headers
+from shared.feeding.names import is_hidden, is_image
+from shared.files import cache_dir
 
-ENDINGS = {".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif", ".ppm"}
-HEADER = 1 << 16  # bytes that usually contain the image size
+log = logging.getLogger(__name__)
 CATEGORY = "object"
 
 
 class Told(NamedTuple):
-    """One annotation file: boxes (N, 4) as corners; keypoints (P, Q, 3) in either order, or None."""
+    """One annotation file: boxes (N, 4) as corners; keypoints (P, Q, 3) in either order, or None; (height, width), or
+    None."""
 
     file: Path
     boxes: np.ndarray
     points: np.ndarray | None
+    size: tuple[int, int] | None = None
 
     def orders(self) -> set[str]:
         """Possible nestings of its keypoints: by object, or by point."""
@@ -72,13 +77,22 @@ def read_custom(annotations: Path, images: Path | None = None, finds: Sequence[s
         raise DataError(f"{annotations} has no boxes; give annotations of objects")
     corners = np.concatenate([each.boxes for each in files])
     boxes = np.hstack((corners[:, :2], corners[:, 2:] - corners[:, :2]))
+    headers = read_headers([Picture(photo) for photo in photographs], cache_dir() / "headers")
+    if headers.reasons:
+        row = min(headers.reasons)
+        raise DataError(
+            f"{photographs[row]} is not a usable image ({headers.reasons[row]}); replace it, or remove it and its JSON"
+        )
+    sizes = headers.sizes.copy()
+    for row, each in enumerate(files):
+        sizes[row] = each.size or sizes[row]
     some = wanted or (finds is None and any(each.points is not None for each in files))
     return CocoTable(
         annotations,
         fingerprint([each.file for each in files]),
         categories={1: CATEGORY},
         image_ids=np.arange(1, len(files) + 1),
-        sizes=np.array([photograph_size(photo) for photo in photographs], np.int32),
+        sizes=sizes,
         file_names=np.array([photo.name.encode() for photo in photographs]),
         image_of=np.repeat(np.arange(len(files), dtype=np.int32), counts),
         boxes=boxes,
@@ -86,6 +100,7 @@ def read_custom(annotations: Path, images: Path | None = None, finds: Sequence[s
         areas=boxes[:, 2:].clip(0).prod(axis=1),
         crowd=np.zeros(len(boxes), dtype=bool),
         keypoints=in_one_order(files) if some else None,
+        unsized=np.array([each.size is None for each in files]),
     )
 
 
@@ -95,15 +110,18 @@ def pair_up(annotations: Path, images: Path) -> list[Path]:
         missing = images if annotations.is_dir() else annotations
         raise DataError(f"{missing} is not a folder; put images into images/, and a JSON for each into annotations/")
     found: dict[str, Path] = {}
+    everything = [*images.iterdir(), *annotations.glob("*.json")]
+    if hidden := sum(is_hidden(path.name) for path in everything if is_image(path.name) or path.suffix == ".json"):
+        log.info("%s in %s skipped", plural(hidden, "hidden file"), annotations.parent)
     for photo in sorted(images.iterdir()):
-        if photo.suffix.lower() in ENDINGS:
+        if is_image(photo.name) and not is_hidden(photo.name):
             if photo.stem in found:
                 twin = found[photo.stem].name
                 raise DataError(
                     f"{images} has {twin} and {photo.name}, which would have the same JSON; rename one of them"
                 )
             found[photo.stem] = photo
-    files = {file.stem for file in annotations.glob("*.json")}
+    files = {file.stem for file in annotations.glob("*.json") if not is_hidden(file.name)}
     if lonely := sorted(files - found.keys()):
         raise DataError(f"{annotations / lonely[0]}.json has no image {lonely[0]}.* in {images}; {_more(lonely)}")
     if lonely := sorted(found.keys() - files):
@@ -128,17 +146,18 @@ def read_file(file: Path) -> Told:
         raise DataError(f"cannot read {file} ({error}); write it again as JSON") from None
     if not isinstance(content, dict) or not isinstance(content.get("bboxes"), list):
         raise DataError(f"{file} has no list 'bboxes'; write {{'bboxes': [[x1, y1, x2, y2], ...], 'keypoints': ...}}")
+    size = _size(content, file)
     boxes = _numbers(content["bboxes"], (4,), f"{file}: bboxes", "list of boxes [x1, y1, x2, y2]")
     if content.get("keypoints") is None:
-        return Told(file, boxes, None)
+        return Told(file, boxes, None, size)
     points = _numbers(content["keypoints"], (0, 3), f"{file}: keypoints", "list, object by object, of points [x, y, v]")
     seen = points[:, :, 2]
     wrong = ~((seen == 0) | (seen == 1) | (seen == 2))
     if wrong.any():
         raise DataError(f"{file} has the visibility {seen[wrong][0]:g}; it is 0 absent, 1 occluded or 2 visible")
-    each = Told(file, boxes, points)
+    each = Told(file, boxes, points, size)
     if len(boxes) == 0 and points.size == 0:
-        return Told(file, boxes, None)
+        return Told(file, boxes, None, size)
     if not each.orders():
         outer, inner = points.shape[:2]
         few = (
@@ -151,6 +170,17 @@ def read_file(file: Path) -> Told:
             "give each box its list of points, [0, 0, 0] for an absent one"
         )
     return each
+
+
+def _size(content: dict[str, Any], file: Path) -> tuple[int, int] | None:
+    """(height, width) of the image, if the JSON has both."""
+    height, width = content.get("height"), content.get("width")
+    if height is None and width is None:
+        return None
+    sides = [value for value in (height, width) if type(value) in (int, float)]
+    if len(sides) < 2 or any(value % 1 or not 0 < value < 2**31 for value in sides):
+        raise DataError(f"{file} has the height {height} and the width {width}; give whole pixels, or neither")
+    return int(sides[0]), int(sides[1])
 
 
 def _damage(error: json.JSONDecodeError) -> str:
@@ -210,19 +240,6 @@ def in_one_order(files: list[Told]) -> np.ndarray:
     own = {each.file: part for each, part in zip(some, parts, strict=True)}
     everything = np.concatenate([own.get(each.file, np.zeros((len(each.boxes), count, 3))) for each in files])
     return compact(everything.reshape(-1)).reshape(everything.shape)
-
-
-def photograph_size(photo: Path) -> tuple[int, int]:
-    """Stored (height, width), from the header alone."""
-    try:
-        with photo.open("rb") as file:
-            head = file.read(HEADER)
-            try:
-                return image_size(head)
-            except BadImage:
-                return image_size(head + file.read())  # long metadata precede the size
-    except (OSError, BadImage) as error:
-        raise DataError(f"{photo} is not a usable image ({error}); replace it, or remove it and its JSON") from None
 
 
 def fingerprint(files: list[Path]) -> str:

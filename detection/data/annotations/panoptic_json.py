@@ -20,6 +20,7 @@ import numpy as np
 from PIL import Image
 
 from detection.data.annotations.coco_json import CocoTable, image_columns, read_categories
+from detection.data.annotations.turning import told_upright
 from shared.errors import DataError
 
 NO_SEGMENT = 0  # id of unlabeled pixels
@@ -91,6 +92,7 @@ def read_panoptic(path: Path, categories: Path | None = None) -> Panoptic:
         category_ids=np.array([info["category_id"] for _, info in rows], np.int32),
         areas=np.array([info["area"] for _, info in rows], np.float64),
         crowd=np.array([bool(info.get("iscrowd")) for _, info in rows], dtype=bool),
+        upright=told_upright(top["images"], path),
     )
     return Panoptic(table, things, pngs, segments)
 
