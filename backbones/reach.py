@@ -1,7 +1,9 @@
-"""Properties of a backbone, found by running it on the meta device, without memory for values.
+"""Properties of a backbone, found by running it on the meta device, without memory for values, and once on data.
 
 map_reach    the parameters that each map depends on
-only_size    the image sizes it accepts
+only_size    the image sizes it accepts; on the meta device, then on data, since neither is enough:
+                 tables of relative positions are indexed out of bounds only by values (mvitv2_tiny at 256 pixels),
+                 and networks that look at values cannot run without them
 """
 
 from __future__ import annotations
@@ -50,23 +52,54 @@ def only_size(net: Backbone, own: tuple[int, int]) -> tuple[int, int] | None:
     Raises:
         UsageError: its maps never have the shapes it reports.
     """
+    has_values = not any(p.is_meta for p in net.parameters())
     if broken(net, ODD) is None:
-        return None
-    reason = broken(net, own)
+        if not has_values or broken(net, beyond(own), on_data=True) is None:
+            return None
+        reason = broken(net, own, on_data=True)
+    else:
+        reason = broken(net, own)
+        if reason is not None and has_values and broken(net, own, on_data=True) is None:
+            if broken(net, beyond(own), on_data=True) is None:
+                return None
+            reason = None
     if reason is None:
         return own
     raise UsageError(f"this timm network does not return the feature maps it reports ({reason}); use another backbone")
 
 
-def broken(net: Backbone, size: tuple[int, int]) -> str | None:
-    """Why the maps for this image size do not have the reported shapes; None if they do."""
+def beyond(own: tuple[int, int]) -> tuple[int, int]:
+    """An image size that is larger than the network's own, with odd numbers of cells at stride 32."""
+    cells = max(own) // 32 + 1
+    return 32 * (cells + (cells + 1) % 2), 32 * (cells + (cells + 1) % 2 + 2)
+
+
+def broken(net: Backbone, size: tuple[int, int], *, on_data: bool = False) -> str | None:
+    """Why the maps for this image size do not have the reported shapes; None if they do.
+
+    Args:
+        on_data: run the network itself, on zeros, instead of a copy on the meta device.
+    """
     promised = [(1, c, -(-size[0] // s), -(-size[1] // s)) for c, s in net.maps]
     try:
         with torch.no_grad():
-            found = [tuple(x.shape) for x in maps_on_meta(net, size)[1]]
+            maps = maps_on_data(net, size) if on_data else maps_on_meta(net, size)[1]
+            found = [tuple(x.shape) for x in maps]
     except Exception as error:  # timm raises assertions, runtime and type errors for sizes
         return (str(error).strip().splitlines() or [type(error).__name__])[0][:120]
     return None if found == promised else f"maps of {found} for {promised}"
+
+
+def maps_on_data(net: Backbone, size: tuple[int, int]) -> list[Tensor]:
+    """The maps of an image of zeros, in evaluation mode; the network is left as it was."""
+    modes = {module: module.training for module in net.modules()}
+    place = next(net.parameters()).device
+    try:
+        return net.eval().forward_features(torch.zeros(1, 3, *size, device=place))
+    finally:
+        net.train()  # drops what some networks keep for evaluation
+        for module, training in modes.items():
+            module.training = training
 
 
 def maps_on_meta(net: Backbone, size: tuple[int, int]) -> tuple[dict[str, Tensor], list[Tensor]]:
