@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from shared.recipes.commands import Command
-from shared.recipes.flags import Parser
+from shared.recipes.flags import Parser, add_pixel_limit
 from shared.recipes.values import whole
 
 
@@ -19,6 +19,7 @@ def convert_flags() -> Parser:
         "--keypoints-file", type=Path, help="YAML of the keypoints: names, skeleton, flip_pairs, sigmas"
     )
     turning_flags(parser)
+    add_pixel_limit(parser)
     return parser
 
 
@@ -27,6 +28,9 @@ def convert(argv: list[str]) -> int:
     from detection.data.annotations.skeleton import Skeleton
     from detection.data.convert import convert_custom
     from detection.data.photographs import chosen
+    from shared.feeding.image import limit_pixels
+
+    limit_pixels(args.max_pixels)
 
     skeleton = Skeleton.from_yaml(args.keypoints_file) if args.keypoints_file else None
     turn = chosen(upright=args.upright, as_stored=args.as_stored)
@@ -47,6 +51,7 @@ def pack_flags() -> Parser:
         "--allow-missing-images", type=whole(0), default=0, help="number of images that may be missing on disk"
     )
     turning_flags(parser)
+    add_pixel_limit(parser)
     return parser
 
 
@@ -54,8 +59,10 @@ def pack(argv: list[str]) -> int:
     args = pack_flags().parse_exactly(argv)
     from detection.data.pack import pack as run
     from detection.data.photographs import chosen
+    from shared.feeding.image import limit_pixels
     from shared.logs.console import setup_logging
 
+    limit_pixels(args.max_pixels)
     setup_logging()
     packed = run(
         args.images,

@@ -7,7 +7,7 @@ from typing import Any
 
 from shared.errors import UsageError
 from shared.recipes.commands import Command
-from shared.recipes.flags import Parser
+from shared.recipes.flags import Parser, add_pixel_limit
 from shared.recipes.recipe import read_device
 from shared.recipes.values import OneOrTwo, number, whole, word
 
@@ -31,7 +31,7 @@ def eval_flags() -> Parser:
     parser.add_argument(
         "--oks-sigmas", nargs="+", default=(), metavar="SIGMA", help="OKS sigma of each keypoint, or coco"
     )
-    turning_flags(parser, "where the size in the annotations does not tell which way the labels were drawn")
+    image_flags(parser, "where the size in the annotations does not tell which way the labels were drawn")
     parser.add_argument(
         "--batch-size", "-b", type=whole(1, 1_000_000), default=8, help="images per forward pass (default: 8)"
     )
@@ -50,8 +50,10 @@ def evaluate(argv: list[str]) -> int:
         raise UsageError("detect eval needs either --weights or --results; give one of them")
     from detection.inference import trained
     from detection.recipe import DataConfig
+    from shared.feeding.image import limit_pixels
     from shared.logs.console import setup_logging
 
+    limit_pixels(args.max_pixels)
     names = ("data_path", "val_path", "coco_json_path", "coco_val_json_path", "eval_backend", "max_size")
     names += ("upright", "as_stored", "dataset", "keypoints_file", "oks_sigmas")
     data = DataConfig(**{name: getattr(args, name) for name in names})
@@ -91,7 +93,7 @@ def predict_flags() -> Parser:
         default="results",
         help="coco: also write annotations.json, which `detect train` accepts, and labelled.json, its summary",
     )
-    turning_flags(parser, "(default: all; with --coco-json-path those whose size in it says so)")
+    image_flags(parser, "(default: all; with --coco-json-path those whose size in it says so)")
     return parser
 
 
@@ -99,7 +101,9 @@ def predict(argv: list[str]) -> int:
     args = predict_flags().parse_exactly(argv)
     from detection.data.photographs import chosen
     from detection.inference.predict import predict as detect_in_images
+    from shared.feeding.image import limit_pixels
 
+    limit_pixels(args.max_pixels)
     lines = detect_in_images(
         open_weights(args.weights, args.weights_dir, args.device),
         args.images,
@@ -128,8 +132,9 @@ def weights_flags(parser: Parser, *, required: bool = True) -> None:
     parser.add_argument("--max-size", type=whole(32, 16_384), help="longest side (default: as in training)")
 
 
-def turning_flags(parser: Parser, where: str) -> None:
-    """Add --upright and --as-stored."""
+def image_flags(parser: Parser, where: str) -> None:
+    """Add --upright and --as-stored, and --max-pixels."""
+    add_pixel_limit(parser)
     parser.add_argument("--upright", action="store_true", help=f"turn photographs by EXIF {where}")
     parser.add_argument("--as-stored", action="store_true", help=f"do not turn photographs by EXIF {where}")
 

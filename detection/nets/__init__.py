@@ -31,11 +31,13 @@ class Detector(nn.Module, ABC):
     backbone: its backbone.
     used_maps: indices of the backbone's maps it uses; parameters that no used map depends on are frozen.
     multiple: height and width of a batch are rounded up to it.
+    max_objects: the most objects it can find in an image, where it has so many queries; None where nothing limits it.
     """
 
     backbone: Backbone
     used_maps: Sequence[int]
     multiple: int = 32
+    max_objects: int | None = None
 
     @abstractmethod
     def forward(self, images: Images, targets: list[Target]) -> dict[str, Tensor]:

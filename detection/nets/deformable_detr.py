@@ -142,6 +142,7 @@ class DeformableDETR(Detector):
         super().__init__()
         check_width(width, heads)
         self.refine, self.num_queries = refine_boxes or two_stage, num_queries
+        self.max_objects = num_queries
         self.backbone, self.levels = backbone, Levels(backbone, width, num_levels, finest_stride)
         self.used_maps = self.levels.used
         self.level_of = nn.Parameter(torch.randn(num_levels, width))

@@ -136,6 +136,7 @@ class DETR(Detector):
         self.encoder = Encoder(encoder_layers, *options, pre_norm=pre_norm)
         self.encoder_norm = nn.LayerNorm(width) if pre_norm else nn.Identity()
         self.queries = nn.Embedding(num_queries, width)
+        self.max_objects = num_queries
         self.decoder = nn.ModuleList(DecoderLayer(*options, pre_norm=pre_norm) for _ in range(decoder_layers))
         self.decoder_norm = nn.LayerNorm(width)
         self.classify = nn.Linear(width, num_classes + 1)  # the last class is background

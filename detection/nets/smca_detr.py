@@ -134,6 +134,7 @@ class SMCADETR(Detector):
         self.encoder = Encoder(encoder_layers, *options, pre_norm=pre_norm)
         self.encoder_norm = nn.LayerNorm(width) if pre_norm else nn.Identity()
         self.queries = nn.Embedding(num_queries, width)
+        self.max_objects = num_queries
         self.refer = MLP(width, 2)
         xavier(self.refer)
         self.gaussians = nn.ModuleList(Gaussian(width, heads, dynamic_scale) for _ in range(decoder_layers))

@@ -21,6 +21,7 @@ from detection.data.photographs import chosen
 from detection.data.shards import holds_shards
 from detection.nets import default_size, finds, resize_rule
 from detection.recipe import DataConfig, DetectRecipe
+from detection.training.data_notes import notes_on_photographs, notes_on_small
 from detection.training.start import take_classes
 from shared.errors import UsageError
 from shared.files import cache_dir
@@ -100,6 +101,10 @@ def open_data(recipe: DetectRecipe, start: Exported | None = None) -> Data:
         val_set.check_usable(EVALUATED)
         if val_set.skeleton is not None:
             val_set.notes += val_set.skeleton.notes
+    train_set.notes += notes_on_photographs(train_set, val_set)
+    for images in (train_set, val_set):
+        if images is not None:
+            images.notes += notes_on_small(images)
     return Data(train_set, val_set)
 
 

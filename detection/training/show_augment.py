@@ -15,6 +15,7 @@ from detection.training.datasets import open_data
 from detection.types import Detections
 from shared.errors import UsageError
 from shared.feeding.feed import Fetch
+from shared.feeding.image import limit_pixels
 from shared.feeding.plan import Plan
 
 COLUMNS = 4
@@ -29,6 +30,7 @@ def show(recipe: DetectRecipe, output: Path, count: int) -> list[str]:
     """
     if count < 1:
         raise UsageError(f"--count {count} is below 1; give at least 1")
+    limit_pixels(recipe.runtime.max_pixels)
     train, seed = open_data(recipe).train, recipe.runtime.seed
     plan = Plan(train.sizes, seed)
     fetch, nothing = (

@@ -9,20 +9,23 @@ from typing import Any
 
 import torch
 
+from backbones.base import Backbone
 from backbones.sync import join_batch_norms
 from detection.data.annotations.classes import ClassMap
+from detection.data.augment.presets import Augmentation
 from detection.data.coco import CocoDetection
 from detection.data.panoptic import PanopticDetection
 from detection.drawing.draw import draw_detections
 from detection.eval.panoptic import evaluator_of
 from detection.recipe import DetectRecipe, ModelConfig, run_stem
 from detection.training.build import OpenedBackbone, build_detector, default_backbone, open_backbone
+from detection.training.data_notes import notes_on_queries
 from detection.training.datasets import Data, open_data, shapes_of
 from detection.training.network_defaults import notes
 from detection.training.start import fill_from, find_start, rebuild_backbone, unconsumed_warmups
 from detection.training.task import DetectTask
 from shared.devices import dist
-from shared.errors import plural
+from shared.errors import UsageError, plural
 from shared.feeding.feed import choose_workers, in_order
 from shared.feeding.plan import rng_for
 from shared.loop.optim import for_batch
@@ -48,8 +51,12 @@ def train(resolved: Resolved) -> int:
         recipe = resolved.recipe
         opened = open_backbone(recipe, store) if start is None else rebuild_backbone(start, recipe)
         built = build_detector(recipe, opened.net, len(data.train.classes))
+        check_input(opened.net, data.train)
         if start is not None:
             opened = opened._replace(transfer=fill_from(start, built, store, recipe.model))
+        for images in (data.train, data.val):
+            if images is not None:
+                images.notes += notes_on_queries(images, built.max_objects)
         val, backend = data.val, recipe.data.eval_backend
         task = DetectTask(built, opened.stats, None if val is None else lambda: evaluator_of(val, backend))
         task.facts = {
@@ -103,6 +110,19 @@ def resolved_for(resolved: Resolved, data: CocoDetection) -> Resolved:
         return resolved
     args = {**recipe.model.network_args, "num_keypoints": len(data.skeleton)}
     return replace(resolved, recipe=replace(recipe, model=replace(recipe.model, network_args=args)))
+
+
+def check_input(net: Backbone, data: CocoDetection) -> None:
+    """Raise UsageError if the backbone accepts one image size only, and the images will have another."""
+    if net.only is not None and isinstance(data.augment, Augmentation):
+        output = data.augment.output
+        if output.long is not None:
+            height, width = net.only
+            raise UsageError(
+                f"this backbone accepts only images of {height}x{width}, and with --max-size and --multiscale sizes "
+                f"vary; give --size {height} {width} without them, or use a backbone without a fixed size"
+            )
+        net.check_size(output.size)
 
 
 def val_loader(session: Session, val: CocoDetection | None) -> Any:
@@ -171,9 +191,8 @@ def describe(recipe: DetectRecipe, data: Data, opened: OpenedBackbone) -> None:
         plural(len(classes), "class"),
         listed_classes(classes),
     )
-    for name, images in (("training", data.train), ("validation", data.val)):
-        for note in images.notes if images else []:
-            log.info("%s data: %s", name, note)
+    for note in notes_of(data):
+        log.info("%s", note)
     if opened.transfer is not None:
         log.info("loaded %s", opened.transfer)
     elif recipe.model.backbone_pretrained:
@@ -182,6 +201,12 @@ def describe(recipe: DetectRecipe, data: Data, opened: OpenedBackbone) -> None:
         log.info("the backbone starts from random weights; load some with --backbone-tag or --backbone-pretrained")
     if data.val is None:
         log.info("no validation data: AP is not measured during training")
+
+
+def notes_of(data: Data) -> list[str]:
+    """The notes of both data sets."""
+    sets = (("training", data.train), ("validation", data.val))
+    return [f"{name} data: {note}" for name, images in sets if images is not None for note in images.notes]
 
 
 def listed_classes(classes: ClassMap, most: int = 6) -> str:
@@ -227,6 +252,7 @@ def dry_run(session: Session, resolved: Resolved, task: DetectTask, data: Data, 
     lr = for_batch(recipe.optim, feed.step_size).lr
     lines += describe_schedule(feed.steps_per_epoch, feed.step_size, recipe.schedule, lr)
     lines.append(f"data\n  {len(data.train)} training images, {len(data.val) if data.val else 0} validation images")
+    lines += [f"  {note}" for note in notes_of(data)]
     published = "published by timm" if recipe.model.backbone_pretrained else "random"
     lines.append(f"weights\n  {opened.transfer or published}")
     if dist.is_main():

@@ -17,10 +17,11 @@ from typing import NamedTuple, Protocol, TypeVar
 from pretrain.data.splits import CLASS_FOLDERS, SETS, SPLITS, Parts, parts_of
 from pretrain.data.tree import Tree
 from shared.errors import DataError, UsageError, plural
+from shared.feeding.names import DECODED, IN_SHARDS, UNDECODED
 from shared.weights.card import listed
 
-IMAGES = ("jpg", "jpeg", "png", "webp")
-OTHER_IMAGES = ("bmp", "gif", "tif", "tiff", "avif", "heic", "jp2", "ppm", "jfif")  # reported when skipped
+IMAGES = IN_SHARDS
+OTHER_IMAGES = tuple(ending for ending in (*DECODED, *UNDECODED) if ending not in IN_SHARDS)  # reported when skipped
 LEFT_OUT = "shards can contain " + ", ".join(IMAGES)
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
 from shared.recipes.commands import Command
-from shared.recipes.flags import Parser
+from shared.recipes.flags import Parser, add_pixel_limit
 from shared.recipes.values import number, whole
 
 if TYPE_CHECKING:
@@ -24,7 +24,9 @@ REASONS = 5  # reasons in the line of sums
 def pack(argv: list[str]) -> int:
     args = parser().parse_exactly(argv)
     from pretrain.packing.pack import pack as run
+    from shared.feeding.image import limit_pixels
 
+    limit_pixels(args.max_pixels)
     packed = run(
         args.place,
         args.out,
@@ -81,6 +83,7 @@ def parser() -> Parser:
         help="add restart markers to JPEGs, losslessly, so that training decodes only the rows of its crop; "
         "needs the program jpegtran",
     )
+    add_pixel_limit(flags)
     flags.add_argument("--verify", action="store_true", help="decode every image instead of reading its header")
     flags.add_argument("--jobs", type=whole(1, 1024), help="shards written in parallel (default: one per core)")
     return flags

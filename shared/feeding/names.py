@@ -16,6 +16,7 @@ from shared.errors import plural
 
 DECODED = ("jpg", "jpeg", "png", "webp", "bmp", "tif", "tiff", "gif", "avif", "ppm", "pgm", "pbm", "jfif", "jpe")
 UNDECODED = ("heic", "heif", "jp2", "jxl", "psd", "dng", "cr2", "cr3", "nef", "arw", "raf", "orf", "rw2", "svg")
+IN_SHARDS = ("jpg", "jpeg", "png", "webp")  # of those that are decoded, the ones that shards for pretraining hold
 
 
 def ending_of(name: str) -> str:

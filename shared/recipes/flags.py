@@ -73,6 +73,22 @@ class Parser(argparse.ArgumentParser):
         raise UsageError(f"{self.prog} has no flag {flag}{said}")
 
 
+def add_pixel_limit(parser: argparse.ArgumentParser) -> None:
+    """Add --max-pixels, for `shared.feeding.image.limit_pixels`."""
+    parser.add_argument(
+        "--max-pixels",
+        type=pixel_count,
+        metavar="PIXELS",
+        help="pixels of the largest image that is decoded (default: 50 million, and 20,000 on a side)",
+    )
+
+
+def pixel_count(word: str) -> int:
+    if not word.isdecimal() or int(word) < 1:
+        raise argparse.ArgumentTypeError(f"{word!r} is no number of pixels; give a whole number from 1")
+    return int(word)
+
+
 def add_flags(parser: argparse.ArgumentParser, recipe_cls: type) -> None:
     """Add one flag per field, grouped by section. Flags that are not given are absent, so recipe values are kept.
 

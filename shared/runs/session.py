@@ -17,6 +17,7 @@ from shared.devices import dist
 from shared.devices.device import pick_device
 from shared.errors import UsageError
 from shared.feeding.feed import Feed, choose_workers, in_order
+from shared.feeding.image import limit_pixels
 from shared.files import write_json
 from shared.logs.console import setup_logging
 from shared.loop.state import load_state
@@ -42,6 +43,7 @@ class Session:
         self.runtime: RuntimeConfig = resolved.recipe.runtime
         if self.runtime.offline:
             os.environ["HF_HUB_OFFLINE"] = "1"
+        limit_pixels(self.runtime.max_pixels)
         if self.runtime.threads:
             torch.set_num_threads(self.runtime.threads)
         self.device = pick_device(self.runtime.device)

@@ -88,7 +88,7 @@ def test_a_size_that_fits_no_way_is_found_before_any_pixel_is_read(tmp_path: Pat
         "b.png: is 40x24, but the annotations say 20x40",
         f"{tmp_path}/c.png: not an image of a known format",
     ]
-    with pytest.raises(DataError, match=r"3 of the 3 images .* a.png: is 24x40, .*correct them$"):
+    with pytest.raises(DataError, match=r"3 of the 3 images .*\(a.png: is 24x40, .*correct them$"):
         data.check_usable("correct them")
     with pytest.raises(DataError, match=r"correct them$"):
         data.check_usable("correct them", share=0.5)

@@ -1,0 +1,94 @@
+"""Notes about the data of a run: photographs that come twice, objects that the network cannot see or find.
+
+headers' marks -> candidates -> digests of whole files -> the same photograph twice, or in training and validation
+boxes and the size of the input -> objects smaller than a pixel
+objects of an image and the network's queries -> more objects than it can find
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+
+import numpy as np
+
+from detection.data.augment.geometry import fitted
+from detection.data.augment.presets import Augmentation
+from detection.data.coco import CocoDetection
+from shared.errors import DataError, plural
+
+NAMED = 3  # photographs to name in a note
+
+
+def notes_on_photographs(train: CocoDetection, val: CocoDetection | None) -> list[str]:
+    """Notes about photographs that come twice in training, or in training and validation, by their content."""
+    sets = [train] if val is None else [train, val]
+    where = [(which, row) for which, data in enumerate(sets) for row in range(len(data))]
+    marks = np.concatenate([data.photographs.marks for data in sets])
+    _, group, count = np.unique(marks, return_inverse=True, return_counts=True)
+    groups: dict[str, list[tuple[int, int]]] = {}
+    for place in np.flatnonzero((count[group] > 1) & (marks != 0)).tolist():
+        which, row = where[place]
+        try:
+            digest = hashlib.sha256(sets[which].read(row)).hexdigest()
+        except (OSError, DataError):
+            continue
+        groups.setdefault(digest, []).append((which, row))
+    again = [rows for rows in groups.values() if sum(which == 0 for which, _ in rows) > 1]
+    both = [rows for rows in groups.values() if {which for which, _ in rows} == {0, 1}]
+    notes = []
+    if again:
+        extra = sum(sum(which == 0 for which, _ in rows) - 1 for rows in again)
+        names = _names(sets, [[(which, row) for which, row in rows if which == 0] for rows in again])
+        notes.append(f"{plural(extra, 'training image')} repeat another one, byte for byte, such as {names}")
+    if both:
+        known = sum(sum(which == 1 for which, _ in rows) for rows in both)
+        notes.append(
+            f"{known} of the {plural(len(sets[1]), 'validation image')} are also in training, byte for byte, such as "
+            f"{_names(sets, both)}; metrics on them say little"
+        )
+    return notes
+
+
+def _names(sets: list[CocoDetection], groups: list[list[tuple[int, int]]]) -> str:
+    some = [" and ".join(sets[which].path(row).name for which, row in rows[:2]) for rows in groups[:NAMED]]
+    return "; ".join(dict.fromkeys(some))
+
+
+def notes_on_small(data: CocoDetection) -> list[str]:
+    """A note about objects that are smaller than a pixel of the network's input, at the largest size it varies to."""
+    if not isinstance(data.augment, Augmentation):
+        return []
+    output, table = data.augment.output, data.table
+    shapes, kind = np.unique(table.sizes, axis=0, return_inverse=True)
+    after = np.array(
+        [
+            fitted((h, w), max(output.short), output.long) if output.short and output.long else output.of((h, w))
+            for h, w in shapes.tolist()
+        ]
+    )
+    factor = (after / shapes)[kind.reshape(-1)][table.image_of][:, ::-1]
+    corners = table.corners()
+    sides = (corners[:, 2:] - corners[:, :2]) * factor
+    lost = int(((sides < 1).any(axis=1) & data.is_target).sum())
+    if not lost:
+        return []
+    side = f"{max(output.size)} pixels" if output.long is None else f"at most {output.long} pixels"
+    objects = "1 object is" if lost == 1 else f"{lost:,} objects are"
+    lost_how = f"less than a pixel wide or high after the resize to {side} and cannot be found"
+    return [f"{objects} {lost_how}; a larger --size helps"]
+
+
+def notes_on_queries(data: CocoDetection, most: int | None) -> list[str]:
+    """A note about images with more objects than the network has queries."""
+    if most is None:
+        return []
+    counts = Counter(data.table.image_of[data.is_target].tolist())
+    crowded = sum(count > most for count in counts.values())
+    if not crowded:
+        return []
+    images = "1 image has" if crowded == 1 else f"{crowded:,} images have"
+    return [
+        f"{images} more objects than the network's {most} queries, at most {max(counts.values()):,}; "
+        f"the others are never learned, give --num-queries {max(counts.values())}"
+    ]
