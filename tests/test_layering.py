@@ -24,7 +24,8 @@ ROOMS = {
     # shared: time, files and flags
     "shared.errors": "",
     "shared.files": "",
-    "shared.recipes": "errors",
+    "shared.versions": "errors",
+    "shared.recipes": "errors versions",
     "shared.logs": "files",
     "shared.devices": "errors recipes",
     "shared.feeding": "errors recipes",
@@ -75,6 +76,7 @@ LIGHT = [
     "shared/runs/resume.py",
     "shared/runs/catalogue.py",
     "shared/errors.py",
+    "shared/versions.py",
     "pretrain/recipe.py",
     "pretrain/cli.py",
     "detection/recipe.py",

@@ -7,7 +7,7 @@
     program("detect", "detection")      usage, dispatch, one-sentence errors
 
 A new command is an entry in its room's `commands.py`; nothing else is edited. These pages import no torch at the top,
-so `--help` answers at once.
+so `--help` answers at once. Before a command runs, the installed packages are compared with the required ones.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from shared import versions
 from shared.errors import UsageError, guarded
 from shared.recipes.flags import Parser
 from shared.recipes.nearest import suggest
@@ -64,6 +65,9 @@ def program(name: str, package: str, first: Sequence[str] = ()) -> Callable[...,
 
     @guarded(name)
     def main(argv: list[str]) -> int:
+        if "--version" in argv[:2]:
+            print(versions.summary())
+            return 0
         commands = collect(package)
         names = [*first, *sorted(commands.keys() - {*first})]
         if not argv or argv[0] in ("-h", "--help"):
@@ -71,7 +75,15 @@ def program(name: str, package: str, first: Sequence[str] = ()) -> Callable[...,
             return 0 if argv else 2
         if argv[0] not in commands:
             raise UsageError(f"no command '{argv[0]}'{suggest(argv[0], names)}; there is {', '.join(names)}")
-        return commands[argv[0]].run(argv[1:])
+        if not {"-h", "--help"} & {*argv}:
+            versions.check()
+        try:
+            return commands[argv[0]].run(argv[1:])
+        except RuntimeError as error:
+            refusal = versions.torchvision_without_operators(error)
+            if refusal is None:
+                raise
+            raise refusal from error
 
     return main
 
@@ -80,6 +92,5 @@ def usage(name: str, commands: dict[str, Command]) -> str:
     """What the program prints without a command: every command with its summary."""
     width = max(map(len, commands))
     lines = [f"  {word:<{width}}  {command.summary}" for word, command in commands.items()]
-    return "\n".join(
-        [f"usage: {name} COMMAND [flags]", "", *lines, "", f"`{name} COMMAND --help` shows the flags of each."]
-    )
+    last = f"`{name} COMMAND --help` shows the flags of each, `{name} --version` what is installed."
+    return "\n".join([f"usage: {name} COMMAND [flags]", "", *lines, "", last])
