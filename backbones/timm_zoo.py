@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from backbones import backbone
 from backbones.base import Backbone, MapInfo
 from backbones.reach import map_reach, only_size
+from backbones.timm_maps import has_maps, maps_of
 from shared.errors import UsageError, WeightsError
 from shared.feeding.pixels import PixelStats
 
@@ -152,7 +153,7 @@ class TimmBackbone(Backbone):
         make = create_dilated if dilation else create
         self.net = make(row, pretrained, sized | ({"drop_path_rate": rate} if rate else {}))
         infos = [MapInfo(f["num_chs"], f["reduction"]) for f in getattr(self.net, "feature_info", None) or []]
-        if not infos or not hasattr(self.net, "forward_intermediates"):
+        if not has_maps(self.net):
             raise UsageError(f"timm's {row.timm_name} has no feature maps; use another backbone")
         if row.last_tap:
             block, channels = row.last_tap
@@ -177,7 +178,7 @@ class TimmBackbone(Backbone):
         self.check_size(x.shape[-2:])
         if self.after_neck:
             return [self.net.forward_features(x)]
-        return list(self.net.forward_intermediates(x, indices=self.taps, intermediates_only=True))
+        return maps_of(self.net, x, self.taps)
 
     def forward(self, x: Tensor) -> Tensor:
         self.check_size(x.shape[-2:])
