@@ -1,4 +1,4 @@
-"""What every test may lean on: one thread, no network, the same examples every time, and things small enough to see."""
+"""What tests may lean on: threads as OMP_NUM_THREADS says, no network, one seed, and things small enough to see."""
 
 from __future__ import annotations
 
@@ -36,8 +36,8 @@ settings.load_profile("chordate")
 
 
 @pytest.fixture(autouse=True)
-def one_thread_and_one_seed() -> None:
-    torch.set_num_threads(1)
+def threads_as_asked_and_one_seed() -> None:
+    torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
     torch.manual_seed(0)
 
 

@@ -19,6 +19,7 @@ from detection.nets.efficientdet import COMPOUND, EfficientDet
 from detection.parts.dense.focal import IGNORED, NOTHING
 from detection.types import Images, Target
 from shared.errors import UsageError
+from tests.detection.nets.same_detections import pairs_of_same
 
 CLASSES, HEIGHT, WIDTH = 5, 128, 256
 
@@ -174,9 +175,8 @@ def test_detections_are_those_of_effdet() -> None:
         told = theirs(given.pixels, as_effdet(objects(1, 1)))["detections"]
     for mine, other in zip(found, told, strict=True):
         assert len(mine["scores"]) == 100
-        torch.testing.assert_close(mine["boxes"], other[:, :4], rtol=1e-4, atol=1e-3)
-        torch.testing.assert_close(mine["scores"], other[:, 4], rtol=1e-4, atol=1e-5)
-        assert torch.equal(mine["labels"] + 1, other[:, 5].long())
+        known = {"boxes": other[:, :4], "scores": other[:, 4], "labels": other[:, 5].long()}
+        pairs_of_same(mine, known, first_label=1)
 
 
 @pytest.mark.parametrize(

@@ -35,6 +35,7 @@ from tests.detection.nets.of_torchvision import (
     unpadded,
     with_our_weights,
 )
+from tests.detection.nets.same_detections import pairs_of_same
 
 CLASSES, WIDTH, HIDDEN, MASK, DEEP, POINTS = 3, 32, 64, 24, 48, 5
 SMALL: dict[str, Any] = {"width": WIDTH, "hidden": HIDDEN}
@@ -143,19 +144,11 @@ def test_losses_and_gradients_are_those_of_torchvision(
 
 @pytest.mark.parametrize("network", FAMILY)
 def test_detections_are_those_of_torchvision(network: str, small: Callable, scenes: Callable) -> None:
-    """As sets: of two boxes with nearly equal scores, rounding decides which one suppresses the other."""
     images, _ = scenes([2, 3], classes=CLASSES)
     net = small(network)
     theirs = of_torchvision(network, net, min_size=112).eval()(unpadded(images))  # of that size, nothing is resized
     for ours, other in zip(net.eval().detect(images), theirs, strict=True):
-        assert len(ours["scores"]) > 5 and len(ours["scores"]) == len(other["scores"])
-        close = (
-            (ours["labels"][:, None] == other["labels"] - 1)
-            & ((ours["scores"][:, None] - other["scores"]).abs() < 1e-4)
-            & ((ours["boxes"][:, None] - other["boxes"]).abs().amax(2) < 1e-2)
-        )
-        mine, same = close.nonzero().unbind(1)
-        assert len(same.unique()) >= 0.9 * len(other["scores"]), "nine tenths of the boxes are the same"
+        mine, same = pairs_of_same(ours, other, first_label=1)
         if "masks" in other:
             torch.testing.assert_close(ours["masks"][mine], other["masks"][same, 0], rtol=1e-3, atol=1e-3)
             assert ours["masks"].shape[1:] == (28, 28) and ours["masks"].std() > 0.02, "masks differ"

@@ -25,6 +25,7 @@ from detection.inference.trained import Trained
 from detection.published import references
 from detection.published.foreign import recognize
 from shared.weights.store import Store
+from tests.detection.nets.same_detections import pairs_of_same
 from tests.detection.published.of_others import bring_in
 
 SIZE = (96, 128)
@@ -149,11 +150,7 @@ def insist_on_equal_detections(model: Any, ours: Trained) -> None:
         (found,) = ours.task.detect(images)
     assert len(wanted["scores"]) > 20, "many detections"
     ids = torch.tensor(ours.classes.source_ids)[found["labels"]]
-    same = (found["scores"][:, None] - wanted["scores"]).abs() < 1e-4
-    same &= (found["boxes"][:, None] - wanted["boxes"]).abs().amax(-1) < 1e-2
-    same &= ids[:, None] == wanted["labels"]
-    # NMS of boxes with an IoU near the threshold depends on rounding
-    assert same.any(0).float().mean() > 0.98 and same.any(1).float().mean() > 0.98
+    pairs_of_same({**found, "labels": ids}, wanted)
     for name in ("masks", "keypoints"):
         assert (name in found) == (name in wanted)
 
