@@ -85,7 +85,7 @@ def test_vitdet_computes_what_the_vit_did_where_a_window_covers_the_image() -> N
         "net.neck.bias",
     ]
     x = torch.randn(2, 3, 224, 224)
-    assert furthest(blocks_of(child, x), blocks_of(parent, x)) < 1e-5
+    assert furthest(blocks_of(child, x), blocks_of(parent, x)) < 1e-4
     parent.net.pos_embed.data[0, 5] += 1
     assert furthest(blocks_of(child, x), blocks_of(parent, x)) > 1e-3, "the comparison can fail"
 
@@ -94,7 +94,7 @@ def test_vitdet_with_global_attention_alone_computes_it_for_any_image() -> None:
     parent, child = scrambled(vit()), vitdet(use_rel_pos=True, global_attn_indexes=(0, 1, 2))
     converted(parent, child)
     x = torch.randn(2, 3, 96, 160)
-    assert furthest(blocks_of(child, x), blocks_of(parent, x)) < 1e-5
+    assert furthest(blocks_of(child, x), blocks_of(parent, x)) < 1e-4
 
 
 def test_registers_class_token_and_final_norm_have_no_place() -> None:
@@ -114,7 +114,7 @@ def test_layer_scales_are_folded_into_the_projections_before_them() -> None:
     _, changed, _ = converted(parent, child)
     assert "net.blocks.2.attn.proj.weight" in changed and "net.blocks.2.mlp.fc2.bias" in changed
     x = torch.randn(1, 3, 224, 224)
-    assert furthest(blocks_of(child, x), blocks_of(parent, x)) < 1e-5
+    assert furthest(blocks_of(child, x), blocks_of(parent, x)) < 1e-4
 
 
 def test_positions_go_to_the_size_the_child_was_built_for() -> None:
@@ -122,7 +122,7 @@ def test_positions_go_to_the_size_the_child_was_built_for() -> None:
     converted(parent, child)
     assert child.net.pos_embed.shape == (1, 20, 20, 32)
     x = torch.randn(1, 3, 320, 320)
-    assert furthest(blocks_of(child, x), blocks_of(parent, x)) < 1e-5, "the ViT resamples its positions on the way"
+    assert furthest(blocks_of(child, x), blocks_of(parent, x)) < 1e-4, "the ViT resamples its positions on the way"
 
 
 def test_positions_of_no_square_are_refused() -> None:
@@ -157,8 +157,8 @@ def test_hieradet_computes_what_the_hiera_did(scales: float | None) -> None:
     assert len(changed) == (1 if scales is None else 1 + 4 * 7)
     x = torch.randn(2, 3, 224, 224)
     with torch.no_grad():
-        assert furthest(child.forward_features(x), parent.forward_features(x)) < 1e-5
-        assert furthest([child(x)], [parent(x)]) < 1e-5
+        assert furthest(child.forward_features(x), parent.forward_features(x)) < 1e-4
+        assert furthest([child(x)], [parent(x)]) < 1e-4
 
 
 def test_hieradet_of_a_hiera_stays_near_it_with_positions_of_any_shape() -> None:
@@ -208,7 +208,7 @@ def test_vit_of_another_size_computes_what_the_first_does_there() -> None:
     assert resized(small, large) == ["net.pos_embed"]
     x = torch.randn(1, 3, 320, 320)
     with torch.no_grad():
-        assert furthest([large(x)], [small(x)]) < 1e-5
+        assert furthest([large(x)], [small(x)]) < 1e-4
     assert torch.equal(large.net.pos_embed[:, 0], small.net.pos_embed[:, 0]), "the class token keeps its own"
 
 
@@ -217,7 +217,7 @@ def test_vit_may_be_resized_to_an_oblong() -> None:
     resized(small, wide)
     x = torch.randn(1, 3, 96, 160)
     with torch.no_grad():
-        assert furthest([wide(x)], [small(x)]) < 1e-5
+        assert furthest([wide(x)], [small(x)]) < 1e-4
 
 
 def test_vitdet_of_another_size_computes_what_the_first_does_there() -> None:
@@ -227,7 +227,7 @@ def test_vitdet_of_another_size_computes_what_the_first_does_there() -> None:
     assert large.net.blocks[1].attn.rel_pos_h.shape == (55, 16)
     x = torch.randn(1, 3, 448, 448)
     with torch.no_grad():
-        assert furthest(large.forward_features(x), small.forward_features(x)) < 1e-5
+        assert furthest(large.forward_features(x), small.forward_features(x)) < 1e-4
 
 
 def swin(window: int) -> Any:

@@ -31,8 +31,8 @@ def test_maps_and_vector_equal_timms_at_the_size_timm_was_built_for(windows: boo
     for mine, theirs in zip(
         net.forward_features(x), net.net.forward_intermediates(x, intermediates_only=True), strict=True
     ):
-        torch.testing.assert_close(mine, theirs)
-    torch.testing.assert_close(net(x), net.net(x))
+        torch.testing.assert_close(mine, theirs, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(net(x), net.net(x), rtol=1e-4, atol=1e-5)
 
 
 @both
@@ -43,7 +43,7 @@ def test_kept_units_equal_timms_masked_walk(windows: bool) -> None:
     mask = torch.zeros(2, 15, dtype=torch.bool).scatter_(1, keep, True)
     _, theirs = net.net.forward_features(x, mask, return_intermediates=True)
     for mine, wanted in zip(forward_units(net, x, keep), theirs, strict=True):
-        torch.testing.assert_close(mine, wanted)
+        torch.testing.assert_close(mine, wanted, rtol=1e-4, atol=1e-5)
     turned = forward_units(net, x, keep.flip(1))
     for mine, wanted in zip(turned, theirs, strict=True):
         torch.testing.assert_close(mine.flip(1), wanted, rtol=1e-4, atol=1e-5)
@@ -56,7 +56,7 @@ def test_with_window_positions_a_network_built_for_one_size_is_that_of_any_other
     x = torch.randn(1, 3, *SIZE)
     wanted = elsewhere.net.forward_intermediates(x, intermediates_only=True)
     for mine, theirs in zip(built_here.forward_features(x), wanted, strict=True):
-        torch.testing.assert_close(mine, theirs)
+        torch.testing.assert_close(mine, theirs, rtol=1e-4, atol=1e-5)
 
 
 @torch.no_grad()

@@ -40,7 +40,7 @@ def test_file_in_the_cache_fills_the_backbone_and_tells_its_pixels(cache: Path) 
     assert ours.pixels == pixel_stats("imagenet")
     with torch.no_grad():
         x = torch.randn(1, 3, 64, 64)
-        torch.testing.assert_close(ours.forward_features(x)[-1], theirs.features(x))
+        torch.testing.assert_close(ours.forward_features(x)[-1], theirs.features(x), rtol=1e-4, atol=1e-5)
     for name in ("tv_mobilenet_v3_large_fpn", "tv_mobilenet_v3_large_ssdlite"):
         transfer = fill_published(backbone.build(name), MOBILE).transfer
         assert transfer.matched_params == transfer.total_params == 2_971_952

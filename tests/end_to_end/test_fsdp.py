@@ -44,7 +44,7 @@ def test_sliced_weights_become_what_whole_ones_become(
     assert [each.code for each in ended] == [0, 0], ended[0].err
     for name, value in weights(left("whole")).items():
         torch.testing.assert_close(weights(left("sliced"))[name], value, rtol=1e-4, atol=1e-5)
-    assert left("sliced").result()["metrics"] == pytest.approx(left("whole").result()["metrics"])
+    assert left("sliced").result()["metrics"] == pytest.approx(left("whole").result()["metrics"], rel=1e-3)
     assert left("sliced").card()["bytes"] == left("whole").card()["bytes"], "the export knows nothing of slices"
 
 

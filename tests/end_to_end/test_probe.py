@@ -233,7 +233,7 @@ def test_a_tag_is_measured_on_shards_and_on_the_folder_of_the_same_images_alike(
     again = run(words + f"--data-path {packed_out(trained, tmp_path / 'folder')} --name folder --batch-size 5")
     assert again.code == 0, again.err
     other = left("folder").result()["metrics"]
-    assert {k: other[k] for k in HEALTH} == pytest.approx({k: metrics[k] for k in HEALTH}, rel=1e-5)
+    assert {k: other[k] for k in HEALTH} == pytest.approx({k: metrics[k] for k in HEALTH}, rel=1e-3)
 
 
 @pytest.mark.slow

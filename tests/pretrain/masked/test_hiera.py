@@ -58,7 +58,7 @@ def test_outputs_and_loss_equal_those_of_the_authors(size: tuple[int, int]) -> N
     mask = torch.zeros(3, units, dtype=torch.bool).scatter_(1, seen, True)  # True is seen
     with torch.no_grad():
         loss, predicted, pixels, _ = theirs(x, mask=mask)
-        torch.testing.assert_close(ours(x, noise), loss, rtol=1e-5, atol=0)
+        torch.testing.assert_close(ours(x, noise), loss, rtol=1e-4, atol=0)
         asked = ours.places[hidden].flatten(1)
         in_order = asked.argsort(1)  # theirs come row by row
         mine = taken(ours.predict(x, seen, hidden), in_order).flatten(0, 1)

@@ -70,6 +70,6 @@ def test_loss_is_the_mean_squared_distance_to_pixels_less_their_mean_over_their_
     torch.testing.assert_close(pixel_loss(predicted, pixels, normalize=False), torch.as_tensor(raw))
     white = torch.stack([(row - row.mean()) / row.std() for row in pixels.flatten(0, 1)]).view_as(pixels)
     torch.testing.assert_close(
-        pixel_loss(predicted, pixels, normalize=True), (predicted - white).square().mean(), rtol=1e-5, atol=0
+        pixel_loss(predicted, pixels, normalize=True), (predicted - white).square().mean(), rtol=1e-4, atol=0
     )
     assert pixel_loss(predicted, torch.ones_like(pixels), normalize=True).isfinite(), "an even patch has no deviation"

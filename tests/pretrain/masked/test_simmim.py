@@ -33,7 +33,7 @@ def compare(ours: SimMIM, theirs: Any, state: dict[str, Tensor], size: int, patc
     with torch.no_grad():
         found = theirs(x, bool_masked_pos=masked)
         torch.testing.assert_close(ours.fill(x, mask), found.reconstruction, rtol=1e-4, atol=2e-6)
-        torch.testing.assert_close(ours(x, noise), found.loss, rtol=1e-5, atol=0)
+        torch.testing.assert_close(ours(x, noise), found.loss, rtol=1e-4, atol=0)
 
 
 def test_pixels_and_loss_of_a_vit_equal_those_of_transformers(

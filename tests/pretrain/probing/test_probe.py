@@ -70,7 +70,10 @@ def test_predictions_are_those_of_lightly() -> None:
     bank, queries = some(200, 16, 10, seed=3), some(80, 16, 10, seed=4).values
     unit = torch.nn.functional.normalize
     wanted = theirs(unit(queries), unit(bank.values).T, bank.labels, 10, knn_k=20, knn_t=0.07)[:, 0]
-    assert torch.equal(knn_votes(bank, queries, 10, k=20, temperature=0.07).argmax(1), wanted)
+    votes = knn_votes(bank, queries, 10, k=20, temperature=0.07)
+    best, second = votes.topk(2).values.unbind(1)
+    clear = best > 1.001 * second  # of equal votes, rounding decides
+    assert clear.sum() > 70 and torch.equal(votes.argmax(1)[clear], wanted[clear])
 
 
 @given(cut=st.integers(0, 30), seed=st.integers(0, 2**31))

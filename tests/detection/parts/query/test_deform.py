@@ -82,9 +82,9 @@ def test_parts_of_the_queries_make_the_whole(monkeypatch: pytest.MonkeyPatch) ->
     wanted = gradients(whole, inputs, towards)
     monkeypatch.setattr(bilinear, "TOGETHER", 4)
     parts = in_rows(*inputs, SHAPES)
-    assert torch.equal(parts, whole)
+    torch.testing.assert_close(parts, whole, rtol=1e-5, atol=1e-6)  # sums of other lengths round differently
     for one, other in zip(gradients(parts, inputs, towards), wanted, strict=True):
-        torch.testing.assert_close(one, other)
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
 
 
 def test_a_place_outside_the_maps_says_nothing_and_hears_nothing() -> None:
