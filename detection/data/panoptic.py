@@ -24,6 +24,8 @@ from torch import Tensor
 
 from detection.data.annotations.classes import ClassMap
 from detection.data.annotations.coco_json import CocoTable
+from detection.data.annotations.files import json_or_gz
+from detection.data.annotations.json_values import without_json
 from detection.data.annotations.panoptic_json import (
     IDS,
     NO_SEGMENT,
@@ -68,7 +70,7 @@ class PanopticDetection(CocoDetection):
     ) -> None:
         annotations = Path(annotations)
         self.book = read_panoptic(annotations, categories)
-        self.pngs = annotations.with_suffix("") if pngs is None else Path(pngs)
+        self.pngs = without_json(annotations) if pngs is None else Path(pngs)
         check_pngs(self.book, self.pngs)
         super().__init__(images, annotations, classes, augment, **options)
         self.finds = tuple(finds)
@@ -154,8 +156,8 @@ def panoptic_layout(root: Path, split: str) -> tuple[Path, Path]:
     """
     root = Path(root)
     layouts = [(root / name, root / "annotations" / f"panoptic_{name}.json") for name in (f"{split}2017", split)]
-    for images, file in (*layouts, (root / "input_images", root / "panoptic_examples.json")):
-        if images.is_dir() and file.is_file():
+    for images, plain in (*layouts, (root / "input_images", root / "panoptic_examples.json")):
+        if images.is_dir() and (file := json_or_gz(plain)).is_file():
             return images, file
     raise DataError(
         f"{root} is not a COCO panoptic folder: it has neither {split}2017/ with annotations/panoptic_{split}2017.json "

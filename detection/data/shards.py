@@ -25,14 +25,8 @@ from typing import Any
 
 import numpy as np
 
-from detection.data.annotations.coco_json import (
-    OF_ANNOTATIONS,
-    CocoTable,
-    Rows,
-    image_columns,
-    read_categories,
-    repeated,
-)
+from detection.data.annotations.annotation_rows import Rows, repeated
+from detection.data.annotations.coco_json import OF_ANNOTATIONS, CocoTable, image_columns, read_categories
 from detection.data.annotations.coco_json import OF_IMAGES as OF_COCO_IMAGES
 from detection.data.annotations.keypoints import insist, read_skeletons, stacked
 from detection.data.annotations.skeleton import Skeleton
@@ -115,7 +109,11 @@ def _read_categories(path: Path) -> tuple[dict[int, str], dict[int, Skeleton], A
             raise ValueError("it is not a list")
     except (OSError, ValueError, RecursionError) as error:
         raise DataError(f"{path} is not a list of categories ({error}); pack the shards again") from None
-    return read_categories(entries, path), read_skeletons(entries, path), hashlib.sha256(raw)
+    categories = read_categories(entries, path)
+    skeletons, notes = read_skeletons(entries, path)
+    for note in notes:
+        log.warning("%s: %s", path, note)
+    return categories, skeletons, hashlib.sha256(raw)
 
 
 # -- an index -------------------------------------------------------------------------------------
@@ -198,7 +196,7 @@ def build_index(
         images.append({**sample, "id": image_id})
         spots.append((offset, size))
         for entry in annotations:
-            rows({**entry, "id": len(rows.ids) + 1, "image_id": image_id})  # some tools number each image's from 1
+            rows.take({**entry, "id": len(rows.ids) + 1, "image_id": image_id})  # some tools number each image's from 1
     if not images:
         raise DataError(f"shard {shard} has no image; remove it")
     image_ids, sizes, file_names = image_columns(images, shard)
@@ -206,6 +204,8 @@ def build_index(
         for member in members(shard):
             digest.add(member)
     columns = rows.columns(categories, image_ids, sizes, skeletons or {})
+    for note in rows.notes():
+        log.warning("%s: %s", shard, note)
     masks, keypoints = columns["masks"], columns["keypoints"]
     upright = told_upright(images, shard)
     about = {

@@ -21,6 +21,7 @@ from typing import Any, NamedTuple, cast
 
 import numpy as np
 
+from detection.data.annotations.json_values import whole_number, without_json
 from detection.data.annotations.panoptic_json import Segment, check_ids, read_annotations, read_ids, read_json
 from detection.data.coco import CocoDetection
 from detection.data.panoptic import PanopticDetection
@@ -208,13 +209,14 @@ class PanopticEvaluator:
             for image_id, png in pngs.items():
                 size = self.original_size(image_id)
                 claims = [self.claim(info, image_id, path) for info in infos[image_id]]
-                ids = read_ids(path.with_suffix("") / png, size)
-                check_ids(ids, claims, path.with_suffix("") / png, path)
+                ids = read_ids(without_json(path) / png, size)
+                check_ids(ids, claims, without_json(path) / png, path)
                 self.take({image_id: Judged(infos[image_id], *self.judge(image_id, ids, claims), None)})
 
     def claim(self, info: Any, image_id: int, path: Path) -> Segment:
-        number, category = (info.get(key) if isinstance(info, dict) else None for key in ("id", "category_id"))
-        if type(number) is not int or category not in self.things:
+        said = info if isinstance(info, dict) else {}
+        number, category = whole_number(said.get("id")), whole_number(said.get("category_id"))
+        if number is None or category not in self.things:
             raise DataError(
                 f"{path}: image {image_id}, segment {number} has the category {category}, which is not in the "
                 "ground truth; evaluate it with the file it belongs to"

@@ -6,8 +6,10 @@
     custom   ROOT/train/images            ROOT/train/annotations/*.json, one for each image; test instead of val
 
     images/v1/patch3/b.jpg -> ROOT/images/v1/patch3/b.jpg, else ROOT/patch3/b.jpg, else ROOT/b.jpg
+    train\\b.jpg            -> ROOT/train\\b.jpg, else ROOT/train/b.jpg and so on, since Windows writes \\ for /
 
-Objects365 is unpacked in any of these three ways. Each folder is listed once, since the file system may be remote.
+Objects365 is unpacked in any of these three ways. Each folder is listed once, since the file system may be remote. A
+file annotations/NAME.json may be gzipped, as NAME.json.gz.
 """
 
 from __future__ import annotations
@@ -50,7 +52,7 @@ def coco_layout(root: Path, split: str, dataset: str = "coco") -> tuple[Path, Pa
         )
     stem = STEMS[dataset]
     for name in (f"{split}2017", split):
-        images, annotations = root / name, root / "annotations" / f"{stem}_{name}.json"
+        images, annotations = root / name, json_or_gz(root / "annotations" / f"{stem}_{name}.json")
         if images.is_dir() and annotations.is_file():
             return images, annotations
     for name in ("train",) if split == "train" else ("valid", "val", "validation", "test"):
@@ -63,6 +65,12 @@ def coco_layout(root: Path, split: str, dataset: str = "coco") -> tuple[Path, Pa
             f"annotations/{stem}_{split}.json",
         )
     )
+
+
+def json_or_gz(path: Path) -> Path:
+    """The path of a JSON file, or of the gzipped file beside it if that alone is there."""
+    packed = path.with_name(f"{path.name}.gz")
+    return packed if packed.is_file() and not path.is_file() else path
 
 
 def custom_layout(root: Path, split: str) -> tuple[Path, Path]:
@@ -86,11 +94,12 @@ def find_photographs(table: CocoTable, root: Path, allow_missing: int) -> tuple[
     """
     names = [name.decode() for name in table.file_names]
     places = _places(table, names, root)
-    moved = [index for index, place in enumerate(places) if place and place != names[index]]
-    taken = Counter(places) if moved else Counter()
-    for index in moved:  # two images with the same base name cannot be the same file
+    changed = [index for index, place in enumerate(places) if place and place != names[index]]
+    taken = Counter(places) if changed else Counter()
+    for index in changed:  # two images with the same base name cannot be the same file
         if taken[places[index]] > 1:
             places[index] = None
+    moved = [index for index in changed if places[index] != with_slashes(names[index])]
     present = np.array([place is not None for place in places])
     missing = [name for name, place in zip(names, places, strict=True) if place is None]
     if len(missing) > allow_missing:
@@ -101,9 +110,11 @@ def find_photographs(table: CocoTable, root: Path, allow_missing: int) -> tuple[
     notes = []
     if count := sum(places[index] is not None for index in moved):
         notes.append(f"{count} image{'s are' if count > 1 else ' is'} in another folder than the annotations say")
+    if count := sum(places[index] is not None for index in set(changed) - set(moved)):
+        notes.append(f"{count} file name{'s have' if count > 1 else ' has'} \\ between folders, read as /")
     if missing:
         notes.append(f"{len(missing)} image{'s are' if len(missing) > 1 else ' is'} missing on disk and skipped")
-    if moved:
+    if changed:
         table = replace(table, file_names=np.array([(place or "").encode() for place in places]))
     return table.select(present), notes
 
@@ -113,20 +124,27 @@ def _places(table: CocoTable, names: list[str], root: Path) -> list[str | None]:
     listings: dict[str, set[str]] = {}
     places: list[str | None] = []
     for image_id, name in zip(table.image_ids.tolist(), names, strict=True):
-        if os.path.isabs(name) or os.path.normpath(name).split(os.sep)[0] == "..":
+        inside = with_slashes(name)
+        if os.path.isabs(inside) or os.path.normpath(inside).split(os.sep)[0] == "..":
             raise DataError(f"{table.path}: image {image_id} has the file_name '{name}'; it must stay in {root}")
         places.append(next((place for place in _candidates(name) if _is_there(place, root, listings)), None))
     return places
 
 
 def _candidates(name: str) -> Iterator[str]:
-    """The file name as given, then with its patch folder only, then without a folder."""
+    """The file name as given, then with / for \\, then with its patch folder only, then without a folder."""
     yield name
-    *folders, base = name.split("/")
+    if (slashed := with_slashes(name)) != name:
+        yield slashed
+    *folders, base = slashed.split("/")
     patches = [folder for folder in folders if re.fullmatch(r"patch\d+", folder)]
     if patches:
         yield f"{patches[-1]}/{base}"
     yield base
+
+
+def with_slashes(name: str) -> str:
+    return name.replace("\\", "/")
 
 
 def _is_there(place: str, root: Path, listings: dict[str, set[str]]) -> bool:

@@ -14,24 +14,30 @@ from typing import Any
 
 import numpy as np
 
-from detection.data.annotations.skeleton import Skeleton
+from detection.data.annotations.json_values import category_id
+from detection.data.annotations.skeleton import Skeleton, usable_lines
 from shared.errors import DataError
 from shared.feeding.columns import compact, floats, together
 
 
-def read_skeletons(categories: list[Any], path: Path) -> dict[int, Skeleton]:
-    """{category id: skeleton} of the categories with keypoint names.
+def read_skeletons(categories: list[Any], path: Path) -> tuple[dict[int, Skeleton], list[str]]:
+    """{category id: skeleton} of the categories with keypoint names, and notes about skeleton lines.
 
     Raises:
         DataError: an invalid skeleton, or categories with different keypoints.
     """
     found: dict[int, Skeleton] = {}
+    notes: list[str] = []
     for entry in categories:
         if entry.get("keypoints"):
-            found[entry["id"]] = Skeleton.from_words(entry, f"{path}: category '{entry['name']}'")
+            told, more = usable_lines(entry)
+            notes += more
+            category = category_id(entry)
+            assert category is not None, "categories are checked when they are read"
+            found[category] = Skeleton.from_words(told, f"{path}: category '{entry['name']}'")
     if len({skeleton.names for skeleton in found.values()}) > 1:
         raise DataError(f"{path}: categories have different keypoints, but a network has one skeleton; split the file")
-    return found
+    return found, notes
 
 
 class KeypointRows:

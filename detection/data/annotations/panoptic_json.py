@@ -20,6 +20,7 @@ import numpy as np
 from PIL import Image
 
 from detection.data.annotations.coco_json import CocoTable, image_columns, read_categories
+from detection.data.annotations.json_values import category_id, read_json_bytes, truth_value, whole_number
 from detection.data.annotations.turning import told_upright
 from shared.errors import DataError
 
@@ -64,10 +65,7 @@ def read_panoptic(path: Path, categories: Path | None = None) -> Panoptic:
     categories_list = top["categories"]
     if not all(isinstance(entry, dict) and "isthing" in entry for entry in categories_list):
         categories_list = listed_categories(path, categories)
-    names, things = (
-        read_categories(categories_list, path),
-        {entry["id"]: bool(entry["isthing"]) for entry in categories_list},
-    )
+    names, things = read_categories(categories_list, path), things_of(categories_list, path)
     image_ids, sizes, file_names = image_columns(top["images"], path)
     pngs, infos = read_annotations(top["annotations"], path)
     for known, others, what in ((pngs, image_ids.tolist(), "listed"), (set(image_ids.tolist()), pngs, "annotated")):
@@ -80,6 +78,7 @@ def read_panoptic(path: Path, categories: Path | None = None) -> Panoptic:
     for image, own in segments.items():
         if len({segment.id for segment in own}) < len(own):
             raise DataError(f"{path}: image {image} has two segments with the same id; give each its own")
+    ordered = [segments[image] for image in image_ids.tolist()]
     table = CocoTable(
         path,
         hashlib.sha256(raw).hexdigest(),
@@ -89,19 +88,31 @@ def read_panoptic(path: Path, categories: Path | None = None) -> Panoptic:
         file_names,
         image_of=np.array([row for row, _ in rows], np.int32),
         boxes=np.array([info["bbox"] for _, info in rows], np.float64).reshape(-1, 4),
-        category_ids=np.array([info["category_id"] for _, info in rows], np.int32),
+        category_ids=np.array([segment.category for own in ordered for segment in own], np.int64),
         areas=np.array([info["area"] for _, info in rows], np.float64),
-        crowd=np.array([bool(info.get("iscrowd")) for _, info in rows], dtype=bool),
+        crowd=np.array([segment.crowd for own in ordered for segment in own], dtype=bool),
         upright=told_upright(top["images"], path),
     )
     return Panoptic(table, things, pngs, segments)
 
 
+def things_of(entries: list[dict[str, Any]], path: Path) -> dict[int, bool]:
+    """`isthing` by category id, of checked categories. Raises DataError if one is neither true nor false."""
+    things: dict[int, bool] = {}
+    for entry in entries:
+        category, thing = category_id(entry), truth_value(entry["isthing"])
+        if thing is None or category is None:
+            raise DataError(
+                f"{path}: category '{entry['name']}' has the isthing {json.dumps(entry['isthing'])[:60]} where 0 for "
+                "stuff or 1 for a thing belongs; correct it"
+            )
+        things[category] = thing
+    return things
+
+
 def read_json(path: Path) -> tuple[Any, bytes]:
-    try:
-        raw = Path(path).read_bytes()
-    except OSError as error:
-        raise DataError(f"cannot read {path} ({error}); give the path of a panoptic JSON") from None
+    """The content of a JSON file, gzipped or not, and its bytes."""
+    raw = read_json_bytes(path, "the annotations", "a panoptic JSON")
     try:
         return json.loads(raw), raw
     except (ValueError, RecursionError) as error:
@@ -124,8 +135,8 @@ def read_annotations(annotations: list[Any], path: Path) -> tuple[dict[int, str]
     pngs: dict[int, str] = {}
     infos: dict[int, list[dict[str, Any]]] = {}
     for number, entry in enumerate(annotations):
-        image = entry.get("image_id") if isinstance(entry, dict) else None
-        if type(image) is not int or not isinstance(entry.get("segments_info"), list):
+        image = whole_number(entry.get("image_id")) if isinstance(entry, dict) else None
+        if image is None or not isinstance(entry.get("segments_info"), list):
             raise DataError(
                 f"{path}: annotation number {number + 1} has no image_id and segments_info; give a panoptic JSON, or "
                 "use --dataset coco for one with boxes"
@@ -141,17 +152,23 @@ def read_annotations(annotations: list[Any], path: Path) -> tuple[dict[int, str]
 def segment_of(info: Any, image: int, names: dict[int, str], path: Path) -> Segment:
     """Check one entry of segments_info."""
     where = f"{path}: image {image}, segment {info.get('id') if isinstance(info, dict) else info}"
-    if not isinstance(info, dict) or type(info.get("id")) is not int or not 0 < info["id"] < IDS:
+    number = whole_number(info.get("id")) if isinstance(info, dict) else None
+    if number is None or not 0 < number < IDS:
         raise DataError(f"{where} has no id from 1 to {IDS - 1}; correct or remove it")
-    if info.get("category_id") not in names:
+    category = whole_number(info.get("category_id"))
+    if category is None or category not in names:
         raise DataError(
             f"{where} has the category {info.get('category_id')}, which is not listed; correct or remove it"
         )
     box = info.get("bbox")
     numbers = [*(box if isinstance(box, list) else ()), info.get("area")]
-    if len(numbers) != 5 or not all(isinstance(x, int | float) and np.isfinite(x) for x in numbers):
+    if len(numbers) != 5 or not all(type(x) in (int, float) and np.isfinite(x) for x in numbers):
         raise DataError(f"{where} has no bbox of four finite numbers and no area; correct or remove it")
-    return Segment(info["id"], info["category_id"], bool(info.get("iscrowd")), float(info["area"]))
+    crowd = info.get("iscrowd")
+    crowd = False if crowd is None else truth_value(crowd)
+    if crowd is None:
+        raise DataError(f"{where} has the iscrowd {json.dumps(info['iscrowd'])[:60]} where 0 or 1 belongs; correct it")
+    return Segment(number, category, crowd, float(info["area"]))
 
 
 # -- the PNGs -------------------------------------------------------------------------------------

@@ -22,6 +22,7 @@ from typing import Any
 
 import yaml
 
+from detection.data.annotations.json_values import whole_number
 from shared.errors import DataError
 
 PERSON = {  # COCO's person, with pycocotools' sigmas
@@ -194,6 +195,47 @@ class Skeleton:
                 f"{where} has {str(value)[:60]}, not pairs of the {len(self)} keypoints, by name or from 1; "
                 "correct or remove them"
             ) from None
+
+
+def usable_lines(entry: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
+    """A COCO category whose lines are pairs of its keypoints counted from 1, and notes about what was changed.
+
+    Programs also count from 0, or list lines of keypoints that the category does not have. Numbers count from 0 where
+    that makes more pairs valid. Lines are only drawn, so the others are left out; flip pairs, which training uses,
+    are checked by `Skeleton.from_words`.
+    """
+    lines, pairs, names = entry.get("skeleton") or [], entry.get("flip_pairs") or [], entry.get("keypoints")
+    lines, pairs = (value if isinstance(value, list) else [value] for value in (lines, pairs))
+    names = [str(number + 1) for number in range(names)] if type(names) is int and 0 < names < 10_000 else names
+    if not isinstance(names, list):
+        return dict(entry), []
+    counted = {base: [_numbered(pair, names, base) for pair in (*lines, *pairs)] for base in (1, 0)}
+    base = min(counted, key=lambda base: counted[base].count(None))
+    usable = [pair for pair in counted[base][: len(lines)] if pair is not None]
+    told = {**entry, "skeleton": usable}
+    if base == 0 and pairs:
+        told["flip_pairs"] = [new or old for new, old in zip(counted[0][len(lines) :], pairs, strict=True)]
+    what, dropped = f"category '{entry.get('name')}'", len(lines) - len(usable)
+    notes = [f"the skeleton of {what} counts its keypoints from 0"] if base == 0 else []
+    if dropped:
+        have = f"{dropped} skeleton line{' of ' if dropped == 1 else 's of '}{what} {'is' if dropped == 1 else 'are'}"
+        notes.append(f"{have} not between two of its {len(names)} keypoints, not drawn")
+    return told, notes
+
+
+def _numbered(pair: Any, names: list[Any], base: int) -> list[int] | None:
+    """A pair of names, or of numbers from `base` -> numbers from 1; None if it is no pair of these keypoints."""
+    if not isinstance(pair, list) or len(pair) != 2:
+        return None
+    places = [
+        names.index(point) if isinstance(point, str) and point in names else _place(point, base) for point in pair
+    ]
+    return [place + 1 for place in places] if all(0 <= place < len(names) for place in places) else None
+
+
+def _place(point: Any, base: int) -> int:
+    number = whole_number(point)
+    return -1 if number is None else number - base
 
 
 def usual_sigmas(names: Sequence[str]) -> tuple[float, ...]:

@@ -129,30 +129,38 @@ class Outlines:
 
 
 class OutlineRows:
-    """Collects masks, one annotation after another."""
+    """Collects masks, one annotation after another.
+
+    `dropped` counts the rings of an odd number or fewer than 6 numbers that `outlines` left out, beside sound ones.
+    """
 
     def __init__(self) -> None:
+        self.dropped = 0
         self.numbers, self.in_ring, self.rings = array("d"), array("i"), array("i")
         self.codes, self.in_code, self.sizes = bytearray(), array("i"), array("i")
 
     def take(self, segmentation: Any) -> None:
-        """Add a segmentation of the JSON, or None. Raises TypeError, ValueError, KeyError, OverflowError."""
-        rings, code, size = 0, b"", (0, 0)
+        """Add a segmentation of the JSON, or None. Raises TypeError, ValueError, KeyError, OverflowError.
+
+        Nothing is added if it raises.
+        """
+        numbers, lengths, code, size = array("d"), array("i"), b"", array("i", (0, 0))
         if isinstance(segmentation, dict):
-            height, width = segmentation["size"]
-            size, counts = (height, width), segmentation["counts"]
-            code = counts.encode("ascii") if isinstance(counts, str) else compressed(counts, size)
+            height, width = map(_whole, segmentation["size"])
+            size, counts = array("i", (height, width)), segmentation["counts"]
+            code = counts.encode("ascii") if isinstance(counts, str) else compressed(counts, (height, width))
             if not code:
                 raise ValueError("no counts")
         elif segmentation is not None:
             for ring in segmentation:
-                self.numbers.extend(ring)
-                self.in_ring.append(len(ring))
-                rings += 1
-        self.sizes.extend(size)
+                numbers.extend(ring)
+                lengths.append(len(ring))
+        self.numbers += numbers
+        self.in_ring += lengths
+        self.sizes += size
         self.codes += code
         self.in_code.append(len(code))
-        self.rings.append(rings)
+        self.rings.append(len(lengths))
 
     def there(self) -> np.ndarray:
         """(A,) bool: annotations with a mask."""
@@ -161,21 +169,29 @@ class OutlineRows:
     def outlines(self, sizes: np.ndarray, refuse: Callable[[np.ndarray, Callable[[int], str]], None]) -> Outlines:
         """All masks, checked, in the order they were added.
 
+        A ring of an odd number or fewer than 6 numbers is left out if its annotation has others, and counted.
+
         Args:
             sizes: (A, 2) height and width of each annotation's image.
             refuse: called with the invalid annotations, (A,) bool, and a function from row to message.
         """
         numbers, in_ring = floats(self.numbers), np.array(self.in_ring, np.int32)
         rings, in_code = np.array(self.rings, np.int32), np.array(self.in_code, np.int32)
+        odd = (in_ring % 2 == 1) | (in_ring < 6)
+        if odd.any():
+            owner = np.repeat(np.arange(len(rings)), rings)
+            sound = np.bincount(owner[~odd], minlength=len(rings))
+            hopeless = (rings > 0) & (sound == 0)
+            lengths = {int(row): int(size) for row, size in zip(owner[odd][::-1], in_ring[odd][::-1], strict=True)}
+            what = "a polygon is at least 6 numbers x y x y ..."
+            refuse(hopeless, lambda row: f"has a polygon of {lengths[row]} numbers; {what}")
+            self.dropped = int((odd & ~hopeless[owner]).sum())
+            numbers, in_ring, rings = numbers[np.repeat(~odd, in_ring)], in_ring[~odd], sound.astype(np.int32)
         owner = np.repeat(np.arange(len(rings)), rings)
 
         def of_ring(wrong: np.ndarray) -> np.ndarray:
             return np.bincount(owner[wrong], minlength=len(rings)) > 0
 
-        what = "a polygon is at least 6 numbers x y x y ..."
-        odd = (in_ring % 2 == 1) | (in_ring < 6)
-        lengths = {int(row): int(size) for row, size in zip(owner[odd][::-1], in_ring[odd][::-1], strict=True)}
-        refuse(of_ring(odd), lambda row: f"has a polygon of {lengths[row]} numbers; {what}")
         far = ~(np.abs(numbers) <= FARTHEST)
         if far.any():
             at = int(far.argmax())
@@ -201,3 +217,10 @@ class OutlineRows:
             whole = sizes[block].astype(np.int64).prod(axis=1)
             wrong[block] = (np.minimum.reduceat(counts, first[:-1]) < 0) | (pixels != whole)
         refuse(wrong, lambda row: f"has an RLE that does not add up to {sizes[row][1]}x{sizes[row][0]} pixels")
+
+
+def _whole(side: Any) -> int:
+    """A side of an RLE, which some programs write as 640.0."""
+    if int(side) != side:
+        raise ValueError("a side is not whole")
+    return int(side)

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from detection.data.masks.outlines import Outlines
+from detection.data.masks.outlines import OutlineRows, Outlines
 from detection.data.masks.rle import coco_mask, columns_of, run_lengths
 from shared.feeding.columns import ends
 
@@ -82,6 +82,17 @@ def encoded(outlines: Outlines, number: int, size: tuple[int, int]) -> dict[str,
     return rings[0] if len(rings) == 1 else coco_mask.merge(rings)
 
 
+def read_polygons(segmentation: list[Any], size: tuple[int, int]) -> bytes | None:
+    """Polygons [[x, y, ...], ...] -> compressed RLE of (height, width); None if they are none."""
+    rows, refused = OutlineRows(), []
+    try:
+        rows.take(segmentation)
+    except (TypeError, ValueError, OverflowError):
+        return None
+    outlines = rows.outlines(np.array([size]), lambda wrong, say: refused.extend(wrong[wrong]))
+    return None if refused else encoded(outlines, 0, size)["counts"]
+
+
 def empty(outlines: Outlines, sizes: np.ndarray) -> np.ndarray:
     """(A,) bool: masks without any pixel in their image.
 
@@ -99,6 +110,19 @@ def empty(outlines: Outlines, sizes: np.ndarray) -> np.ndarray:
     for number in np.flatnonzero(suspects).tolist():
         height, width = sizes[number].tolist()
         found[number] = coco_mask.area(encoded(outlines, number, (height, width))) == 0
+    return found
+
+
+def pixel_areas(outlines: Outlines, sizes: np.ndarray) -> np.ndarray:
+    """(A,) float64: pixels of each mask in its image, counted as pycocotools does; 0 without a mask.
+
+    Args:
+        sizes: (A, 2) height and width of each mask's image.
+    """
+    found = np.zeros(len(outlines))
+    for number in np.flatnonzero((outlines.rings > 0) | (outlines.in_code > 0)).tolist():
+        height, width = sizes[number].tolist()
+        found[number] = coco_mask.area(encoded(outlines, number, (height, width)))
     return found
 
 

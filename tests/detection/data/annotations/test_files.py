@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from detection.data.annotations.files import find_photographs
+from detection.data.annotations.files import coco_layout, find_photographs
 from detection.data.coco import CocoDetection
 from shared.errors import DataError
 from tests.detection.data.of_objects365 import NAMES, objects365
@@ -106,3 +106,64 @@ def test_finding_asks_each_folder_once(tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.setattr(os, "listdir", lambda path: (asked.append(str(path)), real(path))[1])
     find_photographs(read_coco(annotations), tmp_path, 0)
     assert asked == [f"{tmp_path}"] or len(asked) == len(set(asked)) == 1
+
+
+# -- names as Windows writes them -------------------------------------------------------------------
+
+
+def windows(folder: Path, change: dict[str, str]) -> CocoDetection:
+    content = json.loads(objects365(folder).read_text())
+    for image in content["images"]:
+        image["file_name"] = change.get(image["file_name"], image["file_name"].replace("/", "\\"))
+    (folder / "windows.json").write_text(json.dumps(content))
+    return CocoDetection(folder / "images", folder / "windows.json")
+
+
+@pytest.mark.parametrize("keep", [3, 1, 0], ids=["as the JSON says", "in their patch", "in one folder"])
+def test_backslashes_between_folders_are_slashes(tmp_path: Path, keep: int) -> None:
+    for number, name in enumerate(NAMES):
+        place = tmp_path / "images" / Path(*Path(name).parts[-1 - keep :])
+        place.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (40, 30), (number * 100, 0, 0)).save(place)
+    data = windows(tmp_path, {})
+    reds = [int(data.load(i, np.random.default_rng(0))[0][0, 0, 0]) for i in range(len(NAMES))]
+    assert reds == pytest.approx([0, 100, 200], abs=3)
+    told = [note for note in data.notes if "folder" in note]
+    moved = ["3 images are in another folder than the annotations say"]
+    assert told == (["3 file names have \\ between folders, read as /"] if keep == 3 else moved)
+
+
+def test_a_backslash_that_belongs_to_a_name_stays(tmp_path: Path) -> None:
+    (tmp_path / "images").mkdir()
+    for number, name in enumerate(("odd\\name.jpg", *(Path(name).name for name in NAMES[1:]))):
+        Image.new("RGB", (40, 30), (number * 100, 0, 0)).save(tmp_path / "images" / name)
+    data = windows(tmp_path, {NAMES[0]: "odd\\name.jpg"})
+    assert data.path(0).name == "odd\\name.jpg" and data.load(0, np.random.default_rng(0))[0][0, 0, 0] < 3
+
+
+@pytest.mark.parametrize("name", ["..\\a.jpg", "a\\..\\..\\b.jpg", "\\etc\\passwd"])
+def test_backslashes_do_not_lead_out_of_the_folder(tmp_path: Path, name: str) -> None:
+    with pytest.raises(DataError, match="it must stay in"):
+        windows(tmp_path, {NAMES[0]: name})
+
+
+def test_photographs_that_are_links_are_photographs(tmp_path: Path) -> None:
+    annotations = objects365(tmp_path)
+    (tmp_path / "images").mkdir()
+    for name in NAMES:
+        Image.new("RGB", (40, 30)).save(tmp_path / Path(name).name)
+        (tmp_path / "images" / Path(name).name).symlink_to(tmp_path / Path(name).name)
+    data = CocoDetection(tmp_path / "images", annotations)
+    assert len(data) == 3 and data.load(2, np.random.default_rng(0))[0].shape == (3, 30, 40)
+
+
+@pytest.mark.parametrize("name", ["train2017", "train"])
+def test_a_coco_folder_with_gzipped_annotations_is_found(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).mkdir()
+    (tmp_path / "annotations").mkdir()
+    packed = tmp_path / f"annotations/instances_{name}.json.gz"
+    packed.touch()
+    assert coco_layout(tmp_path, "train") == (tmp_path / name, packed)
+    plain = packed.with_suffix("")
+    plain.touch()
+    assert coco_layout(tmp_path, "train") == (tmp_path / name, plain)

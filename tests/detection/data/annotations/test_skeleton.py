@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import yaml
 
-from detection.data.annotations.skeleton import PERSON, Skeleton, mirrored_by_name, other_side
+from detection.data.annotations.skeleton import PERSON, Skeleton, mirrored_by_name, other_side, usable_lines
 from shared.errors import DataError
 
 PERSONS = Skeleton.from_words({"keypoints": list(PERSON), "skeleton": [[16, 14], [1, 2]]}, "a category")
@@ -178,3 +178,55 @@ def test_sigmas_that_pycocotools_would_divide_by_ten_are_refused() -> None:
     with pytest.raises(DataError, match=r"ten times those of pycocotools.*0\.026 for 0\.26"):
         PERSONS.with_sigmas([10 * sigma for sigma in PERSONS.sigmas])
     assert PERSONS.with_sigmas(1).sigmas == (1.0,) * 17
+
+
+# -- lines of COCO files ----------------------------------------------------------------------------
+
+NAMES = ["top", "left_tip", "right_tip", "root"]
+
+
+@pytest.mark.parametrize(
+    ("lines", "edges", "says"),
+    [
+        ([[1, 2], [2, 4]], ((0, 1), (1, 3)), None),
+        ([[0, 1], [1, 3]], ((0, 1), (1, 3)), "counts its keypoints from 0"),
+        ([[1, 2], [2, 3]], ((0, 1), (1, 2)), None),  # valid either way: from 1, as COCO says
+        ([[0, 1], [3, 4], [1, 4], [2, 4]], ((2, 3), (0, 3), (1, 3)), "1 skeleton line of category 'hand' is not"),
+        ([[1, 2], [4, 17], [5, 6]], ((0, 1),), "2 skeleton lines of category 'hand' are not between two of its 4"),
+        ([[1, 2], [2], [1, 2, 3], "x", None, [1.5, 2], [True, 2]], ((0, 1),), "6 skeleton lines"),
+        ([["top", "root"], ["1", "2.0"], [1.0, "3"]], ((0, 3), (0, 2)), "1 skeleton line "),
+        ([["top", "toe"]], (), "1 skeleton line "),
+        ([], (), None),
+        (None, (), None),
+        ({"a": 1}, (), "1 skeleton line "),
+    ],
+)
+def test_lines_from_0_and_of_other_points_are_understood_or_left_out(
+    lines: Any, edges: tuple[tuple[int, int], ...], says: str | None
+) -> None:
+    told, notes = usable_lines({"name": "hand", "keypoints": NAMES, "skeleton": lines})
+    assert Skeleton.from_words(told, "a hand").edges == edges
+    assert len(notes) == (says is not None) and (says is None or says in notes[0])
+
+
+def test_flip_pairs_count_as_the_lines_do_and_are_never_left_out() -> None:
+    entry: dict[str, Any] = {"name": "hand", "keypoints": NAMES, "skeleton": [[0, 1]], "flip_pairs": [[1, 2]]}
+    assert Skeleton.from_words(usable_lines(entry)[0], "a hand").mirrored == (0, 2, 1, 3)
+    entry["flip_pairs"] = [[1, 9]]
+    with pytest.raises(DataError, match="flip_pairs has"):
+        Skeleton.from_words(usable_lines(entry)[0], "a hand")
+
+
+@pytest.mark.parametrize("keypoints", [4, NAMES], ids=["a number", "names"])
+def test_a_coco_file_with_such_lines_is_read_and_says_so(tmp_path: Path, keypoints: Any) -> None:
+    from detection.data.annotations.coco_json import read_coco
+    from tests.detection.data.of_people import people_file
+
+    content = people_file()
+    content["categories"][0].update(keypoints=keypoints, skeleton=[[0, 3], [3, 20]])
+    for entry in content["annotations"]:
+        entry["keypoints"] += [1, 1, 2]
+    (tmp_path / "x.json").write_text(json.dumps(content))
+    table = read_coco(tmp_path / "x.json", ("keypoints",))
+    assert table.skeleton is not None and table.skeleton.edges == ((0, 3),)
+    assert [note.split(" ")[:3] for note in table.notes] == [["the", "skeleton", "of"], ["1", "skeleton", "line"]]

@@ -127,10 +127,8 @@ WHAT = "polygons .* or an RLE"
         (..., "annotation 101 has no segmentation, which a network with masks needs; give .* or use a network"),
         (None, "annotation 101 has no segmentation"),
         ([], "annotation 101 has no segmentation"),
-        (
-            [square(1, 1, 5), [1, 2, 3, 4, 5, 6, 7]],
-            "annotation 101 has a polygon of 7 numbers; a polygon is at least 6",
-        ),
+        ([[1, 2, 3, 4, 5, 6, 7]], "annotation 101 has a polygon of 7 numbers; a polygon is at least 6"),
+        ([[1, 2], [1, 2, 3, 4]], "annotation 101 has a polygon of 2 numbers"),
         ([[1, 2, 3, 4]], "annotation 101 has a polygon of 4 numbers"),
         ([[]], "annotation 101 has a polygon of 0 numbers"),
         ([[1, 2, 3, 4, 5, float("nan")]], "annotation 101 has a polygon with nan; its numbers are finite pixels"),
