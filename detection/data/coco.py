@@ -19,8 +19,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from detection.data.annotations.classes import ClassMap
-from detection.data.annotations.coco_json import CocoTable
+from detection.data.annotations.classes import ClassMap, class_notes
+from detection.data.annotations.coco_json import CocoTable, read_image_list
 from detection.data.annotations.files import coco_layout, find_photographs
 from detection.data.annotations.formats import read_annotations
 from detection.data.annotations.skeleton import Skeleton
@@ -65,6 +65,7 @@ class CocoDetection:
         min_keypoints: skip images with fewer labeled keypoints in total; None for the default in training, 0 for none.
         copy_paste: copy-paste augmentation; needs masks and the augmentation lsj.
         turn: whether to apply the EXIF orientation where the annotations do not tell.
+        images_only: take the images alone; a JSON needs no annotations then, and wrong ones do not matter.
 
     `photographs` tells which images are turned, and which cannot be used: `check_usable`.
     """
@@ -84,13 +85,15 @@ class CocoDetection:
         skeleton: Skeleton | None = None,
         min_keypoints: int | None = 0,
         copy_paste: bool = False,
+        images_only: bool = False,
         turn: Turn = "auto",
     ) -> None:
         if copy_paste:
             check_copy_paste(augment, finds)
         self.images, self.augment, self.finds, self.copy_paste = Path(images), augment, tuple(finds), copy_paste
-        self.notes: list[str] = []
-        table = whole = self.table_of(annotations)
+        listing = images_only and annotations is not None and not Path(annotations).is_dir()
+        table = whole = read_image_list(Path(cast(Path, annotations))) if listing else self.table_of(annotations)
+        self.notes, self.class_notes = list(table.notes), []
         self.skeleton = _skeleton(table, skeleton)
         if self.skeleton is not None and len(self.skeleton) > 1 and not self.skeleton.named:
             self.notes.append(
@@ -107,8 +110,11 @@ class CocoDetection:
             self.notes += notes
         seen = look_at(table, self.pictures_of(table), turn)
         self.notes += seen.notes
-        targets, notes = find_targets(table := seen.table, self.finds)
-        self.notes += notes
+        table = seen.table
+        targets = np.zeros(len(table.boxes), dtype=bool)
+        if not images_only:
+            targets, notes = find_targets(table, self.finds)
+            self.notes += notes
         if drop_empty:
             filled = np.bincount(table.image_of[targets], minlength=len(table.image_ids)) > 0
             self.notes += note(int((~filled).sum()), "image has", "images have", "no box, skipped")
@@ -152,6 +158,9 @@ class CocoDetection:
         used = set(np.unique(self.table.category_ids).tolist())
         self.classes, labels = classes.bind(self.table.categories, used, self.table.path)
         self.labels = _looked_up(self.table.category_ids, labels)
+        earlier, objects = self.class_notes, set(np.unique(self.labels[self.is_target]).tolist())
+        self.class_notes = class_notes(self.classes, self.table.categories, objects)
+        self.notes = [note for note in self.notes if note not in earlier] + self.class_notes
 
     def used_names(self) -> list[str]:
         """Names of the classes with annotations."""

@@ -15,6 +15,7 @@ import shutil
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from detection.data.annotations.box_format import check_box_format
 from detection.data.annotations.coco_json import CocoTable
 from detection.data.annotations.custom import read_custom
 from detection.data.annotations.files import STEMS, custom_layout
@@ -65,6 +66,8 @@ def convert_custom(source: Path, out: Path, skeleton: Skeleton | None = None, *,
     places = {split: custom_layout(source, split) for split in present or ["train"]}
     tables = {split: read_custom(annotations, images, None) for split, (images, annotations) in places.items()}
     tables, notes = settled(tables, places, turn)
+    for table in tables.values():
+        check_box_format(table)
     counts = {table.keypoints.shape[1] for table in tables.values() if table.keypoints is not None}
     if len(counts | ({len(skeleton)} if skeleton and counts else set())) > 1:
         counted = [*sorted(counts), *([f"{len(skeleton)} in the skeleton"] if skeleton else [])]

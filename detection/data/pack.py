@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from detection.data.annotations.box_format import check_box_format
 from detection.data.annotations.coco_json import CocoTable
 from detection.data.annotations.files import find_photographs
 from detection.data.annotations.turning import said
@@ -81,6 +82,7 @@ def pack(
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise DataError(f"{out} already exists and is not empty; give another folder or remove it first")
     whole = read_table(images, annotations, None)
+    check_box_format(whole)
     found, notes = find_photographs(whole, images, allow_missing)
     files = [images / name.decode() for name in found.file_names]
     seen = look_at(whole.select(np.isin(whole.image_ids, found.image_ids)), [Picture(file) for file in files], turn)

@@ -91,7 +91,7 @@ class ClassMap:
         return replace(self, source_ids=tuple(ids[label] for label in range(len(self)))), labels
 
     def find(self, name: str) -> int | None:
-        """The label of a name, ignoring case, spaces and hyphens; None for an unknown class."""
+        """The label of a name, or of the only one that differs in case and blanks alone; None for an unknown class."""
         if name in self.names:
             return self.names.index(name)
         plain = [_plain(known) for known in self.names]
@@ -109,9 +109,39 @@ class ClassMap:
         return cls(tuple(saved["names"]), tuple(int(i) for i in ids), bool(saved.get("everything", False)))
 
 
+def class_notes(classes: ClassMap, categories: Mapping[int, str], objects: Collection[int]) -> list[str]:
+    """Notes about classes without an object, names that are nearly the same, and names matched in another spelling.
+
+    Args:
+        categories: {category id: name} of the annotation file.
+        objects: labels of the objects there.
+    """
+    if classes.everything:
+        return []
+    notes = []
+    if empty := [name for label, name in enumerate(classes.names) if label not in objects]:
+        have = "has no object" if len(empty) == 1 else "have no object"
+        notes.append(f"{len(empty)} of {len(classes)} classes {have}: {_listed(empty)}")
+    alike: dict[str, list[str]] = {}
+    for name in dict.fromkeys((*classes.names, *categories.values())):
+        alike.setdefault(_plain(name), []).append(name)
+    twins = [pair for pair in alike.values() if len(set(pair) & set(classes.names)) > 1]
+    if twins:
+        pairs = _listed([" and ".join(f"'{name}'" for name in pair) for pair in twins])
+        notes.append(f"classes differ in case or blanks alone: {pairs}; give them one name if they are one class")
+    spelled = [(name, classes.find(name)) for name in categories.values() if name not in classes.names]
+    if matched := [f"'{name}' as '{classes.names[label]}'" for name, label in spelled if label is not None]:
+        notes.append(f"names are matched without case and blanks: {_listed(matched)}")
+    return notes
+
+
 def _plain(name: str) -> str:
-    """Normalize a name: 'Cell phone', 'cell-phone' and 'cellphone' are equal."""
-    return "".join(c for c in name.casefold() if c.isalnum()) or name.strip()
+    """A name without case and blanks: 'Cell phone' and 'cellphone' are equal, 'marker+' and 'marker-' are not."""
+    return "".join(name.casefold().split()) or name
+
+
+def _listed(names: list[str], most: int = 5) -> str:
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
 def _first_twice(values: Iterable[Any]) -> Any:

@@ -22,6 +22,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from detection.data.annotations.box_format import check_corners
 from detection.data.annotations.coco_json import CocoTable
 from detection.data.annotations.formats import annotation_format
 from shared.errors import DataError, UsageError, plural
@@ -87,7 +88,7 @@ def read_custom(annotations: Path, images: Path | None = None, finds: Sequence[s
     for row, each in enumerate(files):
         sizes[row] = each.size or sizes[row]
     some = wanted or (finds is None and any(each.points is not None for each in files))
-    return CocoTable(
+    table = CocoTable(
         annotations,
         fingerprint([each.file for each in files]),
         categories={1: CATEGORY},
@@ -102,6 +103,8 @@ def read_custom(annotations: Path, images: Path | None = None, finds: Sequence[s
         keypoints=in_one_order(files) if some else None,
         unsized=np.array([each.size is None for each in files]),
     )
+    check_corners(table)
+    return table
 
 
 def pair_up(annotations: Path, images: Path) -> list[Path]:

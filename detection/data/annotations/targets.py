@@ -12,10 +12,14 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from detection.data.annotations.box_format import check_box_format, check_points
 from detection.data.annotations.coco_json import CocoTable, exact_duplicates
 from detection.data.annotations.skeleton import Skeleton
 from detection.data.masks.silhouettes import empty
 from shared.errors import DataError
+
+CROWDS = "(iscrowd), not trained on and not counted in evaluation"
+LARGEST_AREA = 1.5  # of the box, rounded up to pixels
 
 
 def note(count: int, one: str, many: str, what: str) -> list[str]:
@@ -29,6 +33,7 @@ def find_targets(table: CocoTable, finds: Sequence[str]) -> tuple[np.ndarray, li
     Raises:
         DataError: there are none.
     """
+    check_box_format(table)
     corners, objects = table.corners(), ~table.crowd
     outside = (corners != np.hstack((table.boxes[:, :2], table.boxes[:, :2] + table.boxes[:, 2:]))).any(axis=1)
     wide = (corners[:, 2:] - corners[:, :2] >= 1).all(axis=1)
@@ -36,13 +41,47 @@ def find_targets(table: CocoTable, finds: Sequence[str]) -> tuple[np.ndarray, li
     notes = note(int((outside & wide & objects).sum()), "box reaches", "boxes reach", "outside the image, clipped")
     notes += note(int((~wide & objects).sum()), "box is", "boxes are", "narrower than 1 pixel, dropped")
     notes += note(int(again.sum()), "annotation is", "annotations are", "duplicated, counted once")
+    crowds = note(int(table.crowd.sum()), "annotation is a crowd", "annotations are crowds", CROWDS)
+    notes += [*crowds, *area_notes(table, wide & objects)]
     targets = wide & objects & ~again
     if not targets.any():
-        raise DataError(f"{table.path} has no usable boxes; give annotations of objects ('instances')")
+        why = f": {'; '.join(notes)}" if notes else ""
+        way_out = "; set iscrowd to 0 if each is one object" if table.crowd.all() else ""
+        raise DataError(f"{table.path} has no usable boxes{why}; give annotations of objects ('instances'){way_out}")
+    check_points(table, targets)
     if "masks" in finds:
         targets, more = _with_masks(table, targets)
         notes += more
     return targets, notes
+
+
+def area_notes(table: CocoTable, objects: np.ndarray) -> list[str]:
+    """A note about areas that cannot be: 0 or less, larger than their box, or all the same whatever the box.
+
+    They stay as they are, as in pycocotools, which leaves objects of a negative area out.
+
+    Args:
+        objects: (A,) bool: annotations to look at.
+    """
+    areas, sides = table.areas[objects], table.boxes[objects, 2:]
+    if not len(areas):
+        return []
+    with np.errstate(over="ignore"):
+        boxes, largest = sides.prod(axis=1), LARGEST_AREA * (sides + 1).prod(axis=1)
+        varied = boxes.max() > 1.1 * boxes.min()
+    low, large = int((areas <= 0).sum()), int((areas > largest).sum())
+    if (len(areas) > 2 or areas[0] == 1) and (areas == areas[0]).all() and varied:
+        what = f"all {len(areas)} areas are {areas[0]:g}, whatever the box"
+    elif low or large:
+        kinds = [f"{low} of {len(areas)} areas {'is' if low == 1 else 'are'} 0 or less"] if low else []
+        kinds += [f"{large} of {len(areas)} areas {'is' if large == 1 else 'are'} larger than the box"] if large else []
+        what = " and ".join(kinds)
+    else:
+        return []
+    return [
+        f"{what}: AP of small, medium and large objects and of keypoints follows them, and objects of a negative "
+        "area do not count; remove 'area' from the file to have it measured"
+    ]
 
 
 def _with_masks(table: CocoTable, targets: np.ndarray) -> tuple[np.ndarray, list[str]]:

@@ -50,7 +50,8 @@ def test_odd_boxes_are_clipped_or_dropped_and_counted(tmp_path: Path) -> None:
     ]
     data = CocoDetection(*written(tmp_path, content))
     assert data.target(0)["boxes"].tolist() == [[1, 1, 9, 9.5], [0, 0, 15, 15]]
-    assert data.notes == ["1 box reaches outside the image, clipped", "4 boxes are narrower than 1 pixel, dropped"]
+    assert data.notes[:2] == ["1 box reaches outside the image, clipped", "4 boxes are narrower than 1 pixel, dropped"]
+    assert data.notes[2:] == ["1 annotation is a crowd (iscrowd), not trained on and not counted in evaluation"]
     assert len(data.ground_truth()["annotations"]) == 8
 
 
@@ -69,7 +70,8 @@ def test_exact_duplicates_are_trained_on_once_and_stay_for_evaluation(tmp_path: 
     content["annotations"] += [{**first, "id": 100 + n, **other} for n, other in enumerate(others)]
     data = CocoDetection(*written(tmp_path, content))
     assert data.target(0)["labels"].tolist() == [1, 0, 1] and data.target(1)["labels"].tolist() == [0, 1]
-    assert data.notes == ["2 annotations are duplicated, counted once"]
+    assert data.notes[0] == "2 annotations are duplicated, counted once"
+    assert data.notes[1].startswith("2 annotations are crowds (iscrowd), not trained on") and len(data.notes) == 2
     assert len(data.ground_truth()["annotations"]) == 9
 
 
@@ -90,11 +92,15 @@ def test_duplicates_are_those_that_a_set_would_find(
 
 def test_one_pixel_boxes_are_targets_and_an_image_of_crowds_alone_has_none(tmp_path: Path) -> None:
     content = coco_file()
-    content["annotations"][0]["bbox"] = [19, 0, 1, 1]
+    content["annotations"][0].update(bbox=[19, 0, 1, 1], area=1)
     del content["annotations"][1]
     data = CocoDetection(*written(tmp_path, content))
     assert data.target(1)["boxes"].tolist() == [[19, 0, 20, 1]] and data.target(0)["boxes"].shape == (0, 4)
-    assert data.load(0, rng())[1]["labels"].shape == (0,) and not data.notes
+    assert data.load(0, rng())[1]["labels"].shape == (0,)
+    assert [note.split(" (")[0] for note in data.notes] == [
+        "1 annotation is a crowd",
+        "1 of 2 classes has no object: dog",
+    ]
     assert CocoDetection(*written(tmp_path, content), drop_empty=True).image_ids == [5]
 
 
@@ -210,9 +216,9 @@ def test_ignored_empty_and_missing_images_are_left_out_and_counted(tmp_path: Pat
     (tmp_path / "ignore.txt").write_text("bad.png\nnever-there.png\n")
     options: dict[str, Any] = {"ignore_file": tmp_path / "ignore.txt", "allow_missing": 1}
     data = CocoDetection(images, annotations, **options)
-    assert data.image_ids == [70, 5, 8] and len(data.notes) == 2 and len(data.target(2)["boxes"]) == 0
+    assert data.image_ids == [70, 5, 8] and len(data.notes) == 3 and len(data.target(2)["boxes"]) == 0
     data = CocoDetection(images, annotations, drop_empty=True, **options)
-    assert data.image_ids == [70, 5] and [t.split()[0] for t in data.notes] == ["1", "1", "1"]
+    assert data.image_ids == [70, 5] and [t.split()[0] for t in data.notes] == ["1"] * 4
     assert data.target(1)["boxes"].tolist() == [[2, 3, 12, 14]]
 
 
@@ -262,12 +268,13 @@ def test_a_missing_file_broken_json_and_other_json_are_refused(tmp_path: Path) -
         ({"id": 1}, "annotation 1 has an id that appears twice"),
         ({"id": 2**70}, ".* has the id 1180591620717411303424 where"),
         ({"image_id": 6}, "annotation 9 belongs to image 6, which is not listed"),
-        ({"image_id": "70"}, 'annotation 9 has the image_id "70" where'),
+        ({"image_id": "seventy"}, 'annotation 9 has the image_id "seventy" where'),
+        ({"image_id": 70.5}, "annotation 9 has the image_id 70.5 where"),
         ({"image_id": ...}, "annotation number 1 has no image_id"),
         ({"category_id": 4}, "annotation 9 has category 4, which is not listed"),
         ({"category_id": 3.5}, "annotation 9 has the category_id 3.5"),
         ({"category_id": ...}, "annotation 9 has no category_id"),
-        ({"category_id": "3"}, 'annotation 9 has the category_id "3" where a 32-bit integer'),
+        ({"category_id": "cat"}, 'annotation 9 has the category_id "cat" where a whole number of at most 53 bits'),
         ({"area": "big"}, 'annotation 9 has the area "big" where a number'),
     ],
 )
@@ -287,7 +294,7 @@ def test_a_wrong_annotation_is_named_with_file_and_id(tmp_path: Path, change: di
         ("images", {"file_name": None}, "image 70 has no file_name"),
         ("images", {"height": 0}, "image 70 has no height and width"),
         ("categories", {"id": 3}, "the category id 3 appears twice"),
-        ("categories", {"id": "18"}, "the category .* needs an integer id"),
+        ("categories", {"id": "dog"}, "the category .* needs an integer id"),
         ("categories", {"name": "cat"}, "the category name 'cat' appears twice"),
         ("categories", {"name": None}, "needs an integer id and a name"),
     ],
@@ -326,7 +333,8 @@ def test_a_coco_folder_is_found_by_split(tmp_path: Path, name: str) -> None:
 @needs_real_data
 def test_real_coco_and_blood_cells_are_read(tmp_path: Path) -> None:
     coco = CocoDetection(*coco_layout(REAL / "coco-tiny", "train"), classes=ClassMap.from_file(CLASSES / "coco.txt"))
-    assert len(coco) == 80 and coco.is_target.sum() == 699 and coco.classes.source_ids[-1] == 90 and not coco.notes
+    assert len(coco) == 80 and coco.is_target.sum() == 699 and coco.classes.source_ids[-1] == 90
+    assert coco.notes == ["6 annotations are crowds (iscrowd), not trained on and not counted in evaluation"]
     for index in range(0, 80, 8):
         image, target = coco.load(index, rng())
         assert image.shape[-2:] == coco.height_width(index) and len(target["boxes"]) == len(target["labels"]) > 0

@@ -97,7 +97,7 @@ BOX = {"id": 1, "category_id": 3, "bbox": [1, 1, 5, 5]}
         (lambda name, data: (name, b"[]" if name.endswith("json") else data), "describes no image"),
         (lambda name, data: (name.replace("0993", "1000"), data), "two members for key '000000001000'"),
         (told_otherwise(annotations=None), "has no list 'annotations'"),
-        (told_otherwise(image_id="7"), 'annotation 1 has the image_id "7"'),
+        (told_otherwise(image_id="seven"), 'annotation 1 has the image_id "seven"'),
         (told_otherwise(image_id=7), "the image id 7 appears twice"),
         (told_otherwise(width=0), "has no height and width"),
         (told_otherwise(annotations=[{**BOX, "bbox": [1, 2, float("nan"), 4]}]), "four finite numbers"),

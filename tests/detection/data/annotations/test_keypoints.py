@@ -103,7 +103,7 @@ def test_images_with_too_few_keypoints_are_left_out_for_training_and_told(tmp_pa
     place = people(tmp_path, content)
     assert len(CocoDetection(*place, finds=("keypoints",))) == 2
     data = CocoDetection(*place, finds=("keypoints",), min_keypoints=None)
-    assert data.image_ids == [7] and data.notes == ["1 image has fewer than 1 labeled keypoints, skipped"]
+    assert data.image_ids == [7] and data.notes[1:] == ["1 image has fewer than 1 labeled keypoints, skipped"]
     assert len(CocoDetection(*place, finds=("keypoints",), min_keypoints=4)) == 1
     with pytest.raises(DataError, match="has no image left to use"):
         CocoDetection(*place, finds=("keypoints",), min_keypoints=5)
@@ -116,7 +116,7 @@ def test_cocos_person_needs_ten(tmp_path: Path) -> None:
     for entry, labeled in zip(content["annotations"], (9, 1, 0, 17, 9), strict=True):
         entry["keypoints"] = [3, 3, 2] * labeled + [0] * 3 * (17 - labeled)
     data = CocoDetection(*people(tmp_path, content), finds=("keypoints",), min_keypoints=None)
-    assert data.image_ids == [7] and data.notes == ["1 image has fewer than 10 labeled keypoints, skipped"]
+    assert data.image_ids == [7] and data.notes[1:] == ["1 image has fewer than 10 labeled keypoints, skipped"]
 
 
 @needs_real_data
