@@ -11,6 +11,7 @@ is the reference; hotcoco, if installed, gives the same numbers many times faste
 from __future__ import annotations
 
 import importlib.util
+import logging
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -22,6 +23,8 @@ from detection.eval.official import Numbers, Rows, evaluate_kinds
 from detection.eval.results import Found, entries, read_detections, read_entries
 from detection.types import Detections
 from shared.errors import DataError, UsageError
+
+log = logging.getLogger(__name__)
 
 
 def _twelve(what: str) -> tuple[str, ...]:
@@ -104,11 +107,21 @@ class CocoEvaluator:
     def merge(self, parts: Iterable[list[dict[str, Any]]]) -> None:
         """Add COCO results, such as those of a result file. Each image is taken from the first part that has it.
 
+        Results of a category that the annotations do not list count nowhere, as in pycocotools; a warning says so.
+
         Raises:
             DataError: an entry is not a COCO result, or of another file.
         """
         for results in parts:
-            self.take(read_entries(results, self.original_size))
+            found = read_entries(results, self.original_size)
+            listed = set(self.dataset.classes.source_ids)
+            categories = [category for own in found.values() for category in own.rows[:, 5].astype(np.int64).tolist()]
+            if strange := [category for category in categories if category not in listed]:
+                log.warning(
+                    "%d of %d results have a category that %s does not list, such as %d, and are not counted",
+                    *(len(strange), len(categories), self.dataset.table.path, strange[0]),
+                )
+            self.take(found)
 
     def results(self) -> list[dict[str, Any]]:
         """COCO results, by image id, each image's detections in the order they were added."""
@@ -148,7 +161,7 @@ class CocoEvaluator:
         """Detections of all images that have this kind."""
         count, ids = len(self.sigmas or ()), sorted(self.found)
         every = [self.found[i] for i in ids]
-        images = np.repeat(np.array(ids, dtype=int), [len(own.rows) for own in every])
+        images = np.repeat(np.array(ids, np.int64), [len(own.rows) for own in every])
         rows = np.concatenate([np.zeros((0, 6)), *(own.rows for own in every)])
         masks: list[dict[str, Any]] = []
         points = np.zeros((0, count, 3))

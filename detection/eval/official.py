@@ -2,6 +2,9 @@
 
     ground truth, Rows of each kind -> evaluate_kinds -> summaries, AP by category
 
+Images and categories are numbered from 1 for the backend, in the order of their ids, and translated back: as float64,
+which hotcoco takes, ids beyond 2**53 would be others, and 0 and negative ids have meanings of their own.
+
 The area of a detection, which decides whether it is small, medium or large, is that of its box for boxes, of its
 mask for masks, and of the bounding rectangle of its keypoints for keypoints.
 """
@@ -24,7 +27,7 @@ IOU_TYPE: dict[str, Any] = {"boxes": "bbox", "masks": "segm", "keypoints": "keyp
 class Rows(NamedTuple):
     """N detections of all images, by image."""
 
-    images: np.ndarray  # (N,) ids
+    images: np.ndarray  # (N,) int64 ids
     rows: np.ndarray  # (N, 6) as x y w h score category
     masks: list[dict[str, Any]]  # N RLE as in pycocotools, or none
     keypoints: np.ndarray  # (N, K, 3) as x y score, or (0, 0, 3)
@@ -43,24 +46,65 @@ def evaluate_kinds(
     """Evaluate each kind (boxes, masks, keypoints).
 
     Args:
-        truth: content of a COCO file, with the fields of the kinds in every annotation.
-        found: detections by kind.
+        truth: content of a COCO file, with the fields of the kinds in every annotation. Its ids become numbers.
+        found: detections by kind; those of unlisted categories are left out, as pycocotools does.
         sigmas: K, OKS sigmas.
     """
     backend_for = _hotcoco if backend == "hotcoco" else _pycocotools
     numbers = {}
+    numbering = Numbering.of(truth)
+    numbering.renumber(truth)
     with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
         warnings.filterwarnings("ignore", "hotcoco: kpt_oks_sigmas differ")
         evaluation_of = backend_for(truth)
         for kind, rows in found.items():
-            evaluation = evaluation_of(kind, rows)
+            evaluation = evaluation_of(kind, numbering.rows(rows))
             if kind == "keypoints":
                 evaluation.params.kpt_oks_sigmas = np.array(sigmas)
             evaluation.evaluate()
             evaluation.accumulate()
             evaluation.summarize()
-            numbers[kind] = Numbers([float(number) for number in evaluation.stats], _by_category(evaluation))
+            by_number = _by_category(evaluation)
+            by_category = {int(numbering.categories[number - 1]): ap for number, ap in by_number.items()}
+            numbers[kind] = Numbers([float(number) for number in evaluation.stats], by_category)
     return numbers
+
+
+class Numbering(NamedTuple):
+    """Ids in ascending order: id k has the number k + 1."""
+
+    images: np.ndarray  # (I,) int64
+    categories: np.ndarray  # (C,) int64
+
+    @classmethod
+    def of(cls, truth: dict[str, Any]) -> Numbering:
+        images, categories = (sorted({entry["id"] for entry in truth[key]}) for key in ("images", "categories"))
+        return cls(np.array(images, np.int64), np.array(categories, np.int64))
+
+    def renumber(self, truth: dict[str, Any]) -> None:
+        """Replace the ids of a COCO file's content in place."""
+        images, categories = (dict(zip(ids.tolist(), range(1, len(ids) + 1), strict=True)) for ids in self)
+        for entries, key, numbers in (
+            (truth["images"], "id", images),
+            (truth["categories"], "id", categories),
+            (truth["annotations"], "image_id", images),
+            (truth["annotations"], "category_id", categories),
+        ):
+            for entry in entries:
+                entry[key] = numbers[entry[key]]
+
+    def rows(self, rows: Rows) -> Rows:
+        """Detections with numbers for ids, without those of unlisted categories."""
+        category = rows.rows[:, 5].astype(np.int64)
+        keep = np.isin(category, self.categories)
+        values = rows.rows[keep]
+        values[:, 5] = np.searchsorted(self.categories, category[keep]) + 1
+        return Rows(
+            np.searchsorted(self.images, rows.images[keep]) + 1,
+            values,
+            [mask for mask, kept in zip(rows.masks, keep.tolist(), strict=True) if kept] if rows.masks else [],
+            rows.keypoints[keep] if len(rows.keypoints) else rows.keypoints,
+        )
 
 
 def _pycocotools(truth: dict[str, Any]) -> Callable[[str, Rows], Any]:

@@ -4,7 +4,8 @@
                                             Found -> entries -> results.json -> read_entries -> {image id: Found}
 
 An entry has `segmentation` and `keypoints` besides its box if the detector predicts them. The visibility of predicted
-keypoints is 1, as in COCO; their scores are in `keypoint_scores`, which COCO's evaluation ignores.
+keypoints is 1, as in COCO; their scores are in `keypoint_scores`, which COCO's evaluation ignores. Files of
+other programs are read as pycocotools reads them: an empty field is none, ids may be written as 3.0, polygons are masks.
 
     found.json         what pycocotools reads for the masks, or the keypoints: without `bbox`, the box is in `box`
     found.bbox.json    what it reads for the boxes; only beside masks or keypoints
@@ -15,6 +16,7 @@ every kind: a box beside a mask moves objects between small, medium and large.
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -23,7 +25,9 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
+from detection.data.annotations.json_values import EXACT, whole_number
 from detection.data.masks.paste import codec, encode, paste, read_run_lengths
+from detection.data.masks.silhouettes import read_polygons
 from detection.types import Detections
 from shared.errors import DataError, Refusal
 from shared.files import write_json
@@ -165,18 +169,36 @@ class _Entry(NamedTuple):
 
 def _read(result: Any, number: int, size_of: Callable[[int], tuple[int, int]]) -> tuple[int, _Entry]:
     """(image id, the rest) of one entry; one without `bbox` or `box` gets that of its mask, or of its keypoints."""
-    try:
-        image_id, last = int(result["image_id"]), [float(result["score"]), float(result["category_id"])]
+    result = result if isinstance(result, dict) else {}
+    image_id, category = (whole_number(result.get(key)) for key in ("image_id", "category_id"))
+    row: list[float] = []
+    runs, points = b"", None
+    if image_id is not None and category is not None and abs(category) < EXACT:
         runs, points = _mask(result, number, image_id, size_of), _keypoints(result, number)
-        box = result.get("bbox", result.get("box")) or _box_around(runs, points, size_of(image_id))
-        row = [*map(float, box), *last]
-    except (KeyError, TypeError, ValueError):
-        image_id, row, runs, points = 0, [], b"", None
-    if len(row) != 6 or not all(map(math.isfinite, row)):
+        box = result.get("bbox") or result.get("box") or _box_around(runs, points, size_of(image_id))
+        row = _numbers([*box, result.get("score"), category] if isinstance(box, list) else [])
+    if image_id is None or len(row) != 6 or not all(map(math.isfinite, row)):
         raise DataError(
-            f"result number {number} needs image_id, category_id, a bbox of four finite numbers and a score; {AGAIN}"
+            f"result number {number} needs an image_id and a category_id that are whole numbers, a bbox of four finite "
+            f"numbers and a score, not {_shown(result)}; {AGAIN}"
         )
     return image_id, _Entry(row, runs, points)
+
+
+def _numbers(values: list[Any]) -> list[float]:
+    """Floats; none if a value is not a number, or too large for one."""
+    try:
+        return [float(value) for value in values] if all(map(_is_number, values)) else []
+    except OverflowError:
+        return []
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _shown(result: dict[str, Any]) -> str:
+    return json.dumps({key: result.get(key) for key in ("image_id", "category_id", "bbox", "score")})[:120]
 
 
 def _box_around(runs: bytes, points: np.ndarray | None, size: tuple[int, int]) -> list[float]:
@@ -189,21 +211,23 @@ def _box_around(runs: bytes, points: np.ndarray | None, size: tuple[int, int]) -
 
 
 def _mask(result: Any, number: int, image_id: int, size_of: Callable[[int], tuple[int, int]]) -> bytes:
-    if "segmentation" not in result:
+    segmentation = result.get("segmentation")
+    if not segmentation:
         return b""
     height, width = size_of(image_id)
-    runs = read_run_lengths(result["segmentation"], (height, width))
+    reader = read_polygons if isinstance(segmentation, list) else read_run_lengths
+    runs = reader(segmentation, (height, width))
     if runs is None:
         raise DataError(
-            f"the segmentation of result number {number} is not an RLE of the {width}x{height} pixels of "
-            f"image {image_id}; {AGAIN}"
+            f"the segmentation of result number {number} is neither polygons nor an RLE of the {width}x{height} pixels "
+            f"of image {image_id}; {AGAIN}"
         )
     return runs
 
 
 def _keypoints(result: Any, number: int) -> np.ndarray | None:
     """(K, 3) as x y score."""
-    if "keypoints" not in result:
+    if result.get("keypoints") in (None, []):
         return None
     try:
         points = np.array(result["keypoints"], dtype=float).reshape(-1, 3)

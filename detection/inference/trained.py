@@ -17,6 +17,7 @@ import torch
 
 from backbones import backbone
 from detection.data.annotations.classes import ClassMap
+from detection.data.annotations.json_values import unpacked
 from detection.data.annotations.skeleton import Skeleton
 from detection.data.augment.presets import build_augment
 from detection.data.coco import CocoDetection, read_table
@@ -126,6 +127,7 @@ def evaluate(
     for note in dataset.notes:
         log.info("%s", note)
     take_sigmas(dataset, config)
+    tell(dataset)
     trained.task.evaluator = lambda: evaluator_of(dataset, config.eval_backend)
     batches = in_order(dataset, batch_size, workers=workers)
     evaluator = trained.task.evaluated(to_device(batch, trained.device) for batch in batches)
@@ -165,7 +167,7 @@ def evaluate_results(config: DataConfig, results: str) -> dict[str, float]:
         return evaluate_segments(config, results)
     found = None if results == "truth" else read_results(results)
     wanted = (
-        FIELDS if found is None else {kind: field for kind, field in FIELDS.items() if any(field in e for e in found)}
+        FIELDS if found is None else {kind: field for kind, field in FIELDS.items() if any(e.get(field) for e in found)}
     )
     learns = ("keypoints",) if found is not None and "keypoints" in wanted and config.dataset != "coco" else ()
     place = validation_place(config, learns)
@@ -184,6 +186,7 @@ def evaluate_results(config: DataConfig, results: str) -> dict[str, float]:
         )
     dataset = CocoDetection(place.images, place.annotations, finds=both, skeleton=skeleton_of(config), turn=turn)
     take_sigmas(dataset, config)
+    tell(dataset)
     evaluator = CocoEvaluator(dataset, config.eval_backend, both)
     evaluator.merge([ground_truth_as_results(dataset) if found is None else found])
     return evaluator.summary()
@@ -206,10 +209,10 @@ def evaluate_segments(config: DataConfig, results: str) -> dict[str, float]:
 def read_results(path: str) -> list[Any]:
     """The entries of a COCO result file. Raises DataError if it is not one."""
     try:
-        found = json.loads(Path(path).read_text())
+        found = json.loads(unpacked(Path(path).read_bytes()))
         if not isinstance(found, list) or not all(isinstance(entry, dict) for entry in found):
             raise ValueError("not a list of results")
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise DataError(
             f"{path} cannot be read as COCO results ({error}); give a file that `detect predict` wrote"
         ) from None
@@ -240,6 +243,12 @@ def take_sigmas(dataset: CocoDetection, config: DataConfig) -> None:
         dataset.skeleton = dataset.skeleton.with_sigmas(config.oks_sigmas)
     for note in dataset.skeleton.notes if dataset.skeleton is not None else []:
         log.warning("%s: %s", dataset.table.path, note)
+
+
+def tell(dataset: CocoDetection) -> None:
+    """Log the notes about the annotations."""
+    for note in dataset.notes:
+        log.info("validation data: %s", note)
 
 
 def with_classes(evaluator: Evaluator) -> dict[str, float]:

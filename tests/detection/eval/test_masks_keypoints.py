@@ -245,13 +245,13 @@ def test_official_results_without_boxes_are_taken(data: CocoDetection) -> None:
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        ({"segmentation": {"size": [200, 150], "counts": "T3"}}, "not an RLE of the 200x150 pixels of image 100"),
+        ({"segmentation": {"size": [200, 150], "counts": "T3"}}, "nor an RLE of the 200x150 pixels of image 100"),
         ({"segmentation": {"size": [150, 200], "counts": "T3"}}, "the segmentation of result number 2"),
-        ({"segmentation": [[1, 1, 9, 1, 9, 9]]}, "the segmentation of result number 2"),
+        ({"segmentation": [[1, 1, 9, 1]]}, "the segmentation of result number 2"),
+        ({"segmentation": [1, 1, 9, 1, 9, 9]}, "the segmentation of result number 2"),
         ({"keypoints": [1, 2, 1, 3]}, "the keypoints of result number 2"),
         ({"keypoints": [float("nan"), 2, 1]}, "the keypoints of result number 2"),
         ({"keypoints": "many"}, "the keypoints of result number 2"),
-        ({"keypoints": []}, "the keypoints of result number 2"),
         ({"keypoints": [1, 2, 1] * 4}, r"another number of keypoints \(4 and 5\)"),
     ],
 )
