@@ -4,8 +4,8 @@
                                             Found -> entries -> results.json -> read_entries -> {image id: Found}
 
 An entry has `segmentation` and `keypoints` besides its box if the detector predicts them. The visibility of predicted
-keypoints is 1, as in COCO; their scores are in `keypoint_scores`, which COCO's evaluation ignores. Files of
-other programs are read as pycocotools reads them: an empty field is none, ids may be written as 3.0, polygons are masks.
+keypoints is 1, as in COCO; their scores are in `keypoint_scores`, which COCO's evaluation ignores. Files of other
+programs are read as pycocotools reads them: an empty field is none, ids may be written as 3.0, polygons are masks.
 
     found.json         what pycocotools reads for the masks, or the keypoints: without `bbox`, the box is in `box`
     found.bbox.json    what it reads for the boxes; only beside masks or keypoints

@@ -59,18 +59,12 @@ def root_of(sources: list[str]) -> Path:
     return Path(os.path.commonpath([path if path.is_dir() else path.parent for path in paths]))
 
 
-def pictures_of(
-    sources: list[str],
-    annotations: Path | None,
-    images: type[CocoDetection] = CocoDetection,
-    turn: Turn = "auto",
-) -> Iterator[Seen]:
+def pictures_of(sources: list[str], annotations: Path | None, turn: Turn = "auto") -> Iterator[Seen]:
     """Yield each image; files that cannot be read are logged and skipped.
 
     Args:
         sources: files and folders; with `annotations`, one folder.
-        annotations: a COCO file.
-        images: class that reads the annotations.
+        annotations: a COCO or panoptic file, of which the images alone are read.
         turn: whether to apply the EXIF orientation; "auto" does, but with `annotations` only where the size says so.
 
     Raises:
@@ -79,7 +73,7 @@ def pictures_of(
             COCO file.
     """
     if annotations is not None:
-        files = in_coco_file(sources, annotations, images, turn)
+        files = in_coco_file(sources, annotations, turn)
     else:
         files = [Listed(n, path, turn != "stored", False) for n, path in enumerate(listed_files(sources), start=1)]
     read = 0
@@ -97,11 +91,11 @@ def pictures_of(
         raise DataError(f"none of the {len(files)} files can be read as an image; check {files[0].path}")
 
 
-def in_coco_file(sources: list[str], annotations: Path, images: type[CocoDetection], turn: Turn) -> list[Listed]:
+def in_coco_file(sources: list[str], annotations: Path, turn: Turn) -> list[Listed]:
     """The images of a COCO file. Raises DataError if one has another size than the file says."""
     if len(sources) != 1:
         raise UsageError("--coco-json-path needs the folder of its images; give exactly one folder")
-    dataset = images(Path(sources[0]), annotations, turn=turn)
+    dataset = CocoDetection(Path(sources[0]), annotations, images_only=True, turn=turn)
     seen = dataset.photographs
     if wrong := listed_bad(seen, OTHER_PIXELS, seen.another_size):
         raise DataError(wrong[0])

@@ -14,8 +14,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from detection.data.coco import CocoDetection
-from detection.data.panoptic import PanopticDetection
 from detection.data.photographs import Turn
 from detection.drawing.draw import draw_detections
 from detection.eval.panoptic_output import PanopticFolder
@@ -70,8 +68,7 @@ def predict(
     """
     resize, root = trained.resize(size, max_size), root_of(sources)
     written = Predictions(out, trained, min_score, annotate=annotate)
-    images = CocoDetection if trained.isthing is None else PanopticDetection
-    for image_id, path, picture, upright in pictures_of(sources, annotations, images, turn):
+    for image_id, path, picture, upright in pictures_of(sources, annotations, turn):
         nothing = Target(boxes=torch.zeros(0, 4), labels=torch.zeros(0, dtype=torch.int64))
         small, _ = resize(picture, nothing, rng_for(0, 0, 0))
         detected: Any = trained.task.detect([small.to(trained.device)])[0]
