@@ -235,7 +235,8 @@ def coerce(value: Any, hint: Any, f: Field, where: str) -> Any:
     """
     meta = f.metadata
     value = in_range(convert(value, hint, where, spellings=meta["spellings"]), meta["range"], where)
-    if isinstance(value, tuple) and meta["count"] and len(value) not in (*meta["count"], len(f.default or ())):
+    empty = (0,) if f.default == () else ()  # the default of "as in training"
+    if isinstance(value, tuple) and meta["count"] and len(value) not in (*meta["count"], *empty):
         many = " or ".join(map(str, meta["count"]))
         raise UsageError(f"{where} has {plural(len(value), 'value')}; give {many}")
     if meta["reads"] is not None and value is not None:
