@@ -12,8 +12,9 @@ from typing import Any, NamedTuple
 
 from backbones import backbone
 from backbones.base import Backbone
-from backbones.conversions import CONVERSIONS, RESIZE, Conversion, Tensors, conversion_for, fit_sizes
-from shared.errors import WeightsError
+from backbones.conversions import CONVERSIONS, RESIZE, Conversion, conversion_for, fit_sizes, has_tables
+from backbones.function import on_meta
+from shared.errors import UsageError, WeightsError
 from shared.weights.card import Card, Exported, listed, read_shapes, versions
 from shared.weights.store import NotThere, Store, Transfer
 
@@ -29,6 +30,14 @@ class Inherited(NamedTuple):
     transfer: Transfer
 
 
+def without_weights(card: Card) -> Backbone | None:
+    """The network of a card on the meta device, for the sizes of its grids; None if it is unknown here."""
+    try:
+        return on_meta(rebuild, card)
+    except UsageError:
+        return None
+
+
 def rebuild(card: Card, **options: Any) -> Backbone:
     """Build the network of a card, with random weights."""
     return backbone.build(card.arch, **{**kept_args(card), **options})
@@ -40,7 +49,8 @@ def kept_args(card: Card) -> dict[str, Any]:
 
 def fill(store: Store, net: Backbone, exported: Exported, allow_missing: tuple[str, ...] = ()) -> Transfer:
     """Load weights of the same architecture; position embeddings of another size are resized, and reported."""
-    return store.load(net, exported, allow_missing=allow_missing, fit=lambda tensors: fit_sizes(tensors, net))
+    parent = without_weights(exported.card) if has_tables(net) else None
+    return store.load(net, exported, allow_missing=allow_missing, fit=lambda tensors: fit_sizes(tensors, net, parent))
 
 
 def find_parent(store: Store, name: str, child: Backbone, tag: str, epoch: int | None) -> Exported | None:
@@ -57,7 +67,7 @@ def find_parent(store: Store, name: str, child: Backbone, tag: str, epoch: int |
             exported = store.find(arch, tag, epoch)
         except NotThere:
             continue
-        if exported.card.kind == "backbone" and way_between(read_shapes(exported), child) is not None:
+        if exported.card.kind == "backbone" and way_between(exported, child) is not None:
             fitting.append(exported)
     if len(fitting) > 1:
         raise WeightsError(
@@ -67,12 +77,13 @@ def find_parent(store: Store, name: str, child: Backbone, tag: str, epoch: int |
     return fitting[0] if fitting else None
 
 
-def way_between(tensors: Tensors, child: Backbone) -> Conversion | None:
-    """The conversion whose result has exactly the child's tensors; meta tensors are enough."""
+def way_between(parent: Exported, child: Backbone) -> Conversion | None:
+    """The conversion whose result has exactly the child's tensors; shapes are enough."""
+    tensors = read_shapes(parent)
     way = conversion_for(tensors, child)
     if way is None:
         return None
-    mine, (made, _) = child.state_dict(), way(tensors, child)
+    mine, (made, _) = child.state_dict(), way(tensors, child, without_weights(parent.card))
     wanted = {name for name in mine if not way.lets_stay(name)}
     fits = wanted <= made.keys() <= mine.keys() and all(made[name].shape == mine[name].shape for name in made)
     return way if fits else None
@@ -104,8 +115,9 @@ def inherit(
             f"there is no conversion from {parent.card.arch} to {name}; the conversions are "
             f"{', '.join(c.name for c in CONVERSIONS)}"
         )
+    original = without_weights(parent.card)
     transfer = store.load(
-        child, parent, allow_missing=(*way.may_stay, *allow_missing), fit=lambda tensors: way(tensors, child)
+        child, parent, allow_missing=(*way.may_stay, *allow_missing), fit=lambda tensors: way(tensors, child, original)
     )
     return Inherited(child, parent, way.name, replace(transfer, source=f"{parent} as {name} by {way.name}"))
 
