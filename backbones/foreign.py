@@ -1,6 +1,6 @@
 """Published checkpoints: recognize the key layout and rename the tensors to those of our backbone.
 
-    file -> nested dicts -> the tensors inside -> names as timm's -> the part that is the backbone -> [heads left out]
+    file -> nested dicts -> names as timm's -> every copy of the backbone -> one of them -> [heads left out]
 
     plain              names of the network itself: timm, and torchvision where the two agree, as in ResNets
     torchvision vit    encoder.layers.encoder_layer_0.ln_1 ...
@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import argparse
 import re
-from collections import Counter
 from collections.abc import Mapping
 from math import isqrt
 from pathlib import Path
@@ -29,18 +28,14 @@ import torch
 from torch import Tensor
 
 from backbones.base import Backbone
+from backbones.copies import NO_TENSORS, Copy, Tensors, copies_of, state_dicts, take
+from backbones.older import TABLES, dropped, filtered, of_transformers, refuse_transformers
 from backbones.timm_zoo import ZOO
 from shared.errors import WeightsError
 from shared.feeding.pixels import PixelStats
 from shared.weights.card import listed
 
-Tensors = dict[str, Tensor]
 COUNTERS = "*.num_batches_tracked"  # missing in old files, and unused
-# keys under which files keep their tensors, by preference: EMA weights first
-INSIDE = (
-    "state_dict_ema", "model_ema", "target_encoder", "teacher",
-    "state_dict", "model", "model_state", "state", "encoder",
-)  # fmt: skip
 # tensors that a file may have besides a backbone's
 BESIDES = re.compile(
     r"(head|heads|head_dist|fc|classifier|last_linear|pre_logits|lm_head|dino_head|ibot_head|projector|predictor)\."
@@ -99,72 +94,107 @@ class Foreign(NamedTuple):
     tensors: by the names of our network.
     left_out: keys of the file that are not part of a backbone.
     pixels: mean and std, if the file has them.
+    said: the sentence about several copies; empty if there is one.
     """
 
     layout: str
     tensors: Tensors
     left_out: list[str]
     pixels: PixelStats | None
+    said: str = ""
 
 
-def recognize(content: Any, model: str, net: Backbone) -> Foreign:
+def recognize(
+    content: Any, model: str, net: Backbone, *, key: str | None = None, like: Backbone | None = None
+) -> Foreign:
     """Recognize the content of a file for a network.
+
+    Args:
+        key: which copy to take, where the file has the network several times; None for the preferred one.
+        like: the network of the size that the file was trained at; None for `net`.
 
     Raises:
         WeightsError: no tensors, none of this network, or this network twice.
     """
     if isinstance(content, Mapping) and "birder_version" in content:
         return from_birder(content, model, net)
-    tensors, path = tensors_in(content)
-    wanted = {name.removeprefix("net.") for name in net.state_dict()}
-    layout = next((known for known in LAYOUTS if any(re.search(known.known_by, name) for name in tensors)), None)
-    if layout is not None:
-        tensors = {rewritten(name, layout): value for name, value in tensors.items()}
-    prefix = prefix_of(tensors, wanted, model)
-    inside = {name[len(prefix) :]: value for name, value in tensors.items() if name.startswith(prefix)}
-    inside = settled(inside, wanted, net)
-    left_out = [name for name in tensors if not name.startswith(prefix)]
-    left_out += [prefix + name for name in inside if name not in wanted and BESIDES.match(name)]
+    dicts = list(state_dicts(content))
+    if not dicts:
+        raise WeightsError(NO_TENSORS)
+    copies = found_copies(dicts, model, net, like or net)
+    taken, said = take(copies, key, model)
+    wanted = names_of(net)
+    inside = inside_of(taken, wanted, net)
+    places = tuple(copy.prefix for copy in copies if copy.tensors is taken.tensors)
+    left_out = [name for name in taken.tensors if not name.startswith(places)]
+    left_out += [taken.prefix + name for name in inside if name not in wanted and BESIDES.match(name)]
     kept = {f"net.{name}": value for name, value in inside.items() if name in wanted or not BESIDES.match(name)}
-    words = layout.name if layout else "i-jepa" if path[:1] == ["target_encoder"] else "plain"
-    return Foreign(" ".join([words, *(f"({part})" for part in path)]), kept, left_out, None)
+    words = "i-jepa" if taken.layout == "plain" and taken.path[:1] == ("target_encoder",) else taken.layout
+    layout = " ".join([words, *(f"({part})" for part in taken.path)])
+    return Foreign(layout, kept, [*left_out, *taken.dropped], None, said)
 
 
-def tensors_in(content: Any) -> tuple[Tensors, list[str]]:
-    """The tensors of nested dicts, and the path of keys to them."""
-    if isinstance(content, Mapping):
-        for key in INSIDE:
-            if isinstance(content.get(key), Mapping) and content[key]:
-                tensors, path = tensors_in(content[key])
-                return tensors, [key, *path]
-        tensors = {str(name): value for name, value in content.items() if isinstance(value, Tensor)}
-        if tensors:
-            return tensors, []
-    raise WeightsError("the file has no named tensors; save the network's state_dict()")
+def found_copies(dicts: list[tuple[tuple[str, ...], Tensors]], model: str, net: Backbone, like: Backbone) -> list[Copy]:
+    """All copies of the network in the dicts, by today's names, or by older ones where those do not cover it.
+
+    Raises:
+        WeightsError: names of transformers, or none of this network.
+    """
+    wanted = names_of(net)
+    weights = {name.removeprefix("net.") for name, _ in net.named_parameters()} & wanted
+    whole = {name for name in wanted if not name.endswith(COUNTERS[1:])}
+    copies = copies_of(dicts, weights, whole, renamed)
+    if any(covers(inside_of(copy, wanted, net), net) for copy in copies):
+        return copies
+    if family := next(filter(None, (of_transformers(tensors) for _, tensors in dicts)), None):
+        refuse_transformers(family, model)
+    older = []
+    for path, tensors in dicts:
+        made = filtered(tensors, like.net, lambda made: covers(made, like))
+        if made is not None:
+            older.append(Copy(path, "", made, 0, "older names, by timm's filter", dropped(tensors, made)))
+    if not older and not copies:
+        some = [name for _, tensors in dicts for name in tensors]
+        raise WeightsError(
+            f"the file has no tensors of {model}: it has {listed(some)}, expected {listed(sorted(wanted))}; "
+            f"give its --model"
+        )
+    return older or copies
+
+
+def names_of(net: Backbone) -> set[str]:
+    """The names of its tensors in timm's network."""
+    return {name.removeprefix("net.") for name in net.state_dict()}
+
+
+def inside_of(copy: Copy, wanted: set[str], net: Backbone) -> Tensors:
+    """The tensors behind the prefix of a copy, by the network's names."""
+    inside = {n[len(copy.prefix) :]: value for n, value in copy.tensors.items() if n.startswith(copy.prefix)}
+    return settled(inside, wanted, net)
+
+
+def covers(tensors: Tensors, net: Backbone) -> bool:
+    """True if all of the network's tensors are there, of its shapes up to tables that depend on the image size."""
+    mine = {name.removeprefix("net."): value for name, value in net.state_dict().items()}
+    return all(
+        name in tensors and (tensors[name].shape == value.shape or name.endswith(TABLES))
+        for name, value in mine.items()
+        if not name.endswith(COUNTERS[1:])
+    )
+
+
+def renamed(tensors: Tensors) -> tuple[str, Tensors]:
+    """The name of the key layout, and the tensors by the names of timm."""
+    layout = next((known for known in LAYOUTS if any(re.search(known.known_by, name) for name in tensors)), None)
+    if layout is None:
+        return "plain", tensors
+    return layout.name, {rewritten(name, layout): value for name, value in tensors.items()}
 
 
 def rewritten(name: str, layout: Layout) -> str:
     for pattern, replacement in layout.rules:
         name = re.sub(pattern, replacement, name)
     return name
-
-
-def prefix_of(names: Mapping[str, Any], wanted: set[str], model: str) -> str:
-    """The common prefix of the network's names in the file, such as `module.backbone.`."""
-    counts: Counter[str] = Counter()
-    for name in names:
-        starts = [0, *(match.end() for match in re.finditer(r"\.", name))]
-        counts.update(name[:start] for start in starts if name[start:] in wanted)
-    if not counts:
-        raise WeightsError(
-            f"the file has no tensors of {model}: it has {listed(list(names))}, expected {listed(sorted(wanted))}; "
-            f"give its --model"
-        )
-    best = max(counts.values())
-    likeliest = [prefix for prefix, count in counts.items() if count == best]
-    if len(likeliest) > 1:
-        raise WeightsError(f"the file has {model} more than once, as {listed(likeliest)}; save only the one to import")
-    return likeliest[0]
 
 
 def settled(tensors: Tensors, wanted: set[str], net: Backbone) -> Tensors:
@@ -197,7 +227,9 @@ def from_birder(content: Mapping[str, Any], model: str, net: Backbone) -> Foreig
             f"birder's files can be imported only for the named backbones (`detect list backbones`), and "
             f"{model} is not one"
         )
-    theirs, _ = tensors_in(content.get("state"))
+    theirs = next((tensors for _, tensors in state_dicts(content.get("state"))), None)
+    if theirs is None:
+        raise WeightsError(NO_TENSORS)
     left_out = [name for name in theirs if name.startswith("classifier.")]
     theirs = {name: value for name, value in theirs.items() if name not in left_out}
     mine = {name: value for name, value in net.state_dict().items() if value is not None}

@@ -39,6 +39,7 @@ def import_flags() -> Parser:
         help="epsilon of the file's frozen batch norm (default: as published)",
     )
     parser.add_argument("--rgb-mode", help="pixel mean and std (default: as published)")
+    parser.add_argument("--checkpoint-key", metavar="KEY", help="which copy to take, such as model_ema or best")
     parser.add_argument("--source", help="description of the file's origin, for the card")
     parser.add_argument("--license", "--licence", dest="licence", help="license of the weights, for the card")
     parser.add_argument("--allow-missing", nargs="+", default=[], metavar="GLOB", help="tensors that may be missing")

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
-from backbones.foreign import Tensors, tensors_in
+from backbones.copies import NO_TENSORS, Copy, Tensors, state_dicts, take
 from detection.published import torchvision, transformers
 from detection.published.layout import Layout, Options
 from shared.errors import WeightsError
@@ -35,6 +35,7 @@ class Foreign(NamedTuple):
     options: options of our network, from names and shapes.
     num_classes: number of classes of our network, without background.
     tensors: by the names in the file.
+    said: the sentence about several copies; empty if there is one.
     """
 
     layout: Layout
@@ -44,6 +45,7 @@ class Foreign(NamedTuple):
     options: Options
     num_classes: int
     tensors: Tensors
+    said: str = ""
 
     def renamed(self) -> Tensors:
         """The tensors by the names of our network.
@@ -62,18 +64,24 @@ class Foreign(NamedTuple):
         return self.layout.settle(named)
 
 
-def recognize(content: Any) -> Foreign:
+def recognize(content: Any, key: str | None = None) -> Foreign:
     """Recognize the content of a checkpoint file.
 
+    Args:
+        key: which copy to take, where the file has several; None for the preferred one.
+
     Raises:
-        WeightsError: it has no tensors, an unknown key layout, or only a part of a known one.
+        WeightsError: it has no tensors, an unknown key layout, only a part of a known one, or no such copy.
     """
-    tensors, path = tensors_in(content)
-    for wrapper in WRAPPERS:
-        within = [name for name in tensors if name.startswith(wrapper)]
-        if len(within) == len(tensors) or (wrapper == "detr." and within):
-            tensors = {name.removeprefix(wrapper): value for name, value in tensors.items()}
-    layout = next((known for known in LAYOUTS if any(re.match(known.known_by, name) for name in tensors)), None)
+    dicts = list(state_dicts(content))
+    if not dicts:
+        raise WeightsError(NO_TENSORS)
+    copies = copies_in(content)
+    if not copies:
+        path, tensors = max(dicts, key=lambda pair: len(pair[1]))
+        copies = [Copy(path, "", unwrapped(tensors))]
+    taken, said = take(copies, key, "the detector")
+    tensors, layout = taken.tensors, layout_of(taken.tensors)
     if layout is None:
         some = listed(list(tensors))
         if any(re.match(r"(.*\.)?(layer1\.0|features\.0|blocks\.0|stages\.0)\.", name) for name in tensors):
@@ -94,7 +102,42 @@ def recognize(content: Any) -> Foreign:
             f"the file looks like {layout.name} but lacks {error.args[0]}; save the network's complete state_dict()"
         ) from None
     network = options.pop("network", layout.network)
-    return Foreign(layout, "".join(f" ({p})" for p in path), network, backbone_of(tensors), options, count, tensors)
+    in_file = "".join(f" ({part})" for part in (*taken.path, taken.prefix.rstrip(".")) if part)
+    return Foreign(layout, in_file, network, backbone_of(tensors), options, count, tensors, said)
+
+
+def layout_of(tensors: Mapping[str, Any]) -> Layout | None:
+    return next((known for known in LAYOUTS if any(re.match(known.known_by, name) for name in tensors)), None)
+
+
+def unwrapped(tensors: Tensors) -> Tensors:
+    for wrapper in WRAPPERS:
+        within = [name for name in tensors if name.startswith(wrapper)]
+        if len(within) == len(tensors) or (wrapper == "detr." and within):
+            tensors = {name.removeprefix(wrapper): value for name, value in tensors.items()}
+    return tensors
+
+
+def copies_in(content: Any) -> list[Copy]:
+    """Every detector of a known layout in the file, by path and prefix; their tensors are without the prefix.
+
+    A copy lacks the tensors that it does not have and another has, but for counters of batches.
+    """
+    found = []
+    for path, tensors in state_dicts(content):
+        tensors = unwrapped(tensors)
+        starts = {""} if layout_of(tensors) else prefixes_in(tensors)
+        for start in sorted(starts):
+            inside = {n.removeprefix(start): v for n, v in tensors.items() if n.startswith(start)}
+            if layout_of(inside := unwrapped(inside)):
+                found.append(Copy(path, start, inside))
+    every = {name for copy in found for name in copy.tensors if not name.endswith("num_batches_tracked")}
+    return [copy._replace(lacks=len(every - copy.tensors.keys())) for copy in found]
+
+
+def prefixes_in(tensors: Mapping[str, Any]) -> set[str]:
+    """What may stand before a detector's names, such as `ema_model.`: up to two words before a backbone's."""
+    return {found[1] for name in tensors if (found := re.match(r"((?:\w+\.){1,2}?)backbone\.", name))}
 
 
 def backbone_of(tensors: Mapping[str, Tensor]) -> str | None:

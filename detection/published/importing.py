@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from backbones.origin import words
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
@@ -61,6 +62,7 @@ class Import:
     source: description of its origin.
     licence: license of the weights, which may differ from that of the code.
     allow_missing: glob patterns of tensors that may be missing.
+    checkpoint_key: which copy of the detector to take, if the file has several; None for the preferred one.
     """
 
     file: Path
@@ -77,6 +79,7 @@ class Import:
     source: str | None = None
     licence: str | None = None
     allow_missing: tuple[str, ...] = ()
+    checkpoint_key: str | None = None
 
 
 def import_detector(wanted: Import, store: Store) -> Exported:
@@ -89,12 +92,16 @@ def import_detector(wanted: Import, store: Store) -> Exported:
     """
     check_name(wanted.tag)
     check_network(wanted.network)
-    found = recognize(read_checkpoint(wanted.file))
+    content = read_checkpoint(wanted.file)
+    found = recognize(content, wanted.checkpoint_key)
+    said = words(content.get("args")) if isinstance(content, Mapping) else {}
     digest = file_digest(wanted.file)
     published = of_file(digest)
-    reference = reference_for(wanted, found, published[0] if published else None)
-    network_args = detector.check(found.network, options_of(found, reference, wanted.network_args))
-    backbone_args = {**reference.backbone_args, **({"dilation": True} if wanted.dilation else {})}
+    reference = reference_for(wanted, found, published[0] if published else said.get("model"))
+    given = {**options_in(said, found.network), **wanted.network_args}
+    network_args = detector.check(found.network, options_of(found, reference, given))
+    dilated = wanted.dilation or said.get("dilation") is True
+    backbone_args = {**reference.backbone_args, **({"dilation": True} if dilated else {})}
     classes = classes_of(found, wanted.class_file)
     net = backbone.build(reference.backbone, **backbone_args)
     built = detector.build(found.network, net, len(classes), **network_args)
@@ -121,6 +128,7 @@ def import_detector(wanted: Import, store: Store) -> Exported:
             "layout": found.layout.name + found.in_file,
             "published": published[0] if published else None,
             "told": wanted.source,
+            **({"key": wanted.checkpoint_key} if wanted.checkpoint_key else {}),
         },
         licence=wanted.licence,
         conversion={"name": "batch norm", "converted": transfer.converted} if transfer.converted else {},
@@ -129,6 +137,11 @@ def import_detector(wanted: Import, store: Store) -> Exported:
     )
     exported = store.put(built, card)
     report(exported, transfer, stats, published[0] if published else None)
+    epsilons = sorted({layer.eps for layer in built.backbone.modules() if isinstance(layer, _BatchNorm)})
+    if eps is None and epsilons:
+        print(f"epsilon of batch norm: {epsilons[0]}, the network's; give --norm-eps if the file's program had another")
+    if found.said:
+        print(found.said)
     return exported
 
 
@@ -140,7 +153,8 @@ def imported(file: Path, store: Store) -> Exported:
     """
     digest = file_digest(file)
     for exported in store.all():
-        if exported.card.kind == "detector" and exported.card.source.get("sha256") == digest:
+        source = exported.card.source
+        if exported.card.kind == "detector" and source.get("sha256") == digest and not source.get("key"):
             return exported
     network = recognize(read_checkpoint(file)).network
     return import_detector(Import(file=file, network=network, tag=file.stem), store)
@@ -153,8 +167,17 @@ def check_network(name: str) -> None:
         raise UsageError(f"no detector '{name}'{suggest(name, known)}; give one of {', '.join(known)}")
 
 
+def options_in(said: Mapping[str, Any], network: str) -> dict[str, Any]:
+    """Options that shapes do not show, from the flags that DETR's programs save with the weights."""
+    heads = said.get("nheads")
+    return {"heads": heads} if isinstance(heads, int) and "heads" in detector.options(network) else {}
+
+
 def reference_for(wanted: Import, found: Foreign, published: str | None) -> Reference:
     """Settings that are not in the file: of the published name given, else of the published file, else of the nearest.
+
+    Args:
+        published: name of the published file, or the one that torchvision's program saved with the weights.
 
     Raises:
         WeightsError: the file is of another network than --network.
@@ -167,7 +190,8 @@ def reference_for(wanted: Import, found: Foreign, published: str | None) -> Refe
             f"{found.layout.name}{found.in_file}; give --network {' or '.join(fitting)}"
         )
     seen = wanted.backbone or found.backbone
-    reference = named or (REFERENCES[published] if published else None)
+    same = REFERENCES.get(str(published))
+    reference = named or (same if same and same.network == found.network else None)
     if reference is None:
         return nearest(found.network, seen or "resnet_v1_50")
     return reference._replace(backbone=seen or reference.backbone)

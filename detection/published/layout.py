@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from backbones.foreign import Tensors
+from backbones.copies import Tensors
 
 Rules = tuple[tuple[str, str], ...]
 Options = dict[str, Any]

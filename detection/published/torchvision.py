@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from backbones.foreign import Tensors
+from backbones.copies import Tensors
 from detection.published.layout import Layout, Options, Rules, count_of
 
 

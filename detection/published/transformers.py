@@ -11,7 +11,7 @@ from collections.abc import Mapping
 
 import torch
 
-from backbones.foreign import Tensors
+from backbones.copies import Tensors
 from detection.published.layout import Layout, Options, Rules, count_of
 from shared.errors import WeightsError
 
