@@ -14,12 +14,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from backbones.origin import words
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from backbones import backbone
 from backbones.foreign import COUNTERS, Tensors, read_checkpoint
+from backbones.origin import words
 from detection.data.annotations.classes import ClassMap
 from detection.data.annotations.skeleton import PERSON, Skeleton
 from detection.nets import Detector, detector, resize_rule

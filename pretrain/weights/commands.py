@@ -21,13 +21,16 @@ def import_flags() -> Parser:
     parser.add_argument("--source", help="where the file comes from, for the card")
     parser.add_argument("--license", "--licence", dest="licence", help="license of the weights, for the card")
     parser.add_argument("--rgb-mode", help="pixel mean and std: imagenet, birder, clip, centered, neutral")
+    parser.add_argument("--checkpoint-key", metavar="KEY", help="which copy to take, such as model_ema or best")
+    parser.add_argument("--trained-as", metavar="NAME", help="timm's name of the file's network, if it does not say it")
+    size_flag(parser, "--trained-size", "image size of the file, if it does not say it")
     size_missing_and_folder(parser)
     return parser
 
 
 def import_weights(argv: list[str]) -> int:
     args = import_flags().parse_exactly(argv)
-    size = pair(args.size)
+    size, trained_size = pair(args.size), pair(args.trained_size)
     from pretrain.weights.importing import Import
     from pretrain.weights.importing import import_weights as run
     from shared.weights.store import Store
@@ -41,6 +44,9 @@ def import_weights(argv: list[str]) -> int:
         rgb_mode=args.rgb_mode,
         allow_missing=tuple(args.allow_missing),
         img_size=size,
+        checkpoint_key=args.checkpoint_key,
+        trained_as=args.trained_as,
+        trained_size=trained_size,
     )
     run(wanted, Store(args.weights_dir))
     return 0
@@ -76,15 +82,12 @@ def convert(argv: list[str]) -> int:
     return 0
 
 
+def size_flag(parser: Parser, name: str, meaning: str) -> None:
+    parser.add_argument(name, type=whole(8, 16_384), nargs="+", action=OneOrTwo, metavar="PIXELS", help=meaning)
+
+
 def size_missing_and_folder(parser: Parser) -> None:
-    parser.add_argument(
-        "--size",
-        type=whole(8, 16_384),
-        nargs="+",
-        action=OneOrTwo,
-        metavar="PIXELS",
-        help="image size to resize position embeddings for",
-    )
+    size_flag(parser, "--size", "image size to resize position embeddings for")
     parser.add_argument(
         "--allow-missing", nargs="+", default=[], metavar="GLOB", help="tensors that may keep their initial values"
     )

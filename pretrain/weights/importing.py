@@ -1,6 +1,6 @@
 """`pretrain import`: export a published checkpoint under a tag, completely or not at all.
 
-file -> sha256 -> content -> layout -> names -> sizes -> fill -> card: source, licence, sha256, pixels -> store
+file -> sha256 -> content -> layout -> names -> sizes -> fill -> function -> card -> store
 """
 
 from __future__ import annotations
@@ -13,9 +13,12 @@ from backbones import backbone
 from backbones.base import Backbone
 from backbones.conversions import fit_sizes
 from backbones.foreign import COUNTERS, Foreign, read_checkpoint, recognize
+from backbones.origin import Origin, Origins, known, origins_of
+from backbones.trained import check_function, of_file_size, of_size, usual_pixels
 from shared.errors import UsageError, WeightsError
 from shared.feeding.pixels import PixelStats, pixel_stats
 from shared.files import file_digest
+from shared.recipes.registry import suggest
 from shared.weights.card import Card, Exported, check_name, listed, versions
 from shared.weights.store import Store
 from shared.weights.transfer import Transfer, fill
@@ -33,6 +36,9 @@ class Import:
     rgb_mode: pixel statistics by name; None for those of the file or of timm.
     allow_missing: glob patterns of tensors that may be missing.
     img_size: height and width for position embeddings.
+    checkpoint_key: which copy of the network to take, if the file has several; None for the preferred one.
+    trained_as: timm's name of the network that the file is of; None for what the file says.
+    trained_size: height and width of the images it was trained on; None for what the file or the network says.
     """
 
     file: Path
@@ -43,6 +49,9 @@ class Import:
     rgb_mode: str | None = None
     allow_missing: tuple[str, ...] = ()
     img_size: tuple[int, int] | None = None
+    checkpoint_key: str | None = None
+    trained_as: str | None = None
+    trained_size: tuple[int, int] | None = None
 
 
 def import_weights(wanted: Import, store: Store) -> Exported:
@@ -50,16 +59,20 @@ def import_weights(wanted: Import, store: Store) -> Exported:
 
     Raises:
         UsageError: an unknown backbone, an invalid tag, or unknown pixel statistics.
-        WeightsError: the file cannot be read, contains code, or does not match.
+        WeightsError: the file cannot be read, contains code, does not match, or is of a network that computes something
+            else with the same tensors.
     """
     check_name(wanted.tag)
+    check_trained_as(wanted)
     args: dict[str, Any] = {"img_size": list(wanted.img_size)} if wanted.img_size else {}
     net = backbone.build(wanted.model, **args)
     content = read_checkpoint(wanted.file)
-    found = recognize(content, wanted.model, net)
+    origins = origins_of(wanted.file, content, trained_as=wanted.trained_as, trained_size=wanted.trained_size)
+    found = recognized(content, wanted, net, origins)
     digest = file_digest(wanted.file)
-    transfer = fitted(wanted, net, found, digest)
-    stats, why = pixels_for(wanted, net, found)
+    stats, why = pixels_for(wanted, found, origins)
+    transfer = fitted(wanted, net, found, origins, digest)
+    network = check_function(wanted.model, net, origins, found.layout)
     card = Card(
         arch=wanted.model,
         tag=wanted.tag,
@@ -74,6 +87,8 @@ def import_weights(wanted: Import, store: Store) -> Exported:
     )
     exported = store.put(net, card)
     print(f"layout: {found.layout}")
+    for words in filter(None, (found.said, network)):
+        print(words)
     print(f"filled {transfer}")
     if found.left_out:
         print(f"skipped, not part of the backbone: {listed(found.left_out)}")
@@ -83,8 +98,37 @@ def import_weights(wanted: Import, store: Store) -> Exported:
     return exported
 
 
-def fitted(wanted: Import, net: Backbone, found: Foreign, digest: str) -> Transfer:
-    tensors, converted = fit_sizes(found.tensors, net)
+def check_trained_as(wanted: Import) -> None:
+    """Raise UsageError for a --trained-as that is neither a name of timm nor --model."""
+    name = wanted.trained_as
+    if name is None or name == wanted.model:
+        return
+    import timm
+
+    if known(name) is None:
+        raise UsageError(
+            f"--trained-as {name}: timm has no such network{suggest(name, timm.list_models())}; give timm's name of "
+            f"the network that the file was trained as, or {wanted.model}"
+        )
+
+
+def recognized(content: Any, wanted: Import, net: Backbone, origins: Origins) -> Foreign:
+    """The file's copy of the network; a config.json of transformers explains names that are not timm's."""
+    size = origins.sizes[0].size if origins.sizes else None
+    like = of_size(wanted.model, size) or net if size else net
+    try:
+        return recognize(content, wanted.model, net, key=wanted.checkpoint_key, like=like)
+    except WeightsError as error:
+        other = origins.transformers
+        if other is None or "transformers" in str(error):
+            raise
+        raise WeightsError(f"{other.where} is of {other.library}: {error}") from None
+
+
+def fitted(wanted: Import, net: Backbone, found: Foreign, origins: Origins, digest: str) -> Transfer:
+    parent = of_file_size(found.tensors, wanted.model, net, origins)
+    tensors, converted = fit_sizes(found.tensors, net, parent)
+    advice = f"give its --model (key layout: {found.layout}), or list missing tensors with --allow-missing GLOB"
     return fill(
         net,
         tensors,
@@ -92,27 +136,26 @@ def fitted(wanted: Import, net: Backbone, found: Foreign, digest: str) -> Transf
         digest=digest,
         allow_missing=(COUNTERS, *wanted.allow_missing),
         converted=converted,
-        otherwise=f"give its --model (key layout: {found.layout}), or list missing tensors with --allow-missing GLOB",
+        otherwise=f"{advice}; {found.said}" if found.said else advice,
     )
 
 
-def pixels_for(wanted: Import, net: Backbone, found: Foreign) -> tuple[PixelStats, str]:
+def pixels_for(wanted: Import, found: Foreign, origins: Origins) -> tuple[PixelStats, str]:
     """Pixel mean and std of the weights, and where they are from."""
+    said = Origin("the file", pixels=found.pixels) if found.pixels is not None else origins.pixels
     if wanted.rgb_mode is not None:
         stats = pixel_stats(wanted.rgb_mode)
-        if found.pixels is not None and found.pixels != stats:
+        if said is not None and said.pixels is not None and not close(said.pixels, stats):
+            who = wanted.file.name if said.where in ("the file", wanted.file.name) else said.where
             raise WeightsError(
-                f"{wanted.file.name} says it was trained with mean {found.pixels.mean} and std {found.pixels.std}, "
+                f"{who} says it was trained with mean {said.pixels.mean} and std {said.pixels.std}, "
                 f"not {wanted.rgb_mode}; remove --rgb-mode"
             )
         return stats, "from --rgb-mode"
-    if found.pixels is not None:
-        return found.pixels, "from the file"
-    usual, cfg = pixel_stats("imagenet"), getattr(net.net, "pretrained_cfg", None) or {}
-    timms = PixelStats(tuple(cfg.get("mean", usual.mean)), tuple(cfg.get("std", usual.std)))
-    if found.layout.startswith("plain") and timms != usual:
-        raise UsageError(
-            f"{wanted.file.name} has no pixel mean and std, and timm's {wanted.model} has mean "
-            f"{timms.mean} instead of ImageNet's; give them with --rgb-mode, such as centered (0.5) or imagenet"
-        )
-    return usual, "default; change them with --rgb-mode"
+    if said is not None and said.pixels is not None:
+        return said.pixels, f"from {said.where}"
+    return usual_pixels(wanted.model, wanted.file.name, found.layout)
+
+
+def close(one: PixelStats, other: PixelStats) -> bool:
+    return all(abs(a - b) < 1e-4 for a, b in zip(one.mean + one.std, other.mean + other.std, strict=True))
