@@ -123,17 +123,17 @@ def check_function(model: str, net: Backbone, origins: Origins, layout: str) -> 
     Raises:
         WeightsError: it computes something else, or equal tensors do in another network and nothing says which it is.
     """
-    said = origins.arch
-    if said is not None and said.arch in (model, model.partition(".")[0]) and said.where == "--trained-as":
-        return f"network: {said.arch} (--trained-as)"
-    if said is not None:
-        differing = unlike(model, net, said)
-        if differing:
+    said = [source for source in origins.sources if source.arch]
+    for source in [source for source in said if not source.where.startswith("the name")] or said:
+        if source.where == "--trained-as" and source.arch == model:
+            continue
+        if differing := unlike(model, net, source):
             raise WeightsError(
-                f"the file is of {said.arch} ({said.where}), which has the same tensors as {model} and computes "
-                f"something else: {listed(differing)}; give {way_out(said, model)}"
+                f"the file is of {source.arch} ({source.where}), which has the same tensors as {model} and computes "
+                f"something else: {listed(differing)}; give {way_out(source, model)}"
             )
-        return f"network: {said.arch} ({said.where})"
+    if said:
+        return f"network: {said[0].arch} ({said[0].where})"
     if not layout.startswith("plain") or "." in model:
         return ""
     base = ZOO[model].timm_name if model in ZOO else model

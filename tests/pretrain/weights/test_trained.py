@@ -119,7 +119,10 @@ def test_tf_variant_is_not_the_plain_one(
 ) -> None:
     file = TELLING[how](tmp_path, of_timm("tf_efficientnet_b0"))
     sentence = r"eps 1e-05 for 0\.001 in \d+ places, Conv2d for Conv2dSame in \d+ places.*--model tf_efficientnet_b0"
-    refused(run(file, "--model", model, "--rgb-mode", "imagenet"), sentence, store)
+    words = (file, "--model", model, "--rgb-mode", "imagenet")
+    refused(run(*words), sentence, store)
+    if how == "config":
+        refused(run(*words, "--trained-as", "efficientnet_b0"), sentence, store)
 
 
 def test_file_that_says_or_is_said_to_be_the_plain_one_is_taken(run: Callable[..., Any], tmp_path: Path) -> None:
