@@ -29,6 +29,7 @@ from detection.data.shards import CATEGORIES, open_index
 from shared.errors import DataError, UsageError, plural
 from shared.feeding.headers import Picture
 from shared.feeding.tar import index_places
+from shared.feeding.unchanged import SEEN
 from shared.feeding.unfinished import unfinished
 
 
@@ -101,6 +102,8 @@ def pack(
             (partial / "shards" / CATEGORIES).write_text(json.dumps(categories_of(table), indent=1), encoding="utf-8")
             for shard in sorted((partial / "shards").glob("*.tar")):
                 open_index(shard, table.categories, finds_of(table), table.skeletons)
+            for place in (partial / "shards").glob(f"*{SEEN}"):  # of shards kept from a stopped packing
+                place.unlink()
             (partial / "shards").replace(out)
     except OSError as error:
         raise DataError(f"cannot pack {images} into {out}: {error}; check permissions and free space") from None

@@ -27,6 +27,7 @@ from pretrain.packing.shard_writer import Note, Task, Treatment, finished, learn
 from pretrain.packing.sources import Entry, Source, find_source
 from shared.errors import DataError, UsageError, plural
 from shared.feeding.tar import index_places
+from shared.feeding.unchanged import SEEN
 from shared.feeding.unfinished import unfinished
 from shared.weights.card import listed
 
@@ -211,4 +212,6 @@ def settle(partial: Path, made: Made, packed: Packed, out: Path) -> None:
             shard.replace(to)
             index_places(shard)[0].replace(index_places(to)[0])
         taken[split] += 1
+    for place in (partial / "shards").glob(f"*{SEEN}"):  # of shards kept from a stopped packing
+        place.unlink()
     (partial / "shards").replace(out)

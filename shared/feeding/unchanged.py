@@ -20,6 +20,7 @@ from pathlib import Path
 
 from shared.feeding.tar import index_places, members, split_name, write_first
 
+SEEN = ".seen"  # ending of the file with times and digest
 RECENT = 2.0  # seconds; a later change within a file system's clock tick would leave the same times
 
 
@@ -55,15 +56,16 @@ def header_digest(shard: Path, labels: Collection[str]) -> str:
     """The digest of a shard as it is now. Raises DataError if a header is damaged."""
     status = shard.stat()
     times = f"{status.st_size} {status.st_mtime_ns} {status.st_ctime_ns}"
-    place = index_places(shard, f".{'-'.join(sorted(labels))}.seen")[-1]  # in the cache: times are of this machine
-    with suppress(OSError, ValueError):
-        known, _, remembered = place.read_text(encoding="ascii").rpartition(" ")
-        if known == times and remembered:
-            return remembered
+    places = index_places(shard, f".{'-'.join(sorted(labels))}{SEEN}")
+    for place in places:  # one that came along with a copied folder has other times
+        with suppress(OSError, ValueError):
+            known, _, remembered = place.read_text(encoding="ascii").rpartition(" ")
+            if known == times and remembered:
+                return remembered
     with HeaderDigest(shard, labels) as digest:
         for member in members(shard, end_too=False):
             digest.add(member)
     found = digest.hexdigest()
     if time.time() - max(status.st_ctime, status.st_mtime) > RECENT:
-        write_first([place], lambda aside: aside.write_text(f"{times} {found}", encoding="ascii"))
+        write_first(places, lambda aside: aside.write_text(f"{times} {found}", encoding="ascii"))
     return found
