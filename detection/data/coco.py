@@ -128,7 +128,7 @@ class CocoDetection:
         if not len(table.image_ids):
             raise DataError(f"{table.path} has no image left to use; check the ignore file and the annotations")
         self.table, self.is_target = table, targets
-        self.photographs = seen.select(np.isin(seen.table.image_ids, table.image_ids))
+        self.photographs = seen.select(np.isin(seen.table.image_ids, table.image_ids), table)
         self.relabel(classes or ClassMap.from_categories(table.categories))
         self.first = np.searchsorted(table.image_of, np.arange(len(table.image_ids) + 1))
         self.sizes: Sequence[int] = [len(table.image_ids)]

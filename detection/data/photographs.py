@@ -35,7 +35,7 @@ class Photographs:
     table: with the sizes of the pictures that the boxes are on.
     turned: (I,) bool, apply the EXIF orientation when decoding.
     told: (I,) bool, whether the size alone says so; if not, copies of the annotations must say it too.
-    marks: (I,) uint64, equal for equal files; 0 for bad ones.
+    marks: (I,) uint64, equal for equal files; 0 for those that are no image, or too large.
     bad: sentences about images that cannot be used, by row: no image, or of another size than the annotations say.
     notes: for the log.
     """
@@ -52,12 +52,12 @@ class Photographs:
         """The bad rows that are images, of another size than the annotations say."""
         return [row for row in self.bad if self.marks[row]]
 
-    def select(self, keep: np.ndarray) -> Photographs:
-        """(I,) bool -> these images."""
+    def select(self, keep: np.ndarray, table: CocoTable) -> Photographs:
+        """(I,) bool -> these images, whose table is `table`."""
         rows = np.cumsum(keep) - 1
         bad = {int(rows[row]): sentence for row, sentence in self.bad.items() if keep[row]}
         columns = self.turned[keep], self.told[keep], self.marks[keep]
-        return Photographs(self.table.select(keep), *columns, bad, self.notes)
+        return Photographs(table, *columns, bad, self.notes)
 
 
 def chosen(*, upright: bool, as_stored: bool) -> Turn:
@@ -97,7 +97,7 @@ def look_at(table: CocoTable, pictures: Sequence[Picture], turn: Turn = "auto") 
     if known.any():
         table = replace(table, sizes=np.where(known[:, None], sizes, table.sizes).astype(np.int32))
     notes = _notes(turned, told, oriented & ~told & (entry < 0), oriented & ~turned & told, sized, turn)
-    return Photographs(table, turned, told | ~oriented, headers.marks, bad, notes)
+    return Photographs(table, turned, told | ~oriented, np.where(usable, headers.marks, 0), bad, notes)
 
 
 def _fit_turned_only(table: CocoTable, headers: Headers) -> np.ndarray:

@@ -18,6 +18,7 @@ from detection.data.pack import pack
 from detection.data.photographs import chosen
 from detection.inference.images import pictures_of, root_of
 from shared.errors import DataError, UsageError
+from shared.feeding.image import limit_pixels
 
 RNG = np.random.default_rng(0)
 RED = [255, 0, 0]
@@ -204,6 +205,20 @@ def test_predict_turns_as_the_size_in_the_coco_file_says_or_refuses(tmp_path: Pa
     coco(tmp_path, {"a.png": (40, 24), "c.png": (40, 24)})
     with pytest.raises(DataError, match=r"1 of the 2 images .*c.png: is 24x40, .*would be in other pixels"):
         list(pictures_of([str(folder)], file))
+
+
+def test_predict_skips_what_is_too_large_with_the_flag_in_the_message(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    photograph(tmp_path / "a.png")
+    photograph(tmp_path / "b.png", size=(30, 40))
+    place = coco(tmp_path, {"a.png": (24, 40), "b.png": (30, 40)})
+    try:
+        limit_pixels(1000)
+        assert [image.path.name for image in pictures_of([str(place[0])], place[1])] == ["a.png"]
+        assert "over the limit of 0.001 megapixels; --max-pixels 1200 allows it" in caplog.text
+    finally:
+        limit_pixels(None)
 
 
 def test_predict_turns_files_unless_told_not_to_and_says_which(tmp_path: Path) -> None:
