@@ -180,7 +180,7 @@ def _size(content: dict[str, Any], file: Path) -> tuple[int, int] | None:
     height, width = content.get("height"), content.get("width")
     if height is None and width is None:
         return None
-    sides = [value for value in (height, width) if type(value) in (int, float)]
+    sides = [v for v in (height, width) if isinstance(v, int | float) and not isinstance(v, bool)]
     if len(sides) < 2 or any(value % 1 or not 0 < value < 2**31 for value in sides):
         raise DataError(f"{file} has the height {height} and the width {width}; give whole pixels, or neither")
     return int(sides[0]), int(sides[1])
