@@ -30,12 +30,19 @@ class Inherited(NamedTuple):
     transfer: Transfer
 
 
-def without_weights(card: Card) -> Backbone | None:
-    """The network of a card on the meta device, for the sizes of its grids; None if it is unknown here."""
+def without_weights(exported: Exported) -> Backbone | None:
+    """The network of a card on the meta device, for the sizes of its grids.
+
+    None if this version has none of its name, or if the card names no size and the tables are of another size than the
+    network's own.
+    """
     try:
-        return on_meta(rebuild, card)
+        net = on_meta(rebuild, exported.card)
     except UsageError:
         return None
+    shapes = {} if "img_size" in exported.card.args else read_shapes(exported)
+    mine = net.state_dict()
+    return net if all(mine[name].shape == shapes[name].shape for name in mine.keys() & shapes.keys()) else None
 
 
 def rebuild(card: Card, **options: Any) -> Backbone:
@@ -49,7 +56,7 @@ def kept_args(card: Card) -> dict[str, Any]:
 
 def fill(store: Store, net: Backbone, exported: Exported, allow_missing: tuple[str, ...] = ()) -> Transfer:
     """Load weights of the same architecture; position embeddings of another size are resized, and reported."""
-    parent = without_weights(exported.card) if has_tables(net) else None
+    parent = without_weights(exported) if has_tables(net) else None
     return store.load(net, exported, allow_missing=allow_missing, fit=lambda tensors: fit_sizes(tensors, net, parent))
 
 
@@ -83,7 +90,7 @@ def way_between(parent: Exported, child: Backbone) -> Conversion | None:
     way = conversion_for(tensors, child)
     if way is None:
         return None
-    mine, (made, _) = child.state_dict(), way(tensors, child, without_weights(parent.card))
+    mine, (made, _) = child.state_dict(), way(tensors, child, without_weights(parent))
     wanted = {name for name in mine if not way.lets_stay(name)}
     fits = wanted <= made.keys() <= mine.keys() and all(made[name].shape == mine[name].shape for name in made)
     return way if fits else None
@@ -115,7 +122,7 @@ def inherit(
             f"there is no conversion from {parent.card.arch} to {name}; the conversions are "
             f"{', '.join(c.name for c in CONVERSIONS)}"
         )
-    original = without_weights(parent.card)
+    original = without_weights(parent)
     transfer = store.load(
         child, parent, allow_missing=(*way.may_stay, *allow_missing), fit=lambda tensors: way(tensors, child, original)
     )
