@@ -51,7 +51,7 @@ def compared(
     Args:
         truth: (H, W) ids of `segments`; other values are unlabeled.
         found: (H, W) ids of `claims`, the predicted segments.
-        by_pixels: count areas in `truth` instead of taking those of the segments, and let every crowd excuse.
+        by_pixels: count areas in `truth` instead of taking those of the segments, and use every crowd.
     """
     overlap = shared_pixels(truth, [s.id for s in segments], found, [c.id for c in claims])
     void, counted = overlap[-1, :-1], overlap[:-1].sum(1).tolist()
@@ -65,8 +65,8 @@ def compared(
     union = areas[:, None] + own - both - void
     iou = np.where(same & ~crowd[:, None], both / np.maximum(union, 1), 0)
     hit = iou > 0.5
-    excusing = crowd if by_pixels else last_crowds(segments)
-    excused = void + (both * (same & excusing[:, None])).sum(0) > 0.5 * own
+    ignoring = crowd if by_pixels else last_crowds(segments)
+    ignored = void + (both * (same & ignoring[:, None])).sum(0) > 0.5 * own
     counts: Counts = {}
 
     def add(categories: np.ndarray, column: int, values: Any) -> None:
@@ -76,7 +76,7 @@ def compared(
     rows, columns = np.nonzero(hit)
     add(of_truth[rows], 0, iou[rows, columns])
     add(of_truth[rows], 1, 1)
-    add(of_found[~hit.any(0) & ~excused], 2, 1)
+    add(of_found[~hit.any(0) & ~ignored], 2, 1)
     add(of_truth[~hit.any(1) & ~crowd], 3, 1)
     return counts
 
@@ -245,7 +245,7 @@ class PanopticEvaluator:
         if exact != metrics["pq"]:
             log.info(
                 "PQ is %.4f by COCO's own evaluation, and %.4f if areas are counted in the PNGs and every crowd, not "
-                "only the last one of its class, excuses the segments on it",
+                "only the last one of its class, is used",
                 metrics["pq"],
                 exact,
             )

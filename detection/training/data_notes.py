@@ -12,8 +12,8 @@ from collections import Counter
 
 import numpy as np
 
-from detection.data.augment.geometry import fitted
-from detection.data.augment.presets import Augmentation
+from detection.data.augment.presets import Augmentation, Output
+from detection.data.augment.sizes import Size, fitted
 from detection.data.coco import CocoDetection
 from shared.errors import DataError, plural
 
@@ -61,12 +61,7 @@ def notes_on_small(data: CocoDetection) -> list[str]:
         return []
     output, table = data.augment.output, data.table
     shapes, kind = np.unique(table.sizes, axis=0, return_inverse=True)
-    after = np.array(
-        [
-            fitted((h, w), max(output.short), output.long) if output.short and output.long else output.of((h, w))
-            for h, w in shapes.tolist()
-        ]
-    )
+    after = np.array([_largest(output, (height, width)) for height, width in shapes.tolist()])
     factor = (after / shapes)[kind.reshape(-1)][table.image_of][:, ::-1]
     corners = table.corners()
     sides = (corners[:, 2:] - corners[:, :2]) * factor
@@ -77,6 +72,13 @@ def notes_on_small(data: CocoDetection) -> list[str]:
     objects = "1 object is" if lost == 1 else f"{lost:,} objects are"
     lost_how = f"less than a pixel wide or high after the resize to {side} and cannot be found"
     return [f"{objects} {lost_how}; a larger --size helps"]
+
+
+def _largest(output: Output, size: Size) -> Size:
+    """The output size of an image of (height, width) `size`, at the largest of the short sides."""
+    if output.short and output.long:
+        return fitted(size, max(output.short), output.long, output.rule)
+    return output.of(size)
 
 
 def notes_on_queries(data: CocoDetection, most: int | None) -> list[str]:
