@@ -156,6 +156,13 @@ class DetectRecipe:
     runtime: RuntimeConfig = field(default_factory=RuntimeConfig)
 
 
+FIXED = (  # of a run that is resumed: its network, the weights it started from, its classes
+    *("network", "backbone", "backbone_param", "backbone_tag", "backbone_epoch", "backbone_pretrained"),
+    *("weights_backbone", "dilation", "init_from", "resume_epoch", "reset_head"),
+    *("class_file", "binary_mode", "keypoints_file", "rgb_mode"),
+)
+
+
 def defaults_for(data: DataConfig) -> dict[str, Any]:
     """Defaults that depend on the data set: a network that learns its annotations, and for the layout with
     one JSON per image a separate folder for weights."""

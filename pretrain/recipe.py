@@ -96,6 +96,9 @@ class PretrainRecipe:
     runtime: RuntimeConfig = field(default_factory=RuntimeConfig)
 
 
+FIXED = ("model", "method", "pretrained", "init_tag", "aws_compat", "rgb_mode")  # of a run that is resumed
+
+
 def export_tag(recipe: PretrainRecipe) -> str:
     """The export's tag: `vicreg`, or `vicreg-imagenet21k` with a tag; for supervised weights the tag alone."""
     return tag_of(recipe.model.method, recipe.model.tag)

@@ -1,9 +1,10 @@
-"""Errors a user can fix: one sentence on stderr and an exit code that a script can act on.
+"""Errors a user can fix, and what disks refuse: one sentence on stderr and an exit code that a script can act on.
 
     2  usage or recipe      a flag, a value or a recipe that cannot be understood
     3  data                 images, annotations or shards that cannot be used
     4  weights              weights that do not exist or do not match
     75 stopped              stopped by a signal; the state is saved, continue with --resume
+    130 interrupted         stopped by Ctrl-C; a training run saves its state first
     1  anything else
 
 Every message is one sentence that ends with what to do. `guarded` prints it; nothing else does.
@@ -11,6 +12,7 @@ Every message is one sentence that ends with what to do. `guarded` prints it; no
 
 from __future__ import annotations
 
+import errno
 import functools
 import os
 import sys
@@ -45,6 +47,12 @@ class Stopped(Refusal):
     """The run was stopped by a signal; its state is saved."""
 
     exit_code = 75
+
+
+class Interrupted(Stopped):
+    """The run was stopped by Ctrl-C; its state is saved."""
+
+    exit_code = 130
 
 
 class BadSample(ValueError):
@@ -87,6 +95,10 @@ def guarded(prog: str) -> Callable[[Callable[[list[str]], int]], Callable[..., i
             except Exception as error:
                 if debug:
                     raise
+                sentence = about_disk(error) if isinstance(error, OSError) else None
+                if sentence is not None:
+                    print(f"{prog}: {sentence}", file=sys.stderr)
+                    return 1
                 first = (str(error).strip().splitlines() or [""])[0]
                 print(
                     f"{prog}: {type(error).__name__}: {first} (run again with --debug for the traceback)",
@@ -97,6 +109,28 @@ def guarded(prog: str) -> Callable[[Callable[[list[str]], int]], Callable[..., i
         return run
 
     return decorate
+
+
+def about_disk(error: OSError, then: str = "run the command again") -> str | None:
+    """One sentence about a full or read-only disk, or a path that cannot be used; None for other errors.
+
+    Args:
+        then: what to do after some space is free.
+    """
+    path = "a file" if error.filename is None else os.fsdecode(error.filename)
+    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        why = {errno.ENOSPC: "the disk is full", errno.EDQUOT: "the disk quota is used up"}
+        reason = why.get(error.errno, "it exceeds the largest file size allowed here")
+        return f"{path} cannot be written, since {reason}; free some space and {then}"
+    if error.errno == errno.EROFS:
+        return f"{path} cannot be written, since its disk is read-only; give a folder on another one"
+    if error.errno in (errno.EACCES, errno.EPERM):
+        return f"{path} cannot be used, since permission is denied; change its permissions or give another path"
+    if error.errno == errno.EIO:
+        return f"{path} cannot be read or written, since its disk has an input/output error; check the disk and {then}"
+    if error.filename is not None and error.errno in (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG):
+        return f"{path} cannot be used ({os.strerror(error.errno).lower()}); check the path"
+    return None
 
 
 def plural(count: int, noun: str) -> str:

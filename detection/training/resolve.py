@@ -6,7 +6,7 @@ defaults < the network's (no recipe, demo or resumed run) < demo's settings (no 
 
 from __future__ import annotations
 
-from detection.recipe import DetectRecipe, defaults_for, run_stem, tiny
+from detection.recipe import FIXED, DetectRecipe, defaults_for, run_stem, tiny
 from shared.recipes.flags import Parser, Under, from_args, recipe_parser, settled
 from shared.recipes.recipe import Resolved
 from shared.runs.resume import layered
@@ -60,5 +60,9 @@ def resolve(argv: list[str]) -> Resolved:
         return over_the_start([(f"network {network}", {**usual, "resize_rule": rule}), *under])
 
     return layered(
-        over_the_network, stem=run_stem, demo="demo_detect", settle=lambda found: settled(found, "network_args")
+        over_the_network,
+        stem=run_stem,
+        demo="demo_detect",
+        fixed=FIXED,
+        settle=lambda found: settled(found, "network_args"),
     )

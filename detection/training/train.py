@@ -28,6 +28,7 @@ from shared.devices import dist
 from shared.errors import UsageError, plural
 from shared.feeding.feed import choose_workers, in_order
 from shared.feeding.plan import rng_for
+from shared.files import written_aside
 from shared.loop.optim import for_batch
 from shared.recipes.recipe import Resolved
 from shared.runs.dry import announce_plan, describe_groups, describe_parameters, describe_schedule
@@ -43,7 +44,7 @@ def train(resolved: Resolved) -> int:
     """Train a detector and export it; the exit code."""
     recipe: DetectRecipe = resolved.recipe
     store = Store(recipe.runtime.weights_dir)
-    session = Session(resolved, stem=run_stem(recipe))
+    session = Session(resolved, stem=run_stem(recipe), command="detect train")
     try:
         start = find_start(recipe.model, store.root)
         data = open_data(recipe, None if recipe.model.reset_head else start)
@@ -98,6 +99,8 @@ def train(resolved: Resolved) -> int:
                 if data.val is not None:
                     save_pictures(kept[0], data.val, run_dir / "pictures", recipe.data.pictures, session.device)
             log.info("report %s", write_report([run_dir], run_dir / "report.html"))
+    except OSError as error:
+        raise session.stopped_by(error) from error
     finally:
         dist.stop()
     return 0
@@ -241,7 +244,8 @@ def save_pictures(task: DetectTask, val: CocoDetection, folder: Path, count: int
         found = task.detect([picture.to(device)])[0]
         found = {name: value.cpu() for name, value in found.items()}  # type: ignore[attr-defined]
         image = draw_detections(picture, found, val.classes.names, truth=target, skeleton=val.skeleton)  # type: ignore[arg-type]
-        image.convert("RGB").save(folder / f"{index:03d}.jpg", quality=85)
+        with written_aside(folder / f"{index:03d}.jpg") as partial:
+            image.convert("RGB").save(partial, quality=85)
 
 
 def dry_run(session: Session, resolved: Resolved, task: DetectTask, data: Data, opened: OpenedBackbone) -> int:

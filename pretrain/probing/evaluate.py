@@ -65,7 +65,7 @@ def evaluate(resolved: Resolved) -> int:
     """Evaluate a backbone; returns the exit code."""
     recipe: EvalRecipe = resolved.recipe
     wanted = protocols(recipe.protocol.protocol)
-    session = Session(resolved, stem=eval_stem(recipe))
+    session = Session(resolved, stem=eval_stem(recipe), command="pretrain eval")
     try:
         subject = open_subject(recipe)
         images = open_images(recipe, subject)

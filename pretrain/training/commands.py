@@ -6,7 +6,7 @@ import os
 from functools import partial
 from pathlib import Path
 
-from pretrain.recipe import PretrainRecipe, run_stem, tiny
+from pretrain.recipe import FIXED, PretrainRecipe, run_stem, tiny
 from shared.devices.launcher import adopt
 from shared.errors import UsageError
 from shared.recipes.commands import Command
@@ -38,7 +38,7 @@ def resolve(argv: list[str]) -> Resolved:
 
     supervised = read([]).recipe.model.method == "supervised"
     demo = "demo_pretrain" if supervised else "demo_unlabeled"
-    return layered(read, stem=run_stem, demo=demo, settle=lambda found: settled(found, "method_args"))
+    return layered(read, stem=run_stem, demo=demo, fixed=FIXED, settle=lambda found: settled(found, "method_args"))
 
 
 def replay(argv: list[str]) -> int:

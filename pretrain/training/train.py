@@ -48,7 +48,7 @@ def train(resolved: Resolved) -> int:
     recipe: PretrainRecipe = resolved.recipe
     tag = export_tag(recipe)
     check_name(tag)
-    session = Session(resolved, stem=run_stem(recipe))
+    session = Session(resolved, stem=run_stem(recipe), command="pretrain train")
     try:
         data = open_data(recipe)
         options: dict[str, Any] = {} if recipe.model.drop_path is None else {"drop_path": recipe.model.drop_path}
@@ -111,6 +111,8 @@ def train(resolved: Resolved) -> int:
             if exported:  # not when a finished run is resumed: its result is kept
                 session.finish(exported[-1], metrics, store)
             log.info("report %s", write_report([run_dir], run_dir / "report.html"))
+    except OSError as error:
+        raise session.stopped_by(error) from error
     finally:
         dist.stop()
     return 0

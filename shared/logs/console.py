@@ -6,6 +6,7 @@ Importing this page imports neither torch nor rich.
 from __future__ import annotations
 
 import logging
+import sys
 from pathlib import Path
 
 PROJECT = ("shared", "backbones", "pretrain", "detection")
@@ -19,6 +20,17 @@ class Console(logging.Handler):
         if not getattr(record, "file_only", False):
             prefix = "warning: " if record.levelno >= logging.WARNING else ""
             print(f"{prefix}{record.getMessage()}", flush=True)
+
+
+class RunFile(logging.FileHandler):
+    """train.log. Its lines are on the console too, so a full disk costs one warning, not the run."""
+
+    complained = False
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        if not self.complained:
+            self.complained = True
+            print(f"warning: {self.baseFilename} cannot be written ({sys.exc_info()[1]})", file=sys.stderr, flush=True)
 
 
 class Held(logging.Handler):
@@ -41,7 +53,7 @@ def setup_logging(run_dir: Path | None = None, *, enabled: bool = True, hold: bo
     handlers: list[logging.Handler] = [Console(), *([Held()] if hold and enabled else [])]
     if run_dir is not None and enabled:
         run_dir.mkdir(parents=True, exist_ok=True)
-        file = logging.FileHandler(run_dir / "train.log", encoding="utf-8")
+        file = RunFile(run_dir / "train.log", encoding="utf-8")
         file.setFormatter(logging.Formatter("%(asctime)s %(levelname)-7s %(message)s", "%Y-%m-%d %H:%M:%S"))
         handlers.append(file)
         for held in [handler for handler in logging.getLogger(PROJECT[0]).handlers if isinstance(handler, Held)]:

@@ -34,11 +34,18 @@ class RunLog:
         run_dir: created if missing.
         enabled: False in all processes but the main one; every call then does nothing.
         resume_step: the step the run continues from; later rows are dropped. None keeps all rows.
+        repeat: the validation after `resume_step` is going to be repeated; its rows are dropped too.
         tensorboard: write event files too.
     """
 
     def __init__(
-        self, run_dir: Path, *, enabled: bool = True, resume_step: int | None = None, tensorboard: bool = True
+        self,
+        run_dir: Path,
+        *,
+        enabled: bool = True,
+        resume_step: int | None = None,
+        repeat: bool = False,
+        tensorboard: bool = True,
     ) -> None:
         self.run_dir, self.enabled = Path(run_dir), enabled
         self.resume_step, self.tensorboard = resume_step, tensorboard
@@ -48,7 +55,7 @@ class RunLog:
         setup_logging(self.run_dir, enabled=enabled)
         if enabled:
             if resume_step is not None:
-                drop_rows_after(self.run_dir / "metrics.jsonl", resume_step)
+                drop_rows_after(self.run_dir / "metrics.jsonl", resume_step, repeat=repeat)
             self.table = read_table(self.run_dir / "results.csv", resume_step)
 
     def metrics(self, step: int, epoch: float, values: Mapping[str, float], kind: Literal["train", "val"]) -> None:
@@ -86,6 +93,8 @@ class RunLog:
             purge = None if self.resume_step is None else self.resume_step + 1
             self.events = SummaryWriter(str(self.run_dir), purge_step=purge)
         for name, value in named.items():
+            if not math.isfinite(value):
+                continue
             self.events.add_scalar(name, value, step)
 
     def close(self) -> None:
@@ -119,8 +128,10 @@ def parse_row(line: str) -> dict[str, Any] | None:
     return row if isinstance(row, dict) and isinstance(row.get("step"), int) else None
 
 
-def drop_rows_after(path: Path, step: int) -> None:
+def drop_rows_after(path: Path, step: int, *, repeat: bool = False) -> None:
+    """Remove later rows from metrics.jsonl; with `repeat` the validation rows of `step` too."""
     rows = [row for row in read_metrics(path.parent) if row["step"] <= step]
+    rows = [row for row in rows if not (repeat and row["step"] == step and row.get("kind") == "val")]
     write_aside(path, "".join(json.dumps(row) + "\n" for row in rows))
 
 
@@ -141,8 +152,20 @@ def write_table(path: Path, table: Mapping[int, Mapping[str, Any]]) -> None:
     writer = csv.DictWriter(text, columns, lineterminator="\n")
     writer.writeheader()
     for _, row in sorted(table.items()):
-        writer.writerow({name: f"{v:.6g}" if isinstance(v, float) else v for name, v in row.items()})
+        writer.writerow({name: cell(v) for name, v in row.items()})
     write_aside(path, text.getvalue())
+
+
+def cell(value: Any) -> Any:
+    """A value as results.csv has it."""
+    if not isinstance(value, float):
+        return value
+    return f"{value:.6g}" if math.isfinite(value) else "n/a"
+
+
+def show_metric(value: float | None) -> str:
+    """0.41237 -> '0.4124'; 'n/a' for a metric that is not defined, such as AP of a class without objects."""
+    return "n/a" if value is None or not math.isfinite(value) else f"{value:.4f}"
 
 
 def or_none(value: float) -> float | None:

@@ -9,9 +9,8 @@ from __future__ import annotations
 import math
 from bisect import bisect_right
 
+from shared.loop.epochs import ROUNDING
 from shared.recipes.recipe import OptimConfig, ScheduleConfig
-
-ROUNDING = 1e-9  # 985 steps at 197 / 24 per epoch are 120 epochs, minus a rounding error
 
 
 def lr_scale(step: int, steps_per_epoch: float, config: ScheduleConfig, lr: float = 1.0) -> float:

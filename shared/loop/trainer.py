@@ -1,6 +1,6 @@
 """The training loop of both programs.
 
-    while steps are left:                      train_step -> at epoch ends: evaluate -> save
+    while steps are left:                      train_step -> at epoch ends: save -> evaluate -> export
         for micro batch of the step:
             losses = task(batch)               the only line that depends on what is trained
 
@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import logging
 import math
-import signal
 import time
 from collections.abc import Callable, Iterable
 from contextlib import nullcontext
@@ -26,16 +25,19 @@ from torch import nn
 
 from shared.devices import dist
 from shared.devices.device import precision, to_device
-from shared.devices.sharding import accumulate, check_sharding, fill, put_together, shard, whole_state, whole_weights
-from shared.errors import Refusal, Stopped, UsageError, plural
+from shared.devices.sharding import accumulate, check_sharding, put_together, shard, whole_state, whole_weights
+from shared.errors import Refusal, UsageError, plural
 from shared.feeding.feed import Feed
-from shared.logs.metrics import RunLog
+from shared.logs.metrics import RunLog, show_metric
 from shared.logs.progress import Progress
 from shared.loop.ema import Average
+from shared.loop.epochs import EpochEnd, Epochs, is_finished, nan_for_none, plain_metrics, read_epoch_end
 from shared.loop.optim import build_optimizer, for_batch
 from shared.loop.pace import Cadence, Losses, mean_over_processes
 from shared.loop.replay import keep_replay, samples_of
+from shared.loop.resuming import check_same_run, restore
 from shared.loop.schedule import lr_scale, total_steps, wd_at
+from shared.loop.signals import StopRequest
 from shared.loop.state import load_state, save_state
 from shared.loop.task import Task
 from shared.recipes.recipe import OptimConfig, RuntimeConfig, ScheduleConfig
@@ -57,7 +59,8 @@ class Trainer:
         probe: called with the evaluated task, in eval mode; its metrics are appended to the task's.
         probe_every: probe every N epochs and at the end.
         device: device of the task.
-        begin: called once, after all checks and before the first step.
+        begin: called once with (step, total steps), after all checks and before the first step.
+        command: the command that continues the run, for the messages of one that is stopped.
     """
 
     def __init__(
@@ -75,7 +78,8 @@ class Trainer:
         publish_every: int = 0,
         probe: Callable[[Any], dict[str, float]] | None = None,
         probe_every: int = 1,
-        begin: Callable[[], None] = lambda: None,
+        begin: Callable[[int, int], None] = lambda step, total: None,
+        command: str = "--resume",
     ) -> None:
         self.optim, self.schedule, self.runtime = for_batch(optim, feed.step_size), schedule, runtime
         self.run_dir, self.device = run_dir, device
@@ -90,7 +94,7 @@ class Trainer:
         self.average = Average(self.task, runtime.model_ema_decay).to(device) if runtime.model_ema else None
         self.model = self.wrap()
         self.feed, self.val_loader = feed, val_loader
-        self.publish, self.publish_every, self.begin = publish, publish_every, begin
+        self.publish, self.publish_every, self.begin, self.command = publish, publish_every, begin, command
         self.probe, self.probe_every = probe, probe_every
         self.optimizer = build_optimizer(self.task, self.optim)
         self.update = torch.compile(self.optimizer.step) if optim.compile_opt else self.optimizer.step
@@ -100,8 +104,10 @@ class Trainer:
         self.losses = Losses()
         self.seen: list[Any] = []  # this process's micro batches of the last step
         self.seeds: list[int] = []  # random seed of each
-        self.asked_to_stop = False
-        self.step = 0
+        self.epochs = Epochs(feed.steps_per_epoch, self.total, schedule.epochs)
+        self.done: EpochEnd | None = None  # what was done after the epoch that ended last
+        self.stop = StopRequest()
+        self.step = self.saved_step = 0
         self.best = -math.inf
         self.metrics: dict[str, float] = {}
 
@@ -111,49 +117,62 @@ class Trainer:
         """Train to the last step, from the saved state if there is one; returns the last metrics.
 
         Raises:
-            Stopped: SIGTERM or SIGUSR1 came; the state is saved.
+            Stopped: SIGTERM, SIGUSR1 or Ctrl-C came; the state is saved.
             Refusal: a loss is NaN or Inf, or the disk is full.
         """
         self.load()
-        self.begin()
-        self.listen()
-        every, workers = self.feed.steps_per_epoch, self.feed.workers
-        if self.step >= self.total > 0 and not (self.run_dir / "result.json").is_file():
-            self.deliver(self.schedule.epochs, last=True)  # the run was killed after its last save
+        self.begin(self.step, self.total)
+        if is_finished(self.run_dir, self.step) and self.step == self.total:
+            return self.metrics
+        pending = self.epochs.ends(self.step) and self.done is None
         with (
-            RunLog(self.run_dir, enabled=dist.is_main(), resume_step=self.step) as self.log,
+            StopRequest() as self.stop,
+            RunLog(self.run_dir, enabled=dist.is_main(), resume_step=self.step, repeat=pending) as self.log,
             Progress(log_every=self.runtime.log_every, enabled=dist.is_main()) as self.progress,
         ):
-            steps = self.feed.steps(self.step, self.total)
-            log.info(
-                "%d steps of %d images, %.4g steps an epoch, %d workers",
-                self.total,
-                self.feed.step_size,
-                every,
-                workers,
-            )
-            while self.step < self.total:
-                asked = time.perf_counter()
-                micro_batches = next(steps)
-                waited = time.perf_counter() - asked
-                self.train_step(micro_batches)
-                self.step += 1
-                self.task.after_step(progress=self.step / self.total)
-                self.account(waited)
-                epoch_ends = (
-                    int(self.step / every + 1e-9) > int((self.step - 1) / every + 1e-9) or self.step == self.total
-                )
-                stop, save_now = dist.any_of([self.asked_to_stop, dist.is_main() and self.cadence.due(self.step)])
-                if epoch_ends:
-                    self.end_epoch(min(int(self.step / every + 1e-9), self.schedule.epochs))
-                if epoch_ends or ((save_now or stop) and not self.feed.whole_epochs):
-                    self.save()
-                if stop and self.step < self.total:
-                    raise Stopped(
-                        f"stopped by a signal at step {self.step} of {self.total}; the state is saved, add "
-                        f"--resume to continue"
-                    )
+            if self.epochs.ends(self.step):
+                self.end_epoch()  # the run was killed after it had saved
+            self.run_steps()
         return self.metrics
+
+    def run_steps(self) -> None:
+        steps, workers = self.feed.steps(self.step, self.total), self.feed.workers
+        counts = (self.total, self.feed.step_size, self.feed.steps_per_epoch, workers)
+        log.info("%d steps of %d images, %.4g steps an epoch, %d workers", *counts)
+        while self.step < self.total:
+            asked = time.perf_counter()
+            micro_batches = next(steps)
+            waited = time.perf_counter() - asked
+            self.train_step(micro_batches)
+            self.step += 1
+            self.task.after_step(progress=self.step / self.total)
+            self.account(waited)
+            ends = self.epochs.ends(self.step)
+            stop, save_now = dist.any_of([self.asked_to_stop, dist.is_main() and self.cadence.due(self.step)])
+            if ends or ((save_now or stop) and not self.feed.whole_epochs):
+                self.save()
+            if stop:
+                raise self.stop.stopped(self.stopped_at())
+            if ends:
+                self.end_epoch()
+
+    @property
+    def asked_to_stop(self) -> bool:
+        """Whether the run is to save and end after this step."""
+        return self.stop.asked is not None
+
+    @asked_to_stop.setter
+    def asked_to_stop(self, asked: bool) -> None:
+        self.stop.asked = "SIGTERM" if asked else None
+
+    def stopped_at(self) -> str:
+        """The message of a run that was asked to stop."""
+        where = f"stopped by {self.stop.reason} at step {self.step} of {self.total}"
+        if self.saved_step == self.step:
+            return f"{where}; the state is saved, continue with `{self.command}`"
+        if self.saved_step:
+            return f"{where}; the state of step {self.saved_step} is saved, continue with `{self.command}`"
+        return f"{where}; nothing is saved yet, since streamed shards are saved at epoch ends; start the run again"
 
     def train_step(self, micro_batches: list[Any]) -> None:
         """One optimizer step over this process's micro batches."""
@@ -220,22 +239,37 @@ class Trainer:
                 f"--amp out or set --clip-grad-norm, then --resume from the last saved step"
             )
 
-    def end_epoch(self, epoch: int) -> None:
-        """Evaluate and export, in the epochs where each is due."""
-        last = self.step == self.total
-        probing = self.probe is not None and (epoch % self.probe_every == 0 or last)
-        due = epoch % self.runtime.eval_every == 0 or last
+    def end_epoch(self) -> None:
+        """Evaluate and export, in the epochs where each is due and not done yet; the state of the epoch is saved."""
+        epoch, last = self.epochs.number(self.step), self.step == self.total
+        done = self.done if self.done is not None and self.done.step == self.step else None
+        if done is None:
+            self.measure(epoch)
+            done = self.note_done(exported=False)
+        asked = self.publish_every > 0 and self.epochs.due(self.step, self.publish_every)
+        if last or (asked and not done.exported):
+            self.deliver(epoch, last)
+            self.note_done(exported=True)
+        dist.wait()
+
+    def measure(self, epoch: int) -> None:
+        """Evaluate and probe the epoch's weights. A signal stops the run at once: the state is saved."""
+        probing = self.probe is not None and self.epochs.due(self.step, self.probe_every)
+        due = self.epochs.due(self.step, self.runtime.eval_every)
+        self.stop.idle = self.stopped_at if dist.world() == 1 else None
         self.metrics = self.evaluate(probing) if due or probing else {}
-        headline = next(iter(self.metrics.values()), None)
+        self.stop.idle = None
         if self.metrics:
             self.log.metrics(self.step, epoch, self.metrics, kind="val")
-            shown = {k: v for k, v in self.metrics.items() if not self.task.detail(k)}
-            self.log.note(f"epoch {epoch}: " + "  ".join(f"{k} {v:.4f}" for k, v in shown.items()))
-        if headline is not None:
-            self.best = max(self.best, headline)
-        if last or (self.publish_every and epoch % self.publish_every == 0):
-            self.deliver(epoch, last)
-        dist.wait()
+            named = {k: v for k, v in self.metrics.items() if not self.task.detail(k)}
+            self.log.note(f"epoch {epoch}: " + "  ".join(f"{k} {show_metric(v)}" for k, v in named.items()))
+            self.best = max(self.best, next(iter(self.metrics.values())))
+
+    def note_done(self, *, exported: bool) -> EpochEnd:
+        self.done = EpochEnd(self.step, self.metrics, self.best, exported)
+        if dist.is_main():
+            self.done.write(self.run_dir / "last")
+        return self.done
 
     @torch.no_grad()
     def evaluate(self, probing: bool = False) -> dict[str, float]:
@@ -256,7 +290,10 @@ class Trainer:
     def deliver(self, epoch: int, last: bool) -> None:
         weights = self.exported()
         if self.publish:
-            self.publish(weights, epoch, self.metrics, last)
+            try:
+                self.publish(weights, epoch, self.metrics, last)
+            except UsageError as refusal:  # the store's, of a disk that is full or read-only
+                raise UsageError(f"{refusal}, and continue with `{self.command}`") from None
 
     def exported(self) -> Task:
         """The unsharded task to evaluate and export: the EMA if there is one. Called by all processes together."""
@@ -288,7 +325,7 @@ class Trainer:
             "optimizer": optimizer,
             "scaler": self.scaler.state_dict(),
             "best": self.best,
-            "metrics": self.metrics,
+            "metrics": plain_metrics(self.metrics),
             "bad": sorted(self.feed.bad),
         }
 
@@ -300,6 +337,7 @@ class Trainer:
         if dist.is_main():
             save_state(self.run_dir / "last", self.step, state)
             self.cadence.saved(self.step)
+        self.saved_step = self.step
         dist.wait()
 
     def load(self) -> None:
@@ -310,50 +348,17 @@ class Trainer:
         if state is None:
             log.info("%s has no saved state yet; starting at step 0", self.run_dir)
             return
-        ours = {"batch_size": self.feed.batch_size, "micro_batches": self.feed.micro_batches, "seed": self.runtime.seed}
-        for name, value in ours.items():
-            if state[name] != value:
-                raise UsageError(
-                    f"{self.run_dir} was run with {name} {state[name]}, not {value}; give that to --resume it"
-                )
-        if state["data"] != self.feed.samples.fingerprint:
-            raise UsageError(f"the training data differs from that of {self.run_dir}; start a new run for new data")
-        if (state["average"] is None) != (self.average is None):
-            raise UsageError(
-                f"{self.run_dir} was run {'without' if self.average else 'with'} --model-ema; resume it the same way"
-            )
-        if state.get("fsdp", False) != self.runtime.fsdp:
-            raise UsageError(
-                f"{self.run_dir} was run {'without' if self.runtime.fsdp else 'with'} --fsdp; resume it the same way"
-            )
-        fresh = [{k: v for k, v in group.items() if k != "params"} for group in self.optimizer.param_groups]
-        self.step, self.best, self.metrics = state["step"], state["best"], state["metrics"]
-        self.feed.bad |= set(state["bad"])
-        try:
-            if self.runtime.fsdp:
-                fill(self.task, self.optimizer, state["task"], state["optimizer"])
-            else:
-                self.task.load_state_dict(state["task"])
-                self.optimizer.load_state_dict(state["optimizer"])
-            if self.average is not None:
-                self.average.load_state_dict(state["average"])
-        except (RuntimeError, ValueError, KeyError):
-            raise UsageError(
-                f"{self.run_dir} was run with another network or other frozen parameters; resume it with its own flags"
-            ) from None
-        for group, options in zip(self.optimizer.param_groups, fresh, strict=True):
-            group.update(options)  # rates and decay of the current flags; the file has the optimizer moments
+        averaged = self.average is not None
+        check_same_run(state, self.run_dir, self.feed, self.runtime, averaged=averaged, total=self.total)
+        restore(state, self.run_dir, self.task, self.optimizer, self.average)
         self.scaler.load_state_dict(state["scaler"])
+        self.step = self.saved_step = state["step"]
+        self.metrics, self.best = nan_for_none(state["metrics"]), state["best"]
+        self.feed.bad |= set(state["bad"])
+        self.done = read_epoch_end(self.run_dir / "last", self.step)
+        if self.done is not None:
+            self.metrics, self.best = self.done.metrics, self.done.best
         log.info("resuming %s at step %d of %d", self.run_dir, self.step, self.total)
-
-    def listen(self) -> None:
-        """SIGTERM and SIGUSR1 set a flag; the loop saves and stops at the next step."""
-
-        def raise_flag(*_: Any) -> None:
-            self.asked_to_stop = True
-
-        for name in ("SIGTERM", "SIGUSR1"):
-            signal.signal(getattr(signal, name), raise_flag)
 
     # --- several processes, compiled forms --------------------------------------------------
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from shared.devices import dist
 from shared.errors import UsageError
 from shared.files import write_aside
 from shared.recipes.recipe import Resolved, RuntimeConfig, dump
-from shared.runs.resume import find_run
+from shared.runs.resume import HISTORY, find_run
 from shared.weights.card import check_name
 
 
@@ -44,9 +45,15 @@ def open_run(runtime: RuntimeConfig, stem: str, resolved: Resolved) -> Path:
     return answer
 
 
-def keep_recipe(path: Path, recipe: Any) -> None:
-    """Write the recipe without `resume`, so that `--recipe` on it starts the run again."""
-    write_aside(path / "recipe.yaml", dump(replace(recipe, runtime=replace(recipe.runtime, resume=None))))
+def keep_recipe(path: Path, recipe: Any, changed: Sequence[str] = ()) -> None:
+    """Write the recipe without `resume`, so that `--recipe` on it starts the run again.
+
+    Args:
+        changed: as of `history`: what resumed runs changed, and at which step.
+    """
+    lines = [f"{HISTORY}{line.removeprefix('step ')}" for line in changed]
+    text = dump(replace(recipe, runtime=replace(recipe.runtime, resume=None)))
+    write_aside(path / "recipe.yaml", "\n".join([*lines, text]))
 
 
 def new_folder(runtime: RuntimeConfig, stem: str) -> Path:

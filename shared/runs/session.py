@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import random
+import shlex
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -15,16 +17,19 @@ import torch
 
 from shared.devices import dist
 from shared.devices.device import pick_device
-from shared.errors import UsageError
+from shared.errors import Refusal, UsageError, about_disk, plural
 from shared.feeding.feed import Feed, choose_workers, in_order
 from shared.feeding.image import limit_pixels
 from shared.files import write_json
 from shared.logs.console import setup_logging
+from shared.loop.epochs import is_finished, plain_metrics
 from shared.loop.state import load_state
 from shared.loop.trainer import Trainer
 from shared.recipes.recipe import Resolved, RuntimeConfig, flat, plain
+from shared.runs.resume import changes, described, effective, history
 from shared.runs.run import keep_recipe, open_run
 from shared.weights.card import Exported
+from shared.weights.moved import where
 from shared.weights.store import Store
 
 log = logging.getLogger(__name__)
@@ -36,10 +41,13 @@ class Session:
     Args:
         resolved: the recipe.
         stem: default name of the run of a recipe.
+        command: `pretrain train` or `detect train`.
     """
 
-    def __init__(self, resolved: Resolved, stem: str) -> None:
-        self.resolved, self.recipe, self.stem = resolved, resolved.recipe, stem
+    def __init__(self, resolved: Resolved, stem: str, command: str) -> None:
+        self.resolved, self.recipe, self.stem, self.command = resolved, resolved.recipe, stem, command
+        self.changed: list[str] = []  # what resumed runs changed, and at which step
+        self.total = 0  # optimizer steps of the whole run
         self.runtime: RuntimeConfig = resolved.recipe.runtime
         if self.runtime.offline:
             os.environ["HF_HUB_OFFLINE"] = "1"
@@ -82,7 +90,14 @@ class Session:
         if self.run_dir is not None and runtime.resume is not None:
             state = load_state(self.run_dir / "last")
             if state is not None and state["batch_size"] == runtime.batch_size:
-                micro_batches = state["micro_batches"]
+                was = state["micro_batches"]
+                if micro_batches != was and "grad_accum_steps" in changes(self.run_dir, self.recipe):
+                    raise UsageError(
+                        f"a step of {self.run_dir} has {was} micro batches, and --grad-accum-steps "
+                        f"{runtime.grad_accum_steps} with {plural(world, 'process')} makes {micro_batches}; leave "
+                        f"--grad-accum-steps out to resume it"
+                    )
+                micro_batches = was
         if micro_batches % world:
             raise UsageError(
                 f"a step of this run has {micro_batches} micro batches, not divisible by {world} processes; "
@@ -132,14 +147,46 @@ class Session:
             publish=publish if dist.is_main() else None,
             publish_every=publish_every,
             begin=self.begin,
+            command=self.to_continue(),
             **more,
         )
         return trainer.fit()
 
-    def begin(self) -> None:
-        """Save the recipe, only after all checks: a refused resume must not change the run's recipe."""
-        if dist.is_main() and self.run_dir is not None:
-            keep_recipe(self.run_dir, self.recipe)
+    def to_continue(self) -> str:
+        """The command that continues the run."""
+        return f"{self.command} --resume {shlex.quote(str(self.run_dir))}"
+
+    def stopped_by(self, error: OSError) -> Exception:
+        """The error to raise when the disk stopped the run: it says how to go on."""
+        sentence = about_disk(error, f"continue with `{self.to_continue()}`") if self.run_dir is not None else None
+        return error if sentence is None else Refusal(sentence)
+
+    def begin(self, step: int, total: int) -> None:
+        """Say and save what a resumed run changes, only after all checks: a refused one must not change the recipe.
+
+        Raises:
+            UsageError: the run is finished, so that changed values would have no effect.
+        """
+        if self.run_dir is None:
+            return
+        self.total, self.changed = total, history(self.run_dir)
+        changed = effective(changes(self.run_dir, self.recipe)) if step else {}
+        if step == total and is_finished(self.run_dir, step):
+            if changed:
+                raise UsageError(
+                    f"{self.run_dir} is finished, at step {step} of {total}, so {described(changed)} would train "
+                    f"nothing; give more --epochs to train on, or start a new run without --resume"
+                )
+            log.info("%s is finished, at step %d of %d; more --epochs continue it", self.run_dir, step, total)
+            return
+        if changed:
+            log.info("from step %d on: %s", step, described(changed))
+            self.changed.append(f"step {step}: {described(changed)}")
+        if dist.is_main():
+            keep_recipe(self.run_dir, self.recipe, self.changed)
+            result = self.run_dir / "result.json"
+            if result.is_file():  # of the epochs before; the run goes on
+                write_json(result, {**json.loads(result.read_text(encoding="utf-8")), "finished": False})
 
     def write(self, name: str, what: Any) -> None:
         """Write a JSON file of the run, in the main process."""
@@ -148,13 +195,16 @@ class Session:
 
     def finish(self, exported: Exported, metrics: dict[str, float], store: Store) -> None:
         """Write the results of a finished run: metrics, weights and lineage."""
-        result = {"metrics": metrics, "weights": str(exported.path), "finished": True, "seconds": self.seconds()}
+        assert self.run_dir is not None
+        result = {"metrics": plain_metrics(metrics), **where(exported, self.run_dir)}
+        result |= {"finished": True, "step": self.total, "seconds": self.seconds()}
         self.write("result.json", result)
         self.write("lineage.json", store.lineage(exported))
 
     def recipe_values(self) -> dict[str, Any]:
         """The resolved recipe as a dict for the card."""
-        return {name: plain(value) for name, value in flat(self.recipe).items()}
+        values = {name: plain(value) for name, value in flat(self.recipe).items()}
+        return {**values, "resumed": self.changed} if self.changed else values
 
     def seconds(self) -> float:
         return round(time.time() - self.started, 1)

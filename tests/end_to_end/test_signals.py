@@ -46,7 +46,7 @@ def test_a_signal_saves_and_ends_with_75_and_the_resumed_run_ends_the_same(
     os.kill(trial.pid, sent)
     ended = trial.wait()
     assert ended.code == 75
-    assert "add --resume to continue" in ended.complaint
+    assert ended.complaint.endswith("the state is saved, continue with `pretrain train --resume runs/run`")
     assert steps_taken(left("run").folder) < 14
     assert run(words + "--resume").code == 0
     assert run(RUN.format(workers=0, data=shards, name="whole")).code == 0
@@ -80,12 +80,44 @@ def test_a_killed_run_leaves_no_lock_though_its_workers_outlive_it(
     assert run(words + "--resume").code == 0
 
 
-def test_an_interrupted_run_ends_with_130_and_without_a_traceback(
-    shards: Path, start: Callable, left: Callable
+def test_ctrl_c_saves_and_prints_the_command_that_continues(
+    shards: Path, start: Callable, run: Callable, left: Callable
 ) -> None:
     trial = start(RUN.format(workers=0, data=shards, name="run"), prepare=slowly)
     trial.wait_until(lambda: steps_taken(left("run").folder) >= 1)
     os.kill(trial.pid, signal.SIGINT)
     ended = trial.wait()
     assert ended.code == 130
-    assert ended.complaint == "pretrain: interrupted"
+    before, command = ended.complaint.rstrip("`").split("; the state is saved, continue with `")
+    assert before.startswith("pretrain: stopped by Ctrl-C at step ")
+    assert len(list((left("run").folder / "last").glob("step-*.pt"))) == 1
+    step = int(before.split()[6])
+    resumed = run(command + " --epochs 2")
+    assert resumed.code == 0 and f"resuming runs/run at step {step} of 7" in resumed.out
+
+
+@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_during_an_evaluation_stops_at_once_and_the_resumed_run_repeats_only_the_evaluation(
+    sent: signal.Signals, shards: Path, start: Callable, run: Callable, left: Callable
+) -> None:
+    def endless_evaluation() -> None:
+        from shared.loop.trainer import Trainer
+
+        def evaluate(self: Any, probing: bool = False) -> dict[str, float]:
+            (self.run_dir / "evaluating").touch()
+            time.sleep(60)
+            return {}
+
+        Trainer.evaluate = evaluate  # type: ignore[method-assign]
+
+    words = RUN.format(workers=0, data=shards, name="run").replace("--epochs 4", "--epochs 2")
+    trial = start(words, prepare=endless_evaluation)
+    trial.wait_until(lambda: (left("run").folder / "evaluating").is_file())
+    os.kill(trial.pid, sent)
+    ended = trial.wait(20)
+    assert ended.code == {signal.SIGINT: 130, signal.SIGTERM: 75}[sent]
+    assert "at step 4 of 7; the state is saved" in ended.complaint
+    assert run(words + "--resume").code == 0
+    assert run(words.replace("run ", "whole ")).code == 0
+    assert left("run").rows() == left("whole").rows()
+    assert left("run").card()["metrics"] == left("whole").card()["metrics"]

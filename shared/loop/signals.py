@@ -1,0 +1,56 @@
+"""Signals that ask a run to stop: it saves, says how to go on, and ends.
+
+SIGTERM, SIGUSR1    exit code 75: a scheduler asked; start the run again with --resume
+SIGINT (Ctrl-C)     exit code 130: a person asked; a second one ends the run without saving
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable
+from types import TracebackType
+from typing import Any, Self
+
+from shared.errors import Interrupted, Stopped
+
+NAMES = ("SIGTERM", "SIGUSR1", "SIGINT")
+
+
+class StopRequest:
+    """A context in which the signals set `asked` instead of ending the process; the old handlers return afterwards."""
+
+    def __init__(self) -> None:
+        self.asked: str | None = None  # the signal's name
+        self.idle: Callable[[], str] | None = None  # while the state needs no saving: a signal stops at once, with this
+        self.old: dict[str, Any] = {}
+
+    def __enter__(self) -> Self:
+        for name in NAMES:
+            number = getattr(signal, name)
+            if name == "SIGINT" and signal.getsignal(number) == signal.SIG_IGN:
+                continue  # jobs in the background of a shell must not end with those in front
+            self.old[name] = signal.signal(number, self.take)
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
+        for name, handler in self.old.items():
+            signal.signal(getattr(signal, name), signal.SIG_DFL if handler is None else handler)
+
+    def take(self, number: int, _: Any) -> None:
+        self.asked = signal.Signals(number).name
+        if self.idle is not None:
+            raise self.stopped(self.idle())
+        if self.asked == "SIGINT":
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+            os.write(
+                1, b"\nstopping after this step, to save; Ctrl-C again stops without saving\n"
+            )  # print may be busy
+
+    @property
+    def reason(self) -> str:
+        return "Ctrl-C" if self.asked == "SIGINT" else "a signal"
+
+    def stopped(self, sentence: str) -> Stopped:
+        """The error that ends the run."""
+        return Interrupted(sentence) if self.asked == "SIGINT" else Stopped(sentence)
