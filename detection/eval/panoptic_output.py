@@ -23,7 +23,7 @@ from detection.drawing.draw import class_color
 from detection.parts.query.mask_queries import Segmented
 from detection.parts.query.panoptic import SURE, PanopticMap, panoptic_map
 from detection.types import Detections
-from shared.files import write_json
+from shared.files import write_json, written_aside
 
 OFF = 0x0D0713  # color difference between segments of a class
 VEIL = 0.55  # opacity of segments in a picture
@@ -100,7 +100,8 @@ class PanopticFolder:
         found = panoptic_map(cast(Segmented, detections), self.isthing, size, min_score=min_score)
         ids, infos = coco_segments(found, self.classes.source_ids, self.isthing)
         png = f"{image_id:012d}.png"
-        (self.pngs / png).write_bytes(write_ids(ids))
+        with written_aside(self.pngs / png) as partial:
+            partial.write_bytes(write_ids(ids))
         own = {"id": image_id, "file_name": name, "height": size[0], "width": size[1]}
         self.images.append(own if upright is None else {**own, "upright": upright})
         self.annotations.append({"image_id": image_id, "file_name": png, "segments_info": infos})

@@ -25,7 +25,7 @@ from detection.parts.query.panoptic import SURE
 from detection.types import Detections, Target
 from shared.errors import UsageError, plural
 from shared.feeding.plan import rng_for
-from shared.files import write_json
+from shared.files import write_json, written_aside
 
 SHOWN = 0.3  # minimum score in pictures
 
@@ -136,7 +136,8 @@ class Predictions:
             names, least = trained.classes.names, max(self.min_score, SHOWN)
             moved = in_original_pixels(found, scale)
             drawn = draw_detections(picture, moved, names, min_score=least, skeleton=trained.skeleton)
-        drawn.convert("RGB").save(self.out / f"{image_id:06d}-{path.stem}.jpg", quality=90)
+        with written_aside(self.out / f"{image_id:06d}-{path.stem}.jpg") as partial:
+            drawn.convert("RGB").save(partial, quality=90)
 
     def close(self) -> list[str]:
         """Write the JSON files; returns lines that describe what was written."""

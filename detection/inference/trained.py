@@ -65,7 +65,7 @@ class Trained:
         self.skeleton = Skeleton.from_dict(card.classes["skeleton"]) if "skeleton" in card.classes else None
         net = backbone.build(card.args["backbone"], **card.args.get("backbone_args", {}))
         built = detector.build(card.args["network"], net, len(self.classes), **card.args["network_args"])
-        Store(exported.path.parents[2]).load(built, exported)
+        Store(exported.path.parent).load(built, exported)
         self.task = DetectTask(built, expected_pixels(exported)).to(device).eval()
         self.recipe = card.recipe
 

@@ -17,6 +17,7 @@ from shared.errors import UsageError
 from shared.feeding.feed import Fetch
 from shared.feeding.image import limit_pixels
 from shared.feeding.plan import Plan
+from shared.files import written_aside
 
 COLUMNS = 4
 
@@ -45,7 +46,8 @@ def show(recipe: DetectRecipe, output: Path, count: int) -> list[str]:
         lines.append(f"image {target['image_id']}: {width}x{height}, {len(target['boxes'])} boxes")
     output.parent.mkdir(parents=True, exist_ok=True)
     try:
-        sheet(pictures, COLUMNS).convert("RGB").save(output)
+        with written_aside(output) as partial:
+            sheet(pictures, COLUMNS).convert("RGB").save(partial)
     except (OSError, ValueError) as error:
         raise UsageError(f"cannot write {output} ({error}); give an --output that ends in .jpg or .png") from None
     return [*lines, *(f"skipped {sentence}" for sentence in bad), f"{len(lines)} samples in {output}"]

@@ -9,7 +9,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from pathlib import Path
 from typing import Any
@@ -25,7 +24,8 @@ from detection.training.build import OpenedBackbone, backbone_options, dilation_
 from shared.errors import UsageError, WeightsError
 from shared.feeding.pixels import pixel_stats
 from shared.recipes.registry import suggest
-from shared.weights.card import Exported, check_pixels, expected_pixels, listed, read_card
+from shared.weights.card import Exported, check_pixels, expected_pixels, listed
+from shared.weights.moved import at_path
 from shared.weights.store import NotThere, Store, Transfer
 
 log = logging.getLogger(__name__)
@@ -49,15 +49,9 @@ def find_weights(reference: str, root: Path, epoch: int | None = None) -> Export
         from detection.published.importing import imported
 
         return imported(path, Store(root))
-    if (path / "card.json").is_file():
-        return Exported(path.resolve(), read_card(path.resolve()))
-    if (path / "result.json").is_file():
-        weights = json.loads((path / "result.json").read_text()).get("weights")
-        if not weights:
-            raise WeightsError(f"{path} has no exported weights; finish the run with --resume {path}")
-        return find_weights(weights, root)
-    if (path / "recipe.yaml").is_file():
-        raise WeightsError(f"{path} has not finished; finish it with --resume {path}")
+    named = at_path(path, root)
+    if named is not None:
+        return named
     arch, _, tag = reference.rpartition("/")
     if "/" in arch or (arch and not (root / arch).is_dir()):
         beside = [run.name for run in path.parent.iterdir()] if path.parent.is_dir() else []

@@ -25,6 +25,7 @@ from shared.feeding.pixels import PixelStats
 from shared.files import file_digest
 
 TAG = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
+DIGEST = re.compile(r"[0-9a-f]{12}")
 SHORT = 12  # characters of a digest that name a folder
 
 
@@ -69,14 +70,15 @@ class Card:
 
 @dataclass(frozen=True)
 class Exported:
-    """A folder of the store with its card."""
+    """An export with its card: a folder of the store, or a copy elsewhere under any name."""
 
     path: Path
     card: Card
+    card_digest: str = ""  # where the folder has another name
 
     @property
     def digest(self) -> str:
-        return self.path.name
+        return self.card_digest or self.path.name
 
     @property
     def reference(self) -> dict[str, str]:
@@ -87,8 +89,24 @@ class Exported:
         return f"{self.card.arch} {self.card.tag}@{self.digest[:6]} (epoch {self.card.epoch})"
 
 
-def read_card(folder: Path) -> Card:
-    """Read the card of an export and verify the folder's digest. Raises WeightsError."""
+def read_export(folder: Path) -> Exported:
+    """Read an export that is named by its path: moved, copied or renamed. Raises WeightsError.
+
+    A folder whose name is not a digest cannot tell that its card was changed; the weights are verified all the same.
+    """
+    digest = "" if DIGEST.fullmatch(folder.name) else digest_of(folder / "card.json")
+    return Exported(folder, read_card(folder, digest or folder.name), digest)
+
+
+def digest_of(path: Path) -> str:
+    try:
+        return hashlib.sha256(path.read_bytes()).hexdigest()[:SHORT]
+    except OSError:
+        raise WeightsError(f"{path} cannot be read; give the folder of an export") from None
+
+
+def read_card(folder: Path, digest: str | None = None) -> Card:
+    """Read the card of an export and verify its digest, by default the folder's name. Raises WeightsError."""
     path = folder / "card.json"
     try:
         content = path.read_bytes()
@@ -99,7 +117,7 @@ def read_card(folder: Path) -> Card:
         ) from None
     except (OSError, ValueError):
         raise WeightsError(f"{path} cannot be read as JSON; remove the folder or export again") from None
-    if hashlib.sha256(content).hexdigest()[:SHORT] != folder.name:
+    if hashlib.sha256(content).hexdigest()[:SHORT] != (digest or folder.name):
         raise WeightsError(f"{path} was modified: it does not match its digest {folder.name}; export again")
     known = {f.name for f in fields(Card)}
     if (

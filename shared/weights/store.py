@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import shutil
 import time
@@ -24,10 +25,11 @@ from typing import Any
 from torch import nn
 
 from shared.errors import UsageError, WeightsError
-from shared.files import file_digest, sync_folder
+from shared.files import file_digest, naming, sync_folder
 from shared.recipes.files import recipes_for
 from shared.recipes.registry import suggest
 from shared.weights.card import SHORT, Card, Exported, check_name, listed, read_card, read_tensors
+from shared.weights.moved import at_path
 from shared.weights.transfer import Fit, Transfer, fill, not_finite, unshared
 
 PRIVATE = ("il-all", "il-common")  # tags in birder's commands whose weights and images are not public
@@ -64,14 +66,22 @@ class Store:
         partial = self.root / f".partial-{uuid.uuid4().hex}"
         try:
             partial.mkdir(parents=True)
-            save_file(tensors, partial / "model.safetensors")
+            with naming(shelf / "model.safetensors"):
+                save_file(tensors, partial / "model.safetensors")
             facts = asdict(card) | {
+                "metrics": {
+                    name: value if value is not None and math.isfinite(value) else None
+                    for name, value in card.metrics.items()
+                },
                 "created": time.time(),
                 "sha256": file_digest(partial / "model.safetensors"),
                 "bytes": (partial / "model.safetensors").stat().st_size,
             }
-            content = json.dumps(facts, indent=2, sort_keys=True, default=str).encode() + b"\n"
-            (partial / "card.json").write_bytes(content)
+            content = json.dumps(facts, indent=2, default=str).encode() + b"\n"  # the headline metric stays the first
+            with naming(shelf / "card.json"):
+                (partial / "card.json").write_bytes(content)
+            # safetensors makes files that only their owner can read; the umask decides
+            (partial / "model.safetensors").chmod((partial / "card.json").stat().st_mode & 0o777)
             for file in partial.iterdir():
                 with file.open("rb") as handle:
                     os.fsync(handle.fileno())
@@ -85,7 +95,8 @@ class Store:
             sync_folder(shelf)
         except OSError as error:
             raise UsageError(
-                f"weights cannot be written to {self.root} ({error.strerror}); give another --weights-dir"
+                f"weights cannot be written to {self.root} ({error.strerror}); free some space or give another "
+                f"--weights-dir"
             ) from None
         finally:
             shutil.rmtree(partial, ignore_errors=True)
@@ -108,13 +119,18 @@ class Store:
 
         Args:
             arch: architecture; None for the only one that has the tag.
-            tag: `tag` for its newest finished export, or `tag@digest`.
+            tag: `tag` for its newest finished export, `tag@digest`, or the path of an export or of a run.
             epoch: the export of that epoch; 0 and None mean the finished one.
 
         Raises:
             NotThere: there is no such export.
             WeightsError: the tag or digest is ambiguous, or a card is damaged.
         """
+        named = at_path(Path(tag), self.root) if "/" in tag or tag.startswith((".", "~")) else None
+        if named is not None:
+            if arch is not None and named.card.arch != arch:
+                raise WeightsError(f"{tag} has weights of {named.card.arch}, not {arch}; give one of {arch}")
+            return named
         word, _, pin = tag.partition("@")
         shelves = sorted(
             p for p in self.root.glob("*/*") if p.is_dir() and p.name == word and not p.parent.name.startswith(".")
