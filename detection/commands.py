@@ -14,13 +14,14 @@ from shared.errors import WeightsError
 from shared.recipes.commands import Command
 from shared.recipes.flags import Parser
 from shared.recipes.recipe import Resolved
+from shared.text import say
 
 
 def train(argv: list[str]) -> int:
     adopt(os.environ)
     command_line = translate(argv)
     if os.environ.get("RANK", "0") == "0":
-        print("".join(f"{note}\n" for note in command_line.notes), end="", flush=True)
+        say(*command_line.notes)
     if command_line.only_evaluate is not None:
         return evaluate_only(resolve(command_line.argv), command_line.only_evaluate)
     resolved = resolve(command_line.argv)
@@ -67,8 +68,8 @@ def report(argv: list[str]) -> int:
     from shared.runs.report import read_runs, verdict, write_report
 
     page = write_report(args.runs, args.output)
-    print(verdict(read_runs(args.runs)))
-    print(f"report: {page}")
+    say(verdict(read_runs(args.runs)))
+    say(f"report: {page}")
     return 0
 
 

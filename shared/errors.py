@@ -18,6 +18,8 @@ import os
 import sys
 from collections.abc import Callable
 
+from shared.text import say
+
 
 class Refusal(Exception):
     """The run cannot continue; the message says why and what to do."""
@@ -84,10 +86,10 @@ def guarded(prog: str) -> Callable[[Callable[[list[str]], int]], Callable[..., i
             except Refusal as refusal:
                 if debug:
                     raise
-                print(f"{prog}: {refusal}", file=sys.stderr)
+                say(f"{prog}: {refusal}", stream=sys.stderr)
                 return refusal.exit_code
             except KeyboardInterrupt:
-                print(f"{prog}: interrupted", file=sys.stderr)
+                say(f"{prog}: interrupted", stream=sys.stderr)
                 return 130
             except BrokenPipeError:  # `detect list | head` closes the pipe early
                 os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -97,12 +99,12 @@ def guarded(prog: str) -> Callable[[Callable[[list[str]], int]], Callable[..., i
                     raise
                 sentence = about_disk(error) if isinstance(error, OSError) else None
                 if sentence is not None:
-                    print(f"{prog}: {sentence}", file=sys.stderr)
+                    say(f"{prog}: {sentence}", stream=sys.stderr)
                     return 1
                 first = (str(error).strip().splitlines() or [""])[0]
-                print(
+                say(
                     f"{prog}: {type(error).__name__}: {first} (run again with --debug for the traceback)",
-                    file=sys.stderr,
+                    stream=sys.stderr,
                 )
                 return 1
 

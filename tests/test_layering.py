@@ -22,16 +22,17 @@ PACKAGES = {
 # it, and all of those are further up in the table, so there are no circles.
 ROOMS = {
     # shared: time, files and flags
-    "shared.errors": "",
+    "shared.text": "",
+    "shared.errors": "text",
     "shared.files": "",
     "shared.versions": "errors",
-    "shared.recipes": "errors versions",
-    "shared.logs": "files",
+    "shared.recipes": "errors text versions",
+    "shared.logs": "files text",
     "shared.devices": "errors recipes",
     "shared.feeding": "errors recipes",
     "shared.weights": "errors files recipes feeding",
     "shared.loop": "errors files recipes logs devices feeding",
-    "shared.runs": "errors files recipes logs devices feeding weights loop",
+    "shared.runs": "text errors files recipes logs devices feeding weights loop",
     # pretrain: shards -> backbone weights
     "pretrain.recipe": "",
     "pretrain.views": "",
@@ -260,6 +261,17 @@ def test_command_lines_answer_without_torch(command: str) -> None:
     done = subprocess.run([sys.executable, "-c", "\n".join(lines)], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert done.stdout.rstrip().endswith("LOADED []"), done.stdout[-300:]
+
+
+def test_lines_are_printed_only_by_say_which_escapes_what_a_terminal_would_obey() -> None:
+    wrong = [
+        f"{name_of(path)}:{line}"
+        for path in SOURCES
+        if path != ROOT / "shared" / "text.py"
+        for line, name, _ in calls(path)
+        if name in ("print", "sys.stdout.write", "sys.stderr.write")
+    ]
+    assert not wrong, f"{', '.join(wrong)}: use say of shared/text.py"
 
 
 def calls(path: Path) -> Iterator[tuple[int, str, ast.Call]]:

@@ -7,6 +7,7 @@ from pathlib import Path
 from shared.recipes.commands import Command
 from shared.recipes.flags import Parser, add_pixel_limit
 from shared.recipes.values import whole
+from shared.text import say
 
 
 def convert_flags() -> Parser:
@@ -34,7 +35,7 @@ def convert(argv: list[str]) -> int:
 
     skeleton = Skeleton.from_yaml(args.keypoints_file) if args.keypoints_file else None
     turn = chosen(upright=args.upright, as_stored=args.as_stored)
-    print("\n".join(convert_custom(args.source, args.out, skeleton, turn=turn).lines(args.out)))
+    say(*convert_custom(args.source, args.out, skeleton, turn=turn).lines(args.out))
     return 0
 
 
@@ -71,9 +72,9 @@ def pack(argv: list[str]) -> int:
         shard_size=args.shard_size,
         allow_missing=args.allow_missing_images,
         turn=chosen(upright=args.upright, as_stored=args.as_stored),
-        progress=lambda done, total: print(f"packed {done} of {total} images", flush=True),
+        progress=lambda done, total: say(f"packed {done} of {total} images"),
     )
-    print("\n".join(packed.lines(args.out)))
+    say(*packed.lines(args.out))
     return 0
 
 

@@ -10,6 +10,7 @@ from shared.recipes.commands import Command
 from shared.recipes.flags import Parser, add_pixel_limit
 from shared.recipes.recipe import read_device
 from shared.recipes.values import OneOrTwo, number, whole, word
+from shared.text import say
 
 
 def eval_flags() -> Parser:
@@ -115,7 +116,7 @@ def predict(argv: list[str]) -> int:
         annotate=args.save == "coco",
         turn=chosen(upright=args.upright, as_stored=args.as_stored),
     )
-    print("\n".join(lines))
+    say(*lines)
     return 0
 
 

@@ -33,8 +33,10 @@ from detection.training.task import DetectTask
 from shared.devices.device import to_device
 from shared.errors import DataError, UsageError, WeightsError
 from shared.feeding.feed import in_order
-from shared.files import write_aside, write_json
+from shared.files import write_json
+from shared.logs.metrics import or_none, show_metric
 from shared.recipes.recipe import all_knobs, coerce
+from shared.text import say
 from shared.weights.card import Exported, expected_pixels
 from shared.weights.store import Store
 
@@ -275,9 +277,9 @@ def validation_place(config: DataConfig, learns: Sequence[str] = ()) -> Place:
 
 
 def show(metrics: dict[str, float], out: Path | None) -> None:
-    """Print metrics, one per line, and write them as JSON to `out`."""
+    """Print metrics, one per line, and write them as JSON to `out`: n/a and null where one is not defined."""
     width = max(map(len, metrics))
     for name, value in metrics.items():
-        print(f"{name:<{width}}  {value:.4f}")
+        say(f"{name:<{width}}  {show_metric(value)}")
     if out is not None:
-        write_aside(out, json.dumps(metrics, indent=2) + "\n")
+        write_json(out, {name: or_none(value) for name, value in metrics.items()})

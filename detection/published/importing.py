@@ -32,6 +32,7 @@ from shared.files import file_digest
 from shared.recipes.files import recipe_folder
 from shared.recipes.recipe import flat, make, plain
 from shared.recipes.registry import suggest
+from shared.text import say
 from shared.weights.card import Card, Exported, check_name, versions
 from shared.weights.store import Store
 from shared.weights.transfer import Transfer, fill
@@ -139,9 +140,9 @@ def import_detector(wanted: Import, store: Store) -> Exported:
     report(exported, transfer, stats, published[0] if published else None)
     epsilons = sorted({layer.eps for layer in built.backbone.modules() if isinstance(layer, _BatchNorm)})
     if eps is None and epsilons:
-        print(f"epsilon of batch norm: {epsilons[0]}, the network's; give --norm-eps if the file's program had another")
+        say(f"epsilon of batch norm: {epsilons[0]}, the network's; give --norm-eps if the file's program had another")
     if found.said:
-        print(found.said)
+        say(found.said)
     return exported
 
 
@@ -297,12 +298,12 @@ def report(exported: Exported, transfer: Transfer, stats: PixelStats, published:
     classes = card.classes["names"]
     rule = recipe["resize_rule"]
     longest = f", longest side {recipe['max_size']}, rounded as in {rule}" if recipe["max_size"] else ""
-    print(f"layout: {card.source['layout']}{f', published as {published}' if published else ''}")
-    print(f"filled {transfer}")
+    say(f"layout: {card.source['layout']}{f', published as {published}' if published else ''}")
+    say(f"filled {transfer}")
     args = card.args
-    print(f"network: {args['network']} on {args['backbone']}, {args['network_args'] or 'default options'}")
-    print(f"classes: {len(classes)}, ids {card.classes['source_ids'][0]} to {card.classes['source_ids'][-1]}")
+    say(f"network: {args['network']} on {args['backbone']}, {args['network_args'] or 'default options'}")
+    say(f"classes: {len(classes)}, ids {card.classes['source_ids'][0]} to {card.classes['source_ids'][-1]}")
     unsmoothed = "" if recipe["antialias"] else ", without antialiasing"
-    print(f"images: size {recipe['size']}{longest}{unsmoothed}; mean {stats.mean}, std {stats.std}")
-    print(f"license: {card.licence or 'not given; add it with --license'}")
-    print(f"exported {exported} to {exported.path}")
+    say(f"images: size {recipe['size']}{longest}{unsmoothed}; mean {stats.mean}, std {stats.std}")
+    say(f"license: {card.licence or 'not given; add it with --license'}")
+    say(f"exported {exported} to {exported.path}")

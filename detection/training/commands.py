@@ -10,6 +10,7 @@ from detection.training.resolve import resolve, train_flags
 from shared.recipes.commands import Command
 from shared.recipes.flags import Parser, dashed, replay_flags
 from shared.recipes.values import whole
+from shared.text import say
 
 
 def show_augment_flags() -> Parser:
@@ -37,7 +38,7 @@ def show_augment(argv: list[str]) -> int:
     recipe = resolve(flags).recipe
     from detection.training.show_augment import show
 
-    print("\n".join(show(recipe, args.output, args.count)))
+    say(*show(recipe, args.output, args.count))
     return 0
 
 
@@ -46,7 +47,7 @@ def replay(argv: list[str]) -> int:
     from detection.training.replay import task_of
     from shared.loop.replay import replay_with
 
-    print("\n".join(replay_with(task_of, file, "detect train")))
+    say(*replay_with(task_of, file, "detect train"))
     return 0
 
 

@@ -17,10 +17,10 @@ from detection.data.coco import CocoDetection
 from detection.data.panoptic import PanopticDetection
 from detection.drawing.draw import draw_detections
 from detection.eval.panoptic import evaluator_of
-from detection.recipe import DetectRecipe, ModelConfig, run_stem
+from detection.recipe import DataConfig, DetectRecipe, ModelConfig, run_stem
 from detection.training.build import OpenedBackbone, build_detector, default_backbone, open_backbone
 from detection.training.data_notes import notes_on_queries
-from detection.training.datasets import Data, open_data, shapes_of
+from detection.training.datasets import Data, input_size, open_data, shapes_of
 from detection.training.network_defaults import notes
 from detection.training.start import fill_from, find_start, rebuild_backbone, unconsumed_warmups
 from detection.training.task import DetectTask
@@ -32,6 +32,7 @@ from shared.files import written_aside
 from shared.loop.optim import for_batch
 from shared.recipes.recipe import Resolved
 from shared.runs.dry import announce_plan, describe_groups, describe_parameters, describe_schedule
+from shared.runs.plan import check_plan, doubts, planned_folder
 from shared.runs.report import write_report
 from shared.runs.session import Session
 from shared.weights.card import Card, check_name, versions
@@ -44,6 +45,7 @@ def train(resolved: Resolved) -> int:
     """Train a detector and export it; the exit code."""
     recipe: DetectRecipe = resolved.recipe
     store = Store(recipe.runtime.weights_dir)
+    check_plan(recipe.runtime, recipe.schedule, *([recipe.model.tag] if recipe.model.tag else []))
     session = Session(resolved, stem=run_stem(recipe), command="detect train")
     try:
         start = find_start(recipe.model, store.root)
@@ -65,6 +67,7 @@ def train(resolved: Resolved) -> int:
             "num_classes": len(data.train.classes),
             "pixels": [[*values] for values in opened.stats],
         }
+        check_name(arch_of(recipe, opened))
         if session.joins_batch_norms():
             task = join_batch_norms(task)
         if recipe.runtime.dry_run:
@@ -248,6 +251,14 @@ def save_pictures(task: DetectTask, val: CocoDetection, folder: Path, count: int
             image.convert("RGB").save(partial, quality=85)
 
 
+def size_words(config: DataConfig, network: str) -> str:
+    """'640 x 640', or what is known of sizes that vary."""
+    height, width = input_size(config.size, config.aug_type, network)
+    longest = f", longest side {config.max_size}" if config.max_size else ""
+    varied = ", short side varies" if config.multiscale else ""
+    return f"{height} x {width}{longest}{varied}"
+
+
 def dry_run(session: Session, resolved: Resolved, task: DetectTask, data: Data, opened: OpenedBackbone) -> int:
     recipe = resolved.recipe
     feed = session.feed(data.train, shapes_of(data.train, recipe.data))
@@ -259,6 +270,13 @@ def dry_run(session: Session, resolved: Resolved, task: DetectTask, data: Data, 
     lines += [f"  {note}" for note in notes_of(data)]
     published = "published by timm" if recipe.model.backbone_pretrained else "random"
     lines.append(f"weights\n  {opened.transfer or published}")
+    folder = planned_folder(recipe.runtime, session.stem)
+    classes = f"{len(data.train.classes)}: {listed_classes(data.train.classes)}"
+    tag = recipe.model.tag or folder.name
+    check_name(tag)
+    size = size_words(recipe.data, recipe.model.network)
+    lines += session.described(feed, size=size, classes=classes, backbone=backbone_of(recipe, opened), tag=tag)
+    lines += [f"warning: {sentence}" for sentence in doubts(task.train(), feed, recipe.schedule)]
     if dist.is_main():
         announce_plan(resolved, lines)
     return 0

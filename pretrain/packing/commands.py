@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, TextIO
 from shared.recipes.commands import Command
 from shared.recipes.flags import Parser, add_pixel_limit
 from shared.recipes.values import number, whole
+from shared.text import say
 
 if TYPE_CHECKING:
     from pretrain.packing.pack import Packed
@@ -40,7 +41,7 @@ def pack(argv: list[str]) -> int:
         jobs=cores() if args.jobs is None else args.jobs,
         progress=percent(sys.stdout),
     )
-    print("\n".join(report(packed, args)))
+    say(*report(packed, args))
     return 0
 
 

@@ -35,6 +35,7 @@ from shared.recipes.recipe import Resolved
 from shared.recipes.registry import suggest
 from shared.runs.dry import announce_plan
 from shared.runs.session import Session, pair
+from shared.text import say
 from shared.weights.card import Exported, check_pixels, expected_pixels
 from shared.weights.store import Store
 
@@ -259,7 +260,7 @@ def finish(
         write_json(recipe.protocol.json, metrics)
     explained = explanations(recipe, subject)
     for name, value in metrics.items():
-        print(f"{name:<12} {value:<8.4g} {explained.get(name, '')}".rstrip())
+        say(f"{name:<12} {value:<8.4g} {explained.get(name, '')}".rstrip())
     log.info("wrote %s", session.run_dir / "result.json" if session.run_dir else "")
 
 

@@ -14,6 +14,7 @@ from shared.recipes.flags import Parser, Under, from_args, recipe_parser, replay
 from shared.recipes.recipe import Resolved
 from shared.recipes.values import whole
 from shared.runs.resume import layered
+from shared.text import say
 
 
 def train(argv: list[str]) -> int:
@@ -46,7 +47,7 @@ def replay(argv: list[str]) -> int:
     from pretrain.training.replay import task_of
     from shared.loop.replay import replay_with
 
-    print("\n".join(replay_with(task_of, file, "pretrain train")))
+    say(*replay_with(task_of, file, "pretrain train"))
     return 0
 
 
@@ -63,7 +64,7 @@ def launch(argv: list[str]) -> int:
     out = options.pop("out")
     options.pop("where")
     write_job(sagemaker_job(Job(**options), train_flags), out)
-    print(f"wrote {out}; send it with `aws sagemaker create-training-job --cli-input-json file://{out}`")
+    say(f"wrote {out}; send it with `aws sagemaker create-training-job --cli-input-json file://{out}`")
     return 0
 
 

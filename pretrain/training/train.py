@@ -26,9 +26,10 @@ from shared.files import cache_dir
 from shared.loop.optim import for_batch
 from shared.recipes.recipe import Resolved, flat
 from shared.runs.dry import announce_plan, describe_groups, describe_parameters, describe_schedule
+from shared.runs.plan import check_plan, doubts
 from shared.runs.report import write_report
 from shared.runs.session import Session, pair
-from shared.weights.card import Card, Exported, check_name, check_pixels, expected_pixels, listed, versions
+from shared.weights.card import Card, Exported, check_pixels, expected_pixels, listed, versions
 from shared.weights.store import Store
 
 log = logging.getLogger(__name__)
@@ -47,10 +48,15 @@ def train(resolved: Resolved) -> int:
     """Train a backbone and export it; returns the exit code."""
     recipe: PretrainRecipe = resolved.recipe
     tag = export_tag(recipe)
-    check_name(tag)
+    check_plan(recipe.runtime, recipe.schedule, tag, recipe.model.model)
     session = Session(resolved, stem=run_stem(recipe), command="pretrain train")
     try:
         data = open_data(recipe)
+        if method_is_labeled(recipe.model.method) and data.num_classes == 1:
+            raise DataError(
+                f"the training data has one class, of which --method {recipe.model.method} learns nothing; give data "
+                f"with at least two, or a method without labels, such as vicreg"
+            )
         options: dict[str, Any] = {} if recipe.model.drop_path is None else {"drop_path": recipe.model.drop_path}
         options |= {"aws_compat": True} if recipe.model.aws_compat else {}
         store = Store(recipe.runtime.weights_dir)
@@ -299,6 +305,10 @@ def dry_run(session: Session, resolved: Resolved, task: Method, data: Data) -> i
         f"data\n  {sum(data.train.sizes)} training images, {sum(data.val.sizes) if data.val else 0} validation images"
     )
     lines += [f"  {line}" for line in class_lines(data)]
+    height, width = pair(recipe.data.size)
+    classes = f"{data.num_classes}: {listed(data.classes, 6)}" if data.classes else data.num_classes or "not used"
+    lines += session.described(feed, size=f"{height} x {width}", classes=classes, tag=export_tag(recipe))
+    lines += [f"warning: {sentence}" for sentence in doubts(task.train(), feed, recipe.schedule)]
     if dist.is_main():
         announce_plan(resolved, lines)
     return 0

@@ -7,6 +7,7 @@ from typing import Any
 from backbones import backbone
 from backbones.inherit import inherit, keep, kept_args
 from shared.errors import UsageError, WeightsError
+from shared.text import say
 from shared.weights.card import Exported, check_name
 from shared.weights.store import Store
 
@@ -48,6 +49,6 @@ def convert(
         new_tag = f"{parent.card.tag}-{'x'.join(map(str, dict.fromkeys(img_size or ())))}"
     check_name(new_tag or tag)
     exported = keep(store, inherited, to, tag=new_tag, args=args)
-    print(f"converted {inherited.transfer}")
-    print(f"exported {exported} to {exported.path}")
+    say(f"converted {inherited.transfer}")
+    say(f"exported {exported} to {exported.path}")
     return exported

@@ -19,6 +19,7 @@ from shared.errors import UsageError, WeightsError
 from shared.feeding.pixels import PixelStats, pixel_stats
 from shared.files import file_digest
 from shared.recipes.registry import suggest
+from shared.text import say
 from shared.weights.card import Card, Exported, check_name, listed, versions
 from shared.weights.store import Store
 from shared.weights.transfer import Transfer, fill
@@ -86,15 +87,15 @@ def import_weights(wanted: Import, store: Store) -> Exported:
         versions=versions(),
     )
     exported = store.put(net, card)
-    print(f"layout: {found.layout}")
+    say(f"layout: {found.layout}")
     for words in filter(None, (found.said, network)):
-        print(words)
-    print(f"filled {transfer}")
+        say(words)
+    say(f"filled {transfer}")
     if found.left_out:
-        print(f"skipped, not part of the backbone: {listed(found.left_out)}")
-    print(f"pixels: mean {stats.mean}, std {stats.std} ({why})")
-    print(f"license: {wanted.licence or 'not given; add it with --license'}")
-    print(f"exported {exported} to {exported.path}")
+        say(f"skipped, not part of the backbone: {listed(found.left_out)}")
+    say(f"pixels: mean {stats.mean}, std {stats.std} ({why})")
+    say(f"license: {wanted.licence or 'not given; add it with --license'}")
+    say(f"exported {exported} to {exported.path}")
     return exported
 
 

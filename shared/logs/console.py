@@ -9,6 +9,8 @@ import logging
 import sys
 from pathlib import Path
 
+from shared.text import printable, say
+
 PROJECT = ("shared", "backbones", "pretrain", "detection")
 FILE_ONLY = {"file_only": True}  # extra= of messages that the progress bar shows on the console
 
@@ -19,7 +21,14 @@ class Console(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         if not getattr(record, "file_only", False):
             prefix = "warning: " if record.levelno >= logging.WARNING else ""
-            print(f"{prefix}{record.getMessage()}", flush=True)
+            say(f"{prefix}{record.getMessage()}")
+
+
+class OneLine(logging.Formatter):
+    """A formatter whose messages stay on their line, whatever names they contain."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:
+        return printable(super().formatMessage(record))
 
 
 class RunFile(logging.FileHandler):
@@ -30,7 +39,7 @@ class RunFile(logging.FileHandler):
     def handleError(self, record: logging.LogRecord) -> None:
         if not self.complained:
             self.complained = True
-            print(f"warning: {self.baseFilename} cannot be written ({sys.exc_info()[1]})", file=sys.stderr, flush=True)
+            say(f"warning: {self.baseFilename} cannot be written ({sys.exc_info()[1]})", stream=sys.stderr)
 
 
 class Held(logging.Handler):
@@ -54,7 +63,7 @@ def setup_logging(run_dir: Path | None = None, *, enabled: bool = True, hold: bo
     if run_dir is not None and enabled:
         run_dir.mkdir(parents=True, exist_ok=True)
         file = RunFile(run_dir / "train.log", encoding="utf-8")
-        file.setFormatter(logging.Formatter("%(asctime)s %(levelname)-7s %(message)s", "%Y-%m-%d %H:%M:%S"))
+        file.setFormatter(OneLine("%(asctime)s %(levelname)-7s %(message)s", "%Y-%m-%d %H:%M:%S"))
         handlers.append(file)
         for held in [handler for handler in logging.getLogger(PROJECT[0]).handlers if isinstance(handler, Held)]:
             for record in held.records:

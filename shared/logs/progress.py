@@ -15,6 +15,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, Self, TextIO
 
 from shared.logs.console import FILE_ONLY
+from shared.text import say
 
 log = logging.getLogger(__name__)
 
@@ -101,7 +102,7 @@ class Progress:
             line = f"{self.label}  {self.line(step, total, epoch)}"
             log.info("%s", line, extra=FILE_ONLY)
             if self.bar is None:
-                print(line, file=self.stream or sys.stdout, flush=True)
+                say(line, stream=self.stream)
 
     def line(self, step: int, total: int, epoch: float | None) -> str:
         """epoch 1.25  step 250/2000  loss 0.7 (cls 0.5, box 0.2)  312 images/s  wait 3%  eta 2:10  mem 1.2 GB"""

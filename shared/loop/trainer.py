@@ -188,8 +188,7 @@ class Trainer:
         for i, (batch, seed) in enumerate(zip(micro_batches, seeds, strict=True)):
             torch.manual_seed(seed)
             with self.syncing(last=i + 1 == len(micro_batches)):
-                with torch.autocast(self.device.type, self.amp_dtype, enabled=self.amp_dtype is not None):
-                    losses = self.model(to_device(batch, self.device))
+                losses = self.losses_of(batch)
                 loss = torch.stack([value.float() for value in losses.values()]).sum() / len(micro_batches)
                 self.scaler.scale(loss).backward()
             self.losses.add(losses, 1 / len(micro_batches))
@@ -204,6 +203,18 @@ class Trainer:
         self.optimizer.zero_grad(set_to_none=True)
         if self.average is not None:
             self.average.follow(self.task)
+
+    def losses_of(self, batch: Any) -> dict[str, torch.Tensor]:
+        try:
+            with torch.autocast(self.device.type, self.amp_dtype, enabled=self.amp_dtype is not None):
+                return self.model(to_device(batch, self.device))
+        except ValueError as error:
+            if "more than 1 value per channel" not in str(error):
+                raise
+            raise UsageError(
+                "batch norm needs more than one value per channel, and a batch of one small image has one; give a "
+                "larger --batch-size or --size"
+            ) from None
 
     def account(self, waited: float) -> None:
         """Update the progress line; every `log_every` steps read, check and log the losses."""

@@ -21,6 +21,7 @@ from shared import versions
 from shared.errors import UsageError, guarded
 from shared.recipes.flags import Parser
 from shared.recipes.nearest import suggest
+from shared.text import say
 
 
 class Command(NamedTuple):
@@ -71,7 +72,7 @@ def program(name: str, package: str, first: Sequence[str] = ()) -> Callable[...,
         commands = collect(package)
         names = [*first, *sorted(commands.keys() - {*first})]
         if not argv or argv[0] in ("-h", "--help"):
-            print(usage(name, {word: commands[word] for word in names}))
+            say(*usage(name, {word: commands[word] for word in names}).splitlines())
             return 0 if argv else 2
         if argv[0] not in commands:
             raise UsageError(f"no command '{argv[0]}'{suggest(argv[0], names)}; there is {', '.join(names)}")

@@ -10,6 +10,7 @@ from pathlib import Path
 from shared.errors import UsageError
 from shared.recipes.files import recipe_headline, recipe_names
 from shared.recipes.registry import Registry, suggest
+from shared.text import say
 
 
 def show(what: str, offers: dict[str, Callable[[], list[str]]]) -> int:
@@ -20,9 +21,7 @@ def show(what: str, offers: dict[str, Callable[[], list[str]]]) -> int:
         )
     for name in offers if what == "all" else [what]:
         lines = offers[name]()
-        print(f"{name} ({len(lines)})")
-        for line in lines:
-            print(f"  {line}")
+        say(f"{name} ({len(lines)})", *(f"  {part}" for line in lines for part in line.split("\n  ")))
     return 0
 
 
@@ -55,12 +54,13 @@ def recipes(folder: str) -> list[str]:
 
 def weights(root: Path) -> list[str]:
     """Every export, newest last: name, tag, epoch, time, headline metric."""
+    from shared.logs.metrics import show_metric
     from shared.weights.store import Store
 
     lines = []
     for exported in Store(root).all():
         card = exported.card
-        headline = " ".join(f"{k} {v:.4f}" for k, v in list(card.metrics.items())[:1])
+        headline = " ".join(f"{k} {show_metric(v)}" for k, v in list(card.metrics.items())[:1])
         made = datetime.fromtimestamp(card.created).strftime("%Y-%m-%d %H:%M")
         state = "" if card.finished else " (intermediate)"
         lines.append(

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import sys
-
 from torch import nn
 
 from shared.loop.optim import parameter_groups
 from shared.loop.schedule import lr_scale, total_steps, warmup_steps
 from shared.recipes.recipe import OptimConfig, Resolved, ScheduleConfig, flat, plain
+from shared.text import say
 
 
 def describe_parameters(task: nn.Module, stages: list[list[nn.Parameter]]) -> list[str]:
@@ -56,9 +55,8 @@ def announce_plan(resolved: Resolved, lines: list[str]) -> None:
     values = flat(resolved.recipe)
     origins = {name: origin for name, origin in resolved.origins.items() if origin != "default"}
     width = max((len(name) for name in values), default=0)
-    print("recipe")
+    say("recipe")
     for name, value in values.items():
         origin = origins.get(name, "default")
-        print(f"  {name:<{width}}  {plain(value)!s:<24}  {origin}")
-    print("\n".join(lines))
-    sys.stdout.flush()
+        say(f"  {name:<{width}}  {plain(value)!s:<24}  {origin}")
+    say(*(part for line in lines for part in line.split("\n")))

@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from shared.errors import UsageError
 from shared.files import write_aside
 from shared.logs.metrics import read_metrics
 
@@ -31,6 +32,7 @@ INK = "#010203"  # placeholder for the page's text color, dark or light
 ROW_KEYS = ("kind", "step", "epoch", "time")
 NOT_LOSSES = ("lr", "grad_norm", "images_per_s", "wait_share", "seconds", "memory_gb")
 MOST_PICTURES, MOST_PARTS = 12, 6
+FILES = ("recipe.yaml", "metrics.jsonl", "result.json", "transfer.json", "lineage.json", "pictures")  # any makes a run
 MOST_BYTES = 200_000  # a larger picture is compressed again as JPEG
 
 
@@ -47,13 +49,17 @@ class Run:
     recipe: str
     pictures: list[Path]
 
-    def metrics(self) -> dict[str, float]:
-        """The final metrics, the headline first; for an unfinished run, those of the last validation."""
+    def metrics(self) -> dict[str, float | None]:
+        """The final metrics, the headline first; for an unfinished run, those of the last validation; None is n/a."""
         metrics = self.result.get("metrics") or {}
         if not metrics:
             last = [row for row in self.rows if row.get("kind") == "val"][-1:]
             metrics = {name: value for row in last for name, value in row.items() if name not in ROW_KEYS}
-        return {name: float(value) for name, value in metrics.items() if is_number(value)}
+        return {
+            name: None if value is None else float(value)
+            for name, value in metrics.items()
+            if value is None or is_number(value)
+        }
 
     def headline(self) -> str | None:
         return next(iter(self.metrics()), None)
@@ -87,11 +93,19 @@ def write_report(
 
     Args:
         pictures: image files to show in addition to each run's `pictures` folder.
+
+    Raises:
+        UsageError: a folder is no run, or no run has anything to show.
     """
     from jinja2 import Environment, StrictUndefined
     from markupsafe import Markup
 
     read = read_runs(runs)
+    if not pictures and not any(run.rows or run.result or run.transfer or run.pictures for run in read):
+        raise UsageError(
+            f"{' and '.join(map(str, runs))} has no metrics, results or pictures yet, so there is nothing to report; "
+            f"train it first, or continue it with --resume"
+        )
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     environment.filters["number"] = show_number
     template = environment.from_string(Path(__file__).with_name("report.html.j2").read_text(encoding="utf-8"))
@@ -126,6 +140,8 @@ def read_runs(folders: Sequence[Path]) -> list[Run]:
 
 
 def read_run(folder: Path, name: str, color: str) -> Run:
+    if not any((folder / file).exists() for file in FILES):
+        raise UsageError(f"{folder} is not a run folder: it has no {', '.join(FILES[:3])}; give one, such as runs/NAME")
     recipe = folder / "recipe.yaml"
     kinds = (".jpg", ".jpeg", ".png")
     pictures = sorted(path for path in (folder / "pictures").glob("*") if path.suffix.lower() in kinds)
@@ -166,10 +182,10 @@ def verdict(runs: Sequence[Run]) -> str:
         return ""
     ours, other = (runs[0], runs[1]) if runs[0].transfer and not runs[1].transfer else (runs[1], runs[0])
     who = f"The run from tag '{ours.transfer.get('tag', '?')}'" if ours.transfer and not other.transfer else "The run"
-    name = ours.headline()
-    if name is None or name not in other.metrics():
+    name = ours.headline() or ""
+    value, against = ours.metrics().get(name), other.metrics().get(name)
+    if value is None or against is None:
         return f"'{ours.name}' and '{other.name}' cannot be compared: they have no common metric."
-    value, against = ours.metrics()[name], other.metrics()[name]
     figures = f"{name} {show_number(value)} against {show_number(against)}"
     by = show_number(abs(value - against))
     if value > against:
@@ -187,7 +203,9 @@ def is_number(value: Any) -> bool:
 
 
 def show_number(value: Any) -> str:
-    """0.41237 -> 0.412, 23512130 -> 23,512,130; other values unchanged."""
+    """0.41237 -> 0.412, 23512130 -> 23,512,130, None -> n/a; other values unchanged."""
+    if value is None:
+        return "n/a"
     if isinstance(value, int) and not isinstance(value, bool):
         return f"{value:,}"
     if isinstance(value, float):

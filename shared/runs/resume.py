@@ -17,6 +17,7 @@ from shared.errors import UsageError
 from shared.recipes.files import load, read_yaml
 from shared.recipes.flags import Under
 from shared.recipes.recipe import Resolved, RuntimeConfig, flat, make, plain
+from shared.text import say
 
 FIXED = ("opt",)  # the saved moments belong to one optimizer; batch size, seed and --model-ema are in the state
 MACHINE = (  # they say where and how a run runs, not what it trains
@@ -59,13 +60,13 @@ def layered(
                     )
             return settle(resolved)
         if os.environ.get("RANK", "0") == "0":
-            print(f"no run {stem(resolved.recipe)} to resume in {resolved.recipe.runtime.output_dir}: starting one")
+            say(f"no run {stem(resolved.recipe)} to resume in {resolved.recipe.runtime.output_dir}: starting one")
     if resolved.recipe.data.data_path is None:
         values, _ = load(demo, "base")
         resolved = settle(read([(f"base {demo}", values)]))
         if os.environ.get("RANK", "0") == "0":
             flags = [f"--{k.replace('_', '-')} {v}" for k, v in values.items() if resolved.origins[k] == f"base {demo}"]
-            print(f"no --data-path: using the built-in demo data with {' '.join(flags)}", flush=True)
+            say(f"no --data-path: using the built-in demo data with {' '.join(flags)}")
         return resolved
     return settle(resolved)
 

@@ -26,6 +26,7 @@ from shared.loop.epochs import is_finished, plain_metrics
 from shared.loop.state import load_state
 from shared.loop.trainer import Trainer
 from shared.recipes.recipe import Resolved, RuntimeConfig, flat, plain
+from shared.runs.plan import describe_run, doubts, planned_folder
 from shared.runs.resume import changes, described, effective, history
 from shared.runs.run import keep_recipe, open_run
 from shared.weights.card import Exported
@@ -135,6 +136,8 @@ class Session:
     ) -> dict[str, float]:
         """Train; returns the last metrics. `more` are further arguments of `Trainer`, such as a probe."""
         assert self.run_dir is not None
+        for sentence in doubts(task.train(), feed, self.recipe.schedule) if dist.is_main() else []:
+            log.warning("%s", sentence)
         trainer = Trainer(
             task,
             feed,
@@ -160,6 +163,19 @@ class Session:
         """The error to raise when the disk stopped the run: it says how to go on."""
         sentence = about_disk(error, f"continue with `{self.to_continue()}`") if self.run_dir is not None else None
         return error if sentence is None else Refusal(sentence)
+
+    def described(self, feed: Any, **facts: object) -> list[str]:
+        """The lines of a dry run about this run; `facts` are those of the program, such as its size and classes."""
+        return describe_run(
+            {
+                **facts,
+                "device": self.device,
+                "processes": dist.world(),
+                "workers": feed.workers,
+                "run folder": planned_folder(self.runtime, self.stem),
+                "weights folder": self.runtime.weights_dir,
+            }
+        )
 
     def begin(self, step: int, total: int) -> None:
         """Say and save what a resumed run changes, only after all checks: a refused one must not change the recipe.
