@@ -65,8 +65,9 @@ def report_flags() -> Parser:
 
 def report(argv: list[str]) -> int:
     args = report_flags().parse_exactly(argv)
-    from shared.runs.report import read_runs, verdict, write_report
+    from shared.runs.report import check_runs, read_runs, verdict, write_report
 
+    check_runs(args.runs)
     page = write_report(args.runs, args.output)
     say(verdict(read_runs(args.runs)))
     say(f"report: {page}")

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import importlib.util
 import logging
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -130,11 +129,11 @@ class CocoEvaluator:
         return [entry for i in ids for entry in entries(i, self.found[i], self.original_size(i))]
 
     def summary(self) -> dict[str, float]:
-        """The metrics of METRICS_OF, from 0 to 1, the headline first; NaN, where pycocotools has -1, if the file has no
-        such objects."""
+        """The metrics of METRICS_OF, from 0 to 1, the headline first; -1, as in pycocotools, if the file has no such
+        objects."""
         numbers = self._score()
         return {
-            name: value if value > -1 else math.nan
+            name: value
             for kind in self.kinds
             for name, value in zip(METRICS_OF[kind], numbers[kind].summary, strict=True)
         }

@@ -13,8 +13,9 @@ from __future__ import annotations
 
 import contextlib
 import io
+import math
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -38,6 +39,11 @@ class Numbers(NamedTuple):
 
     summary: list[float]  # in pycocotools' order; -1 without such objects
     by_category: dict[int, float]  # AP over all thresholds; -1 without ground truth
+
+
+def undefined_as_nan(metrics: Mapping[str, float]) -> dict[str, float]:
+    """Metrics with NaN where pycocotools says -1, which reads as a number: there are no such objects."""
+    return {name: math.nan if value == -1 else value for name, value in metrics.items()}
 
 
 def evaluate_kinds(

@@ -115,10 +115,10 @@ def quality(counts: Mapping[int, np.ndarray]) -> dict[int, tuple[float, float, f
 
 
 def means(counts: Mapping[int, np.ndarray], things: Mapping[int, bool]) -> dict[str, float]:
-    """METRICS, from 0 to 1: of all categories, of things, of stuff; NaN if there are none."""
+    """METRICS, from 0 to 1: of all categories, of things, of stuff; -1 if there are none."""
     each = quality(counts)
     groups = (list(each), [c for c in each if things[c]], [c for c in each if not things[c]])
-    rows = [np.mean([each[c] for c in group], axis=0).tolist() if group else [np.nan] * 3 for group in groups]
+    rows = [np.mean([each[c] for c in group], axis=0).tolist() if group else [-1.0] * 3 for group in groups]
     return dict(zip(METRICS, (value for row in rows for value in row), strict=True))
 
 

@@ -24,6 +24,7 @@ from detection.data.coco import CocoDetection, read_table
 from detection.data.panoptic import PanopticDetection
 from detection.data.photographs import chosen
 from detection.eval.coco import CocoEvaluator, ground_truth_as_results
+from detection.eval.official import undefined_as_nan
 from detection.eval.panoptic import Evaluator, PanopticEvaluator, evaluator_of
 from detection.eval.results import write_for_scoring
 from detection.nets import detector, finds, resize_rule
@@ -278,7 +279,7 @@ def validation_place(config: DataConfig, learns: Sequence[str] = ()) -> Place:
 
 def show(metrics: dict[str, float], out: Path | None) -> None:
     """Print metrics, one per line, and write them as JSON to `out`: n/a and null where one is not defined."""
-    width = max(map(len, metrics))
+    metrics, width = undefined_as_nan(metrics), max(map(len, metrics))
     for name, value in metrics.items():
         say(f"{name:<{width}}  {show_metric(value)}")
     if out is not None:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from backbones.freeze import keep_frozen_in_eval
 from detection.data.batch import pad_batch
+from detection.eval.official import undefined_as_nan
 from detection.eval.panoptic import Evaluator
 from detection.nets import Detector
 from detection.types import Detections, Images, Target
@@ -67,11 +68,11 @@ class DetectTask(Task):
 
     @torch.no_grad()
     def evaluate(self, loader: Iterable[Any]) -> dict[str, float]:
-        """COCO AP of the validation images; every process returns the same numbers."""
+        """COCO AP of the validation images, NaN where not defined; every process returns the same numbers."""
         if self.evaluator is None:
             return {}
         evaluator = self.evaluated(loader)
-        return dist.from_main(evaluator.summary() if dist.is_main() else {})
+        return dist.from_main(undefined_as_nan(evaluator.summary()) if dist.is_main() else {})
 
     def evaluated(self, loader: Iterable[Any]) -> Evaluator:
         """The evaluator with all detections added; complete on the main process only."""

@@ -93,19 +93,11 @@ def write_report(
 
     Args:
         pictures: image files to show in addition to each run's `pictures` folder.
-
-    Raises:
-        UsageError: a folder is no run, or no run has anything to show.
     """
     from jinja2 import Environment, StrictUndefined
     from markupsafe import Markup
 
     read = read_runs(runs)
-    if not pictures and not any(run.rows or run.result or run.transfer or run.pictures for run in read):
-        raise UsageError(
-            f"{' and '.join(map(str, runs))} has no metrics, results or pictures yet, so there is nothing to report; "
-            f"train it first, or continue it with --resume"
-        )
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     environment.filters["number"] = show_number
     template = environment.from_string(Path(__file__).with_name("report.html.j2").read_text(encoding="utf-8"))
@@ -125,6 +117,19 @@ def write_report(
     return out
 
 
+def check_runs(folders: Sequence[Path]) -> None:
+    """Raise UsageError if a folder is no run, or no run has anything to show."""
+    for folder in folders:
+        if not any((folder / file).exists() for file in FILES):
+            named = ", ".join(FILES[:3])
+            raise UsageError(f"{folder} is not a run folder: it has no {named}; give one, such as runs/NAME")
+    if not any(run.rows or run.result or run.transfer or run.pictures for run in read_runs(folders)):
+        raise UsageError(
+            f"{' and '.join(map(str, folders))} has no metrics, results or pictures yet, so there is nothing to "
+            f"report; train it first, or continue it with --resume"
+        )
+
+
 # --- reading ------------------------------------------------------------------------------------
 
 
@@ -140,8 +145,6 @@ def read_runs(folders: Sequence[Path]) -> list[Run]:
 
 
 def read_run(folder: Path, name: str, color: str) -> Run:
-    if not any((folder / file).exists() for file in FILES):
-        raise UsageError(f"{folder} is not a run folder: it has no {', '.join(FILES[:3])}; give one, such as runs/NAME")
     recipe = folder / "recipe.yaml"
     kinds = (".jpg", ".jpeg", ".png")
     pictures = sorted(path for path in (folder / "pictures").glob("*") if path.suffix.lower() in kinds)

@@ -11,6 +11,7 @@ import pytest
 
 pytest.importorskip("jinja2")
 
+from detection.cli import main as detect
 from shared.runs import report
 from shared.runs.report import generation, read_runs, show_number, verdict, write_report
 
@@ -189,3 +190,27 @@ def test_parents_stand_left_of_children_and_a_circle_ends() -> None:
 def test_numbers_read_well() -> None:
     numbers = [0.41237, 0.0213, 23512130, 3e-7, "x", True]
     assert [show_number(n) for n in numbers] == ["0.412", "0.0213", "23,512,130", "3e-07", "x", "True"]
+
+
+def test_every_card_has_its_other_metrics_and_what_is_undefined_is_na(tmp_path: Path) -> None:
+    runs = [make_run(tmp_path / name, 0.4) for name in ("one", "two")]
+    for run in runs:
+        metrics = {"box_ap": None if run.name == "two" else 0.4, "box_ap50": 0.5, "box_ap_large": None}
+        write(run / "result.json", {"metrics": metrics, "finished": True})
+    page = write_report(runs, tmp_path / "page.html").read_text()
+    assert page.count("box_ap50 0.5, box_ap_large n/a") == 2
+    assert '<div class="figure">n/a</div>' in page and "have no common metric" in page
+
+
+def test_a_report_of_nothing_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "begun").mkdir()
+    (tmp_path / "begun" / "recipe.yaml").write_text("lr: 1\n")
+    for name, says in (
+        ("empty", "empty is not a run folder: it has no recipe.yaml"),
+        ("nowhere", "nowhere is not a run folder"),
+        ("begun", "begun has no metrics, results or pictures yet, so there is nothing to report"),
+    ):
+        assert detect(["report", str(tmp_path / name), "-o", str(tmp_path / "page.html")]) == 2
+        assert says in capsys.readouterr().err
+    assert not (tmp_path / "page.html").exists()
