@@ -316,7 +316,7 @@ def test_any_recipe_survives_the_file_and_the_way_back(
     data: st.DataObject, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     words = st.text("abz09.-_ :#'{}[]!&*%@", max_size=8)
-    numbers = st.floats(0.001, 1, allow_nan=False)
+    numbers = st.floats(0.001, 0.999, allow_nan=False)
     values = {
         "lr": data.draw(numbers),
         "backbone_lr": data.draw(st.none() | numbers),
