@@ -125,9 +125,10 @@ def test_every_option_has_a_default_and_a_line_that_explains_it(registry: Any) -
 
 @pytest.mark.parametrize("network", detector.names())
 def test_every_option_of_a_network_can_be_typed_as_a_flag(network: str) -> None:
-    for option in detector.options(network):
+    for option, parameter in detector.options(network).items():
         flag = f"--{option.replace('_', '-')}"
-        assert resolve("detect", "--network", network, flag, "1").model.network_args == {option: 1}
+        given = resolve("detect", "--network", network, flag, str(parameter.default).lower()).model.network_args
+        assert given == {option: parameter.default} and type(given[option]) is type(parameter.default)
 
 
 # --- recipes that make a tag ------------------------------------------------------------------

@@ -94,7 +94,7 @@ def test_card_says_where_weights_are_from(run: Callable[..., tuple[int, str]], f
         (("--model", NAME, "--tag", "../x"), 2, "is not a valid tag or name"),
         (("--model", NAME), 2, "required: --tag"),
         (("--model", NAME, "--tag", "x", "--rgb-mode", "imagnet"), 2, "did you mean 'imagenet'"),
-        (("--model", NAME, "--tag", "x", "--size", "0"), 2, "--size takes one number of pixels or two"),
+        (("--model", NAME, "--tag", "x", "--size", "0"), 2, "argument --size: the value is 0; it must be from 8"),
         (("--model", NAME, "--tag", "x", "--size", "96"), 2, "has no option for an image size; remove the size"),
     ],
 )
