@@ -12,6 +12,8 @@ from typing import Any
 
 import pytest
 
+import detection.recipe
+import pretrain.recipe
 from backbones import backbone
 from detection.nets import detector
 from detection.recipe import DetectRecipe
@@ -44,7 +46,8 @@ RECIPE_TAGS = {
 
 def resolve(half: str, *argv: str) -> Any:
     recipe, own, _, _ = HALVES[half]
-    return from_args(recipe, list(argv), prog=f"{half} train", folder=half, own=own).recipe
+    tiny = {"detect": detection.recipe.tiny, "pretrain": pretrain.recipe.tiny}[half]
+    return from_args(recipe, list(argv), prog=f"{half} train", folder=half, own=own, tiny=tiny).recipe
 
 
 def insist_on_names(half: str, recipe: Any) -> None:

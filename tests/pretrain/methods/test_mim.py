@@ -109,7 +109,7 @@ def test_the_decoder_is_as_large_as_it_is_told_to_be() -> None:
         ("simmim", {"variant": "mae"}, "this method needs a plain vision transformer, and this backbone is not one"),
         ("mae", {"variant": "hiera"}, "mask units of a Hiera; use one such as hiera_abswin_base"),
         ("mae", {"variant": "simmmim"}, "variant is 'simmmim', did you mean 'simmim'.*; it can be auto, simmim"),
-        ("simmim", {"mask_ratio": 0}, "mask_ratio 0 of .* leaves nothing to predict; take one between 0 and 1"),
+        ("simmim", {"mask_ratio": 0}, "mask_ratio 0.0 of .* leaves nothing to predict; take one between 0 and 1"),
         ("mae", {"mask_ratio": 1.0}, "mask_ratio 1.0 of 24 places leaves nothing to see; take one between 0 and 1"),
         ("hiera", {"mask_ratio": 0.99}, "mask_ratio 0.99 of 6 places leaves nothing to see; take one between 0 and 1"),
         ("mae", {"mask_ratio": "much"}, "mask_ratio is 'much'; give a number"),
