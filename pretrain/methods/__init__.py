@@ -64,3 +64,12 @@ class Method(Task):
 
 
 method: Registry[Method] = Registry("method", "pretrain.methods")
+
+
+def trained_as(name: str) -> tuple[str, dict[str, Any]]:
+    """How a method's paper or reference trains: whose settings they are, and recipe values by name; ("", {}) if unsaid.
+
+    A method says it as `@method("name", trained={"by": ..., "opt": ..., "lr": ..., "epochs": ...})`.
+    """
+    values = dict(method.facts(name).get("trained", {}))
+    return values.pop("by", ""), values

@@ -35,8 +35,25 @@ from shared.errors import UsageError
 from shared.feeding.pixels import Normalize
 from shared.recipes.values import Count, CountOrNone, Layers, Probability, Share, Width
 
+TRAINED = {
+    "by": "its paper",
+    "opt": "adamw",
+    "betas": (0.9, 0.999),
+    "lr": 1e-3,
+    "lr_batch": 2048,
+    "wd": 0.04,
+    "wd_end": 0.4,
+    "norm_wd": 0,
+    "bias_wd": 0,
+    "lr_scheduler": "cosine",
+    "lr_cosine_min": 1e-6,
+    "epochs": 300,
+    "warmup_epochs": 40,
+    "warmup_start": 0.2,
+}
 
-@method("i-jepa")
+
+@method("i-jepa", trained=TRAINED)
 class IJEPA(Method):
     """I-JEPA with an EMA target encoder.
 

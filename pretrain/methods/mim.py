@@ -42,7 +42,24 @@ VARIANTS = {
 }
 
 
-@method("mim")
+TRAINED = {
+    "by": "MAE's paper",
+    "opt": "adamw",
+    "betas": (0.9, 0.95),
+    "lr": 1.5e-4,
+    "lr_batch": 256,
+    "wd": 0.05,
+    "norm_wd": 0,
+    "bias_wd": 0,
+    "lr_scheduler": "cosine",
+    "lr_cosine_min": 0,
+    "epochs": 800,
+    "warmup_epochs": 40,
+    "warmup_start": 0,
+}
+
+
+@method("mim", trained=TRAINED)
 class MaskedImages(Method):
     """
     Args:

@@ -34,7 +34,23 @@ EPSILON = 1e-4  # keeps the gradient of the standard deviation finite at 0
 SIDE = 224  # image size that the blur's pixels refer to
 
 
-@method("vicreg")
+TRAINED = {
+    "by": "its paper",
+    "opt": "lars",
+    "lr": 0.2,
+    "lr_batch": 256,
+    "wd": 1e-6,
+    "norm_wd": 0,
+    "bias_wd": 0,
+    "lr_scheduler": "cosine",
+    "epochs": 1000,
+    "warmup_epochs": 10,
+    "warmup_start": 0,
+    "sync_bn": True,
+}
+
+
+@method("vicreg", trained=TRAINED)
 class VICReg(Method):
     """
     Args:

@@ -12,6 +12,7 @@ from shared.errors import UsageError
 from shared.recipes.commands import Command
 from shared.recipes.flags import Parser, Under, from_args, recipe_parser, replay_flags, settled
 from shared.recipes.recipe import Resolved
+from shared.recipes.usual import fitted
 from shared.recipes.values import whole
 from shared.runs.resume import layered
 from shared.text import say
@@ -30,16 +31,35 @@ def train_flags() -> Parser:
 
 
 def resolve(argv: list[str]) -> Resolved:
-    """The flags of `pretrain train` as a recipe: over the demo's settings without data, over the run's when resumed."""
+    """The flags of `pretrain train` as a recipe, with the origin of each value.
+
+    defaults < the method's (no recipe, demo or resumed run) < demo's settings (no data given) < resumed run's
+    < --recipe < --scale < flags
+    """
 
     def read(under: Under) -> Resolved:
         return from_args(
             PretrainRecipe, argv, prog="pretrain train", folder="pretrain", own="method_args", under=under, tiny=tiny
         )
 
+    def over_the_method(under: Under) -> Resolved:
+        given = read(under)
+        follows = any(origin.startswith("recipe ") for origin in given.origins.values())
+        if under or follows or given.recipe.data.data_path is None:
+            return given
+        from pretrain.methods import trained_as
+
+        name = given.recipe.model.method
+        _, values = trained_as(name)
+        flags = {key for key, origin in given.origins.items() if origin == "flag"}
+        usual = fitted(values, given.recipe, flags) if values else {}
+        return read([(f"method {name}", usual)]) if usual else given
+
     supervised = read([]).recipe.model.method == "supervised"
     demo = "demo_pretrain" if supervised else "demo_unlabeled"
-    return layered(read, stem=run_stem, demo=demo, fixed=FIXED, settle=lambda found: settled(found, "method_args"))
+    return layered(
+        over_the_method, stem=run_stem, demo=demo, fixed=FIXED, settle=lambda found: settled(found, "method_args")
+    )
 
 
 def replay(argv: list[str]) -> int:

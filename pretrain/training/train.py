@@ -14,7 +14,7 @@ from pretrain.data.classes import numbered_alike, without_images
 from pretrain.data.labeled import choose, open_labeled, same_classes, seen_as
 from pretrain.data.overlap import overlap
 from pretrain.data.shards import ShardSet, find_shards, is_remote
-from pretrain.methods import Facts, Method, method
+from pretrain.methods import Facts, Method, method, trained_as
 from pretrain.probing.probe import Probe, check_k
 from pretrain.recipe import PretrainRecipe, crop_share, export_tag, run_stem
 from pretrain.views.crops import ResizeCenterCrop
@@ -25,6 +25,7 @@ from shared.feeding.pixels import PixelStats, pixel_stats
 from shared.files import cache_dir
 from shared.loop.optim import for_batch
 from shared.recipes.recipe import Resolved, flat
+from shared.recipes.usual import sentence
 from shared.runs.dry import announce_plan, describe_groups, describe_parameters, describe_schedule
 from shared.runs.plan import check_plan, doubts
 from shared.runs.report import write_report
@@ -86,6 +87,8 @@ def train(resolved: Resolved) -> int:
         run_dir = session.open()
         describe(recipe, data, tag)
         feed = session.feed(data.train)
+        for line in method_notes(resolved, feed.step_size):
+            log.info("%s", line)
         exported = []
 
         def publish(trained: Any, epoch: int, metrics: dict[str, float], last: bool) -> None:
@@ -294,9 +297,25 @@ def class_lines(data: Data) -> list[str]:
     ]
 
 
+def method_notes(resolved: Resolved, step_size: int) -> list[str]:
+    """One line about the reference that is followed, if there is one.
+
+    Args:
+        step_size: images per optimizer step.
+    """
+    recipe: PretrainRecipe = resolved.recipe
+    name = recipe.model.method
+    by, values = trained_as(name)
+    if not values:
+        return []
+    rate = for_batch(recipe.optim, step_size).lr
+    about = {"layer": f"method {name}", "step_size": step_size, "rate": rate, "more": ""}
+    return sentence(resolved, name, by, values["epochs"], **about)
+
+
 def dry_run(session: Session, resolved: Resolved, task: Method, data: Data) -> int:
     feed, recipe = session.feed(data.train), resolved.recipe
-    lines = describe_parameters(task, task.backbone.stages())
+    lines = method_notes(resolved, feed.step_size) + describe_parameters(task, task.backbone.stages())
     lines += describe_groups(task, for_batch(recipe.optim, feed.step_size))
     lines += describe_schedule(
         feed.steps_per_epoch, feed.step_size, recipe.schedule, for_batch(recipe.optim, feed.step_size).lr

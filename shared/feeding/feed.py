@@ -67,7 +67,7 @@ class Feed:
         rank, world: rank and number of processes; `world` divides `micro_batches`.
         workers: loading processes; 0 loads in this process.
         groups: (N,) group number of each sample; each micro batch then has samples of one group. Not for shards.
-        max_bad: fraction of the samples that may be unreadable before DataError is raised.
+        max_bad: fraction of the samples that may be unreadable before DataError is raised; one may be, unless it is 0.
         pin: pin batches in memory for a faster copy to the GPU.
     """
 
@@ -120,7 +120,8 @@ class Feed:
             if sentence not in self.bad:
                 self.bad.add(sentence)
                 log.warning("skipped %s", sentence)
-        if len(self.bad) > self.max_bad * len(self.plan):
+        allowed = max(1, self.max_bad * len(self.plan)) if self.max_bad else 0
+        if len(self.bad) > allowed:
             raise DataError(
                 f"{len(self.bad)} of {len(self.plan)} samples cannot be read, the last one is {fetched.bad[-1]}; "
                 f"fix them or allow more with --max-bad-samples"

@@ -149,6 +149,13 @@ def test_more_bad_samples_than_allowed_end_the_run(workers: int) -> None:
     assert "\n" not in str(told.value) and "--max-bad-samples" in str(told.value)
 
 
+def test_one_bad_sample_does_not_end_the_run_on_small_data_and_two_do() -> None:
+    list(feed([10], bad=[3], max_bad=0.001).steps(0, 6))
+    for bad, share in (([3, 4], 0.001), ([3], 0)):
+        with pytest.raises(DataError, match=f"{len(bad)} of 10 samples cannot be read"):
+            list(feed([10], bad=bad, max_bad=share).steps(0, 6))
+
+
 @pytest.mark.parametrize("workers", [0, 1])
 @pytest.mark.parametrize("count", [3, 500])
 def test_data_of_which_nothing_can_be_read_ends_the_run_quickly(count: int, workers: int) -> None:
