@@ -163,7 +163,7 @@ class TimmBackbone(Backbone):
         self.taps = sorted(last_of_stride.values())
         self.maps = tuple(infos[i] for i in self.taps)
         self.after_neck = row.after_neck
-        self.width = int(getattr(self.net, "head_hidden_size", None) or self.net.num_features)
+        self.width = pooled_width(self.net)
         if row.after_neck and row.args["neck_chans"]:
             self.maps = (MapInfo(row.args["neck_chans"], self.maps[-1].stride),)
         cfg = self.net.pretrained_cfg if hasattr(self.net, "pretrained_cfg") else {}
@@ -211,6 +211,12 @@ class TimmBackbone(Backbone):
         groups = group_parameters(self.net, matcher)
         weights = dict(self.net.named_parameters())
         return [[weights[name] for name in names] for _, names in sorted(groups.items()) if names]
+
+
+def pooled_width(net: Any) -> int:
+    """Channels of the pooled vector; of nets with a neck, timm before 1.0.31 reports those before it as hidden size."""
+    behind_neck = isinstance(getattr(net, "neck", None), nn.Sequential)
+    return int((None if behind_neck else getattr(net, "head_hidden_size", None)) or net.num_features)
 
 
 def usual_groups(coarse: bool) -> dict[str, Any]:
