@@ -28,7 +28,7 @@ CLASSES = 3
 KEYPOINTS = torch.tensor([[0.3, 0.2], [0.8, 0.5], [0.5, 0.9]])  # x y of each as shares of the object's box
 
 
-FACTS = {"size", "tiny", "finds", "segments", "like", "starts_from"}  # all that detection/nets/__init__.py reads
+FACTS = {"size", "tiny", "finds", "segments", "like", "starts_from", "resize_rule", "trained"}  # all that are read
 
 
 @pytest.mark.parametrize("name", detector.names())
