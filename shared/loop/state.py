@@ -32,10 +32,15 @@ class Hashing:
 
     def __init__(self, path: Path) -> None:
         self.file, self.sha = path.open("wb"), hashlib.sha256()
+        self.error: OSError | None = None  # torch.save replaces it by one of its own
 
     def write(self, data: Any) -> int:
         self.sha.update(data)
-        return self.file.write(data)
+        try:
+            return self.file.write(data)
+        except OSError as error:
+            self.error = error
+            raise
 
     def flush(self) -> None:
         self.file.flush()
@@ -52,7 +57,7 @@ def save_state(folder: Path, step: int, state: dict[str, Any]) -> Path:
     Raises:
         Refusal: the state cannot be written; existing states are untouched.
     """
-    partial = folder / f".partial-{os.getpid()}"
+    partial, out = folder / f".partial-{os.getpid()}", None
     try:
         folder.mkdir(parents=True, exist_ok=True)
         out = Hashing(partial)
@@ -66,8 +71,10 @@ def save_state(folder: Path, step: int, state: dict[str, Any]) -> Path:
     except (OSError, RuntimeError) as error:
         with suppress(OSError):
             partial.unlink(missing_ok=True)
+        cause = out.error if out is not None and out.error is not None else error
+        reason = getattr(cause, "strerror", None) or cause
         raise Refusal(
-            f"the training state cannot be written to {folder} ({error}); free some space and use --resume"
+            f"the training state cannot be written to {folder} ({reason}); free some space and use --resume"
         ) from None
     for _, old in states(folder)[KEPT:]:
         if old != final:
