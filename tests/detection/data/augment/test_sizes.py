@@ -1,4 +1,4 @@
-"""Sizes that keep the aspect ratio are those of the reference programs, for every height and width from 32 to 2,000."""
+"""Sizes that keep the aspect ratio are those of the reference programs, on grids of sides from 32 to 2,000."""
 
 from __future__ import annotations
 
