@@ -96,7 +96,7 @@ def test_the_tag_holds_the_average_and_loads_into_the_backbone(shards: Path, run
         ("--model test_resnet --size 96", "use one such as vit_reg4_m16_rms_avg or vit_base_patch16_224"),
         ("--model test_vit --size 100", "take --size 96 96"),
         ("--model test_vit --size 64", "take a larger --size, a smaller patch or a smaller --min-keep"),
-        ("--model test_vit --size 96 --num-target 2", "did you mean 'num_targets'?"),
+        ("--model test_vit --size 96 --num-target 2", "did you mean '--num-targets'?"),
     ],
 )
 def test_what_it_cannot_serve_ends_with_one_sentence(words: str, complaint: str, shards: Path, run: Callable) -> None:

@@ -82,7 +82,7 @@ def test_a_sheet_holds_as_many_samples_as_there_are_at_most(
 @pytest.mark.parametrize(
     ("words", "says"),
     [
-        (["--count", "0"], "--count 0 is below 1"),
+        (["--count", "0"], "argument --count: the value is 0; it must be from 1 to 1000"),
         (["-o", "sheet.what"], "give an --output that ends in .jpg or .png"),
         (["--aug-type", "hflop"], "did you mean 'hflip'"),
     ],
