@@ -41,7 +41,9 @@ def check_writable(flag: str, folder: Path) -> None:
     """Raise UsageError if a folder can be neither made nor written."""
     there = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
     if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
-        raise UsageError(f"{flag} {folder} cannot be written, since {there} is not a writable folder; give another")
+        raise UsageError(
+            f"{flag} {folder} cannot be written, since {there} is not a writable folder; give another {flag}"
+        )
 
 
 def planned_folder(runtime: RuntimeConfig, stem: str) -> Path:

@@ -55,8 +55,8 @@ def layered(
             for name, (old, new) in changes(found, resolved.recipe).items():
                 if name in (*FIXED, *fixed):
                     raise UsageError(
-                        f"{found} was run with {name} {shown(old)}, not {shown(new)}, which a resumed run cannot "
-                        f"change; leave out --{name.replace('_', '-')}, or start a new run without --resume"
+                        f"{found} was run with {name} {shown(old)}, not {shown(new)}, and another network, method, start or "
+                        f"optimizer makes another run; leave out --{name.replace('_', '-')}, or start a new run without --resume"
                     )
             return settle(resolved)
         if os.environ.get("RANK", "0") == "0":
