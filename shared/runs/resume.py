@@ -54,9 +54,10 @@ def layered(
             resolved = read([resumed_recipe(found)])
             for name, (old, new) in changes(found, resolved.recipe).items():
                 if name in (*FIXED, *fixed):
+                    flag = name.replace("_", "-")
                     raise UsageError(
-                        f"{found} was run with {name} {shown(old)}, not {shown(new)}, and another network, method, start or "
-                        f"optimizer makes another run; leave out --{name.replace('_', '-')}, or start a new run without --resume"
+                        f"{found} was run with {name} {shown(old)}, not {shown(new)}, and another network, method, "
+                        f"start or optimizer makes another run; leave out --{flag}, or start a new run without --resume"
                     )
             return settle(resolved)
         if os.environ.get("RANK", "0") == "0":
