@@ -47,6 +47,9 @@ def resolve(argv: list[str]) -> Resolved:
 
     def over_the_network(under: Under) -> Resolved:
         given = over_the_start(under)
+        if not under and given.recipe.data.data_path is None:
+            return given  # it is read again over the demo's settings or a resumed run's
+        settled(given, "network_args")  # before torch is imported
         network = given.recipe.model.network
         from detection.nets import resize_rule
         from detection.training.network_defaults import settings

@@ -6,6 +6,7 @@ recipes/base/*.yaml  <  recipes/{pretrain,detect}/NAME.yaml        a base has no
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -105,10 +106,14 @@ def tag_of(method: str, tag: str | None) -> str:
 
 def recipes_for(arch: str | None, tag: str) -> list[str]:
     """Names of the pretraining recipes that export under this arch (None: any) and tag."""
-    found = []
-    for name in recipe_names("pretrain"):
-        values, _ = load(name, "pretrain")
-        made = tag_of(values.get("method", "supervised"), values.get("tag"))
-        if made == tag and arch in (None, values.get("model")):
-            found.append(name)
-    return found
+    return [name for name, model, made in _exports(recipe_folder()) if made == tag and arch in (None, model)]
+
+
+@cache
+def _exports(folder: Path) -> list[tuple[str, str | None, str]]:
+    """(name, model, tag) of every pretraining recipe in the folder; they are read once."""
+    every = [(name, load(name, "pretrain")[0]) for name in recipe_names("pretrain")]
+    return [
+        (name, values.get("model"), tag_of(values.get("method", "supervised"), values.get("tag")))
+        for name, values in every
+    ]

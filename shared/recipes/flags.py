@@ -23,6 +23,7 @@ from shared.recipes.nearest import suggest
 from shared.recipes.offers import Offers
 from shared.recipes.other_programs import OURS, read_as, what_instead
 from shared.recipes.recipe import Resolved, all_knobs, make, sections
+from shared.recipes.values import whole
 
 Under = Sequence[tuple[str, dict[str, Any]]]  # (origin, values) of the layers below a recipe, lowest first
 
@@ -77,16 +78,10 @@ def add_pixel_limit(parser: argparse.ArgumentParser) -> None:
     """Add --max-pixels, for `shared.feeding.image.limit_pixels`."""
     parser.add_argument(
         "--max-pixels",
-        type=pixel_count,
+        type=whole(1, 10_000_000_000),
         metavar="PIXELS",
         help="pixels of the largest image that is decoded (default: 50 million, and 20,000 on a side)",
     )
-
-
-def pixel_count(word: str) -> int:
-    if not word.isdecimal() or int(word) < 1:
-        raise argparse.ArgumentTypeError(f"{word!r} is no number of pixels; give a whole number from 1")
-    return int(word)
 
 
 def add_flags(parser: argparse.ArgumentParser, recipe_cls: type) -> None:

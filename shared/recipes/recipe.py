@@ -165,7 +165,10 @@ class RuntimeConfig:
         0.001, "stop when more than this fraction of the samples cannot be read", low=0, high=1
     )
     max_pixels: int | None = knob(
-        None, "pixels of the largest image that is decoded (default: 50 million, and 20,000 on a side)", low=1
+        None,
+        "pixels of the largest image that is decoded (default: 50 million, and 20,000 on a side)",
+        low=1,
+        high=10_000_000_000,
     )
     seed: int = knob(0, "seed of order, augmentation, dropout and initial weights", low=0, high=2**31)
     threads: int = knob(0, "CPU threads of the training process; 0 keeps torch's default", low=0, high=1024)
