@@ -57,7 +57,7 @@ class Taken(NamedTuple):
     """The copy that is taken, and the sentence to print about it; empty if there is only one."""
 
     copy: Copy
-    said: str
+    copies_note: str
 
 
 def state_dicts(content: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Tensors]]:

@@ -94,14 +94,14 @@ class Foreign(NamedTuple):
     tensors: by the names of our network.
     left_out: keys of the file that are not part of a backbone.
     pixels: mean and std, if the file has them.
-    said: the sentence about several copies; empty if there is one.
+    copies_note: the sentence about several copies; empty if there is one.
     """
 
     layout: str
     tensors: Tensors
     left_out: list[str]
     pixels: PixelStats | None
-    said: str = ""
+    copies_note: str = ""
 
 
 def recognize(
@@ -122,7 +122,7 @@ def recognize(
     if not dicts:
         raise WeightsError(NO_TENSORS)
     copies = found_copies(dicts, model, net, like or net)
-    taken, said = take(copies, key, model)
+    taken, copies_note = take(copies, key, model)
     wanted = names_of(net)
     inside = inside_of(taken, wanted, net)
     places = tuple(copy.prefix for copy in copies if copy.tensors is taken.tensors)
@@ -131,7 +131,7 @@ def recognize(
     kept = {f"net.{name}": value for name, value in inside.items() if name in wanted or not BESIDES.match(name)}
     words = "i-jepa" if taken.layout == "plain" and taken.path[:1] == ("target_encoder",) else taken.layout
     layout = " ".join([words, *(f"({part})" for part in taken.path)])
-    return Foreign(layout, kept, [*left_out, *taken.dropped], None, said)
+    return Foreign(layout, kept, [*left_out, *taken.dropped], None, copies_note)
 
 
 def found_copies(dicts: list[tuple[tuple[str, ...], Tensors]], model: str, net: Backbone, like: Backbone) -> list[Copy]:

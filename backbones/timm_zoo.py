@@ -29,7 +29,7 @@ class Row(NamedTuple):
     last_tap: (block, channels) of the coarsest map, for nets whose last timm feature includes a head convolution.
     after_neck: the single map is taken after the net's own neck.
     published: timm's name with weights, if those are of a different net than this row's.
-    mend: changes to the built network.
+    modify: changes the built network.
     aws: the network as AWS's program built it.
     vetted: its maps are known to have the reported shapes at any image size; other nets are checked when built.
     """

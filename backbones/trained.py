@@ -123,8 +123,8 @@ def check_function(model: str, net: Backbone, origins: Origins, layout: str) -> 
     Raises:
         WeightsError: it computes something else, or equal tensors do in another network and nothing says which it is.
     """
-    said = [source for source in origins.sources if source.arch]
-    for source in [source for source in said if not source.where.startswith("the name")] or said:
+    named = [source for source in origins.sources if source.arch]
+    for source in [source for source in named if not source.where.startswith("the name")] or named:
         if source.where == "--trained-as" and source.arch == model:
             continue
         if differing := unlike(model, net, source):
@@ -132,8 +132,8 @@ def check_function(model: str, net: Backbone, origins: Origins, layout: str) -> 
                 f"the file is of {source.arch} ({source.where}), which has the same tensors as {model} and computes "
                 f"something else: {listed(differing)}; give {way_out(source, model)}"
             )
-    if said:
-        return f"network: {said[0].arch} ({said[0].where})"
+    if named:
+        return f"network: {named[0].arch} ({named[0].where})"
     if not layout.startswith("plain") or "." in model:
         return ""
     base = ZOO[model].timm_name if model in ZOO else model
@@ -197,15 +197,15 @@ def longer_names(base: str) -> list[str]:
     return sorted(longer, key=lambda name: not timm.list_pretrained(f"{name}.*"))  # published ones first
 
 
-def way_out(said: Origin, model: str) -> str:
+def way_out(origin: Origin, model: str) -> str:
     """The --model that computes what the file's network did."""
-    if said.library == "chordate":
-        return f"--model {said.arch}"
-    if model in ZOO and said.arch in (model, ZOO[model].timm_name) and ZOO[model].published:
+    if origin.library == "chordate":
+        return f"--model {origin.arch}"
+    if model in ZOO and origin.arch in (model, ZOO[model].timm_name) and ZOO[model].published:
         return f"--model {ZOO[model].published}"
-    if said.arch in ZOO:  # a name that means another network here
-        return f"--model {next(iter(timm.list_pretrained(f'{said.arch}.*')), said.arch)}"
-    return f"--model {said.arch}"
+    if origin.arch in ZOO:  # a name that means another network here
+        return f"--model {next(iter(timm.list_pretrained(f'{origin.arch}.*')), origin.arch)}"
+    return f"--model {origin.arch}"
 
 
 # --- pixels ---------------------------------------------------------------------------------

@@ -20,7 +20,7 @@ from detection.data.annotations.coco_json import CocoTable
 from detection.data.annotations.custom import read_custom
 from detection.data.annotations.files import STEMS, custom_layout
 from detection.data.annotations.skeleton import Skeleton
-from detection.data.annotations.turning import said
+from detection.data.annotations.turning import upright_field
 from detection.data.coco import beyond_boxes
 from detection.data.photographs import Turn, listed_bad, look_at, upright_said
 from shared.errors import DataError
@@ -119,7 +119,7 @@ def coco_file(table: CocoTable, skeleton: Skeleton | None) -> dict[str, Any]:
     columns = (table.image_ids[table.image_of], table.category_ids, table.boxes, table.areas)
     return {
         "images": [
-            {"id": i, "file_name": name.decode(), "height": h, "width": w, **said(table.upright, row)}
+            {"id": i, "file_name": name.decode(), "height": h, "width": w, **upright_field(table.upright, row)}
             for row, (i, name, (h, w)) in enumerate(
                 zip(table.image_ids.tolist(), table.file_names.tolist(), table.sizes.tolist(), strict=True)
             )

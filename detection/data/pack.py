@@ -22,7 +22,7 @@ import numpy as np
 from detection.data.annotations.box_format import check_box_format
 from detection.data.annotations.coco_json import CocoTable
 from detection.data.annotations.files import find_photographs
-from detection.data.annotations.turning import said
+from detection.data.annotations.turning import upright_field
 from detection.data.coco import beyond_boxes, read_table
 from detection.data.photographs import Turn, listed_bad, look_at, upright_said
 from detection.data.shards import CATEGORIES, open_index
@@ -174,6 +174,6 @@ def described(table: CocoTable, row: int, annotations: range) -> dict[str, Any]:
         "file_name": table.file_names[row].decode(),
         "height": height,
         "width": width,
-        **said(table.upright, row),
+        **upright_field(table.upright, row),
         "annotations": [entry | beyond_boxes(table, entry["id"] - 1) for entry in entries],
     }

@@ -34,7 +34,7 @@ class Photographs:
 
     table: with the sizes of the pictures that the boxes are on.
     turned: (I,) bool, apply the EXIF orientation when decoding.
-    told: (I,) bool, whether the size alone says so; if not, copies of the annotations must say it too.
+    by_size: (I,) bool, whether the size alone says so; if not, copies of the annotations must say it too.
     marks: (I,) uint64, equal for equal files; 0 for those that are no image, or too large.
     bad: sentences about images that cannot be used, by row: no image, or of another size than the annotations say.
     notes: for the log.
@@ -42,7 +42,7 @@ class Photographs:
 
     table: CocoTable
     turned: np.ndarray
-    told: np.ndarray
+    by_size: np.ndarray
     marks: np.ndarray
     bad: dict[int, str]
     notes: list[str]
@@ -56,7 +56,7 @@ class Photographs:
         """(I,) bool -> these images, whose table is `table`."""
         rows = np.cumsum(keep) - 1
         bad = {int(rows[row]): sentence for row, sentence in self.bad.items() if keep[row]}
-        columns = self.turned[keep], self.told[keep], self.marks[keep]
+        columns = self.turned[keep], self.by_size[keep], self.marks[keep]
         return Photographs(table, *columns, bad, self.notes)
 
 
@@ -83,10 +83,10 @@ def look_at(table: CocoTable, pictures: Sequence[Picture], turn: Turn = "auto") 
     unsized_turned = np.zeros(len(pictures), dtype=bool)
     if not sized.all() and turn == "auto":
         unsized_turned = _fit_turned_only(table, headers) & ~sized & oriented
-    told = sized & (stored != upright) | unsized_turned
+    by_size = sized & (stored != upright) | unsized_turned
     entry = np.full(len(pictures), -1) if table.upright is None else table.upright
     wanted = np.where(entry >= 0, entry > 0, turn == "upright")
-    turned = oriented & np.where(told, upright | unsized_turned, wanted)
+    turned = oriented & np.where(by_size, upright | unsized_turned, wanted)
     sizes = np.where(turned[:, None], headers.upright, headers.sizes)
     bad = {row: f"{pictures[row].path}: {reason}" for row, reason in headers.reasons.items()}
     for row in np.flatnonzero(usable & sized & ~stored & ~upright).tolist():
@@ -96,8 +96,8 @@ def look_at(table: CocoTable, pictures: Sequence[Picture], turn: Turn = "auto") 
     known = usable & ~sized
     if known.any():
         table = replace(table, sizes=np.where(known[:, None], sizes, table.sizes).astype(np.int32))
-    notes = _notes(turned, told, oriented & ~told & (entry < 0), oriented & ~turned & told, sized, turn)
-    return Photographs(table, turned, told | ~oriented, np.where(usable, headers.marks, 0), bad, notes)
+    notes = _notes(turned, by_size, oriented & ~by_size & (entry < 0), oriented & ~turned & by_size, sized, turn)
+    return Photographs(table, turned, by_size | ~oriented, np.where(usable, headers.marks, 0), bad, notes)
 
 
 def _fit_turned_only(table: CocoTable, headers: Headers) -> np.ndarray:
@@ -113,16 +113,16 @@ def _fit_turned_only(table: CocoTable, headers: Headers) -> np.ndarray:
 
 
 def _notes(
-    turned: np.ndarray, told: np.ndarray, untold: np.ndarray, kept: np.ndarray, sized: np.ndarray, turn: Turn
+    turned: np.ndarray, by_size: np.ndarray, undecided: np.ndarray, kept: np.ndarray, sized: np.ndarray, turn: Turn
 ) -> list[str]:
     notes = []
-    if count := int((turned & told & sized).sum()):
+    if count := int((turned & by_size & sized).sum()):
         notes.append(f"{_images(count)} turned upright by EXIF, as the size in the annotations says")
-    if count := int((turned & told & ~sized).sum()):
+    if count := int((turned & by_size & ~sized).sum()):
         notes.append(f"{_images(count)} turned upright by EXIF, as the boxes fit no other way")
     if turn == "upright" and (count := int(kept.sum())):
         notes.append(f"{_images(count)} read as stored, as the size in the annotations says")
-    if count := int(untold.sum()):
+    if count := int(undecided.sum()):
         which = "an EXIF orientation that no size in the annotations tells (square, turned by 180 degrees, or no size)"
         done = {
             "auto": "read as stored; --upright turns them, --as-stored confirms",
@@ -139,10 +139,10 @@ def _images(count: int) -> str:
 
 def upright_said(seen: Photographs) -> CocoTable:
     """The table, with what its copies must say of images whose size does not tell."""
-    unsaid = seen.table.upright is None and not (seen.turned & ~seen.told).any()
-    if unsaid:
+    plain = seen.table.upright is None and not (seen.turned & ~seen.by_size).any()
+    if plain:
         return seen.table
-    return replace(seen.table, upright=np.where(seen.told, -1, seen.turned).astype(np.int8))
+    return replace(seen.table, upright=np.where(seen.by_size, -1, seen.turned).astype(np.int8))
 
 
 def listed_bad(seen: Photographs, then: str, rows: Sequence[int] | None = None) -> list[str]:

@@ -30,7 +30,7 @@ from detection.data.annotations.coco_json import OF_ANNOTATIONS, CocoTable, imag
 from detection.data.annotations.coco_json import OF_IMAGES as OF_COCO_IMAGES
 from detection.data.annotations.keypoints import insist, read_skeletons, stacked
 from detection.data.annotations.skeleton import Skeleton
-from detection.data.annotations.turning import told_upright
+from detection.data.annotations.turning import upright_column
 from detection.data.masks.outlines import FIELDS, Outlines
 from shared.errors import DataError
 from shared.feeding.columns import together
@@ -207,7 +207,7 @@ def build_index(
     for note in rows.notes():
         log.warning("%s: %s", shard, note)
     masks, keypoints = columns["masks"], columns["keypoints"]
-    upright = told_upright(images, shard)
+    upright = upright_column(images, shard)
     about = {
         "version": VERSION,
         "bytes": shard.stat().st_size,

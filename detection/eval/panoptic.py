@@ -214,8 +214,8 @@ class PanopticEvaluator:
                 self.take({image_id: Judged(infos[image_id], *self.judge(image_id, ids, claims), None)})
 
     def claim(self, info: Any, image_id: int, path: Path) -> Segment:
-        said = info if isinstance(info, dict) else {}
-        number, category = whole_number(said.get("id")), whole_number(said.get("category_id"))
+        entry = info if isinstance(info, dict) else {}
+        number, category = whole_number(entry.get("id")), whole_number(entry.get("category_id"))
         if number is None or category not in self.things:
             raise DataError(
                 f"{path}: image {image_id}, segment {number} has the category {category}, which is not in the "

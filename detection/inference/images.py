@@ -31,13 +31,13 @@ class Listed(NamedTuple):
     image_id: of the COCO file, or from 1.
     path: of its file.
     upright: whether to turn it by EXIF.
-    told: whether the size in the COCO file says so.
+    by_size: whether the size in the COCO file says so.
     """
 
     image_id: int
     path: Path
     upright: bool
-    told: bool
+    by_size: bool
 
 
 class Seen(NamedTuple):
@@ -77,11 +77,11 @@ def pictures_of(sources: list[str], annotations: Path | None, turn: Turn = "auto
     else:
         files = [Listed(n, path, turn != "stored", False) for n, path in enumerate(listed_files(sources), start=1)]
     read = 0
-    for image_id, path, upright, told in files:
+    for image_id, path, upright, by_size in files:
         try:
             data = path.read_bytes()
             pixels = decode_image(data, upright=upright)
-            oriented = not told and image_header(data).orientation > STORED
+            oriented = not by_size and image_header(data).orientation > STORED
         except (OSError, BadImage) as error:
             log.warning("skipped %s: %s", path, error)
             continue
@@ -101,8 +101,8 @@ def in_coco_file(sources: list[str], annotations: Path, turn: Turn) -> list[List
         raise DataError(wrong[0])
     for note in seen.notes:
         log.info("%s", note)
-    columns = zip(dataset.image_ids, seen.turned.tolist(), seen.told.tolist(), strict=True)
-    return [Listed(i, dataset.path(row), upright, told) for row, (i, upright, told) in enumerate(columns)]
+    columns = zip(dataset.image_ids, seen.turned.tolist(), seen.by_size.tolist(), strict=True)
+    return [Listed(i, dataset.path(row), upright, by_size) for row, (i, upright, by_size) in enumerate(columns)]
 
 
 def listed_files(sources: list[str]) -> list[Path]:

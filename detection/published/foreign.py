@@ -35,7 +35,7 @@ class Foreign(NamedTuple):
     options: options of our network, from names and shapes.
     num_classes: number of classes of our network, without background.
     tensors: by the names in the file.
-    said: the sentence about several copies; empty if there is one.
+    copies_note: the sentence about several copies; empty if there is one.
     """
 
     layout: Layout
@@ -45,7 +45,7 @@ class Foreign(NamedTuple):
     options: Options
     num_classes: int
     tensors: Tensors
-    said: str = ""
+    copies_note: str = ""
 
     def renamed(self) -> Tensors:
         """The tensors by the names of our network.
@@ -80,7 +80,7 @@ def recognize(content: Any, key: str | None = None) -> Foreign:
     if not copies:
         path, tensors = max(dicts, key=lambda pair: len(pair[1]))
         copies = [Copy(path, "", unwrapped(tensors))]
-    taken, said = take(copies, key, "the detector")
+    taken, copies_note = take(copies, key, "the detector")
     tensors, layout = taken.tensors, layout_of(taken.tensors)
     if layout is None:
         some = listed(list(tensors))
@@ -103,7 +103,7 @@ def recognize(content: Any, key: str | None = None) -> Foreign:
         ) from None
     network = options.pop("network", layout.network)
     in_file = "".join(f" ({part})" for part in (*taken.path, taken.prefix.rstrip(".")) if part)
-    return Foreign(layout, in_file, network, backbone_of(tensors), options, count, tensors, said)
+    return Foreign(layout, in_file, network, backbone_of(tensors), options, count, tensors, copies_note)
 
 
 def layout_of(tensors: Mapping[str, Any]) -> Layout | None:

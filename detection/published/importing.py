@@ -95,13 +95,13 @@ def import_detector(wanted: Import, store: Store) -> Exported:
     check_network(wanted.network)
     content = read_checkpoint(wanted.file)
     found = recognize(content, wanted.checkpoint_key)
-    said = words(content.get("args")) if isinstance(content, Mapping) else {}
+    saved_args = words(content.get("args")) if isinstance(content, Mapping) else {}
     digest = file_digest(wanted.file)
     published = of_file(digest)
-    reference = reference_for(wanted, found, published[0] if published else said.get("model"))
-    given = {**options_in(said, found.network), **wanted.network_args}
+    reference = reference_for(wanted, found, published[0] if published else saved_args.get("model"))
+    given = {**options_in(saved_args, found.network), **wanted.network_args}
     network_args = detector.check(found.network, options_of(found, reference, given))
-    dilated = wanted.dilation or said.get("dilation") is True
+    dilated = wanted.dilation or saved_args.get("dilation") is True
     backbone_args = {**reference.backbone_args, **({"dilation": True} if dilated else {})}
     classes = classes_of(found, wanted.class_file)
     net = backbone.build(reference.backbone, **backbone_args)
@@ -141,8 +141,8 @@ def import_detector(wanted: Import, store: Store) -> Exported:
     epsilons = sorted({layer.eps for layer in built.backbone.modules() if isinstance(layer, _BatchNorm)})
     if eps is None and epsilons:
         say(f"epsilon of batch norm: {epsilons[0]}, the network's; give --norm-eps if the file's program had another")
-    if found.said:
-        say(found.said)
+    if found.copies_note:
+        say(found.copies_note)
     return exported
 
 
@@ -168,9 +168,9 @@ def check_network(name: str) -> None:
         raise UsageError(f"no detector '{name}'{suggest(name, known)}; give one of {', '.join(known)}")
 
 
-def options_in(said: Mapping[str, Any], network: str) -> dict[str, Any]:
+def options_in(saved_args: Mapping[str, Any], network: str) -> dict[str, Any]:
     """Options that shapes do not show, from the flags that DETR's programs save with the weights."""
-    heads = said.get("nheads")
+    heads = saved_args.get("nheads")
     return {"heads": heads} if isinstance(heads, int) and "heads" in detector.options(network) else {}
 
 

@@ -98,7 +98,7 @@ def build_index(shard: Path) -> dict[str, Any]:
 def parse_class(text: bytes, name: str) -> int:
     words = text.decode("utf-8-sig", errors="replace").strip()
     if not (words.isascii() and words.isdigit() and len(words) < 10):
-        raise DataError(f"the class of {name} is '{words[:20]}', not a number from 0; mend its .cls member")
+        raise DataError(f"the class of {name} is '{words[:20]}', not a number from 0; correct its .cls member")
     return int(words)
 
 

@@ -244,7 +244,7 @@ def finish(
     if not dist.is_main():
         return
     recipe: EvalRecipe = session.recipe
-    told = {
+    result = {
         "metrics": metrics,
         "weights": str(subject.exported.path) if subject.exported else None,
         "images": {"known": images.known.fingerprint, "asked": images.asked.fingerprint},
@@ -255,7 +255,7 @@ def finish(
         "finished": True,
         "seconds": session.seconds(),
     }
-    session.write("result.json", told)
+    session.write("result.json", result)
     if recipe.protocol.json is not None:
         write_json(recipe.protocol.json, metrics)
     explained = explanations(recipe, subject)

@@ -88,7 +88,7 @@ def import_weights(wanted: Import, store: Store) -> Exported:
     )
     exported = store.put(net, card)
     say(f"layout: {found.layout}")
-    for words in filter(None, (found.said, network)):
+    for words in filter(None, (found.copies_note, network)):
         say(words)
     say(f"filled {transfer}")
     if found.left_out:
@@ -137,24 +137,24 @@ def fitted(wanted: Import, net: Backbone, found: Foreign, origins: Origins, dige
         digest=digest,
         allow_missing=(COUNTERS, *wanted.allow_missing),
         converted=converted,
-        otherwise=f"{advice}; {found.said}" if found.said else advice,
+        otherwise=f"{advice}; {found.copies_note}" if found.copies_note else advice,
     )
 
 
 def pixels_for(wanted: Import, found: Foreign, origins: Origins) -> tuple[PixelStats, str]:
     """Pixel mean and std of the weights, and where they are from."""
-    said = Origin("the file", pixels=found.pixels) if found.pixels is not None else origins.pixels
+    origin = Origin("the file", pixels=found.pixels) if found.pixels is not None else origins.pixels
     if wanted.rgb_mode is not None:
         stats = pixel_stats(wanted.rgb_mode)
-        if said is not None and said.pixels is not None and not close(said.pixels, stats):
-            who = wanted.file.name if said.where in ("the file", wanted.file.name) else said.where
+        if origin is not None and origin.pixels is not None and not close(origin.pixels, stats):
+            who = wanted.file.name if origin.where in ("the file", wanted.file.name) else origin.where
             raise WeightsError(
-                f"{who} says it was trained with mean {said.pixels.mean} and std {said.pixels.std}, "
+                f"{who} says it was trained with mean {origin.pixels.mean} and std {origin.pixels.std}, "
                 f"not {wanted.rgb_mode}; remove --rgb-mode"
             )
         return stats, "from --rgb-mode"
-    if said is not None and said.pixels is not None:
-        return said.pixels, f"from {said.where}"
+    if origin is not None and origin.pixels is not None:
+        return origin.pixels, f"from {origin.where}"
     return usual_pixels(wanted.model, wanted.file.name, found.layout)
 
 

@@ -41,7 +41,7 @@ class Parser(argparse.ArgumentParser):
         """parse_args that accepts underscores for dashes and flags of other programs.
 
         Raises:
-            UsageError: an unknown flag, said before any other mistake; a word that follows no flag, a missing or wrong
+            UsageError: an unknown flag, reported before any other mistake; a word without a flag, a missing or wrong
                 value.
         """
         known, rest = self.parse_known_args([part for word in argv for part in self.understood(dashed(word))])
@@ -70,8 +70,8 @@ class Parser(argparse.ArgumentParser):
         if meant is not None:
             return [*meant, value] if eq and len(meant) == 1 else meant
         instead = what_instead(flag)
-        said = f": {instead}" if instead else f"{suggest(flag, self.flags())}; `{self.prog} --help` shows them"
-        raise UsageError(f"{self.prog} has no flag {flag}{said}")
+        hint = f": {instead}" if instead else f"{suggest(flag, self.flags())}; `{self.prog} --help` shows them"
+        raise UsageError(f"{self.prog} has no flag {flag}{hint}")
 
 
 def add_pixel_limit(parser: argparse.ArgumentParser) -> None:

@@ -113,7 +113,7 @@ def extra_memory(kind: str) -> float:
 def memory() -> None:
     one = IMAGES * HEADS * QUERIES * SHAPE[0] * SHAPE[1] * 4 / 2**20
     taken = {}
-    for kind in ("none", *gaussian.LEARNT):
+    for kind in ("none", *gaussian.LEARNED):
         words = [sys.executable, "-W", "ignore", __file__, "--memory", kind]
         taken[kind] = float(subprocess.run(words, capture_output=True, text=True, check=True).stdout) / one
     base = taken.pop("none")

@@ -1,4 +1,4 @@
-"""Boxes in another format than the file's: told from all boxes of a file together, and refused by name.
+"""Boxes in another format than the file's: recognized from all boxes of a file together, and refused by name.
 
     COCO is x y width height in pixels; a whole file of these is refused instead:
         x0 y0 x1 y1            the other corner instead of a size; y0 x0 y1 x1 likewise

@@ -25,7 +25,7 @@ from detection.data.annotations.annotation_rows import TAKEN, Rows, repeated
 from detection.data.annotations.json_values import category_id, read_json_bytes, whole_number
 from detection.data.annotations.keypoints import insist, read_skeletons
 from detection.data.annotations.skeleton import Skeleton
-from detection.data.annotations.turning import told_upright
+from detection.data.annotations.turning import upright_column
 from detection.data.masks.outlines import Outlines
 from shared.errors import DataError
 
@@ -53,7 +53,7 @@ class CocoTable:
     keypoints: np.ndarray | None = None  # (A, K, 3) x y visibility; None if not requested
     skeletons: dict[int, Skeleton] = field(default_factory=dict)  # of categories with keypoint names
     notes: tuple[str, ...] = ()  # what was left out when the file was read
-    upright: np.ndarray | None = None  # (I,) int8: 1 if boxes are on the picture turned by EXIF, 0 if not, -1 unsaid
+    upright: np.ndarray | None = None  # (I,) int8: 1 if boxes are on the picture turned by EXIF, 0 if not, -1 not given
     unsized: np.ndarray | None = None  # (I,) bool: the annotations have no size of the image; None if all have
 
     @property
@@ -110,7 +110,7 @@ def read_coco(path: Path, finds: Sequence[str] | None = ()) -> CocoTable:
         sizes=sizes,
         file_names=names,
         notes=notes,
-        upright=told_upright(top["images"], path),
+        upright=upright_column(top["images"], path),
         **columns,
     )
 
@@ -170,7 +170,7 @@ def read_image_list(path: Path) -> CocoTable:
         category_ids=np.zeros(0, np.int32),
         areas=np.zeros(0),
         crowd=np.zeros(0, dtype=bool),
-        upright=told_upright(top["images"], path),
+        upright=upright_column(top["images"], path),
     )
 
 

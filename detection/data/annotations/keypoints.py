@@ -30,11 +30,11 @@ def read_skeletons(categories: list[Any], path: Path) -> tuple[dict[int, Skeleto
     notes: list[str] = []
     for entry in categories:
         if entry.get("keypoints"):
-            told, more = usable_lines(entry)
+            words, more = usable_lines(entry)
             notes += more
             category = category_id(entry)
             assert category is not None, "categories are checked when they are read"
-            found[category] = Skeleton.from_words(told, f"{path}: category '{entry['name']}'")
+            found[category] = Skeleton.from_words(words, f"{path}: category '{entry['name']}'")
     if len({skeleton.names for skeleton in found.values()}) > 1:
         raise DataError(f"{path}: categories have different keypoints, but a network has one skeleton; split the file")
     return found, notes

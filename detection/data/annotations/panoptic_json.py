@@ -21,7 +21,7 @@ from PIL import Image
 
 from detection.data.annotations.coco_json import CocoTable, image_columns, read_categories
 from detection.data.annotations.json_values import category_id, read_json_bytes, truth_value, whole_number
-from detection.data.annotations.turning import told_upright
+from detection.data.annotations.turning import upright_column
 from shared.errors import DataError
 
 NO_SEGMENT = 0  # id of unlabeled pixels
@@ -91,7 +91,7 @@ def read_panoptic(path: Path, categories: Path | None = None) -> Panoptic:
         category_ids=np.array([segment.category for own in ordered for segment in own], np.int64),
         areas=np.array([info["area"] for _, info in rows], np.float64),
         crowd=np.array([segment.crowd for own in ordered for segment in own], dtype=bool),
-        upright=told_upright(top["images"], path),
+        upright=upright_column(top["images"], path),
     )
     return Panoptic(table, things, pngs, segments)
 

@@ -212,15 +212,15 @@ def usable_lines(entry: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
     counted = {base: [_numbered(pair, names, base) for pair in (*lines, *pairs)] for base in (1, 0)}
     base = min(counted, key=lambda base: counted[base].count(None))
     usable = [pair for pair in counted[base][: len(lines)] if pair is not None]
-    told = {**entry, "skeleton": usable}
+    words = {**entry, "skeleton": usable}
     if base == 0 and pairs:
-        told["flip_pairs"] = [new or old for new, old in zip(counted[0][len(lines) :], pairs, strict=True)]
+        words["flip_pairs"] = [new or old for new, old in zip(counted[0][len(lines) :], pairs, strict=True)]
     what, dropped = f"category '{entry.get('name')}'", len(lines) - len(usable)
     notes = [f"the skeleton of {what} counts its keypoints from 0"] if base == 0 else []
     if dropped:
         have = f"{dropped} skeleton line{' of ' if dropped == 1 else 's of '}{what} {'is' if dropped == 1 else 'are'}"
         notes.append(f"{have} not between two of its {len(names)} keypoints, not drawn")
-    return told, notes
+    return words, notes
 
 
 def _numbered(pair: Any, names: list[Any], base: int) -> list[int] | None:

@@ -15,8 +15,8 @@ import numpy as np
 from shared.errors import DataError
 
 
-def told_upright(images: list[Any], path: Path) -> np.ndarray | None:
-    """(I,) int8 of the entries of the list 'images': 1 for true, 0 for false, -1 if unsaid; None if none says it."""
+def upright_column(images: list[Any], path: Path) -> np.ndarray | None:
+    """(I,) int8 of the entries of the list 'images': 1 true, 0 false, -1 not given; None if no entry has it."""
     values = [image.get("upright") for image in images]
     for image, value in zip(images, values, strict=True):
         if value is not None and not isinstance(value, bool):
@@ -27,6 +27,6 @@ def told_upright(images: list[Any], path: Path) -> np.ndarray | None:
     return np.array([-1 if value is None else int(value) for value in values], np.int8)
 
 
-def said(upright: np.ndarray | None, row: int) -> dict[str, bool]:
-    """The field of an image's entry; none if it is unsaid."""
+def upright_field(upright: np.ndarray | None, row: int) -> dict[str, bool]:
+    """The field of an image's entry; none if it is not given."""
     return {} if upright is None or upright[row] < 0 else {"upright": bool(upright[row])}

@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from detection.parts.query.transformer import xavier
 from shared.errors import UsageError
 
-LEARNT = {"type1": 0, "type2": 1, "type3": 2, "type4": 3}  # predicted scales per head
+LEARNED = {"type1": 0, "type2": 1, "type3": 2, "type4": 3}  # predicted scales per head
 
 
 class Gaussian(nn.Module):
@@ -41,12 +41,12 @@ class Gaussian(nn.Module):
 
     def __init__(self, width: int, heads: int, dynamic_scale: str) -> None:
         super().__init__()
-        if dynamic_scale not in LEARNT:
-            raise UsageError(f"dynamic_scale is {dynamic_scale!r}; it can be {', '.join(LEARNT)}")
-        self.heads, learnt = heads, LEARNT[dynamic_scale]
+        if dynamic_scale not in LEARNED:
+            raise UsageError(f"dynamic_scale is {dynamic_scale!r}; it can be {', '.join(LEARNED)}")
+        self.heads, learned = heads, LEARNED[dynamic_scale]
         self.norm = nn.LayerNorm(width)
         self.move = nn.Linear(width, heads * 2)
-        self.scale = nn.Linear(width, heads * learnt) if learnt else None
+        self.scale = nn.Linear(width, heads * learned) if learned else None
         xavier(self)
         if self.scale is not None:
             nn.init.zeros_(self.scale.weight)
@@ -77,10 +77,10 @@ class Gaussian(nn.Module):
         """(B, Q, C) -> scales of x, y and their product, (B, Q, H, 3) or broadcastable to it."""
         if self.scale is None:
             return z.new_tensor((1.0, 1.0, 0.0)).expand(1, 1, 3)
-        learnt = self.by_head(self.scale(z)).square()
-        if learnt.shape[-1] == 1:
-            learnt = learnt.expand(-1, -1, -1, 2)
-        return F.pad(learnt, (0, 3 - learnt.shape[-1]))
+        learned = self.by_head(self.scale(z)).square()
+        if learned.shape[-1] == 1:
+            learned = learned.expand(-1, -1, -1, 2)
+        return F.pad(learned, (0, 3 - learned.shape[-1]))
 
     def by_head(self, x: Tensor) -> Tensor:
         """(B, Q, H * N) -> (B, Q, H, N), float32"""

@@ -55,8 +55,8 @@ class Attention(nn.Module):
 
 def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, share: float) -> Tensor:
     """(B, H, Q, D), (B, H, S, D), (B, H, S, D) -> (B, H, Q, D), with dropout of the attention weights."""
-    learnt = bias is not None and bias.requires_grad  # the fused CPU kernel has no gradient for it
-    if q.device.type != "cpu" or not (share or learnt):
+    learned = bias is not None and bias.requires_grad  # the fused CPU kernel has no gradient for it
+    if q.device.type != "cpu" or not (share or learned):
         return F.scaled_dot_product_attention(q, k, v, attn_mask=bias, dropout_p=share)
     weights = (q * q.shape[-1] ** -0.5) @ k.transpose(-2, -1)  # logits at first; in place to save memory
     if bias is not None:

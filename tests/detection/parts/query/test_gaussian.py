@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from detection.parts.query.gaussian import LEARNT, Gaussian
+from detection.parts.query.gaussian import LEARNED, Gaussian
 from shared.errors import UsageError
 
 WIDTH, HEADS = 8, 2
@@ -22,7 +22,7 @@ HAND = {
 # with scales of 1 around a center in the last row, halfway between the first columns: 1/4, 1/4, 9/4 and 4, 1, 0
 OTHER = [[4.25, 4.25, 6.25], [1.25, 1.25, 3.25], [0.25, 0.25, 2.25]]
 OTHER_TYPE4 = [[5.25, 5.25, 15.25], [1.5, 1.5, 5.5], [0.25, 0.25, 2.25]]
-each_type = pytest.mark.parametrize("kind", LEARNT)
+each_type = pytest.mark.parametrize("kind", LEARNED)
 
 
 def loud(gaussian: Gaussian) -> Gaussian:
@@ -50,7 +50,7 @@ def spelled_out(gaussian: Gaussian, kind: str, told: dict[str, Any]) -> Tensor:
     grid = torch.tensor([(x, y) for y in range(rows) for x in range(columns)], dtype=torch.float32)
     dx2, dy2 = (centers[:, :, :, None] - grid).square().unbind(-1)  # (B, Q, H, S)
     scales = [torch.ones(())] if gaussian.scale is None else [
-        s[..., None] for s in gaussian.scale(z).unflatten(-1, (HEADS, LEARNT[kind])).square().unbind(-1)
+        s[..., None] for s in gaussian.scale(z).unflatten(-1, (HEADS, LEARNED[kind])).square().unbind(-1)
     ]  # fmt: skip
     if kind in ("type1", "type2"):
         distance = scales[0] * (dx2 + dy2)
@@ -95,7 +95,7 @@ def test_bias_and_its_slopes_are_those_of_the_equations(kind: str) -> None:
 def test_types_one_to_three_are_one_at_the_start_and_type_four_adds_the_product() -> None:
     told, plain = given(), Gaussian(WIDTH, HEADS, "type1")
     found = {}
-    for kind in LEARNT:
+    for kind in LEARNED:
         gaussian = Gaussian(WIDTH, HEADS, kind)
         gaussian.load_state_dict(plain.state_dict(), strict=False)
         found[kind] = gaussian(**told)
