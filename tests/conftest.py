@@ -143,7 +143,9 @@ def write_coco() -> Callable[..., None]:
                 boxes.append({"id": len(boxes) + 1, "iscrowd": 0, **told})
                 owners[y : y + side, x : x + side, 0] = k + 2
                 infos.append({"id": k + 2, "category_id": category, "area": 1, "bbox": told["bbox"], "iscrowd": 0})
-            infos = [info for info in infos if (owners[..., 0] == info["id"]).any()]
+            for info in infos:
+                info["area"] = int((owners[..., 0] == info["id"]).sum())
+            infos = [info for info in infos if info["area"]]
             Image.fromarray(owners).save(pngs / f"{i}.png")
             maps.append({"image_id": i, "file_name": f"{i}.png", "segments_info": infos})
             Image.fromarray(pixels).save(images / f"{i}.jpg")

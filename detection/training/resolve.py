@@ -43,7 +43,8 @@ def resolve(argv: list[str]) -> Resolved:
 
         start = find_start(resolved.recipe.model, resolved.recipe.runtime.weights_dir)
         assert start is not None
-        return over_the_data_set([(f"weights {start.card.tag}", as_recipe(start)), *under])
+        network = resolved.recipe.model.network if "network" in resolved.origins else None
+        return over_the_data_set([(f"weights {start.card.tag}", as_recipe(start, network)), *under])
 
     def over_the_network(under: Under) -> Resolved:
         given = over_the_start(under)

@@ -18,7 +18,7 @@ from torch import Tensor
 from backbones import backbone
 from detection.data.annotations.classes import ClassMap
 from detection.data.coco import CocoDetection
-from detection.nets import Detector, missing_from
+from detection.nets import Detector, detector, missing_from
 from detection.recipe import DetectRecipe, ModelConfig
 from detection.training.build import OpenedBackbone, backbone_options, dilation_of
 from shared.errors import UsageError, WeightsError
@@ -107,10 +107,16 @@ def own_weights(model: ModelConfig, store: Store) -> Exported:
         ) from None
 
 
-def as_recipe(start: Exported) -> dict[str, Any]:
-    """A detector's network, backbone and options as recipe values, inherited by a run that starts from it."""
+def as_recipe(start: Exported, network: str | None) -> dict[str, Any]:
+    """A detector's network, backbone and options as recipe values, inherited by a run that starts from it.
+
+    Args:
+        network: the network of the run, if the user chose one; options that it lacks are not inherited.
+    """
     args = start.card.args
-    return {"network": args["network"], "backbone": args["backbone"], "network_args": args["network_args"]}
+    known = detector.options(network or args["network"])
+    options = {name: value for name, value in args["network_args"].items() if name in known}
+    return {"network": args["network"], "backbone": args["backbone"], "network_args": options}
 
 
 def rebuild_backbone(start: Exported, recipe: DetectRecipe) -> OpenedBackbone:

@@ -80,7 +80,7 @@ class OptimConfig:
 
     opt: Literal["sgd", "nesterov", "adamw", "lars"] = knob("sgd", "optimizer", spellings={"sgd_nesterov": "nesterov"})
     lr: float = knob(
-        0.02, "base learning rate; not scaled with the batch size unless --lr-batch is set", above=0, high=1000
+        0.02, "base learning rate; not scaled with the batch size unless --lr-batch is set", low=0, high=1000
     )
     lr_batch: int | None = knob(
         None,

@@ -243,7 +243,9 @@ def test_a_run_killed_after_its_last_save_still_gets_its_result(shards: Path, ru
 def test_resuming_a_finished_run_keeps_its_result_and_more_epochs_continue_it(
     shards: Path, run: Callable, left: Callable
 ) -> None:
-    words = f"pretrain train --model test_resnet --size 32 --batch-size 8 --data-path {shards} --num-workers 0 "
+    words = (
+        f"pretrain train --model test_resnet --size 32 --batch-size 8 --data-path {shards} --num-workers 0 --lr 0.02 "
+    )
     assert run(words + "--epochs 2 --name whole").code == 0
     assert run(words + "--epochs 1 --name part").code == 0
     before = left("part").result()

@@ -167,7 +167,7 @@ def test_truncated_photographs_are_stepped_over_until_there_are_too_many(tmp_pat
     images, targets = next(feed.steps(0, 1))[0]
     assert [target["image_id"] for target in targets] == [70, 70] and len(feed.bad) == 1 and len(images) == 2
     with pytest.raises(DataError, match=r"1 of 2 samples cannot be read, .*b\.jpg.*--max-bad-samples"):
-        next(Feed(data, seed=0, batch_size=2, max_bad=0.1).steps(0, 1))
+        next(Feed(data, seed=0, batch_size=2, max_bad=0).steps(0, 1))
 
 
 def test_photographs_are_not_turned_because_boxes_are_in_stored_pixels(tmp_path: Path) -> None:
