@@ -55,7 +55,7 @@ class Seen(NamedTuple):
 
 def root_of(sources: list[str]) -> Path:
     """The deepest folder that contains all sources; links are not resolved."""
-    paths = [Path(os.path.abspath(Path(source).expanduser())) for source in sources]
+    paths = [Path(os.path.abspath(os.path.expanduser(source))) for source in sources]
     return Path(os.path.commonpath([path if path.is_dir() else path.parent for path in paths]))
 
 
@@ -114,7 +114,7 @@ def listed_files(sources: list[str]) -> list[Path]:
     """
     files: list[Path] = []
     for source in sources:
-        path = Path(source).expanduser()
+        path = Path(os.path.expanduser(source))
         if path.is_dir():
             inside, notes = images_below(path)
             for note in notes:

@@ -10,6 +10,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +45,7 @@ def find_weights(reference: str, root: Path, epoch: int | None = None) -> Export
     """
     if reference.startswith(("http://", "https://")):
         raise WeightsError(f"{reference} is a URL; download the file and give its path")
-    path = Path(reference).expanduser()
+    path = Path(os.path.expanduser(reference))
     if path.suffix in CHECKPOINTS and path.is_file():
         from detection.published.importing import imported
 

@@ -102,8 +102,10 @@ def _of_folder(folder: Path) -> str | None:
         return CSV
     if any(entry.suffix.lower() in PICTURES for entry in files):
         return IMAGES
-    deeper = [_entries(part) for name in SPLITS if name in folders for part in inside[name] if part.is_dir()]
-    classes = [part for name, part in inside.items() if name not in ("images", "annotations", "labels")]
+    others = ("images", "annotations", "labels")
+    parts = [part for name in SPLITS if name in folders for part in inside[name] if part.name not in others]
+    deeper = [_entries(part) for part in parts if part.is_dir()]
+    classes = [part for name, part in inside.items() if name not in others]
     if any(entry.suffix.lower() in PICTURES for part in (*classes, *deeper) for entry in part):
         return FOLDERS
     return None

@@ -67,7 +67,7 @@ def program(name: str, package: str, first: Sequence[str] = ()) -> Callable[...,
     @guarded(name)
     def main(argv: list[str]) -> int:
         if "--version" in argv[:2]:
-            print(versions.summary())
+            say(versions.summary())
             return 0
         commands = collect(package)
         names = [*first, *sorted(commands.keys() - {*first})]

@@ -5,6 +5,7 @@ recipes/base/*.yaml  <  recipes/{pretrain,detect}/NAME.yaml        a base has no
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
@@ -53,7 +54,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
 def load(name_or_path: str, folder: str) -> tuple[dict[str, Any], dict[str, str]]:
     """Flat values of a recipe merged over its bases, and the origin of each value."""
     is_path = name_or_path.endswith((".yaml", ".yml"))
-    path = Path(name_or_path).expanduser() if is_path else recipe_folder() / folder / f"{name_or_path}.yaml"
+    path = Path(os.path.expanduser(name_or_path)) if is_path else recipe_folder() / folder / f"{name_or_path}.yaml"
     if not path.is_file():
         known = recipe_names(folder)
         raise UsageError(

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import math
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -132,7 +133,7 @@ def one_of(value: Any, known: tuple[Any, ...], where: str, spellings: Mapping[st
 
 def scalar(value: Any, hint: type, where: str) -> Any:
     if hint is Path and isinstance(value, str | Path):
-        return Path(value).expanduser()
+        return Path(os.path.expanduser(value))
     if hint is str and isinstance(value, str | int | float) and not isinstance(value, bool):
         return str(value)
     if hint is bool and isinstance(value, str) and value.lower() in TRUTH:

@@ -35,7 +35,7 @@ def at_path(path: Path, root: Path) -> Exported | None:
     Raises:
         WeightsError: the run has no weights, or they are nowhere to be found.
     """
-    path = path.expanduser()
+    path = Path(os.path.expanduser(path))  # unlike Path.expanduser, it keeps an unknown user's name
     if (path / "card.json").is_file():
         return read_export(path.resolve())
     if (path / "result.json").is_file():

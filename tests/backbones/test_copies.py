@@ -37,7 +37,7 @@ def taken(content: Any, key: str | None = None) -> tuple[float, str]:
     found = recognize(content, NAME, net, key=key)
     fill(net, found.tensors, source="file", digest="", allow_missing=("*.num_batches_tracked",))
     assert not found.left_out
-    return float(net.state_dict()[FIRST].flatten()[0]), found.said
+    return float(net.state_dict()[FIRST].flatten()[0]), found.copies_note
 
 
 @pytest.mark.parametrize(

@@ -49,7 +49,7 @@ def test_preferred_copy_is_said_and_another_is_chosen(
     file, values = content(official, averaged(official)), {"a": official, "b": averaged(official)}
     found = recognize(file)
     assert torch.equal(found.tensors[QUERIES], values[default][QUERIES])
-    assert "of several copies; the file also has" in found.said and "--checkpoint-key" in found.said
+    assert "of several copies; the file also has" in found.copies_note and "--checkpoint-key" in found.copies_note
     assert torch.equal(recognize(file, key).tensors[QUERIES], official[QUERIES])
     with pytest.raises(WeightsError, match="--checkpoint-key none: the file has no such copy"):
         recognize(file, "none")
@@ -58,7 +58,7 @@ def test_preferred_copy_is_said_and_another_is_chosen(
 def test_average_without_statistics_is_not_the_default(official: dict[str, Tensor]) -> None:
     lean = {name: value for name, value in averaged(official).items() if "running" not in name}
     found = recognize(behind("model.", official) | behind("ema_model.", lean))
-    assert torch.equal(found.tensors[QUERIES], official[QUERIES]) and "ema_model (lacks " in found.said
+    assert torch.equal(found.tensors[QUERIES], official[QUERIES]) and "ema_model (lacks " in found.copies_note
 
 
 def test_command_says_the_copy_and_reads_the_flags_of_the_program(

@@ -206,7 +206,7 @@ def test_keys_may_wear_dashes_and_values_their_other_spellings(tmp_path: Path) -
         ("lr: .nan\n", "lr is nan; give a number"),
         ("lr: .inf\n", "lr is inf; give a number"),
         ("lr: [1, 2]\n", r"lr is \[1, 2\]; give a number"),
-        ("lr: -0.1\n", "lr is -0.1; it must be greater than 0 and up to 1000"),
+        ("lr: -0.1\n", "lr is -0.1; it must be from 0 to 1000"),
         ("momentum: 1.5\n", "momentum is 1.5; it must be from 0 to below 1"),
         ("layer_decay: 0\n", "layer_decay is 0.0; it must be greater than 0 and up to 1"),
         ("batch_size: 0\n", "batch_size is 0; it must be from 1 to 1000000"),

@@ -133,7 +133,7 @@ def test_every_timm_name_can_name_a_folder_alone_and_under_a_detector() -> None:
 
 def test_folder_that_cannot_be_written_is_a_usage_error(tmp_path: Path, card: Callable[..., Card]) -> None:
     (tmp_path / "weights").write_text("a file is in the way")
-    with pytest.raises(UsageError, match="weights cannot be written to .*; give another --weights-dir"):
+    with pytest.raises(UsageError, match="weights cannot be written to .* or give another --weights-dir"):
         Store(tmp_path / "weights").put(network(), card())
 
 

@@ -33,7 +33,7 @@ def read(folder: Path, top: dict[str, Any]) -> Panoptic:
 def test_ids_stay_exact_in_any_spelling_and_gzipped(tmp_path: Path) -> None:
     wanted = read(tmp_path, content())
     assert wanted.pngs == {2**60: "a.png"} and wanted.things == {3: False, 9: True}
-    assert wanted.segments == {2**60: (Segment(5, 3), Segment(6, 9, crowd=True))}
+    assert wanted.segments == {2**60: (Segment(5, 3, area=40.0), Segment(6, 9, crowd=True, area=60.0))}
     top = content()
     top["images"][0].update(id=str(2**60), height=30.0, width="40")
     top["annotations"][0]["image_id"] = f" {2**60}"
