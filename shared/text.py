@@ -1,6 +1,7 @@
-"""Text for terminals and logs: whatever people's files contain, it moves no cursor and starts no line.
+"""Text from people's files: compared by `folded`, shown by `say`, so that it moves no cursor and starts no line.
 
 printable(text)     control characters, line ends and reversed writing as escapes: 'cat\x1b[2J' -> 'cat\\x1b[2J'
+folded(name)        a class name as it is compared with others
 say(*lines)         print lines, each made printable, in the encoding of the terminal
 """
 
@@ -24,6 +25,11 @@ def printable(text: str) -> str:
 
 def escaped(character: str) -> str:
     return character.encode("unicode_escape").decode("ascii")
+
+
+def folded(name: str) -> str:
+    """A class name without case and blanks: 'Cell phone' and 'cellphone' are equal, 'marker+' and 'marker-' are not."""
+    return "".join(name.casefold().split()) or name
 
 
 def say(*lines: object, stream: TextIO | None = None) -> None:

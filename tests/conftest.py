@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -21,6 +22,7 @@ from torch import Tensor, nn
 
 from backbones.base import Backbone, MapInfo
 from detection.types import Images, Target
+from shared.logs.console import PROJECT, Held
 from shared.weights.card import Card
 from shared.weights.store import Store
 
@@ -33,6 +35,15 @@ settings.register_profile(
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 settings.load_profile("chordate")
+
+
+@pytest.fixture(autouse=True)
+def no_messages_of_another_test() -> Iterator[None]:
+    """Messages that a run held for a train.log it never opened do not reach the log of the next test."""
+    yield
+    for logger in map(logging.getLogger, PROJECT):
+        for handler in [handler for handler in logger.handlers if isinstance(handler, Held)]:
+            logger.removeHandler(handler)
 
 
 @pytest.fixture(autouse=True)

@@ -19,8 +19,7 @@ def convert_flags() -> Parser:
     parser.add_argument(
         "--keypoints-file", type=Path, help="YAML of the keypoints: names, skeleton, flip_pairs, sigmas"
     )
-    turning_flags(parser)
-    add_pixel_limit(parser)
+    image_flags(parser, "where neither the size in the annotations nor the boxes tell which way they were drawn")
     return parser
 
 
@@ -51,8 +50,7 @@ def pack_flags() -> Parser:
     parser.add_argument(
         "--allow-missing-images", type=whole(0), default=0, help="number of images that may be missing on disk"
     )
-    turning_flags(parser)
-    add_pixel_limit(parser)
+    image_flags(parser, "where neither the size in the annotations nor the boxes tell which way they were drawn")
     return parser
 
 
@@ -78,11 +76,11 @@ def pack(argv: list[str]) -> int:
     return 0
 
 
-def turning_flags(parser: Parser) -> None:
-    """Add --upright and --as-stored."""
-    where = "where neither the size in the annotations nor the boxes tell which way the labels were drawn"
-    parser.add_argument("--upright", action="store_true", help=f"photographs are turned by EXIF {where}")
-    parser.add_argument("--as-stored", action="store_true", help=f"photographs are as stored {where} (the default)")
+def image_flags(parser: Parser, where: str) -> None:
+    """Add --upright, --as-stored and --max-pixels; `where` ends the help of the first two."""
+    add_pixel_limit(parser)
+    parser.add_argument("--upright", action="store_true", help=f"turn photographs by EXIF {where}")
+    parser.add_argument("--as-stored", action="store_true", help=f"do not turn photographs by EXIF {where}")
 
 
 COMMANDS = {

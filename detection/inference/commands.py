@@ -5,9 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from detection.data.commands import image_flags
 from shared.errors import UsageError
 from shared.recipes.commands import Command
-from shared.recipes.flags import Parser, add_pixel_limit
+from shared.recipes.flags import Parser
 from shared.recipes.recipe import read_device
 from shared.recipes.values import OneOrTwo, number, whole, word
 from shared.text import say
@@ -131,13 +132,6 @@ def weights_flags(parser: Parser, *, required: bool = True) -> None:
         "--size", type=whole(32, 16_384), nargs="+", action=OneOrTwo, help="height and width (default: as in training)"
     )
     parser.add_argument("--max-size", type=whole(32, 16_384), help="longest side (default: as in training)")
-
-
-def image_flags(parser: Parser, where: str) -> None:
-    """Add --upright and --as-stored, and --max-pixels."""
-    add_pixel_limit(parser)
-    parser.add_argument("--upright", action="store_true", help=f"turn photographs by EXIF {where}")
-    parser.add_argument("--as-stored", action="store_true", help=f"do not turn photographs by EXIF {where}")
 
 
 def open_weights(reference: str, weights_dir: Path, device: str) -> Any:

@@ -18,6 +18,7 @@ import numpy as np
 
 from pretrain.data.splits import SPLITS
 from shared.errors import DataError, plural
+from shared.text import folded
 from shared.weights.card import listed
 
 log = logging.getLogger(__name__)
@@ -41,11 +42,6 @@ def names_of(content: bytes, place: Any) -> list[str] | None:
     except UnicodeDecodeError:
         raise DataError(f"{place} is not UTF-8 text; save it as UTF-8") from None
     return [line.strip() for line in text.rstrip().split("\n")] if text.strip() else None
-
-
-def folded(name: str) -> str:
-    """A name without the differences that do not count: case and blanks."""
-    return "".join(name.casefold().split())
 
 
 class Joined(NamedTuple):

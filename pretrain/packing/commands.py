@@ -96,7 +96,7 @@ def cores() -> int:
 
 def report(packed: Packed, args: Namespace) -> list[str]:
     """What was written and what was left out, as lines to print."""
-    from pretrain.packing.pack import UNPACKED, printable
+    from pretrain.packing.pack import UNPACKED
 
     counts = " and ".join(f"{count:,} {split}" for split, count in packed.samples.items())
     again = f", {packed.kept} of them kept from the stopped packing" if packed.kept else ""
@@ -109,20 +109,18 @@ def report(packed: Packed, args: Namespace) -> list[str]:
         lines.append(f"  {packed.shrunk:,} of {total:,} were shrunk to {args.short_side} pixels")
     if args.restart_markers:
         lines.append(f"  {packed.marked:,} of {total:,} have restart markers")
-    lines += [f"  left out {printable(name)}: {printable(reason)}" for name, reason in left_out[:SHOWN]]
+    lines += [f"  left out {name}: {reason}" for name, reason in left_out[:SHOWN]]
     if len(left_out) > SHOWN:
         lines.append(f"  and {len(left_out) - SHOWN:,} more, listed in {args.out / UNPACKED}")
-    return lines + [f"  note: {printable(note)}" for note in packed.notes]
+    return lines + [f"  note: {note}" for note in packed.notes]
 
 
 def reasons(left_out: list[tuple[str, str]]) -> str:
     """The number of files left out, and how many for the most frequent reasons."""
-    from pretrain.packing.pack import printable
-
     if not left_out:
         return ""
     counts = Counter(reason for _, reason in left_out).most_common()
-    words = [f"{count:,} {printable(reason)}" for reason, count in counts[:REASONS]]
+    words = [f"{count:,} {reason}" for reason, count in counts[:REASONS]]
     if rest := sum(count for _, count in counts[REASONS:]):
         words.append(f"{rest:,} for other reasons")
     return f", {len(left_out):,} left out ({'; '.join(words)})"

@@ -29,6 +29,7 @@ from shared.errors import DataError, UsageError, plural
 from shared.feeding.tar import index_places
 from shared.feeding.unchanged import SEEN
 from shared.feeding.unfinished import unfinished
+from shared.text import printable
 from shared.weights.card import listed
 
 
@@ -148,11 +149,6 @@ def cut(entries: Sequence[Entry], count: int, size: int) -> Iterator[Sequence[En
         yield entries[first:]
 
 
-def printable(line: str) -> str:
-    """A line without what a terminal or UTF-8 cannot show: control characters and undecodable bytes are escaped."""
-    return "".join(c if c.isprintable() or c in "\t\n" else ascii(c)[1:-1] for c in line)
-
-
 def stamp(source: Source, shards: dict[str, list[Sequence[Entry]]], treatment: Treatment) -> str:
     """A digest of input and options, to recognize an unfinished packing of the same."""
     digest = hashlib.sha256(json.dumps([source.classes, source.skipped, asdict(treatment)]).encode())
@@ -203,8 +199,8 @@ def settle(partial: Path, made: Made, packed: Packed, out: Path) -> None:
     """Finish: number the shards without gaps, write classes.txt and the list of the rest, rename the folder to OUT."""
     (partial / "shards" / NAMES).write_text("".join(f"{name}\n" for name in packed.classes), encoding="utf-8")
     if packed.left_out:
-        lines = (f"{name}\t{reason}\n" for name, reason in packed.left_out)
-        (partial / "shards" / UNPACKED).write_text("".join(map(printable, lines)), encoding="utf-8")
+        lines = (f"{printable(name)}\t{printable(reason)}\n" for name, reason in packed.left_out)
+        (partial / "shards" / UNPACKED).write_text("".join(lines), encoding="utf-8")
     taken: Counter[str] = Counter()
     for shard in (task.shard for task, note in made if note.samples):
         split = shard.name.rpartition("-")[0]

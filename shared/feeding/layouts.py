@@ -19,9 +19,10 @@ from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 
+from shared.feeding.names import is_image
+
 LISTED = 200  # entries of a folder to look at
 HEAD = 65_536  # bytes of a file to look at
-PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif")
 SPLITS = ("train", "val", "valid", "validation", "test", "dev")
 YOLO, VOC, CVAT, LABELME, COCO = "YOLO", "Pascal VOC", "CVAT", "labelme", "COCO"
 CSV, FOLDERS, IMAGES, SHARDS = "CSV", "class folders", "images", "shards"
@@ -100,13 +101,13 @@ def _of_folder(folder: Path) -> str | None:
         return YOLO
     if any(name.startswith("_annotations") and name.endswith(".csv") for name in _names(files, *inside.values())):
         return CSV
-    if any(entry.suffix.lower() in PICTURES for entry in files):
+    if any(is_image(entry.name) for entry in files):
         return IMAGES
     others = ("images", "annotations", "labels")
     parts = [part for name in SPLITS if name in folders for part in inside[name] if part.name not in others]
     deeper = [_entries(part) for part in parts if part.is_dir()]
     classes = [part for name, part in inside.items() if name not in others]
-    if any(entry.suffix.lower() in PICTURES for part in (*classes, *deeper) for entry in part):
+    if any(is_image(entry.name) for part in (*classes, *deeper) for entry in part):
         return FOLDERS
     return None
 

@@ -38,6 +38,9 @@ def unfinished(out: Path, word: str) -> Iterator[Path]:
         known.write_text(word)
         for folder in folders:
             folder.mkdir(exist_ok=True)
+        for place in folders[0].iterdir():  # half-written files of processes that were killed
+            if place.name.startswith(".") or place.suffix == ".partial":
+                place.unlink()
         try:
             yield partial
         except KeyboardInterrupt:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from shared.errors import DataError
+from shared.text import folded
 
 
 @dataclass(frozen=True)
@@ -94,8 +95,8 @@ class ClassMap:
         """The label of a name, or of the only one that differs in case and blanks alone; None for an unknown class."""
         if name in self.names:
             return self.names.index(name)
-        plain = [_plain(known) for known in self.names]
-        return plain.index(_plain(name)) if plain.count(_plain(name)) == 1 else None
+        plain = [folded(known) for known in self.names]
+        return plain.index(folded(name)) if plain.count(folded(name)) == 1 else None
 
     def _few(self) -> str:
         return ", ".join(self.names[:5]) + (", ..." if len(self) > 5 else "")
@@ -124,7 +125,7 @@ def class_notes(classes: ClassMap, categories: Mapping[int, str], objects: Colle
         notes.append(f"{len(empty)} of {len(classes)} classes {have}: {_listed(empty)}")
     alike: dict[str, list[str]] = {}
     for name in dict.fromkeys((*classes.names, *categories.values())):
-        alike.setdefault(_plain(name), []).append(name)
+        alike.setdefault(folded(name), []).append(name)
     twins = [pair for pair in alike.values() if len(set(pair) & set(classes.names)) > 1]
     if twins:
         pairs = _listed([" and ".join(f"'{name}'" for name in pair) for pair in twins])
@@ -133,11 +134,6 @@ def class_notes(classes: ClassMap, categories: Mapping[int, str], objects: Colle
     if matched := [f"'{name}' as '{classes.names[label]}'" for name, label in spelled if label is not None]:
         notes.append(f"names are matched without case and blanks: {_listed(matched)}")
     return notes
-
-
-def _plain(name: str) -> str:
-    """A name without case and blanks: 'Cell phone' and 'cellphone' are equal, 'marker+' and 'marker-' are not."""
-    return "".join(name.casefold().split()) or name
 
 
 def _listed(names: list[str], most: int = 5) -> str:

@@ -50,6 +50,16 @@ def test_an_interrupted_packing_goes_on_with_the_shards_it_has(jobs, folder, tmp
     assert sorted(os.listdir(tmp_path)) == ["in", "out", "straight"]
 
 
+def test_half_written_files_of_a_killed_packing_are_not_in_its_shards(folder, tmp_path):
+    pack(folder, tmp_path / "straight", shard_size=4)
+    with pytest.raises(Stopped):
+        pack(folder, tmp_path / "out", shard_size=4, progress=stop_at(15))
+    for name in (".train-000003.index.json.77", "train-000009.tar.partial"):
+        (tmp_path / ".out.partial" / "shards" / name).write_bytes(b"half")
+    assert pack(folder, tmp_path / "out", shard_size=4).kept == 3
+    assert bytes_of(tmp_path / "out") == bytes_of(tmp_path / "straight")
+
+
 @pytest.mark.parametrize("jobs", [1, 2])
 def test_a_killed_packing_goes_on_to_the_same_bytes(jobs, folder, tmp_path):
     pack(folder, tmp_path / "straight", shard_size=2)
