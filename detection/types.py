@@ -12,6 +12,7 @@ class Images(NamedTuple):
 
     pixels: Tensor
     sizes: list[tuple[int, int]]
+    proposals: list[Tensor] | None = None  # stored ones, (P, 5) as x0 y0 x1 y1 score, for networks that take them
 
 
 class Target(TypedDict):
@@ -22,6 +23,11 @@ class Target(TypedDict):
     masks: NotRequired[Tensor]  # (N, H, W) uint8, 1 where the object is
     keypoints: NotRequired[Tensor]  # (N, K, 3) as x y visibility: 0 not labeled, 1 occluded, 2 visible
     mirrored: NotRequired[tuple[int, ...]]  # (K,) index of each keypoint after a horizontal flip
+    dataset: NotRequired[int]  # which of several data sets the image is from, 0 when there is one
+    proposals: NotRequired[Tensor]  # (P, 5) float32 as x0 y0 x1 y1 score, stored ones
+    absent: NotRequired[Tensor]  # (A,) labels that are known not to be in the image (LVIS)
+    unfinished: NotRequired[Tensor]  # (U,) labels of which not every object is annotated (LVIS)
+    known: NotRequired[Tensor]  # (K,) bool: classes that the image's file annotates, where several files are joined
 
 
 class Detections(TypedDict):
