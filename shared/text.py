@@ -2,6 +2,7 @@
 
 printable(text)     control characters, line ends and reversed writing as escapes: 'cat\x1b[2J' -> 'cat\\x1b[2J'
 folded(name)        a class name as it is compared with others
+plain(name)         a class name by its letters and digits alone, for names of different data sets
 say(*lines)         print lines, each made printable, in the encoding of the terminal
 """
 
@@ -30,6 +31,11 @@ def escaped(character: str) -> str:
 def folded(name: str) -> str:
     """A class name without case and blanks: 'Cell phone' and 'cellphone' are equal, 'marker+' and 'marker-' are not."""
     return "".join(name.casefold().split()) or name
+
+
+def plain(name: str) -> str:
+    """A class name by its letters and digits: 'Traffic Light' and 'traffic_light' are equal; '+' stays as it is."""
+    return "".join(c for c in unicodedata.normalize("NFKC", name).casefold() if c.isalnum()) or folded(name)
 
 
 def say(*lines: object, stream: TextIO | None = None) -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from shared.errors import DataError, guarded
 from shared.logs.console import setup_logging
-from shared.text import printable, say
+from shared.text import folded, plain, printable, say
 
 NAUGHTY = {
     "cat\x1b[2Jdog": r"cat\x1b[2Jdog",
@@ -53,3 +53,9 @@ def test_errors_console_and_log_file_escape(tmp_path: Path, capsys: pytest.Captu
     lines = (tmp_path / "train.log").read_text().splitlines()
     assert len(lines) == 1 and "\x1b" not in lines[0] + out + err
     assert err == "prog: class cat\\x1b[2J is unknown\n"
+
+
+def test_names_are_compared_without_case_and_blanks_or_by_letters_and_digits_alone() -> None:
+    assert folded("Cell phone") == folded("cellphone") and folded("marker+") != folded("marker-")
+    assert plain("Traffic Light") == plain("traffic_light") == plain("traffic-light") == "trafficlight"
+    assert plain("Köln 4") == "köln4" and plain("++") == "++" != plain("--")
