@@ -1,12 +1,13 @@
-"""`detect convert` and `detect pack`: their flags. Imports no torch."""
+"""`detect convert`, `pack`, `subset` and `count`: their flags. Imports no torch."""
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 from shared.recipes.commands import Command
 from shared.recipes.flags import Parser, add_pixel_limit
-from shared.recipes.values import whole
+from shared.recipes.values import number, whole
 from shared.text import say
 
 
@@ -76,6 +77,56 @@ def pack(argv: list[str]) -> int:
     return 0
 
 
+def subset_flags() -> Parser:
+    parser = Parser(
+        prog="detect subset",
+        description="Write a random part of a COCO, Objects365 or LVIS file: the same bytes every time.",
+    )
+    parser.add_argument("annotations", type=Path, metavar="FILE", help="the COCO, Objects365, LVIS or panoptic JSON")
+    parser.add_argument(
+        "--percent", type=number(above=0, high=100), required=True, help="percent of the images to keep"
+    )
+    parser.add_argument("--seed", type=whole(0, 2**32 - 1), default=1, help="seed of the choice (default: 1)")
+    parser.add_argument(
+        "--exclude",
+        type=Path,
+        metavar="FILE",
+        help="leave out the images of this file before choosing, such as those that another set is tested on",
+    )
+    parser.add_argument(
+        "--output", "-o", type=Path, help="the file to write (default: STEM.SEED@PERCENT.json beside FILE)"
+    )
+    return parser
+
+
+def subset(argv: list[str]) -> int:
+    args = subset_flags().parse_exactly(argv)
+    from detection.data.annotations.subsets import write_subset
+
+    say(write_subset(args.annotations, args.percent, args.seed, args.output, args.exclude).line())
+    return 0
+
+
+def count_flags() -> Parser:
+    parser = Parser(prog="detect count", description="Images and objects of every category, and which have none.")
+    parser.add_argument("annotations", type=Path, metavar="FILE", help="the COCO, Objects365 or LVIS JSON")
+    parser.add_argument(
+        "--json",
+        action="store_true",
+        help="print JSON instead: the list of categories with image_count and instance_count",
+    )
+    return parser
+
+
+def count(argv: list[str]) -> int:
+    args = count_flags().parse_exactly(argv)
+    from detection.data.annotations.counts import count_categories, table_of
+
+    counted = count_categories(args.annotations)
+    say(*([json.dumps(counted)] if args.json else table_of(counted, args.annotations)))
+    return 0
+
+
 def image_flags(parser: Parser, where: str) -> None:
     """Add --upright, --as-stored and --max-pixels; `where` ends the help of the first two."""
     add_pixel_limit(parser)
@@ -85,5 +136,7 @@ def image_flags(parser: Parser, where: str) -> None:
 
 COMMANDS = {
     "convert": Command("convert your own annotations into COCO files", convert, convert_flags),
+    "count": Command("images and objects of every category of a COCO or LVIS file", count, count_flags),
+    "subset": Command("a random part of a COCO, Objects365 or LVIS file, the same every time", subset, subset_flags),
     "pack": Command("pack a COCO file and its images into shards, which every command reads as well", pack, pack_flags),
 }
