@@ -9,6 +9,7 @@ from typing import Any, Literal
 from shared.recipes import scale
 from shared.recipes.offers import Offers
 from shared.recipes.recipe import OptimConfig, RuntimeConfig, ScheduleConfig, knob
+from shared.recipes.values import Pixels
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -141,7 +142,7 @@ class DataConfig:
     oks_sigmas: tuple[str, ...] = knob(
         (), "OKS sigma of the keypoints: one number, one for each, a file of them, or coco", metavar="SIGMA"
     )
-    rgb_mode: str | None = knob(None, "pixel mean and std (default: those of the backbone's weights, else imagenet)")
+    rgb_mode: Pixels | None = knob(None, "pixel mean and std (default: those of the backbone's weights, else imagenet)")
     eval_backend: Literal["auto", "pycocotools", "hotcoco"] = knob("auto", "implementation of COCO AP")
     pictures: int = knob(8, "number of validation images drawn for the report", low=0, high=10_000)
 

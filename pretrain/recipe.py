@@ -9,6 +9,7 @@ from shared.recipes import scale
 from shared.recipes.files import tag_of
 from shared.recipes.offers import Offers
 from shared.recipes.recipe import OptimConfig, RuntimeConfig, ScheduleConfig, knob
+from shared.recipes.values import Pixels
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,7 +47,7 @@ class DataConfig:
         high=16_384,
         count=(1, 2),
     )
-    rgb_mode: str | None = knob(
+    rgb_mode: Pixels | None = knob(
         None,
         "pixel mean and std: imagenet, birder, clip, centered, neutral (default: those of the initial weights, "
         "else imagenet)",

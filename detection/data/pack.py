@@ -28,9 +28,13 @@ from detection.data.photographs import Turn, listed_bad, look_at, upright_said
 from detection.data.shards import CATEGORIES, open_index
 from shared.errors import DataError, UsageError, plural
 from shared.feeding.headers import Picture
+from shared.feeding.names import is_image
 from shared.feeding.tar import index_places
 from shared.feeding.unchanged import SEEN
 from shared.feeding.unfinished import unfinished
+from shared.text import printable
+
+NAMED = 5  # files to name in a note
 
 
 class Packed(NamedTuple):
@@ -89,6 +93,7 @@ def pack(
     seen = look_at(whole.select(np.isin(whole.image_ids, found.image_ids)), [Picture(file) for file in files], turn)
     table, total = upright_said(seen), len(files)  # with the original file names
     notes += [*seen.notes, *listed_bad(seen, "training skips them, and validation refuses them")]
+    notes += without_annotations(images, files)
     starts, kept = range(0, total, shard_size), 0
     try:
         with unfinished(out, stamp(table, shard_size)) as partial:
@@ -108,6 +113,22 @@ def pack(
     except OSError as error:
         raise DataError(f"cannot pack {images} into {out}: {error}; check permissions and free space") from None
     return Packed(total, len(table.boxes), len(table.categories), len(starts), kept, notes)
+
+
+def without_annotations(images: Path, files: list[Path]) -> list[str]:
+    """A note about the image files of the folder that the annotations do not name, and which stay behind."""
+    named = {os.path.normpath(file) for file in files}
+    strangers = sorted(
+        os.path.relpath(path, images)
+        for folder, _, names in os.walk(images)
+        for path in (os.path.join(folder, name) for name in names if is_image(name))
+        if os.path.normpath(path) not in named
+    )
+    if not strangers:
+        return []
+    more = f" and {len(strangers) - NAMED} more" if strangers[NAMED:] else ""
+    listing = ", ".join(map(printable, strangers[:NAMED]))
+    return [f"not packed, since the annotations do not name them: {plural(len(strangers), 'image')}, {listing}{more}"]
 
 
 def categories_of(table: CocoTable) -> list[dict[str, Any]]:

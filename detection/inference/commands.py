@@ -9,7 +9,7 @@ from detection.data.commands import image_flags
 from shared.errors import UsageError
 from shared.recipes.commands import Command
 from shared.recipes.flags import Parser
-from shared.recipes.recipe import read_device
+from shared.recipes.recipe import read_device, read_section
 from shared.recipes.values import OneOrTwo, number, whole, word
 from shared.text import say
 
@@ -50,15 +50,16 @@ def evaluate(argv: list[str]) -> int:
     args = eval_flags().parse_exactly(argv)
     if (args.weights is None) == (args.results is None):
         raise UsageError("detect eval needs either --weights or --results; give one of them")
-    from detection.inference import trained
     from detection.recipe import DataConfig
+
+    names = ("data_path", "val_path", "coco_json_path", "coco_val_json_path", "eval_backend", "max_size")
+    names += ("upright", "as_stored", "dataset", "keypoints_file", "oks_sigmas")
+    data = read_section(DataConfig, {name: getattr(args, name) for name in names})
+    from detection.inference import trained
     from shared.feeding.image import limit_pixels
     from shared.logs.console import setup_logging
 
     limit_pixels(args.max_pixels)
-    names = ("data_path", "val_path", "coco_json_path", "coco_val_json_path", "eval_backend", "max_size")
-    names += ("upright", "as_stored", "dataset", "keypoints_file", "oks_sigmas")
-    data = DataConfig(**{name: getattr(args, name) for name in names})
     if args.results is not None:
         setup_logging()
         trained.show(trained.evaluate_results(data, args.results), args.json)

@@ -8,7 +8,7 @@ from typing import Any
 from shared.recipes.commands import Command
 from shared.recipes.flags import Parser, add_options
 from shared.recipes.offers import Offers
-from shared.recipes.values import OneOrTwo, number, whole
+from shared.recipes.values import OneOrTwo, Pixels, number, of_type, whole
 
 NETWORKS = Offers("detection.nets", "detector")
 
@@ -38,7 +38,7 @@ def import_flags() -> Parser:
         type=number(above=0, high=1),
         help="epsilon of the file's frozen batch norm (default: as published)",
     )
-    parser.add_argument("--rgb-mode", help="pixel mean and std (default: as published)")
+    parser.add_argument("--rgb-mode", type=of_type(Pixels), help="pixel mean and std (default: as published)")
     parser.add_argument("--checkpoint-key", metavar="KEY", help="which copy to take, such as model_ema or best")
     parser.add_argument("--source", help="description of the file's origin, for the card")
     parser.add_argument("--license", "--licence", dest="licence", help="license of the weights, for the card")

@@ -108,6 +108,9 @@ class VICReg(Method):
     def val_view(self) -> View:
         return ResizeCenterCrop(self.size)
 
+    def check_batch(self, images: int) -> None:
+        insist_on_two(images, self.expander)
+
     def forward(self, batch: tuple[tuple[Tensor, Tensor], Tensor]) -> dict[str, Tensor]:
         """Two views (B, 3, H, W) uint8 of the same images, and labels, which are ignored."""
         (first, second), _ = batch

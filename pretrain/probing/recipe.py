@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 from shared.recipes import scale
 from shared.recipes.recipe import OptimConfig, RuntimeConfig, ScheduleConfig, knob
+from shared.recipes.values import Pixels
 
 
 def redefault(section: Any, name: str, default: Any) -> Any:
@@ -49,7 +50,7 @@ class JudgeConfig:
         high=16_384,
         count=(1, 2),
     )
-    rgb_mode: str | None = knob(None, "pixel mean and std (default: those of the weights)")
+    rgb_mode: Pixels | None = knob(None, "pixel mean and std (default: those of the weights)")
     probe_share: float | None = knob(
         None, "size of the center crop as a fraction of the short side (default: as in training)", above=0, high=1
     )

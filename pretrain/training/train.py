@@ -76,6 +76,7 @@ def train(resolved: Resolved) -> int:
         }
         if session.joins_batch_norms():
             task = join_batch_norms(task)
+        task.check_batch(recipe.runtime.batch_size)
         probe = open_probe(session, data, stats)
         data.train.view = task.view()
         if data.val is not None:

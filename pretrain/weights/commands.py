@@ -6,7 +6,7 @@ from pathlib import Path
 
 from shared.recipes.commands import Command
 from shared.recipes.flags import Parser
-from shared.recipes.values import OneOrTwo, whole
+from shared.recipes.values import OneOrTwo, Pixels, of_type, whole
 
 
 def import_flags() -> Parser:
@@ -20,7 +20,9 @@ def import_flags() -> Parser:
     parser.add_argument("--tag", required=True, help="the tag to export under")
     parser.add_argument("--source", help="where the file comes from, for the card")
     parser.add_argument("--license", "--licence", dest="licence", help="license of the weights, for the card")
-    parser.add_argument("--rgb-mode", help="pixel mean and std: imagenet, birder, clip, centered, neutral")
+    parser.add_argument(
+        "--rgb-mode", type=of_type(Pixels), help="pixel mean and std: imagenet, birder, clip, centered, neutral"
+    )
     parser.add_argument("--checkpoint-key", metavar="KEY", help="which copy to take, such as model_ema or best")
     parser.add_argument("--trained-as", metavar="NAME", help="timm's name of the file's network, if it does not say it")
     size_flag(parser, "--trained-size", "image size of the file, if it does not say it")

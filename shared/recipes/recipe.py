@@ -216,6 +216,13 @@ def all_knobs(recipe_cls: type) -> dict[str, tuple[str, Field, Any]]:
     return table
 
 
+def read_section(cls: type, values: dict[str, Any]) -> Any:
+    """Build one section of a recipe from words of a command line. Raises UsageError as `coerce` does."""
+    hints, known = get_type_hints(cls), {f.name: f for f in fields(cls)}
+    flag = {name: f"--{name.replace('_', '-')}" for name in values}
+    return cls(**{name: coerce(value, hints[name], known[name], flag[name]) for name, value in values.items()})
+
+
 def make(recipe_cls: type, values: dict[str, Any], source: str = "flags") -> Any:
     """Build a recipe from flat values. Raises UsageError for unknown keys and values out of range."""
     table = all_knobs(recipe_cls)

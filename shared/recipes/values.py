@@ -66,6 +66,8 @@ Share = Annotated[float, Range(above=0, high=1)]
 Scale = Annotated[float, Range(above=0, high=1000)]  # a factor, a radius, a divisor
 Weight = Annotated[float, Range(low=0, high=1_000_000)]  # of a loss or a cost
 Ratio = Annotated[float, Range(low=1, high=100)]  # of the longer to the shorter side
+# Names of pixel means and standard deviations, those of shared/feeding/pixels.py
+Pixels = Literal["imagenet", "clip", "birder", "centered", "neutral", "none"]
 
 TRUTH = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}  # as in YAML
 HINTS: dict[str, Any] = {
@@ -187,6 +189,18 @@ def word(reads: Callable[[str], str]) -> Callable[[str], str]:
             return reads(text)
         except UsageError as error:
             raise argparse.ArgumentTypeError(f"the value {error}") from None
+
+    return read
+
+
+def of_type(hint: Any) -> Callable[[str], Any]:
+    """A type for argparse: a value of any type that `convert` knows, else its UsageError."""
+
+    def read(text: str) -> Any:
+        try:
+            return convert(text, hint, "the value")
+        except UsageError as error:
+            raise argparse.ArgumentTypeError(str(error)) from None
 
     return read
 

@@ -18,12 +18,13 @@ from detection.recipe import DetectRecipe
 from pretrain.probing.recipe import EvalRecipe
 from pretrain.recipe import PretrainRecipe
 from shared.errors import UsageError
+from shared.feeding.pixels import PIXEL_STATS
 from shared.recipes.commands import collect
 from shared.recipes.flags import Parser
 from shared.recipes.offers import Offers, checked
 from shared.recipes.other_programs import INSTEAD, OURS, SAME
 from shared.recipes.recipe import all_knobs, make
-from shared.recipes.values import Range, hint_of
+from shared.recipes.values import Pixels, Range, hint_of
 
 RECIPES = {"detect train": DetectRecipe, "pretrain train": PretrainRecipe, "pretrain eval": EvalRecipe}
 OFFERS = [Offers("detection.nets", "detector"), Offers("pretrain.methods", "method")]
@@ -182,6 +183,11 @@ ANSWERED = [
     ("detect train --size 1 2 3", "size is 1; it must be from 32"),
     ("detect train --size 64 64 64", "size has 3 values; give 1 or 2"),
     ("detect train --betas 0.9", "betas has 1 value; give 2"),
+    ("detect train --rgb-mode imagnet", "'imagnet', did you mean 'imagenet'"),
+    ("detect eval --weights x --dataset yolo", "--dataset is 'yolo'; it can be auto, coco"),
+    ("detect eval --weights x --eval-backend mmeval", "it can be auto, pycocotools, hotcoco"),
+    ("detect import x.pth --network fcos --tag a --rgb-mode rgb", "'rgb'; it can be imagenet, clip"),
+    ("pretrain import x.pth --model resnet50 --tag a --rgb-mode rgb", "'rgb'; it can be imagenet, clip"),
     ("detect train --save-every 0", "save_every is '0'; give steps"),
     ("pretrain train --method vicreg --label-smoothing 0.1", "--label-smoothing is an option of supervised"),
     ("pretrain train --method vicregg", "no method 'vicregg', did you mean 'vicreg'"),
@@ -229,3 +235,7 @@ def test_the_table_of_other_programs_names_flags_that_there_are() -> None:
     known = {flag for parser in parsers for flag in parser.flags()}
     assert {ours.split()[0] for ours in SAME} <= known
     assert all(flag.startswith("--") and "_" not in flag for flag in (*OURS, *INSTEAD))
+
+
+def test_the_names_of_pixel_statistics_are_those_there_are() -> None:
+    assert set(get_args(Pixels)) == set(PIXEL_STATS)

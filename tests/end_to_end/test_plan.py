@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 PRETRAIN = "pretrain train --model test_resnet --size 32 --batch-size 8 -j 0 --device cpu --epochs 1 "
 DETECT = (
@@ -52,6 +53,27 @@ def test_a_dry_run_shows_what_was_found(shards: Path, coco: Path, run: Callable,
     assert "size 32 x 32" in lines and "classes 3" in lines and "run folder runs/test_resnet-supervised" in lines
     assert any(line.startswith("warning: the warm-up of 56 steps outlasts the run of 28") for line in lines)
     assert any(line.startswith("warning: batch norm takes its statistics from a single image") for line in lines)
+
+
+@pytest.mark.parametrize("dry", ["", "--dry-run"])
+def test_a_batch_that_teaches_nothing_is_refused_at_the_door(
+    dry: str, shards: Path, run: Callable, tmp_path: Path
+) -> None:
+    ended = run(f"{PRETRAIN} --data-path {shards} --method vicreg --expander-width 16 --batch-size 1 {dry}")
+    assert ended.code == 2 and "give --batch-size 2 or more" in ended.complaint
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize("dry", ["", "--dry-run"])
+def test_a_single_class_teaches_no_classifier(dry: str, run: Callable, tmp_path: Path) -> None:
+    folder = tmp_path / "photos" / "only"
+    folder.mkdir(parents=True)
+    for number in range(8):
+        Image.new("RGB", (40, 40), (number, 0, 0)).save(folder / f"{number}.jpg")
+    assert run("pretrain pack photos shards --val-share 0").code == 0
+    ended = run(f"{PRETRAIN} --data-path shards {dry}")
+    assert ended.code == 3 and "the training data has one class" in ended.complaint
+    assert run(f"{PRETRAIN} --data-path shards --method vicreg --expander-width 16 {dry}").code == 0
 
 
 def test_ap_without_objects_of_a_size_is_na_everywhere(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pickle
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -199,6 +200,17 @@ def test_a_stopped_packing_goes_on_with_the_shards_that_are_missing(
     for file in shards.iterdir():
         assert (out / file.name).read_bytes() == file.read_bytes() or file.suffix == ".npz"
     assert sorted(os.listdir(out)) == sorted(os.listdir(shards)) and not list(out.parent.glob(".*partial"))
+
+
+def test_images_that_the_annotations_do_not_name_are_listed(coco: tuple[Path, Path], tmp_path: Path) -> None:
+    images = tmp_path / "images"
+    shutil.copytree(coco[0], images)
+    (images / "more").mkdir()
+    for stranger in ("more/one.jpg", "two.PNG", "notes.txt"):
+        (images / stranger).write_bytes(b"")
+    packed = pack(images, coco[1], tmp_path / "out")
+    assert "not packed, since the annotations do not name them: 2 images, more/one.jpg, two.PNG" in packed.notes
+    assert not any("not packed" in note for note in pack(*coco, tmp_path / "again").notes)
 
 
 def test_what_is_there_is_never_overwritten(coco: tuple[Path, Path], shards: Path) -> None:
