@@ -49,7 +49,7 @@ ROOMS = {
     # detection: backbone weights -> detector
     "detection.types": "",
     "detection.parts.dense": "types",
-    "detection.parts.roi": "types",
+    "detection.parts.roi": "types parts.dense",
     "detection.parts.query": "types parts.dense",
     "detection.nets": "types parts.dense parts.roi parts.query",
     "detection.recipe": "nets",

@@ -6,6 +6,7 @@ Facts that may be given with a name:
     tiny={...}             options of `--scale tiny`
     finds=("masks",)       or ("keypoints",): what its targets and its detections have besides boxes
     segments=True          panoptic: its masks segment the whole image into things and stuff
+    agnostic=True          finds objects without classes: all are label 0, "object"; measured by average recall
     like="faster_rcnn"     inherits the options of that network
     starts_from={"detr": "masks.*"}   networks whose weights it may start from, with patterns of the missing tensors
 
@@ -82,6 +83,11 @@ def missing_from(network: str, other: str) -> tuple[str, ...]:
     """Patterns of the tensors that are missing when a detector starts from another's weights; () if it cannot."""
     lacking = detector.facts(network).get("starts_from", {}).get(other)
     return () if lacking is None else (lacking,)
+
+
+def is_agnostic(network: str) -> bool:
+    """Whether a detector finds objects without their classes."""
+    return bool(fact(network, "agnostic", False))
 
 
 def finds(network: str) -> tuple[str, ...]:

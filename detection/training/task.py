@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
@@ -43,13 +43,15 @@ class DetectTask(Task):
             keep_frozen_in_eval(self.detector)
         return self
 
-    def images(self, pictures: list[Tensor]) -> Images:
-        """uint8 images of any sizes, on the device -> a normalized, padded batch."""
-        return pad_batch(pictures, self.normalize, self.multiple)
+    def images(self, pictures: list[Tensor], targets: Sequence[Target] = ()) -> Images:
+        """uint8 images of any sizes, on the device -> a normalized, padded batch with the targets' stored proposals."""
+        batch = pad_batch(pictures, self.normalize, self.multiple)
+        stored = [target["proposals"] for target in targets if "proposals" in target]
+        return batch._replace(proposals=stored) if len(stored) == len(pictures) else batch
 
     def forward(self, batch: tuple[list[Tensor], list[Target]]) -> dict[str, Tensor]:
         pictures, targets = batch
-        return self.detector(self.images(pictures), targets)
+        return self.detector(self.images(pictures, targets), targets)
 
     def names(self, batch: tuple[list[Tensor], list[Target]]) -> list[str]:
         """The images' ids in their annotation file."""
@@ -63,8 +65,9 @@ class DetectTask(Task):
         return "_ar" in metric or metric.startswith(("sq", "rq"))
 
     @torch.no_grad()
-    def detect(self, pictures: list[Tensor]) -> list[Detections]:
-        return self.detector.detect(self.images(pictures))
+    def detect(self, pictures: list[Tensor], targets: Sequence[Target] = ()) -> list[Detections]:
+        """Detections of each image; of a target, only stored proposals are used."""
+        return self.detector.detect(self.images(pictures, targets))
 
     @torch.no_grad()
     def evaluate(self, loader: Iterable[Any]) -> dict[str, float]:
@@ -79,7 +82,7 @@ class DetectTask(Task):
         assert self.evaluator is not None
         evaluator = self.evaluator()
         for pictures, targets in loader:
-            for picture, target, found in zip(pictures, targets, self.detect(pictures), strict=True):
+            for picture, target, found in zip(pictures, targets, self.detect(pictures, targets), strict=True):
                 seen = picture.shape[-2:]
                 height, width = evaluator.original_size(target["image_id"])  # type: ignore[typeddict-item]
                 evaluator.add(target["image_id"], found, (height / seen[0], width / seen[1]))  # type: ignore[typeddict-item]

@@ -25,6 +25,7 @@ from detection.training.network_defaults import notes
 from detection.training.start import fill_from, find_start, rebuild_backbone, unconsumed_warmups
 from detection.training.task import DetectTask
 from shared.devices import dist
+from shared.devices.device import to_device
 from shared.errors import UsageError, plural
 from shared.feeding.feed import choose_workers, in_order
 from shared.feeding.plan import rng_for
@@ -244,7 +245,7 @@ def save_pictures(task: DetectTask, val: CocoDetection, folder: Path, count: int
     task.eval()
     for index in range(min(count, len(val))):
         picture, target = val.load(index, rng_for(0, 0, index))
-        found = task.detect([picture.to(device)])[0]
+        found = task.detect(*to_device(([picture], [target]), device))[0]
         found = {name: value.cpu() for name, value in found.items()}  # type: ignore[attr-defined]
         image = draw_detections(picture, found, val.classes.names, truth=target, skeleton=val.skeleton)  # type: ignore[arg-type]
         with written_aside(folder / f"{index:03d}.jpg") as partial:

@@ -17,7 +17,7 @@ from torch import Tensor
 from torchvision.ops import masks_to_boxes
 from torchvision.transforms.v2 import functional as F
 
-from detection.data.augment.geometry import Sample, kept
+from detection.data.augment.geometry import OF_EACH_OBJECT, Sample, kept
 from detection.parts.dense import boxes as box
 from detection.types import Target
 
@@ -64,9 +64,7 @@ def uncovered(target: Target, hidden: Tensor) -> Target:
 
 
 def both(target: Target, source: Target) -> Target:
-    """The objects of two targets; fields of the image are those of the first."""
-    fields: Any = {
-        name: torch.cat((value, cast(Any, source)[name])) if isinstance(value, Tensor) else value
-        for name, value in target.items()
-    }
-    return fields
+    """The objects of two targets; fields of the image are those of the first. Stored proposals are of no use now."""
+    fields: Any = {name: value for name, value in target.items() if name != "proposals"}
+    theirs: Any = source
+    return fields | {name: torch.cat((fields[name], theirs[name])) for name in OF_EACH_OBJECT if name in fields}

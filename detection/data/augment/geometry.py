@@ -4,7 +4,8 @@
                   -> MOVERS: a function for every field of a target -> image, target
 
 Boxes are clipped to the image, and objects whose box is then less than a pixel wide or high are dropped with all their
-fields. Fields without a mover belong to the image and are kept.
+fields, those of OF_EACH_OBJECT. Every other field belongs to the image and is kept; stored proposals move with the
+boxes and are filtered only by their own size.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from detection.types import Target
 Sample = tuple[Tensor, Target]
 Masks = TypeVar("Masks", Tensor, Silhouettes)
 FILL = (124, 116, 104)  # ImageNet's mean color, for areas outside the image
+OF_EACH_OBJECT = ("boxes", "labels", "masks", "keypoints")  # fields with one entry per object
 
 
 class Part(NamedTuple):
@@ -85,7 +87,17 @@ def moved_keypoints(keypoints: Tensor, move: Move) -> Tensor:
     return torch.stack((x, y, seen), dim=-1) * inside[..., None]
 
 
-MOVERS: dict[str, Callable[[Any, Move], Any]] = {"masks": moved_masks, "keypoints": moved_keypoints}
+def moved_proposals(proposals: Tensor, move: Move) -> Tensor:
+    """(P, 5) as x0 y0 x1 y1 score -> the same, clipped, without those less than a pixel wide or high."""
+    boxes = moved_boxes(proposals[:, :4], move)
+    return torch.cat((boxes, proposals[:, 4:]), 1)[box.usable(boxes)]
+
+
+MOVERS: dict[str, Callable[[Any, Move], Any]] = {
+    "masks": moved_masks,
+    "keypoints": moved_keypoints,
+    "proposals": moved_proposals,
+}
 
 
 def moved(image: Tensor, target: Target, move: Move) -> Sample:
@@ -98,10 +110,11 @@ def moved(image: Tensor, target: Target, move: Move) -> Sample:
 
 
 def kept(target: Target, keep: Tensor) -> Target:
-    """The target of a subset of objects, (N,) bool; fields that are neither tensors nor masks are kept."""
+    """The target of a subset of objects, (N,) bool; fields of the image are kept whole."""
     if keep.all():
         return target
-    fields = {name: v[keep] if isinstance(v, Tensor | Silhouettes) else v for name, v in target.items()}
+    fields: dict[str, Any] = {**target}
+    fields.update({name: fields[name][keep] for name in OF_EACH_OBJECT if name in fields})
     return cast(Target, fields)
 
 

@@ -24,18 +24,18 @@ class Overlaps(NamedTuple):
     most: Tensor  # (P,) highest IoU of each anchor
     which: Tensor  # (P,) its box, the first of equals
     best_of: Tensor  # (N,) best anchor of each box, the first of equals
-    is_best: Tensor  # (P,) bool: it is a best anchor of some box
+    is_best: Tensor  # (P,) bool: it is a best anchor of some box, by an IoU of at least a floor
 
 
-def by_overlap(boxes: Tensor, anchors: Tensor, *, high: float, low: float) -> Tensor:
+def by_overlap(boxes: Tensor, anchors: Tensor, *, high: float, low: float, floor: float = 0.0) -> Tensor:
     """Boxes (N, 4), anchors (P, 4) -> (P,): the box assigned to each anchor, or NOTHING, or IGNORED.
 
-    An anchor gets its best box if the IoU is at least `high`, or if it is the best anchor of some box. With an IoU
-    below `low` it is background; between, it is ignored.
+    An anchor gets its best box if the IoU is at least `high`, or if it is the best anchor of some box with an IoU of at
+    least `floor`. With an IoU below `low` it is background; between, it is ignored.
     """
-    if len(boxes) == 0:
+    if len(boxes) == 0 or len(anchors) == 0:
         return torch.full((len(anchors),), NOTHING, device=anchors.device)
-    seen = overlaps(boxes, anchors)
+    seen = overlaps(boxes, anchors, floor)
     otherwise = torch.where(seen.most < low, NOTHING, IGNORED)
     return torch.where((seen.most >= high) | seen.is_best, seen.which, otherwise)
 
@@ -55,8 +55,12 @@ def with_best_of(boxes: Tensor, anchors: Tensor, *, high: float) -> Tensor:
     return torch.where(forced >= 0, forced, enough)
 
 
-def overlaps(boxes: Tensor, anchors: Tensor) -> Overlaps:
-    """Boxes (N, 4), N > 0, anchors (P, 4) -> statistics, computed for a few boxes at a time."""
+def overlaps(boxes: Tensor, anchors: Tensor, floor: float = 0.0) -> Overlaps:
+    """Boxes (N, 4), N > 0, anchors (P, 4) -> statistics, computed for a few boxes at a time.
+
+    Args:
+        floor: IoU that the best anchor of a box needs for `is_best`.
+    """
     most = anchors.new_full((len(anchors),), -1.0)
     which = torch.zeros(len(anchors), dtype=torch.int64, device=anchors.device)
     is_best = torch.zeros(len(anchors), dtype=torch.bool, device=anchors.device)
@@ -66,7 +70,7 @@ def overlaps(boxes: Tensor, anchors: Tensor) -> Overlaps:
         iou_NP = overlap(boxes[start : start + chunk], anchors)
         of_box, first = iou_NP.max(1)
         best_of.append(first)
-        is_best |= (iou_NP == of_box[:, None]).any(0)
+        is_best |= ((iou_NP == of_box[:, None]) & (of_box >= floor)[:, None]).any(0)
         of_anchor, box = iou_NP.max(0)
         better = of_anchor > most
         most, which = torch.where(better, of_anchor, most), torch.where(better, box + start, which)

@@ -135,3 +135,12 @@ def test_a_partner_that_cannot_be_read_is_done_without(tmp_path: Path) -> None:
 def test_pasting_without_masks_or_jitter_is_refused(tmp_path: Path, options: dict[str, Any], says: str) -> None:
     with pytest.raises(UsageError, match=says):
         opened(tmp_path, **options)
+
+
+def test_stored_proposals_are_dropped_and_other_fields_of_the_image_are_those_of_the_first() -> None:
+    onto, other = scene((0, 0, 20, 20)), scene((10, 5, 25, 25), label=1)
+    for sample in (onto, other):
+        sample[1]["proposals"] = torch.tensor([[0.0, 0.0, 9.0, 9.0, 0.5]])
+        sample[1]["absent"] = sample[1]["labels"] + 7
+    _, target = copy_paste(onto, other, rng())
+    assert "proposals" not in target and target["absent"].tolist() == [7]  # pyright: ignore

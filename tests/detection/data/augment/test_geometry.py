@@ -167,3 +167,30 @@ def test_a_window_scales_what_it_shows_by_one_factor_a_side(size: tuple[int, int
     boxes = box.scaled(box.shifted(target["boxes"], (-window.down, -window.across)), factor)
     expected = box.clip(boxes, out)[moved["labels"]]
     assert (moved["boxes"] - expected).abs().max() <= 1 if len(expected) else True
+
+
+@given(SIZES, KEYS, st.integers(1, 8))
+@settings(max_examples=80, deadline=None)
+def test_proposals_move_with_equal_boxes_and_fields_of_the_image_stay_whole(
+    size: tuple[int, int], seed: int, more: int
+) -> None:
+    """Proposals that equal the objects' boxes end where these end; they are as many as the objects, or more."""
+    image, target = scene(size, seed)
+    boxes = target["boxes"]
+    scores = torch.linspace(1, 0, len(boxes) + more)[:, None]
+    target["proposals"] = torch.cat((torch.cat((boxes, boxes.new_tensor([[0, 0, 2, 2]]).repeat(more, 1))), scores), 1)
+    target["absent"], target["known"] = torch.arange(len(boxes)), torch.arange(len(boxes)) % 2 == 0
+    _, moved = any_move(image, target, seed)
+    with_object = moved["proposals"][moved["proposals"][:, 4] > float(scores[len(boxes)]) + 1e-6]  # pyright: ignore
+    assert torch.equal(with_object[:, :4], moved["boxes"])
+    assert torch.equal(with_object[:, 4], scores[moved["labels"], 0])
+    assert torch.equal(moved["absent"], target["absent"]) and torch.equal(moved["known"], target["known"])  # pyright: ignore
+    assert bool(box.usable(moved["proposals"][:, :4]).all())  # pyright: ignore
+
+
+def test_proposals_are_not_filtered_by_the_objects_that_are_kept() -> None:
+    _, target = scene((40, 60), 3)
+    target["proposals"] = torch.cat((target["boxes"], torch.ones(5, 1)), 1)
+    left = G.kept(target, torch.tensor([True, False, False, False, True]))
+    assert left["labels"].tolist() == [0, 4] and len(left["masks"]) == len(left["keypoints"]) == 2  # pyright: ignore
+    assert torch.equal(left["proposals"], target["proposals"])  # pyright: ignore
