@@ -19,7 +19,7 @@ from detection.data.coco import CocoDetection, aspect_ratios, coco_layout
 from detection.data.panoptic import PanopticDetection, panoptic_layout
 from detection.data.photographs import chosen
 from detection.data.shards import holds_shards
-from detection.nets import default_size, finds, resize_rule
+from detection.nets import default_size, finds, is_agnostic, resize_rule
 from detection.recipe import DataConfig, DetectRecipe
 from detection.training.data_notes import notes_on_photographs, notes_on_small
 from detection.training.start import take_classes
@@ -86,7 +86,8 @@ def open_data(recipe: DetectRecipe, start: Exported | None = None) -> Data:
         )
 
     named = shipped(data.class_file)
-    wanted = ClassMap.binary() if data.binary_mode else ClassMap.from_file(named) if named else None
+    one_class = data.binary_mode or is_agnostic(recipe.model.network)
+    wanted = ClassMap.binary() if one_class else ClassMap.from_file(named) if named else None
     skeleton = Skeleton.from_yaml(data.keypoints_file) if data.keypoints_file else None
     train_set = opened(training, wanted, skeleton, training=True)
     if start is not None:
