@@ -17,12 +17,13 @@ from typing import Any
 
 import numpy as np
 
+from detection.data.annotations.box_format import check_boxes, fit_turned_only
 from detection.data.coco import CocoDetection
 from detection.data.masks.paste import merged
 from detection.eval.official import Numbers, Rows, evaluate_kinds
 from detection.eval.results import Found, entries, read_detections, read_entries
 from detection.types import Detections
-from shared.errors import DataError, UsageError
+from shared.errors import DataError, UsageError, plural
 
 log = logging.getLogger(__name__)
 
@@ -114,6 +115,7 @@ class CocoEvaluator:
         """
         for results in parts:
             found = read_entries(results, self.original_size)
+            self._check_pixels(found)
             listed = set(self.dataset.classes.source_ids)
             categories = [category for own in found.values() for category in own.rows[:, 5].astype(np.int64).tolist()]
             if strange := [category for category in categories if category not in listed]:
@@ -122,6 +124,22 @@ class CocoEvaluator:
                     *(len(strange), len(categories), self.dataset.table.path, strange[0]),
                 )
             self.take(found)
+
+    def _check_pixels(self, found: Mapping[int, Found]) -> None:
+        """Raise DataError if the boxes are in another format, or of photographs turned another way than the file's."""
+        if not found:
+            return
+        boxes = np.concatenate([own.rows[:, :4] for own in found.values()])
+        image = np.repeat(np.array([*found], dtype=np.int64), [len(own.rows) for own in found.values()])
+        sizes = np.array([self.original_size(image_id)[::-1] for image_id in found], dtype=float)
+        limit = np.repeat(sizes, [len(own.rows) for own in found.values()], axis=0)
+        check_boxes(boxes, limit, "the results")
+        if turned := fit_turned_only(boxes, limit, image):
+            raise DataError(
+                f"the results of {plural(len(turned), 'image')}, such as {turned[0]}, fit only if the image is turned "
+                f"by 90 degrees, so they are of photographs that were turned by EXIF, and those of "
+                f"{self.dataset.table.path} are not; detect with this file (`detect predict --coco-json-path`)"
+            )
 
     def results(self) -> list[dict[str, Any]]:
         """COCO results, by image id, each image's detections in the order they were added."""

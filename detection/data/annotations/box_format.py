@@ -28,13 +28,23 @@ FAR = 0.1  # of the image's side: outside by more than a careless drawing
 
 def check_box_format(table: CocoTable) -> None:
     """Raise DataError if the boxes of a whole file are in another format than COCO's."""
-    boxes, limit = table.boxes, table.sizes[table.image_of][:, ::-1]
+    if (table.sizes > 2).all():
+        check_boxes(table.boxes, table.sizes[table.image_of][:, ::-1], str(table.path))
+    elif are_shares(table.boxes):
+        raise shares_instead(table.boxes, str(table.path))
+
+
+def check_boxes(boxes: np.ndarray, limit: np.ndarray, where: str) -> None:
+    """Raise DataError if all boxes together are in another format than x y width height in pixels.
+
+    Args:
+        boxes: (N, 4).
+        limit: (N, 2), width and height of each box's image in pixels.
+        where: the file, for the message.
+    """
     if are_shares(boxes):
-        raise DataError(
-            f"{table.path}: the boxes are shares of the image from 0 to 1, such as {_shown(boxes)}, where pixels "
-            "belong; multiply x and width by the image's width, y and height by its height"
-        )
-    if not len(boxes) or not (table.sizes > 2).all():
+        raise shares_instead(boxes, where)
+    if not len(boxes):
         return
     low, high, many = boxes[:, :2], boxes[:, 2:], len(boxes) >= MANY
     over = low + high - limit
@@ -51,9 +61,35 @@ def check_box_format(table: CocoTable) -> None:
     else:
         return
     raise DataError(
-        f"{table.path}: the boxes are {found}, such as {_shown(boxes, over / limit)}: read as COCO's x y width height, "
+        f"{where}: the boxes are {found}, such as {_shown(boxes, over / limit)}: read as COCO's x y width height, "
         f"{outside:.0%} of them reach outside their images; write each as {way_out}"
     )
+
+
+def shares_instead(boxes: np.ndarray, where: str) -> DataError:
+    """The refusal of boxes that are shares of the image."""
+    return DataError(
+        f"{where}: the boxes are shares of the image from 0 to 1, such as {_shown(boxes)}, where pixels "
+        "belong; multiply x and width by the image's width, y and height by its height"
+    )
+
+
+def fit_turned_only(boxes: np.ndarray, limit: np.ndarray, image: np.ndarray) -> list[int]:
+    """The images whose boxes leave them, and fit if the image is turned by 90 degrees.
+
+    Args:
+        boxes: (N, 4) as x y width height.
+        limit: (N, 2), width and height of each box's image in pixels.
+        image: (N,), which image each box is of.
+
+    Returns:
+        Image numbers in order; empty unless most of the images that boxes leave by far are such.
+    """
+    ends = boxes[:, :2] + boxes[:, 2:]
+    gone = np.unique(image[(ends - limit > FAR * limit).any(axis=1)])
+    strange = ((boxes[:, :2] < -SLACK) | (ends > limit[:, ::-1] + SLACK)).any(axis=1)
+    turned = np.setdiff1d(gone, image[strange])
+    return turned.tolist() if 2 * len(turned) > len(gone) else []
 
 
 def check_corners(table: CocoTable) -> None:

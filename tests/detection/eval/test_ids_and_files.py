@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
 from detection.data.coco import CocoDetection
 from detection.eval.coco import METRICS, CocoEvaluator, ground_truth_as_results
@@ -164,3 +165,41 @@ def test_a_result_file_with_empty_masks_is_one_of_boxes(tmp_path: Path) -> None:
     config = DataConfig(data_path=images, coco_json_path=annotations)
     found = evaluate_results(config, str(tmp_path / "results.json"))
     assert tuple(found) == METRICS and found["box_ap"] == pytest.approx(1)
+
+
+def wide_scenes(folder: Path) -> CocoDetection:
+    """Six images of 80x40 with four boxes each, up to their right edges."""
+    boxes = [[60, 5, 19, 30], [2, 3, 11, 9], [50, 1, 30, 8], [30.5, 20, 40, 15]]
+    images = [{"id": n, "file_name": f"{n}.png", "width": 80, "height": 40} for n in range(1, 7)]
+    for image in images:
+        Image.new("RGB", (80, 40)).save(folder / image["file_name"])
+    entries = [
+        {"id": 4 * i + n, "image_id": image["id"], "category_id": 1, "bbox": box, "area": box[2] * box[3], "iscrowd": 0}
+        for i, image in enumerate(images)
+        for n, box in enumerate(boxes, start=1)
+    ]
+    content = {"images": images, "annotations": entries, "categories": [{"id": 1, "name": "thing"}]}
+    (folder / "wide.json").write_text(json.dumps(content))
+    return CocoDetection(folder, folder / "wide.json")
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (lambda x, y, w, h: [x, y, w, h], None),
+        (lambda x, y, w, h: [x - 9, y, w, h + 3], None),  # not clipped
+        (lambda x, y, w, h: [x, y, x + w, y + h], "the boxes are x0 y0 x1 y1"),
+        (lambda x, y, w, h: [x / 80, y / 40, w / 80, h / 40], "the boxes are shares of the image"),
+        (lambda x, y, w, h: [40 - y - h, x, h, w], "turned by 90 degrees"),
+    ],
+)
+def test_results_in_other_pixels_than_the_files_are_refused(tmp_path: Path, change: Any, says: str | None) -> None:
+    data = wide_scenes(tmp_path)
+    results = [{**entry, "bbox": change(*entry["bbox"])} for entry in ground_truth_as_results(data)]
+    evaluator = CocoEvaluator(data, "pycocotools")
+    if says is None:
+        evaluator.merge([results])
+        assert evaluator.summary()["box_ap50"] > 0
+    else:
+        with pytest.raises(DataError, match=says):
+            evaluator.merge([results])
