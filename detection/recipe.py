@@ -106,6 +106,12 @@ class DataConfig:
     )
     as_stored: bool = knob(False, "never turn those photographs, as COCO does; the default, without its note")
     drop_empty: bool = knob(False, "skip training images without a box")
+    repeat_threshold: float = knob(
+        0.0,
+        "repeat images of classes that less than this share of the images has, as for LVIS (0.001); 0 repeats none",
+        low=0,
+        high=1,
+    )
     allow_missing_images: int = knob(0, "number of annotated images that may be missing on disk", low=0, high=1e9)
     size: tuple[int, ...] | None = knob(
         None,
@@ -120,6 +126,14 @@ class DataConfig:
     multiscale: bool = knob(
         False,
         "random short side from 480 to 800 per image, in proportion below --size 640; images keep their aspect ratio",
+    )
+    short_side_range: tuple[int, ...] | None = knob(
+        None,
+        "random short side per image, any whole number of pixels between these two; images keep their aspect ratio",
+        metavar="PIXELS",
+        low=32,
+        high=16_384,
+        count=(2,),
     )
     antialias: bool = knob(True, "antialias when downsizing; torchvision's detectors were trained without")
     resize_rule: Literal["torchvision", "detr", "transformers", "legacy"] | None = knob(
@@ -192,6 +206,7 @@ def tiny(recipe: DetectRecipe) -> dict[str, Any]:
         "limit": 8,
         "size": [96],
         "max_size": 128 if data.max_size else None,
+        "short_side_range": [64, 96] if data.short_side_range else None,
         "pictures": 2,
     }
     return scale.tiny(recipe) | small

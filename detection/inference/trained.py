@@ -29,7 +29,16 @@ from detection.eval.panoptic import Evaluator, PanopticEvaluator, evaluator_of
 from detection.eval.results import write_for_scoring
 from detection.nets import detector, finds, resize_rule
 from detection.recipe import DataConfig
-from detection.training.datasets import EVALUATED, Place, images_of, input_size, kind_of, named_validation, places
+from detection.training.datasets import (
+    EVALUATED,
+    Place,
+    images_of,
+    input_size,
+    kind_of,
+    named_validation,
+    places,
+    sides,
+)
 from detection.training.task import DetectTask
 from shared.devices.device import to_device
 from shared.errors import DataError, UsageError, WeightsError
@@ -75,7 +84,7 @@ class Trained:
     def resize(self, size: tuple[int, ...] | None = None, max_size: int | None = None) -> Callable:
         """The resize of the evaluation during training; `size` and `max_size` (pixels) replace those of the card."""
         knobs = all_knobs_of_data()
-        wanted = ("size", "max_size", "multiscale", "antialias", "aug_type", "resize_rule")
+        wanted = ("size", "max_size", "multiscale", "short_side_range", "antialias", "aug_type", "resize_rule")
         older = {name: knobs[name][1].default for name in wanted} | {"resize_rule": "legacy"}  # cards may lack some
         values = older | self.recipe
         own = {name: coerce(values[name], *knobs[name], name) for name in wanted}
@@ -84,6 +93,7 @@ class Trained:
             size=input_size(size or own["size"], own["aug_type"], self.exported.card.args["network"]),
             max_size=max_size or own["max_size"],
             multiscale=own["multiscale"] and size is None,
+            short_sides=sides(own["short_side_range"]) if size is None else None,
             antialias=own["antialias"],
             resize_rule=own["resize_rule"] or resize_rule(self.exported.card.args["network"]),
             train=False,

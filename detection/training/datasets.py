@@ -18,12 +18,14 @@ from detection.data.augment.presets import MADE_FOR, build_augment
 from detection.data.coco import CocoDetection, aspect_ratios, coco_layout
 from detection.data.panoptic import PanopticDetection, panoptic_layout
 from detection.data.photographs import chosen
+from detection.data.repeat_factors import note_on_repeats, repeat_factors
 from detection.data.shards import holds_shards
 from detection.nets import default_size, finds, is_agnostic, resize_rule
 from detection.recipe import DataConfig, DetectRecipe
 from detection.training.data_notes import notes_on_photographs, notes_on_small
 from detection.training.start import take_classes
 from shared.errors import UsageError
+from shared.feeding.repeat import Repeats
 from shared.files import cache_dir
 from shared.recipes.files import recipe_folder
 from shared.runs.session import pair
@@ -65,6 +67,7 @@ def open_data(recipe: DetectRecipe, start: Exported | None = None) -> Data:
             max_size=data.max_size,
             multiscale=data.multiscale,
             smallest_side=data.smallest_side,
+            short_sides=sides(data.short_side_range),
             antialias=data.antialias,
             resize_rule=data.resize_rule or resize_rule(recipe.model.network),
             train=training,
@@ -102,11 +105,25 @@ def open_data(recipe: DetectRecipe, start: Exported | None = None) -> Data:
         val_set.check_usable(EVALUATED)
         if val_set.skeleton is not None:
             val_set.notes += val_set.skeleton.notes
+    if data.repeat_threshold:
+        train_set.notes.append(note_on_repeats(repeat_factors(train_set, data.repeat_threshold), data.repeat_threshold))
     train_set.notes += notes_on_photographs(train_set, val_set)
     for images in (train_set, val_set):
         if images is not None:
             images.notes += notes_on_small(images)
     return Data(train_set, val_set)
+
+
+def repeats_of(data: CocoDetection, config: DataConfig) -> Repeats | None:
+    """How often training images come in an epoch; None for once."""
+    if not config.repeat_threshold:
+        return None
+    return Repeats(repeat_factors(data, config.repeat_threshold))
+
+
+def sides(given: tuple[int, ...] | None) -> tuple[int, int] | None:
+    """--short-side-range as a pair."""
+    return None if given is None else (given[0], given[1])
 
 
 def shapes_of(data: CocoDetection, config: DataConfig) -> np.ndarray | None:

@@ -20,14 +20,14 @@ from detection.eval.panoptic import evaluator_of
 from detection.recipe import DataConfig, DetectRecipe, ModelConfig, run_stem
 from detection.training.build import OpenedBackbone, build_detector, default_backbone, open_backbone
 from detection.training.data_notes import notes_on_queries
-from detection.training.datasets import Data, input_size, open_data, shapes_of
+from detection.training.datasets import Data, input_size, open_data, repeats_of, shapes_of
 from detection.training.network_defaults import notes
 from detection.training.start import fill_from, find_start, rebuild_backbone, unconsumed_warmups
 from detection.training.task import DetectTask
 from shared.devices import dist
 from shared.devices.device import to_device
 from shared.errors import UsageError, plural
-from shared.feeding.feed import choose_workers, in_order
+from shared.feeding.feed import Feed, choose_workers, in_order
 from shared.feeding.plan import rng_for
 from shared.files import written_aside
 from shared.loop.optim import for_batch
@@ -86,7 +86,7 @@ def train(resolved: Resolved) -> int:
                 )
         if opened.transfer is not None:
             session.write("transfer.json", report_of(opened, recipe.model))
-        feed, exported, kept = session.feed(data.train, shapes_of(data.train, recipe.data)), [], []
+        feed, exported, kept = feed_of(session, data), [], []
 
         for note in notes(resolved, feed.step_size):
             log.info(note)
@@ -117,6 +117,12 @@ def resolved_for(resolved: Resolved, data: CocoDetection) -> Resolved:
         return resolved
     args = {**recipe.model.network_args, "num_keypoints": len(data.skeleton)}
     return replace(resolved, recipe=replace(recipe, model=replace(recipe.model, network_args=args)))
+
+
+def feed_of(session: Session, data: Data) -> Feed:
+    """The training feed."""
+    config = session.recipe.data
+    return session.feed(data.train, shapes_of(data.train, config), repeats_of(data.train, config))
 
 
 def check_input(net: Backbone, data: CocoDetection) -> None:
@@ -256,13 +262,13 @@ def size_words(config: DataConfig, network: str) -> str:
     """'640 x 640', or what is known of sizes that vary."""
     height, width = input_size(config.size, config.aug_type, network)
     longest = f", longest side {config.max_size}" if config.max_size else ""
-    varied = ", short side varies" if config.multiscale else ""
+    varied = ", short side varies" if config.multiscale or config.short_side_range else ""
     return f"{height} x {width}{longest}{varied}"
 
 
 def dry_run(session: Session, resolved: Resolved, task: DetectTask, data: Data, opened: OpenedBackbone) -> int:
     recipe = resolved.recipe
-    feed = session.feed(data.train, shapes_of(data.train, recipe.data))
+    feed = feed_of(session, data)
     lines = notes(resolved, feed.step_size) + describe_parameters(task, task.backbone.stages())
     lines += describe_groups(task, for_batch(recipe.optim, feed.step_size))
     lr = for_batch(recipe.optim, feed.step_size).lr

@@ -23,7 +23,8 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from shared.errors import BadSample, DataError, Refusal
 from shared.feeding.grouped import GroupedPlan
-from shared.feeding.plan import Plan, rng_for
+from shared.feeding.plan import Plan, RepeatPlan, rng_for
+from shared.feeding.repeat import Repeats
 
 log = logging.getLogger(__name__)
 TRIES = 100  # consecutive unreadable samples to skip before giving up
@@ -67,6 +68,7 @@ class Feed:
         rank, world: rank and number of processes; `world` divides `micro_batches`.
         workers: loading processes; 0 loads in this process.
         groups: (N,) group number of each sample; each micro batch then has samples of one group. Not for shards.
+        repeats: how often samples come in an epoch; None for once.
         max_bad: fraction of the samples that may be unreadable before DataError is raised; one may be, unless it is 0.
         pin: pin batches in memory for a faster copy to the GPU.
     """
@@ -84,11 +86,12 @@ class Feed:
         world: int = 1,
         workers: int = 0,
         groups: np.ndarray | None = None,
+        repeats: Repeats | None = None,
         max_bad: float = 0.001,
         pin: bool = False,
     ) -> None:
         self.samples, self.batch_size, self.micro_batches = samples, batch_size, micro_batches
-        self.plan = Plan(samples.sizes, seed) if groups is None else GroupedPlan(groups, batch_size, seed)
+        self.plan = plan_of(samples, seed, batch_size, groups, repeats)
         self.fetch = Fetch(samples, self.plan, seed)
         self.rank, self.world, self.workers, self.max_bad, self.pin = rank, world, workers, max_bad, pin
         self.bad: set[str] = set()
@@ -129,6 +132,15 @@ class Feed:
         return fetched.batch
 
 
+def plan_of(
+    samples: Samples, seed: int, batch_size: int, groups: np.ndarray | None = None, repeats: Repeats | None = None
+) -> Plan | RepeatPlan | GroupedPlan:
+    """The order of a training run; the arguments are those of `Feed`."""
+    if groups is not None:
+        return GroupedPlan(groups, batch_size, seed, repeats)
+    return Plan(samples.sizes, seed) if repeats is None else RepeatPlan(repeats, seed)
+
+
 def in_order(
     samples: Samples, batch_size: int, *, rank: int = 0, world: int = 1, workers: int = 0, pin: bool = False
 ) -> InOrderBatches:
@@ -154,7 +166,7 @@ class InOrderBatches:
 class Fetch(Dataset):
     """Dataset from lists of positions of the run to micro batches."""
 
-    def __init__(self, samples: Samples, plan: Plan | GroupedPlan, seed: int) -> None:
+    def __init__(self, samples: Samples, plan: Plan | RepeatPlan | GroupedPlan, seed: int) -> None:
         self.samples, self.plan, self.seed = samples, plan, seed
 
     def __getitem__(self, positions: list[int]) -> Fetched:
@@ -164,8 +176,9 @@ class Fetch(Dataset):
 
     def sample(self, epoch: int, place: int, bad: list[str]) -> Any:
         for attempt in range(TRIES):
-            index = self.plan.index(epoch, (place + attempt) % len(self.plan))
-            rng = rng_for(self.seed, epoch, index)
+            position = (place + attempt) % len(self.plan)
+            index = self.plan.index(epoch, position)
+            rng = rng_for(self.seed, epoch, self.plan.stream(epoch, position))
             torch.default_generator.manual_seed(int(rng.integers(2**62)))  # for torchvision's own random transforms
             try:
                 return self.samples.load(index, rng)

@@ -14,7 +14,10 @@ from functools import lru_cache
 
 import numpy as np
 
+from shared.feeding.repeat import Draw, Repeats
+
 ORDER, SAMPLE = 0, 1  # purpose of a random stream, part of its seed
+AGAIN = 1 << 40  # a sample's second time in an epoch has the random stream of the index that is so much higher
 
 
 def rng_for(seed: int, epoch: int, index: int) -> np.random.Generator:
@@ -62,6 +65,10 @@ class Plan:
         first = ends[block - 1] if block else 0
         return int(self._members(epoch, block)[position - first])
 
+    def stream(self, epoch: int, position: int) -> int:
+        """The number of the sample's random stream: its index."""
+        return self.index(epoch, position)
+
     def _layout_of(self, epoch: int) -> tuple[np.ndarray, list[int]]:
         """Shards in the epoch's order, and the end position of each block."""
         shards = order_of(self.seed, epoch, 2**63 - 1, len(self.sizes))
@@ -75,6 +82,41 @@ class Plan:
         shards = self._layout(epoch)[0][block * self.block : (block + 1) * self.block]
         members = np.concatenate([np.arange(int(self.starts[s]), int(self.starts[s + 1])) for s in shards])
         return members[order_of(self.seed, epoch, block, len(members))]
+
+
+class RepeatPlan:
+    """The order of samples of every epoch, of which some come several times or not in every epoch.
+
+    Args:
+        repeats: how often samples come.
+        seed: of the order.
+    """
+
+    def __init__(self, repeats: Repeats, seed: int) -> None:
+        self.repeats, self.seed, self.drawn = repeats, seed, Draw(repeats, seed)
+        self._order = lru_cache(maxsize=2)(self._order_of)
+
+    def __len__(self) -> int:
+        return len(self.drawn)
+
+    def __reduce__(self):  # the cache is not sent to worker processes
+        return RepeatPlan, (self.repeats, self.seed)
+
+    def index(self, epoch: int, position: int) -> int:
+        """Sample index at a position of an epoch. Every epoch has len(self) positions."""
+        if not 0 <= position < len(self):
+            raise IndexError(f"position {position} of {len(self)}")
+        return int(self._order(epoch)[0][position])
+
+    def stream(self, epoch: int, position: int) -> int:
+        """The number of the sample's random stream: its index, another one for each further time in the epoch."""
+        index, times = self._order(epoch)
+        return int(index[position]) + AGAIN * int(times[position])
+
+    def _order_of(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
+        drawn, times = self.drawn.of(epoch)
+        order = order_of(self.seed, epoch, 0, len(drawn))
+        return drawn[order], times[order]
 
 
 def _rebuild(sizes: list[int], seed: int, block: int) -> Plan:

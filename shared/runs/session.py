@@ -20,6 +20,7 @@ from shared.devices.device import pick_device
 from shared.errors import Refusal, UsageError, about_disk, plural
 from shared.feeding.feed import Feed, choose_workers, in_order
 from shared.feeding.image import limit_pixels
+from shared.feeding.repeat import Repeats
 from shared.files import write_json
 from shared.logs.console import setup_logging
 from shared.loop.epochs import is_finished, plain_metrics
@@ -80,11 +81,12 @@ class Session:
         setup_logging(self.run_dir, enabled=dist.is_main())
         return self.run_dir
 
-    def feed(self, samples: Any, groups: np.ndarray | None = None) -> Any:
+    def feed(self, samples: Any, groups: np.ndarray | None = None, repeats: Repeats | None = None) -> Any:
         """The training feed. A resumed run keeps its number of micro batches per step, for any number of processes.
 
         Args:
             groups: (N,) group number of each sample, if each micro batch is to hold samples of one group.
+            repeats: how often samples come in an epoch; None for once.
         """
         runtime, world = self.runtime, dist.world()
         micro_batches = runtime.grad_accum_steps * world
@@ -113,6 +115,7 @@ class Session:
             seed=runtime.seed,
             workers=workers,
             groups=groups,
+            repeats=repeats,
             max_bad=runtime.max_bad_samples,
             pin=self.device.type == "cuda",
             **shares,

@@ -14,10 +14,10 @@
     ssdlite      SSD's crop                                           -> resize -> flip
     lsj          flip -> scale 0.1 to 2 of the size that fits, on a canvas of exactly (height, width)
 
-Images are resized to exactly (height, width); or, with `max_size`, `multiscale` or detr, to that short side, with a
-long side of at most `max_size`. If the short side varies and the size is smaller than the papers' (640, for detr
-800), all lengths are scaled: detr with size 400 uses 240 to 400. Evaluation only resizes, for lsj to the size that
-fits into the canvas. Boxes are clipped, and those narrower than a pixel dropped. All random numbers come from the
+Images are resized to exactly (height, width); or, with `max_size`, `multiscale`, `short_sides` or detr, to that short
+side, with a long side of at most `max_size`. If the short side varies and the size is smaller than the papers' (640,
+for detr 800), all lengths are scaled: detr with size 400 uses 240 to 400. Evaluation only resizes, for lsj to the size
+that fits into the canvas. Boxes are clipped, and those narrower than a pixel dropped. All random numbers come from the
 given generator.
 """
 
@@ -191,6 +191,7 @@ def build_augment(
     max_size: int | None = None,
     multiscale: bool = False,
     smallest_side: int = SHORT_SIDES[0],
+    short_sides: tuple[int, int] | None = None,
     antialias: bool = True,
     resize_rule: str | None = None,
     train: bool = True,
@@ -204,6 +205,8 @@ def build_augment(
         max_size: maximum long side; keeps the aspect ratio.
         multiscale: random short sides from `smallest_side` to 800, keeping the aspect ratio.
         smallest_side: of multiscale and detr, in steps of 32 up to 800.
+        short_sides: random short sides, any whole number from the first to the second, instead of those in steps of
+            32; keeps the aspect ratio.
         antialias: antialias when downscaling; torchvision's detectors were trained without.
         resize_rule: rounding of sizes that keep the aspect ratio, a name of `sizes.RULES`; None for that of the
             augmentation's authors, which is torchvision's for all but detr.
@@ -224,8 +227,20 @@ def build_augment(
         raise UsageError(f"no resize rule '{resize_rule}'; give one of {', '.join(RULES)}")
     if multiscale and name == "lsj":
         raise UsageError("lsj has its own random scales, on a canvas of --size; remove --multiscale")
-    output = replace(output_of(name, size, max_size, multiscale, smallest_side), antialias=antialias, rule=resize_rule)
+    output = output_of(name, size, max_size, multiscale or short_sides is not None, smallest_side)
+    if short_sides is not None:
+        output = replace(output, long=max_size or LONG_SIDE, short=sides_between(name, *short_sides))
+    output = replace(output, antialias=antialias, rule=resize_rule)
     return Augmentation(AUGMENTATIONS[name] if train else plain, output, level)
+
+
+def sides_between(name: str, low: int, high: int) -> tuple[int, ...]:
+    """All short sides of --short-side-range."""
+    if low > high:
+        raise UsageError(f"--short-side-range {low} {high} has the larger side first; give {high} {low}")
+    if name == "lsj":
+        raise UsageError("lsj has its own random scales, on a canvas of --size; remove --short-side-range")
+    return tuple(range(low, high + 1))
 
 
 def output_of(name: str, size: Size, max_size: int | None, multiscale: bool, smallest_side: int) -> Output:

@@ -246,6 +246,16 @@ def test_detr_shrinks_in_proportion_to_a_smaller_size() -> None:
     assert kept[0].shape[-2:] == (256, 341)
 
 
+def test_a_range_of_short_sides_gives_every_whole_number_in_it_and_the_size_in_evaluation() -> None:
+    picture, target = torch.zeros(3, 30, 40, dtype=torch.uint8), Target(boxes=torch.zeros(0, 4), labels=torch.zeros(0))
+    for name in ("hflip", "birder", "detr", "multiscale"):
+        augment = build_augment(name, size=(64, 64), short_sides=(40, 47), max_size=2000, level=2)
+        seen = [min(augment(picture, target, np.random.default_rng(seed))[0].shape[1:]) for seed in range(120)]
+        assert set(seen) == set(range(40, 48)), name
+    plain = build_augment("hflip", size=(64, 64), short_sides=(40, 47), train=False)
+    assert plain(picture, target, np.random.default_rng(0))[0].shape == (3, 64, 85)
+
+
 @pytest.mark.parametrize(
     ("size", "shorts"), [(640, range(480, 801, 32)), (320, range(240, 401, 16)), (900, range(480, 801, 32))]
 )
@@ -273,6 +283,8 @@ def test_evaluation_resizes_and_draws_nothing() -> None:
         ({"name": "birdr"}, "did you mean 'birder'"),
         ({"name": "birder", "level": 11}, "level 11"),
         ({"name": "hflip", "size": (0, 5)}, "sizes start at 1"),
+        ({"name": "lsj", "short_sides": (40, 80)}, "remove --short-side-range"),
+        ({"name": "hflip", "short_sides": (80, 40)}, "give 40 80"),
         ({"name": "lsj", "multiscale": True}, "remove --multiscale"),
     ],
 )
