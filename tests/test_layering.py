@@ -55,7 +55,7 @@ ROOMS = {
     "detection.recipe": "nets",
     "detection.data.masks": "",
     "detection.data.annotations": "data.masks",
-    "detection.vocabulary": "",
+    "detection.vocabulary": "data.annotations",
     "detection.data.augment": "types parts.dense data.masks",
     "detection.data": "types data.masks data.annotations data.augment",
     "detection.drawing": "types data.masks data.annotations",

@@ -133,13 +133,17 @@ class Vocabulary:
             source_ids=tuple(source_ids),
         )
 
+    def called(self, names: Sequence[str]) -> Vocabulary:
+        """The same rows under other names, one for each."""
+        return replace(self, names=tuple(names))
+
     def join(self, other: Vocabulary) -> Vocabulary:
         """All names of this vocabulary, then those of the other that none here equals by letters and digits.
 
         Raises:
             WeightsError: they are of different text models or widths.
         """
-        check_same(self.model, self.width, other, "the first vocabulary")
+        check_same(self.model, self.width, other, "the one it is joined to")
         mine = {plain(name) for name in self.names}
         new = [row for row, name in enumerate(other.names) if plain(name) not in mine]
         sources = [text for text in dict.fromkeys((self.source, other.source)) if text]
@@ -167,10 +171,7 @@ class Vocabulary:
         from safetensors.torch import save_file
 
         path = Path(path)
-        if path.suffix != ENDING:
-            raise UsageError(f"a vocabulary is written as {ENDING}, not {path.name}; give such a name")
-        if path.exists():
-            raise UsageError(f"{path} exists, and nothing is overwritten; give another name")
+        check_output(path)
         halves = self.vectors.half()
         exact = bool(torch.equal(halves.float(), self.vectors))
         texts = {"names": self.names, "spoken": self.spoken, "source_ids": self.source_ids, "templates": self.templates}
@@ -227,6 +228,14 @@ class Vocabulary:
                 f"{path} is not as it was written: its digest differs; get the file again, or make it again"
             )
         return made
+
+
+def check_output(path: Path) -> None:
+    """Raise UsageError if a vocabulary cannot be written there: another ending, or a file that exists."""
+    if path.suffix != ENDING:
+        raise UsageError(f"a vocabulary is written as {ENDING}, not {path.name}; give such a name")
+    if path.exists():
+        raise UsageError(f"{path} exists, and nothing is overwritten; give another name")
 
 
 def _opened(path: Path) -> tuple[dict[str, str], Tensor]:
@@ -305,7 +314,7 @@ def check_same(model: str, width: int, other: Vocabulary, whose: str) -> None:
         )
     if other.width != width:
         raise WeightsError(
-            f"the vocabulary has vectors of {other.width} numbers and {whose} has {width}; give one of that width"
+            f"the vocabulary has vectors of {other.width} numbers, and {whose} {width}; give one of that width"
         )
 
 

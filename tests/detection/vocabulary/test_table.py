@@ -52,7 +52,7 @@ def test_joining_keeps_the_first_row_of_a_name_and_adds_the_others() -> None:
     assert (both.source, both.license) == ("first; second", "MIT")
     with pytest.raises(WeightsError, match=r"text model random:0 .* of clip:RN50"):
         first.join(random_vocabulary(["cow"], 6))
-    with pytest.raises(WeightsError, match="7 numbers and the first vocabulary has 6"):
+    with pytest.raises(WeightsError, match="7 numbers, and the one it is joined to 6"):
         first.join(some(("cow",), width=7))
 
 
@@ -115,7 +115,7 @@ def test_vectors_are_one_of_each_name_finite_and_not_zero(vectors: torch.Tensor,
 def test_another_model_or_width_than_the_weights_is_refused_with_exit_code_4() -> None:
     check_same("clip:RN50", 6, some(), "the weights")
     for model, width, says in (("minilm", 6, "of the text model clip:RN50 and the weights of minilm"), (
-        "clip:RN50", 5, "vectors of 6 numbers and the weights has 5")):  # fmt: skip
+        "clip:RN50", 5, "vectors of 6 numbers, and the weights 5")):  # fmt: skip
         with pytest.raises(WeightsError, match=says) as refused:
             check_same(model, width, some(), "the weights")
         assert refused.value.exit_code == 4
