@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
+from shared.errors import plural
 from shared.recipes.commands import Command
 from shared.recipes.flags import Parser, add_pixel_limit
 from shared.recipes.values import number, whole
@@ -100,9 +101,8 @@ def report(packed: Packed, args: Namespace) -> list[str]:
 
     counts = " and ".join(f"{count:,} {split}" for split, count in packed.samples.items())
     again = f", {packed.kept} of them kept from the stopped packing" if packed.kept else ""
-    lines = [
-        f"packed {counts} images of {len(packed.classes)} classes into {packed.shards} shards{again} in {args.out}"
-    ]
+    classes, shards = plural(len(packed.classes), "class"), plural(packed.shards, "shard")
+    lines = [f"packed {counts} images of {classes} into {shards}{again} in {args.out}"]
     total, left_out = sum(packed.samples.values()), packed.left_out
     lines.append(f"  {total + len(left_out):,} files or records found: {total:,} packed{reasons(left_out)}")
     if args.short_side is not None:

@@ -226,7 +226,7 @@ def read_categories(entries: list[Any], path: Path) -> dict[int, str]:
     names: dict[int, str] = {}
     for entry in entries:
         category = category_id(entry)
-        if category is None or not isinstance(entry.get("name"), str):
+        if category is None or not isinstance(entry.get("name"), str) or not entry["name"].strip():
             raise DataError(f"{path}: the category {json.dumps(entry)[:60]} needs an integer id and a name; correct it")
         if category in names:
             raise DataError(f"{path}: the category id {category} appears twice; give each category its own")

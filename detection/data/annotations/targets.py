@@ -20,6 +20,7 @@ from shared.errors import DataError
 
 CROWDS = "(iscrowd), not trained on and not counted in evaluation"
 LARGEST_AREA = 1.5  # of the box, rounded up to pixels
+TINY_SHARE = 0.01  # of the box: no mask covers less of it in every annotation of a file
 
 
 def note(count: int, one: str, many: str, what: str) -> list[str]:
@@ -68,9 +69,9 @@ def area_notes(table: CocoTable, objects: np.ndarray) -> list[str]:
         return []
     with np.errstate(over="ignore"):
         boxes, largest = sides.prod(axis=1), LARGEST_AREA * (sides + 1).prod(axis=1)
-        varied = boxes.max() > 1.1 * boxes.min()
+        unlike = boxes.max() > 1.1 * boxes.min() or areas[0] < TINY_SHARE * boxes.min()
     low, large = int((areas <= 0).sum()), int((areas > largest).sum())
-    if (len(areas) > 2 or areas[0] == 1) and (areas == areas[0]).all() and varied:
+    if (len(areas) > 2 or areas[0] == 1) and (areas == areas[0]).all() and unlike:
         what = f"all {len(areas)} areas are {areas[0]:g}, whatever the box"
     elif low or large:
         kinds = [f"{low} of {len(areas)} areas {'is' if low == 1 else 'are'} 0 or less"] if low else []

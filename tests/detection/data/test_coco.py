@@ -297,6 +297,7 @@ def test_a_wrong_annotation_is_named_with_file_and_id(tmp_path: Path, change: di
         ("categories", {"id": "dog"}, "the category .* needs an integer id"),
         ("categories", {"name": "cat"}, "the category name 'cat' appears twice"),
         ("categories", {"name": None}, "needs an integer id and a name"),
+        ("categories", {"name": "  "}, "needs an integer id and a name"),
     ],
 )
 def test_a_wrong_image_or_category_is_named(tmp_path: Path, part: str, change: dict[str, Any], says: str) -> None:

@@ -42,6 +42,14 @@ def test_areas_that_can_be_are_not(tmp_path: Path, areas: list[float | None]) ->
     assert notes(tmp_path, areas) == []
 
 
+def test_a_tiny_area_for_boxes_of_one_size_is_told(tmp_path: Path) -> None:
+    content = people_file()
+    for entry in content["annotations"]:
+        entry.update(bbox=[5, 5, 12, 12], area=1, segmentation=[], iscrowd=0)
+    (note,) = [note for note in CocoDetection(*people(tmp_path, content)).notes if "area" in note]
+    assert "areas are 1, whatever the box" in note
+
+
 def test_crowds_are_told_in_the_notes(tmp_path: Path) -> None:
     assert CocoDetection(*people(tmp_path)).notes == [
         "1 annotation is a crowd (iscrowd), not trained on and not counted in evaluation"
