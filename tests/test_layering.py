@@ -29,7 +29,7 @@ ROOMS = {
     "shared.recipes": "errors text versions",
     "shared.logs": "files text",
     "shared.devices": "errors recipes",
-    "shared.feeding": "errors recipes",
+    "shared.feeding": "errors recipes devices",
     "shared.weights": "errors files recipes feeding",
     "shared.loop": "errors files recipes logs devices feeding",
     "shared.runs": "text errors files recipes logs devices feeding weights loop",

@@ -1,4 +1,7 @@
-"""Batches: lists of uint8 images in the loader, one padded float tensor on the device."""
+"""Batches: images uint8 of any sizes in the loader, one padded float tensor on the device.
+
+samples --collate, in a worker--> images, targets --one buffer--> the device --pad_batch--> Images
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,7 @@ from detection.types import Images, Target
 
 
 def collate(samples: list[tuple[Tensor, Target]]) -> tuple[list[Tensor], list[Target]]:
-    """B samples -> lists of B images uint8 (3, H, W) of any sizes, and B targets."""
+    """B samples -> lists of B images uint8 (3, H, W) of any sizes, and B targets with any fields."""
     return [image for image, _ in samples], [target for _, target in samples]
 
 
@@ -21,12 +24,17 @@ def pad_batch(images: list[Tensor], normalize: Callable[[Tensor], Tensor], multi
     Images are at the top left; padding is 0, the mean color after normalization.
 
     Args:
-        normalize: uint8 (3, H, W) -> float (3, H, W).
+        normalize: uint8 (B, 3, H, W) -> float (B, 3, H, W), each pixel for itself.
         multiple: height and width of the batch are rounded up to a multiple of it.
     """
     sizes = [(image.shape[-2], image.shape[-1]) for image in images]
     height, width = (-(-max(side) // multiple) * multiple for side in zip(*sizes, strict=True))
-    pixels = torch.zeros((len(images), 3, height, width), device=images[0].device)
-    for canvas, image, (h, w) in zip(pixels, images, sizes, strict=True):
-        canvas[:, :h, :w] = normalize(image)
+    if all(size == (height, width) for size in sizes):
+        return Images(normalize(torch.stack(images)), sizes)
+    stored = images[0].new_zeros((len(images), 3, height, width))
+    for canvas, image, (h, w) in zip(stored, images, sizes, strict=True):
+        canvas[:, :h, :w] = image
+    pixels = normalize(stored)
+    for canvas, (h, w) in zip(pixels, sizes, strict=True):
+        canvas[:, h:], canvas[:, :h, w:] = 0, 0
     return Images(pixels, sizes)

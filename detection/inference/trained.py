@@ -40,7 +40,7 @@ from detection.training.datasets import (
     sides,
 )
 from detection.training.task import DetectTask
-from shared.devices.device import to_device
+from shared.devices.ahead import ahead
 from shared.errors import DataError, UsageError, WeightsError
 from shared.feeding.feed import in_order
 from shared.files import write_json
@@ -142,8 +142,8 @@ def evaluate(
     take_sigmas(dataset, config)
     tell(dataset)
     trained.task.evaluator = lambda: evaluator_of(dataset, config.eval_backend)
-    batches = in_order(dataset, batch_size, workers=workers)
-    evaluator = trained.task.evaluated(to_device(batch, trained.device) for batch in batches)
+    batches = in_order(dataset, batch_size, workers=workers, pin=trained.device.type == "cuda")
+    evaluator = trained.task.evaluated(ahead(batches, trained.device))
     if save is not None:
         save_results(evaluator, save)
     return with_classes(evaluator)

@@ -16,6 +16,7 @@ from detection.eval.panoptic import Evaluator
 from detection.nets import Detector
 from detection.types import Detections, Images, Target
 from shared.devices import dist
+from shared.devices.flat import opened
 from shared.feeding.pixels import Normalize, PixelStats
 from shared.loop.task import Task
 
@@ -81,7 +82,7 @@ class DetectTask(Task):
         """The evaluator with all detections added; complete on the main process only."""
         assert self.evaluator is not None
         evaluator = self.evaluator()
-        for pictures, targets in loader:
+        for pictures, targets in map(opened, loader):
             for picture, target, found in zip(pictures, targets, self.detect(pictures, targets), strict=True):
                 seen = picture.shape[-2:]
                 height, width = evaluator.original_size(target["image_id"])  # type: ignore[typeddict-item]

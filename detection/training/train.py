@@ -27,7 +27,7 @@ from detection.training.task import DetectTask
 from shared.devices import dist
 from shared.devices.device import to_device
 from shared.errors import UsageError, plural
-from shared.feeding.feed import Feed, choose_workers, in_order
+from shared.feeding.feed import Feed
 from shared.feeding.plan import rng_for
 from shared.files import written_aside
 from shared.loop.optim import for_batch
@@ -139,10 +139,7 @@ def check_input(net: Backbone, data: CocoDetection) -> None:
 
 
 def val_loader(session: Session, val: CocoDetection | None) -> Any:
-    if val is None:
-        return None
-    workers = choose_workers(session.runtime.num_workers, dist.world())
-    return in_order(val, session.runtime.batch_size, rank=dist.rank(), world=dist.world(), workers=workers)
+    return None if val is None else session.in_order(val)
 
 
 def card(session: Session, data: Data, opened: OpenedBackbone, tag: str, epoch: int, metrics: dict, last: bool) -> Card:

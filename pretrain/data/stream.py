@@ -32,7 +32,7 @@ from pretrain.data.contents import Contents
 from pretrain.data.shard_index import parse_class
 from pretrain.data.shards import IMAGES, is_remote, outside, stacked
 from shared.errors import DataError
-from shared.feeding.feed import plainly, start_worker
+from shared.feeding.feed import handed_over, plainly, start_worker
 from shared.feeding.image import BadImage, decode_image
 from shared.feeding.plan import rng_for
 from shared.feeding.tar import BLOCK, damaged
@@ -88,7 +88,7 @@ class RemoteShards(IterableDataset):
         self.num_classes = num_classes or (len(self.classes) if self.classes else None)
         self.fingerprint = hashlib.sha256("\n".join(self.urls).encode()).hexdigest()  # all that is known beforehand
 
-    def stream_feed(self, **shares: int) -> StreamFeed:
+    def stream_feed(self, **shares: Any) -> StreamFeed:
         """The feed for a stream, used by `shared.runs.session`."""
         return StreamFeed(self, **shares)
 
@@ -171,13 +171,21 @@ class StreamFeed:
 
     Args:
         samples: the stream.
-        batch_size, micro_batches, rank, world, workers: as for `shared.feeding.feed.Feed`.
+        batch_size, micro_batches, rank, world, workers, pin: as for `shared.feeding.feed.Feed`.
     """
 
     whole_epochs = True
 
     def __init__(
-        self, samples: RemoteShards, *, batch_size: int, micro_batches: int, rank: int, world: int, workers: int
+        self,
+        samples: RemoteShards,
+        *,
+        batch_size: int,
+        micro_batches: int,
+        rank: int,
+        world: int,
+        workers: int,
+        pin: bool = False,
     ) -> None:
         self.samples, self.batch_size, self.micro_batches = samples, batch_size, micro_batches
         self.world, self.workers = world, min(workers, len(samples.urls) // world)
@@ -189,11 +197,16 @@ class StreamFeed:
         samples.rank, samples.epoch_samples = rank, each * batch_size * max(self.workers, 1) * world
         samples.world = world
         self.bad: set[str] = set()
+        self.pin = pin
 
     @property
     def step_size(self) -> int:
         """Samples in one optimizer step."""
         return self.batch_size * self.micro_batches
+
+    def handed_over(self, samples: list[Any]) -> Any:
+        """Samples -> a micro batch as it leaves the loader."""
+        return handed_over(self.samples.collate(samples), self.pin)
 
     def steps(self, first: int, stop: int) -> Iterator[list[Any]]:
         """This process's micro batches of each step; `first` must be the first step of an epoch."""
@@ -205,8 +218,9 @@ class StreamFeed:
                     self.samples,
                     batch_size=self.batch_size,
                     num_workers=self.workers,
-                    collate_fn=self.samples.collate,
+                    collate_fn=self.handed_over,
                     worker_init_fn=start_worker,
+                    pin_memory=self.pin and self.workers > 0,
                 )
             )
             for _ in range(every):

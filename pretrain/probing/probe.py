@@ -25,7 +25,7 @@ from backbones.base import Backbone
 from pretrain.methods import Method
 from pretrain.probing.health import collapse, deviation, health
 from shared.devices import dist
-from shared.devices.device import to_device
+from shared.devices.ahead import ahead
 from shared.errors import UsageError
 from shared.feeding.pixels import Normalize, PixelStats
 
@@ -104,8 +104,7 @@ def eval_mode(module: nn.Module) -> Iterator[None]:
 def vectors_of(backbone: Backbone, normalize: nn.Module, batches: Iterable[Any], device: torch.device) -> Vectors:
     """Batches of (images (B, 3, H, W) uint8, labels (B,)) -> pooled vectors. The backbone must be in eval mode."""
     values, labels = [torch.zeros(0, backbone.width, device=device)], [torch.zeros(0, dtype=torch.int64, device=device)]
-    for batch in batches:
-        images, classes = to_device(batch, device)
+    for images, classes in ahead(batches, device):
         values.append(backbone(normalize(images)).float())
         labels.append(classes)
     return Vectors(torch.cat(values), torch.cat(labels))

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from shared.devices.flat import Flat, opened
 from shared.errors import UsageError
 from shared.recipes.recipe import RuntimeConfig
 
@@ -15,16 +17,30 @@ log = logging.getLogger(__name__)
 
 
 def to_device(batch: Any, device: torch.device) -> Any:
-    """Copy a nest of dicts, lists and tuples with its tensors moved to the device."""
-    if isinstance(batch, Tensor):
-        return batch.to(device, non_blocking=True)
-    if isinstance(batch, dict):
-        return {k: to_device(v, device) for k, v in batch.items()}
-    if isinstance(batch, tuple) and hasattr(batch, "_fields"):
-        return type(batch)(*(to_device(v, device) for v in batch))
-    if isinstance(batch, list | tuple):
-        return type(batch)(to_device(v, device) for v in batch)
-    return batch
+    """Copy a nest of dicts, lists and tuples with its tensors moved to the device; a `Flat` is opened there."""
+    if isinstance(batch, Flat):
+        return opened(Flat(batch.buffer.to(device, non_blocking=True), batch.layout))
+    if isinstance(batch, list):
+        return [to_device(part, device) for part in batch]
+    return changed(batch, lambda tensor: tensor.to(device, non_blocking=True))
+
+
+def kept_apart(batch: Any) -> Any:
+    """Copy a nest to the CPU, each tensor in memory of its own: views of one buffer cannot be saved together."""
+    return changed(opened(batch), lambda tensor: tensor.detach().to("cpu", copy=True))
+
+
+def changed(nest: Any, change: Callable[[Tensor], Tensor]) -> Any:
+    """Copy a nest of dicts, lists and tuples with its tensors changed."""
+    if isinstance(nest, Tensor):
+        return change(nest)
+    if isinstance(nest, dict):
+        return {key: changed(value, change) for key, value in nest.items()}
+    if isinstance(nest, tuple) and hasattr(nest, "_fields"):
+        return type(nest)(*(changed(value, change) for value in nest))
+    if isinstance(nest, list | tuple):
+        return type(nest)(changed(value, change) for value in nest)
+    return nest
 
 
 def pick_device(name: str) -> torch.device:

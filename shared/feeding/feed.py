@@ -19,8 +19,9 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset, Sampler, get_worker_info
 
+from shared.devices.flat import flatten, pinned_memory, shared_memory
 from shared.errors import BadSample, DataError, Refusal
 from shared.feeding.grouped import GroupedPlan
 from shared.feeding.plan import Plan, RepeatPlan, rng_for
@@ -46,7 +47,7 @@ class Samples(Protocol):
         ...
 
     def collate(self, samples: list[Any]) -> Any:
-        """Samples -> one micro batch with uint8 pixels."""
+        """Samples -> one micro batch with uint8 pixels; a nest of dicts, lists and tuples that `flatten` takes."""
         ...
 
 
@@ -58,7 +59,7 @@ class Fetched(NamedTuple):
 
 
 class Feed:
-    """Micro batches of a training run, by optimizer step.
+    """Micro batches of a training run, by optimizer step; those of a worker or for a GPU are `Flat`.
 
     Args:
         samples: the data.
@@ -92,7 +93,7 @@ class Feed:
     ) -> None:
         self.samples, self.batch_size, self.micro_batches = samples, batch_size, micro_batches
         self.plan = plan_of(samples, seed, batch_size, groups, repeats)
-        self.fetch = Fetch(samples, self.plan, seed)
+        self.fetch = Fetch(samples, self.plan, seed, pin)
         self.rank, self.world, self.workers, self.max_bad, self.pin = rank, world, workers, max_bad, pin
         self.bad: set[str] = set()
         if len(self.plan) == 0:
@@ -147,14 +148,17 @@ def in_order(
     """Evaluation loader: every sample once, without shuffling; each process gets its share of the batches."""
     count = sum(samples.sizes)
     batches = [list(range(i, min(i + batch_size, count))) for i in range(0, count, batch_size)][rank::world]
-    return InOrderBatches(loader(InOrder(samples), batches, workers, pin))
+    return InOrderBatches(loader(InOrder(samples, pin), batches, workers, pin), count)
 
 
 class InOrderBatches:
-    """A loader that can be iterated repeatedly."""
+    """A loader that can be iterated repeatedly.
 
-    def __init__(self, batches: DataLoader) -> None:
-        self.batches = batches
+    count: samples of all processes.
+    """
+
+    def __init__(self, batches: DataLoader, count: int) -> None:
+        self.batches, self.count = batches, count
 
     def __iter__(self) -> Iterator[Any]:
         return plainly(self.batches)
@@ -166,13 +170,13 @@ class InOrderBatches:
 class Fetch(Dataset):
     """Dataset from lists of positions of the run to micro batches."""
 
-    def __init__(self, samples: Samples, plan: Plan | RepeatPlan | GroupedPlan, seed: int) -> None:
-        self.samples, self.plan, self.seed = samples, plan, seed
+    def __init__(self, samples: Samples, plan: Plan | RepeatPlan | GroupedPlan, seed: int, pin: bool = False) -> None:
+        self.samples, self.plan, self.seed, self.pin = samples, plan, seed, pin
 
     def __getitem__(self, positions: list[int]) -> Fetched:
         bad: list[str] = []
         loaded = [self.sample(*divmod(p, len(self.plan)), bad) for p in positions]
-        return Fetched(self.samples.collate(loaded), bad)
+        return Fetched(handed_over(self.samples.collate(loaded), self.pin), bad)
 
     def sample(self, epoch: int, place: int, bad: list[str]) -> Any:
         for attempt in range(TRIES):
@@ -188,12 +192,13 @@ class Fetch(Dataset):
 
 
 class InOrder(Dataset):
-    def __init__(self, samples: Samples) -> None:
-        self.samples = samples
+    def __init__(self, samples: Samples, pin: bool = False) -> None:
+        self.samples, self.pin = samples, pin
 
     def __getitem__(self, indices: list[int]) -> Any:
         try:
-            return self.samples.collate([self.samples.load(i, rng_for(0, 0, i)) for i in indices])
+            loaded = [self.samples.load(i, rng_for(0, 0, i)) for i in indices]
+            return handed_over(self.samples.collate(loaded), self.pin)
         except BadSample as error:
             raise DataError(f"{error}; validation data must be readable, fix or remove it") from None
 
@@ -215,13 +220,22 @@ class Positions(Sampler):
         return (self.stop - self.first) * (self.high - self.low)
 
 
+def handed_over(batch: Any, pin: bool = False) -> Any:
+    """A batch as it leaves the loader: one buffer in shared memory from a worker, in pinned memory for a GPU, else as
+    it is; `shared.devices.flat.opened` gives the batch back.
+    """
+    if get_worker_info() is not None:
+        return flatten(batch, shared_memory)  # the main process pins it
+    return flatten(batch, pinned_memory) if pin else batch
+
+
 def loader(dataset: Dataset, order: Any, workers: int, pin: bool) -> DataLoader:
     return DataLoader(
         dataset,
         sampler=order,
         batch_size=None,
         num_workers=workers,
-        pin_memory=pin,
+        pin_memory=pin and workers > 0,
         worker_init_fn=start_worker,
         prefetch_factor=4 if workers else None,
         # forking is unsafe once CUDA or OpenMP threads run; the DataLoader's default start method handles that

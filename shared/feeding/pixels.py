@@ -51,5 +51,5 @@ class Normalize(nn.Module):
         self.register_buffer("std", torch.tensor(stats.std).view(3, 1, 1))
 
     def forward(self, pixels: Tensor) -> Tensor:
-        # one pass instead of three: x / 255 - mean, over std
-        return (pixels.float() - self.mean * 255).mul_(1 / (255 * self.std))
+        # two passes in place instead of three with new memory each: x / 255 - mean, over std
+        return pixels.to(torch.float32, copy=True).sub_(self.mean * 255).mul_(1 / (255 * self.std))

@@ -22,6 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from shared.devices import dist
+from shared.devices.device import kept_apart
 from shared.errors import WeightsError
 from shared.loop.task import Task
 
@@ -70,7 +71,7 @@ def keep_replay(
     kept = Kept(
         step=step,
         losses=losses,
-        batches=batches,
+        batches=[kept_apart(batch) for batch in batches],
         seeds=seeds,
         precision=None if precision is None else str(precision).removeprefix("torch."),
         task=task.state_dict(),

@@ -24,6 +24,7 @@ import torch
 from torch import nn
 
 from shared.devices import dist
+from shared.devices.ahead import ahead
 from shared.devices.device import precision, to_device
 from shared.devices.sharding import accumulate, check_sharding, put_together, shard, whole_state, whole_weights
 from shared.errors import Refusal, UsageError, plural
@@ -136,7 +137,7 @@ class Trainer:
         return self.metrics
 
     def run_steps(self) -> None:
-        steps, workers = self.feed.steps(self.step, self.total), self.feed.workers
+        steps, workers = ahead(self.feed.steps(self.step, self.total), self.device), self.feed.workers
         counts = (self.total, self.feed.step_size, self.feed.steps_per_epoch, workers)
         log.info("%d steps of %d images, %.4g steps an epoch, %d workers", *counts)
         while self.step < self.total:
@@ -295,7 +296,7 @@ class Trainer:
         with together, torch.autocast(self.device.type, self.amp_dtype, enabled=self.amp_dtype is not None):
             metrics = {}
             if self.val_loader is not None:
-                metrics = task.evaluate(to_device(batch, self.device) for batch in self.val_loader)
+                metrics = task.evaluate(ahead(self.val_loader, self.device))
             return metrics | (self.probe(task) if probing and self.probe else {})
 
     def deliver(self, epoch: int, last: bool) -> None:

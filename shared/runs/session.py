@@ -107,6 +107,7 @@ class Session:
                 f"resume it with a number of processes that divides {micro_batches}"
             )
         shares = {"batch_size": runtime.batch_size, "micro_batches": micro_batches, "rank": dist.rank(), "world": world}
+        shares |= {"pin": self.device.type == "cuda"}
         workers = choose_workers(runtime.num_workers, world)
         if hasattr(samples, "stream_feed"):
             return samples.stream_feed(workers=workers, **shares)
@@ -117,14 +118,14 @@ class Session:
             groups=groups,
             repeats=repeats,
             max_bad=runtime.max_bad_samples,
-            pin=self.device.type == "cuda",
             **shares,
         )
 
     def in_order(self, samples: Any) -> Any:
         """Evaluation loader: this process's share of a data set, every sample once."""
         workers = choose_workers(self.runtime.num_workers, dist.world())
-        return in_order(samples, self.runtime.batch_size, rank=dist.rank(), world=dist.world(), workers=workers)
+        shares = {"rank": dist.rank(), "world": dist.world(), "workers": workers, "pin": self.device.type == "cuda"}
+        return in_order(samples, self.runtime.batch_size, **shares)
 
     def joins_batch_norms(self) -> bool:
         """True if --sync-bn is set and possible here."""

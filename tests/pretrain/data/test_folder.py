@@ -14,6 +14,7 @@ from PIL import Image
 from pretrain.data.folder import ImageFolder, image_folders
 from pretrain.data.shards import ShardSet, find_shards
 from pretrain.packing.pack import pack
+from shared.devices.flat import opened
 from shared.errors import BadSample, DataError
 from shared.feeding.feed import in_order
 from shared.feeding.plan import rng_for
@@ -65,7 +66,7 @@ def test_batches_come_stacked_with_labels_and_through_workers(split_folder: Path
     assert [tuple(images.shape) for images, _ in plain] == [(4, 3, 6, 6), (4, 3, 6, 6), (3, 3, 6, 6)]
     assert torch.cat([labels for _, labels in plain]).tolist() == train.labels.tolist()
     assert set(train.labels.tolist()) == {0, 1}
-    for (a, b), (c, d) in zip(plain, in_order(train, 4, workers=1), strict=True):
+    for (a, b), (c, d) in zip(plain, map(opened, in_order(train, 4, workers=1)), strict=True):
         assert torch.equal(a, c) and torch.equal(b, d)
 
 

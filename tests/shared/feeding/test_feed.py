@@ -17,6 +17,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from shared.devices.flat import opened
 from shared.errors import BadSample, DataError
 from shared.feeding.feed import Feed, choose_workers, in_order
 
@@ -50,7 +51,7 @@ def feed(sizes: Sequence[int] = (7, 6), bad: Sequence[int] = (), **told: Any) ->
 
 def steps(first: int, stop: int, *, world: int = 1, **told: Any) -> list[list[Seen]]:
     """Every step's samples over all processes, in the order of micro batches."""
-    parts = [list(feed(world=world, rank=rank, **told).steps(first, stop)) for rank in range(world)]
+    parts = [list(map(opened, feed(world=world, rank=rank, **told).steps(first, stop))) for rank in range(world)]
     assert all(len(part) == stop - first for part in parts)
     return [[seen for part in parts for batch in part[i] for seen in batch] for i in range(stop - first)]
 

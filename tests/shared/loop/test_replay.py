@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from shared.devices.flat import flatten, opened
 from shared.errors import WeightsError
 from shared.loop.replay import Kept, keep_replay, read_replay, replay
 from shared.loop.task import Task
@@ -61,6 +62,14 @@ def kept(folder: Path, task: Task, *sums: float, precision: torch.dtype | None =
     path = keep_replay(folder, 7, {"inverse": float("inf")}, task, batches(*sums), SEEDS, precision)
     assert path is not None and path.name == "replay-step-7.pt"
     return path
+
+
+def test_a_step_whose_batch_came_in_one_buffer_is_kept_as_it_was(tmp_path: Path) -> None:
+    fresh, buffered = batches(1, 2), [opened(flatten((x, names, torch.arange(3)))) for x, names in batches(1, 2)]
+    path = keep_replay(tmp_path, 3, {}, Inverting(), buffered, SEEDS, None)
+    assert path is not None
+    for (x, names, numbers), (plain, same_names) in zip(read_replay(path).batches, fresh, strict=True):
+        assert x.equal(plain) and names == same_names and numbers.tolist() == [0, 1, 2]
 
 
 def test_the_module_and_the_sample_that_broke_a_step_are_named(tmp_path: Path) -> None:
