@@ -27,12 +27,15 @@ class Backbone(nn.Module, ABC):
     width: channels of the pooled vector that `forward` returns.
     pixels: mean and std of its published weights; None with random weights.
     only: the only image size (height, width) it accepts; None for any size.
+    beside: what the names of tensors begin with that its exports may hold besides its own, for a detector that
+        continues with them; empty if there are none.
     """
 
     maps: tuple[MapInfo, ...]
     width: int
     pixels: PixelStats | None = None
     only: tuple[int, int] | None = None
+    beside: str = ""
 
     def check_size(self, size: Sequence[int]) -> None:
         """Raise UsageError if it does not accept images of (height, width)."""

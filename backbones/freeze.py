@@ -41,6 +41,13 @@ def freeze_batch_norm(module: nn.Module) -> None:
             layer.requires_grad_(False)
 
 
+def hold_statistics(module: nn.Module) -> None:
+    """Call after `module.train()`: batch norms keep their running statistics, while scale and shift learn."""
+    for layer in module.modules():
+        if isinstance(layer, _BatchNorm):
+            layer.eval()
+
+
 def freeze_unreached(backbone: Backbone, used: Sequence[int]) -> list[str]:
     """Freeze parameters that no used map depends on, such as a MobileNet's head convolution; returns their names."""
     reach = map_reach(backbone)

@@ -50,7 +50,14 @@ class Detector(nn.Module, ABC):
 
     @abstractmethod
     def class_head(self) -> list[nn.Module]:
-        """Modules of the classification head, which --freeze-body leaves trainable."""
+        """Modules of the classification head, which --freeze-body leaves trainable.
+
+        All that depends on the number of classes is in them, as parameters or as buffers.
+        """
+
+    def continued(self) -> dict[str, nn.Module]:
+        """Modules that an export of the backbone may fill besides it, by what their tensors' names begin with."""
+        return {}
 
 
 detector: Registry[Detector] = Registry("detector", "detection.nets")

@@ -21,12 +21,15 @@ from shared.recipes.usual import fitted, sentence, without
 def settings(recipe: DetectRecipe, flags: Set[str]) -> dict[str, Any]:
     """The reference's settings of the recipe's network that go with what the user gave; see `fitted`.
 
-    Left out is the augmentation with options of another one. A backbone with random weights learns at the full rate.
+    Left out is the augmentation with options of another one. A backbone with random weights learns at the full rate,
+    all of it.
     """
     _, values = trained_as(recipe.model.network)
     model = recipe.model
     if not (model.backbone_tag or model.backbone_pretrained or model.weights_backbone or starts_from_a_detector(model)):
-        values = without(values, "backbone_lr", "layer_decay")
+        values = without(values, "backbone_lr", "layer_decay", "freeze_backbone_stages")
+    if flags & {"freeze_backbone", "freeze_body"}:
+        values = without(values, "freeze_backbone_stages")
     if flags & {"aug_type", "aug_level", "multiscale"}:
         values = without(values, "aug_type", "multiscale", "smallest_side")
     return fitted(values, recipe, flags)

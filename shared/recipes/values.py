@@ -57,6 +57,7 @@ def written(limit: float | None) -> str:
 
 # Types of the options of networks, methods and their parts
 Count = Annotated[int, Range(low=1, high=1_000_000)]  # objects, queries, classes, channels of a head
+Counts = tuple[Count, ...]  # one for each of several
 CountOrNone = Annotated[int, Range(low=0, high=1_000_000)]  # 0 means none, or a default
 Layers = Annotated[int, Range(low=1, high=1000)]
 Width = Annotated[int, Range(low=1, high=65_536)]  # channels
@@ -71,7 +72,8 @@ Pixels = Literal["imagenet", "clip", "birder", "centered", "neutral", "none"]
 
 TRUTH = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}  # as in YAML
 HINTS: dict[str, Any] = {
-    "int": int, "float": float, "bool": bool, "str": str, "Count": Count, "CountOrNone": CountOrNone, "Layers": Layers,
+    "int": int, "float": float, "bool": bool, "str": str, "Count": Count, "Counts": Counts,
+    "CountOrNone": CountOrNone, "Layers": Layers,
     "Width": Width, "Probability": Probability, "Dropout": Dropout, "Share": Share, "Scale": Scale,
     "Weight": Weight, "Ratio": Ratio,
 }  # fmt: skip

@@ -53,6 +53,7 @@ PARAMETERS = {
     "hiera_abswin_tiny": 27_634_120,
     "hiera_abswin_small": 34_731_976,
     "hiera_abswin_base": 51_248_872,
+    "clip_resnet50": 9_587_528,  # without its fourth stage and its pool
     # torchvision's without the dense layers that come before its own classifier
     "tv_mobilenet_v3_large": 3_932_952,
     "tv_mobilenet_v3_large_fpn": 3_932_952,
@@ -102,6 +103,7 @@ MAPS = {
     "hiera_abswin_tiny": (96, 192, 384, 768),
     "hiera_abswin_small": (96, 192, 384, 768),
     "hiera_abswin_base": (96, 192, 384, 768),
+    "clip_resnet50": (256, 512, 1024),
     "tv_mobilenet_v3_large": (24, 40, 112, 960),
     "tv_mobilenet_v3_large_fpn": (160, 960),
     "tv_mobilenet_v3_large_ssdlite": (672, 960),
@@ -113,6 +115,7 @@ STRIDES = {
     "tv_mobilenet_v3_large_ssdlite": (16, 32),
     "tv_mobilenet_v3_large_ssdlite_reduced": (16, 32),
     "tv_vgg16": (4, 8, 16),
+    "clip_resnet50": (4, 8, 16),
 }
 
 

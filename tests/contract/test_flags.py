@@ -89,6 +89,8 @@ def test_every_option_of_a_network_or_method_has_a_type_and_a_range(offers: Offe
         allowed = next((about for about in get_args(inner) if isinstance(about, Range)), None)
         assert allowed is not None, f"{option} of {name} has no range; use Count, Width, Probability and the like"
         wrong = [*NEVER, *(value for value in FAR if not allowed.holds(value))]
+        if get_origin(hint) is tuple:
+            wrong.remove([])  # none are several, too
     else:
         wrong = ["perhaps", [], 0.5]
     for value in wrong:

@@ -20,11 +20,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
+from detection.parts.roi.sampling import BACKGROUND
 from detection.types import Target
 
 FACTOR = 100.0  # the temperature CLIP was trained to
 NOBODY = -2  # fills up shorter lists of names; neither a label nor background
-BACKGROUND = -1
 
 
 class Vocabularies(nn.Module):

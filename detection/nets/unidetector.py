@@ -1,0 +1,192 @@
+"""UniDetector: Faster R-CNN whose classes are names, so that it finds names it was not trained on.
+
+Wang et al., "Detecting Everything in the Open World: Towards Universal Object Detection", CVPR 2023.
+
+    image -> CLIP's trunk -> RPN -> boxes -> RoIAlign, CLIP's fourth stage, attention pool -> f
+    100 cos(f, vector of a name) -> probability of the name           one box for each region, whatever it is called
+
+Several data sets are trained together without joining their classes: an image is compared with the names of its own
+set. On any other backbone than CLIP's the regions are those of Faster R-CNN on a pyramid.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torchvision.models.detection.image_list import ImageList
+
+from backbones.base import Backbone
+from backbones.clip_resnet import ClipResNet50
+from detection.nets import Detector, detector
+from detection.parts.dense.necks import build_pyramid
+from detection.parts.roi.inside_rpn import InsideRPN
+from detection.parts.roi.named import Vocabularies, partitioned_loss
+from detection.parts.roi.rcnn import by_name
+from detection.parts.roi.regions import AttentionRegion, LayersRegion, RegionHead, box_loss, labels_of, moved_boxes
+from detection.parts.roi.sampling import sampled
+from detection.parts.roi.soft_nms import soft_nms
+from detection.types import Detections, Images, Target
+from shared.errors import UsageError
+from shared.recipes.values import Count, CountOrNone, Counts, Probability, Scale, Share, Width
+
+TINY = {"region": "layers", "width": 32, "hidden": 64, "vocabulary_width": 32, "regions": 32}
+TRAINED = {
+    "by": "UniDetector's paper",
+    "opt": "sgd",
+    "lr": 0.02,
+    "backbone_lr": 0.002,
+    "lr_batch": 16,
+    "freeze_backbone_stages": 1,
+    "wd": 1e-4,
+    "clip_grad_norm": 35,
+    "lr_scheduler": "multistep",
+    "lr_steps": (8, 11),
+    "epochs": 12,
+    "warmup_steps": 500,
+    "warmup_epochs": 1,
+    "warmup_start": 0.001,
+    "aug_type": "hflip",
+}
+
+
+@detector("unidetector", tiny=TINY, trained=TRAINED)
+class UniDetector(Detector):
+    """UniDetector, end to end.
+
+    Where the images bring stored proposals, those are used instead of the RPN's.
+
+    vocabularies: the vectors of the names of each data set; detections are called by those of the current one.
+
+    Args:
+        backbone: CLIP's ResNet-50, or any with maps of strides 4 to 32, or a plain ViT.
+        num_classes: names of the first data set.
+        region: attention for the rest of CLIP's ResNet-50, layers for two linear layers on a pyramid, auto for what
+            goes with the backbone.
+        set_sizes: names of each data set, if there are several.
+        vocabulary_width: width of the names' vectors.
+        names_per_image: names that take part in the loss of an image, its own and random ones; 0 for all.
+        federated: known for only those that are annotated as present or absent, where the data set says so (LVIS).
+        regions: sampled regions of an image, in training.
+        region_lr: learning rate of all that follows RoIAlign, as a share of the detector's (default: 0.1 for the
+            attention, 1 for layers).
+        width: channels of the pyramid, for layers.
+        hidden: width of the two linear layers.
+        min_score: a region's probability of a name up to this is dropped.
+        soft_floor: scores below this are dropped by soft NMS.
+        soft_sigma: a box of IoU u with a better one keeps exp(-u^2 / sigma) of its score.
+        max_detections: per image.
+        rpn_proposals: proposals per image after NMS, at inference; twice as many in training.
+        rpn_nms_iou: IoU threshold of the RPN's NMS.
+    """
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        num_classes: int,
+        *,
+        region: Literal["auto", "attention", "layers"] = "auto",
+        set_sizes: Counts = (),
+        vocabulary_width: Width = 1024,
+        names_per_image: CountOrNone = 50,
+        federated: Literal["sampled", "known"] = "sampled",
+        regions: Count = 512,
+        region_lr: Share | None = None,
+        width: Width = 256,
+        hidden: Width = 1024,
+        min_score: Probability = 0.0001,
+        soft_floor: Probability = 0.001,
+        soft_sigma: Scale = 0.5,
+        max_detections: Count = 100,
+        rpn_proposals: Count = 1000,
+        rpn_nms_iou: Probability = 0.7,
+    ) -> None:
+        super().__init__()
+        self.backbone = backbone
+        attends = isinstance(backbone, ClipResNet50) if region == "auto" else region == "attention"
+        self.neck = None if attends else build_pyramid(backbone, width, finest=4, coarser="pool")
+        if self.neck is None:
+            cuts, self.used_maps = attention_on(backbone, vocabulary_width), [len(backbone.maps) - 1]
+            maps, candidates = backbone.maps[-1:], (12000, 6000)
+        else:
+            cuts, self.used_maps = LayersRegion(self.neck.maps, hidden, vocabulary_width), self.neck.used
+            maps, candidates = self.neck.maps, (2000, 1000)
+        proposals = (2 * rpn_proposals, rpn_proposals)
+        self.rpn = InsideRPN(maps, candidates=candidates, proposals=proposals, nms_iou=rpn_nms_iou)
+        self.head = RegionHead(cuts, vocabulary_width)
+        self.head.lr_scale = region_lr or (0.1 if attends else 1.0)  # pyright: ignore[reportAttributeAccessIssue, reportArgumentType]
+        self.vocabularies = Vocabularies(set_sizes or (num_classes,), vocabulary_width)
+        self.regions, self.names, self.only_known = regions, names_per_image, federated == "known"
+        self.kept = {"most": max_detections, "min_score": min_score, "soft_floor": soft_floor, "sigma": soft_sigma}
+
+    def forward(self, images: Images, targets: list[Target]) -> dict[str, Tensor]:
+        """Losses of the RPN, of names and of boxes."""
+        maps = self.maps(images)
+        proposals, losses = self.rpn(ImageList(images.pixels, images.sizes), by_name(maps), targets)
+        return losses | self.region_losses(maps, images, proposals, targets)
+
+    @torch.no_grad()
+    def detect(self, images: Images) -> list[Detections]:
+        maps = self.maps(images)
+        if images.proposals is None:
+            proposals, _ = self.rpn(ImageList(images.pixels, images.sizes), by_name(maps))
+        else:
+            proposals = boxes_of(images.proposals)
+        return [self.best(*said) for said in zip(*self.look_at(maps, images, proposals), strict=True)]
+
+    def region_losses(
+        self, maps: list[Tensor], images: Images, proposals: list[Tensor], targets: list[Target]
+    ) -> dict[str, Tensor]:
+        """Losses of names and of boxes on regions sampled of the images' stored proposals, else of these."""
+        if images.proposals is not None:
+            proposals = boxes_of(images.proposals)
+        regions = [sampled(p, t["boxes"], count=self.regions) for p, t in zip(proposals, targets, strict=True)]
+        vectors, offsets = self.head(maps, [one.boxes for one in regions], images.sizes)
+        of_names = partitioned_loss(
+            self.vocabularies,
+            vectors,
+            labels_of(regions, targets),
+            targets,
+            most=self.names,
+            only_known=self.only_known,
+        )
+        return {"loss_classifier": of_names, "loss_box_reg": box_loss(offsets, regions, targets)}
+
+    def look_at(
+        self, maps: list[Tensor], images: Images, proposals: list[Tensor]
+    ) -> tuple[list[Tensor], tuple[Tensor, ...]]:
+        """Proposals (P, 4) of each image -> their boxes (P, 4), and (P, C) probabilities of the current names."""
+        vectors, offsets = self.head(maps, proposals, images.sizes)
+        scores = self.vocabularies.logits(vectors).sigmoid().split([len(one) for one in proposals])
+        return moved_boxes(proposals, offsets, images.sizes), scores
+
+    def best(self, boxes: Tensor, scores: Tensor) -> Detections:
+        """(P, 4) boxes and (P, C) scores of an image -> its detections."""
+        which, labels, kept = soft_nms(boxes, scores, **self.kept)
+        return {"boxes": boxes[which], "labels": labels, "scores": kept}
+
+    def maps(self, images: Images) -> list[Tensor]:
+        maps = self.backbone.forward_features(images.pixels)
+        return maps[-1:] if self.neck is None else self.neck(maps)
+
+    def class_head(self) -> list[nn.Module]:
+        return [self.vocabularies]
+
+    def continued(self) -> dict[str, nn.Module]:
+        return self.head.region.continued()
+
+
+def boxes_of(proposals: list[Tensor]) -> list[Tensor]:
+    """Stored proposals without their scores."""
+    return [stored[:, :4] for stored in proposals]
+
+
+def attention_on(backbone: Backbone, width: int) -> AttentionRegion:
+    """The region part of CLIP's ResNet-50. Raises UsageError for another backbone."""
+    if not isinstance(backbone, ClipResNet50):
+        raise UsageError(
+            "--region attention continues CLIP's ResNet-50; give --backbone clip_resnet50, or --region layers for this "
+            "backbone"
+        )
+    return AttentionRegion(backbone.maps[-1], width)
