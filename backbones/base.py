@@ -28,7 +28,7 @@ class Backbone(nn.Module, ABC):
     pixels: mean and std of its published weights; None with random weights.
     only: the only image size (height, width) it accepts; None for any size.
     beside: what the names of tensors begin with that its exports may hold besides its own, for a detector that
-        continues with them; empty if there are none.
+        continues with them, as with the module that `rest` returns; empty if there are none.
     """
 
     maps: tuple[MapInfo, ...]
@@ -45,6 +45,10 @@ class Backbone(nn.Module, ABC):
                 f"this backbone accepts only images of {height}x{width}, not {size[0]}x{size[1]}; "
                 f"give --size {height} {width}, or use a backbone without a fixed size"
             )
+
+    def rest(self) -> nn.Module | None:
+        """A new module for what its exports may hold besides, named as behind `beside`; None if there is nothing."""
+        return None
 
     @abstractmethod
     def forward_features(self, x: Tensor) -> list[Tensor]:

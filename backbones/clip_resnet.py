@@ -1,9 +1,11 @@
-"""CLIP's ResNet-50 as a trunk: stem and three stages; the fourth belongs to the detector that cuts out regions.
+"""CLIP's ResNet-50 as a trunk: stem and three stages; the rest belongs to the detector that cuts out regions.
 
 Radford et al., "Learning Transferable Visual Models From Natural Language Supervision", 2021, section 2.4; as a trunk:
 Zhong et al., "RegionCLIP: Region-based Language-Image Pretraining", 2022.
 
     3x3 /2, 3x3, 3x3, mean /2 -> layer1 -> layer2 -> layer3        256, 512, 1024 channels at strides 4, 8, 16
+
+    the rest: layer4 -> attention pool            a box's vector; in exports of the trunk beside it, as `region.`
 
 No convolution after the first has a stride: means of squares make maps smaller, in the shortcuts too. Tensors are named
 as CLIP's, so its files, open_clip's and RegionCLIP's are imported by their prefixes. Running statistics stay as they
@@ -14,6 +16,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -24,6 +27,8 @@ from shared.errors import WeightsError
 from shared.feeding.pixels import pixel_stats
 
 STEM, GROWTH = 64, 4  # channels of the stem; outputs of a block for each of its inner channels
+POOLED, HEADS, JOINT = 2048, 32, 1024  # channels into the pool, its heads, channels of CLIP's joint space
+CELLS = 7  # along a side of what the pool was trained on: 224 pixels at stride 32
 
 
 class Bottleneck(nn.Module):
@@ -69,6 +74,43 @@ def fresh(module: nn.Module) -> None:
             nn.init.zeros_(layer.bn3.weight)
 
 
+class AttentionPool(nn.Module):
+    """CLIP's pool: the mean of all cells asks every cell.
+
+    One question is asked of each region, so keys and values need not be computed: a head's question is brought to the
+    space of the cells, and its answer from there. That is the same sum in another order, and a fortieth of the work.
+    """
+
+    def __init__(self, cells: int = CELLS, width: int = POOLED, heads: int = HEADS, out: int = JOINT) -> None:
+        super().__init__()
+        self.heads = heads
+        self.positional_embedding = nn.Parameter(torch.randn(cells**2 + 1, width) / width**0.5)
+        self.k_proj, self.q_proj, self.v_proj = (nn.Linear(width, width) for _ in range(3))
+        self.c_proj = nn.Linear(width, out)
+        for layer in (self.k_proj, self.q_proj, self.v_proj, self.c_proj):
+            nn.init.normal_(layer.weight, std=width**-0.5)
+            nn.init.zeros_(layer.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(R, width, G, G) -> (R, out)"""
+        cells = x.flatten(2).transpose(1, 2)
+        tokens = torch.cat((cells.mean(1, keepdim=True), cells), 1) + self.positional_embedding
+        asked = self.q_proj(tokens[:, 0]).unflatten(1, (self.heads, -1))  # (R, H, width / H)
+        into, out_of = (layer.weight.unflatten(0, (self.heads, -1)) for layer in (self.k_proj, self.v_proj))
+        scores = torch.einsum("rhd,hdc->rhc", asked, into) @ tokens.transpose(1, 2)
+        scores = scores + (asked * self.k_proj.bias.view(self.heads, -1)).sum(2, keepdim=True)
+        seen = (scores / asked.shape[2] ** 0.5).softmax(2) @ tokens
+        answer = torch.einsum("rhc,hdc->rhd", seen, out_of).flatten(1) + self.v_proj.bias
+        return self.c_proj(answer)
+
+
+def rest_of_clip() -> nn.ModuleDict:
+    """The stage and the pool that follow the trunk in CLIP: (R, 1024, 14, 14) -> (R, 1024)."""
+    layer4 = stage(1024, 512, 3, 2)
+    fresh(layer4)
+    return nn.ModuleDict({"layer4": layer4, "attnpool": AttentionPool()})
+
+
 @backbone("clip_resnet50")
 class ClipResNet50(Backbone):
     """CLIP's ResNet-50 without its fourth stage and its attention pool, which a region part continues with."""
@@ -111,6 +153,9 @@ class ClipResNet50(Backbone):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.forward_features(x)[-1].mean((2, 3))
+
+    def rest(self) -> nn.Module:
+        return rest_of_clip()
 
     def stem(self) -> list[nn.Parameter]:
         layers = (self.conv1, self.bn1, self.conv2, self.bn2, self.conv3, self.bn3)

@@ -10,6 +10,7 @@
     dinov2             register_tokens, w12 and w3, chunked blocks; class position apart
     dinov3             storage_tokens, ls1.gamma, masked key bias
     birder             its own names; by order, for the networks of its that stand in our table
+    clip, regionclip   see clip_files.py
 
 Torch files are read with `weights_only=True`. Only names are handled here; `shared.weights.transfer.fill` checks
 that all tensors are present and of the right shape.
@@ -19,6 +20,7 @@ from __future__ import annotations
 
 import argparse
 import re
+import zipfile
 from collections.abc import Mapping
 from math import isqrt
 from pathlib import Path
@@ -28,6 +30,8 @@ import torch
 from torch import Tensor
 
 from backbones.base import Backbone
+from backbones.clip_files import image_part
+from backbones.clip_resnet import ClipResNet50
 from backbones.copies import NO_TENSORS, Copy, Tensors, copies_of, state_dicts, take
 from backbones.older import TABLES, dropped, filtered, of_transformers, refuse_transformers
 from backbones.timm_zoo import ZOO
@@ -95,6 +99,7 @@ class Foreign(NamedTuple):
     left_out: keys of the file that are not part of a backbone.
     pixels: mean and std, if the file has them.
     copies_note: the sentence about several copies; empty if there is one.
+    rest: tensors that are exported beside the backbone's, by the names of the module that its `rest` returns.
     """
 
     layout: str
@@ -102,6 +107,7 @@ class Foreign(NamedTuple):
     left_out: list[str]
     pixels: PixelStats | None
     copies_note: str = ""
+    rest: Tensors = {}
 
 
 def recognize(
@@ -116,6 +122,9 @@ def recognize(
     Raises:
         WeightsError: no tensors, none of this network, or this network twice.
     """
+    if isinstance(net, ClipResNet50):
+        found = image_part(content, model, net, key)
+        return Foreign(found.layout, found.trunk, found.left_out, net.pixels, found.copies_note, found.rest)
     if isinstance(content, Mapping) and "birder_version" in content:
         return from_birder(content, model, net)
     dicts = list(state_dicts(content))
@@ -284,6 +293,12 @@ def read_checkpoint(path: Path) -> Any:
             return load_file(path)
         except (SafetensorError, ValueError) as error:
             raise WeightsError(f"{path} is not a complete safetensors file ({error}); download it again") from None
+    if is_torchscript(path):
+        new = path.with_name(f"{path.stem}-tensors.pt")
+        raise WeightsError(
+            f"{path} is a TorchScript archive, which contains code; it was not executed; save its state_dict first, in "
+            f"python: import torch; torch.save(torch.jit.load('{path}', map_location='cpu').state_dict(), '{new}')"
+        )
     try:
         with path.open("rb") as file, torch.serialization.safe_globals([argparse.Namespace]):  # MAE's flags
             return torch.load(file, map_location="cpu", weights_only=True)
@@ -298,3 +313,12 @@ def read_checkpoint(path: Path) -> Any:
         raise WeightsError(
             f"{path} is neither a complete safetensors file nor a torch file; download it again"
         ) from None
+
+
+def is_torchscript(path: Path) -> bool:
+    """Whether a file is an archive of a compiled program, as OpenAI's of CLIP are."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return any(name.endswith("/constants.pkl") for name in archive.namelist())
+    except (OSError, zipfile.BadZipFile, ValueError):
+        return False

@@ -10,6 +10,8 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any, NamedTuple
 
+from torch import Tensor
+
 from backbones import backbone
 from backbones.base import Backbone
 from backbones.conversions import CONVERSIONS, RESIZE, Conversion, conversion_for, fit_sizes, has_tables
@@ -55,9 +57,21 @@ def kept_args(card: Card) -> dict[str, Any]:
 
 
 def fill(store: Store, net: Backbone, exported: Exported, allow_missing: tuple[str, ...] = ()) -> Transfer:
-    """Load weights of the same architecture; position embeddings of another size are resized, and reported."""
+    """Load weights of the same architecture; position embeddings of another size are resized, and reported.
+
+    What is beside the backbone's tensors stays where it is.
+    """
     parent = without_weights(exported) if has_tables(net) else None
-    return store.load(net, exported, allow_missing=allow_missing, fit=lambda tensors: fit_sizes(tensors, net, parent))
+
+    def fit(tensors: dict[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
+        return fit_sizes({n: value for n, value in tensors.items() if not is_beside(n, net)}, net, parent)
+
+    return store.load(net, exported, allow_missing=allow_missing, fit=fit)
+
+
+def is_beside(name: str, net: Backbone) -> bool:
+    """Whether a tensor of an export is not the backbone's own, but for what follows it."""
+    return bool(net.beside) and name.startswith(net.beside)
 
 
 def find_parent(store: Store, name: str, child: Backbone, tag: str, epoch: int | None) -> Exported | None:

@@ -6,10 +6,12 @@ import logging
 from dataclasses import replace
 from typing import Any, NamedTuple
 
+from torch import nn
+
 from backbones import backbone, build_backbone
 from backbones.base import Backbone
 from backbones.freeze import freeze, freeze_batch_norm, freeze_stages, freeze_unreached
-from backbones.inherit import fill, find_parent, inherit, is_stale, keep, kept_args, rebuild
+from backbones.inherit import fill, find_parent, inherit, is_beside, is_stale, keep, kept_args, rebuild
 from backbones.published import BACKBONES, fill_published, published_pixels
 from backbones.torchvision_zoo import train_last
 from detection.nets import Detector, detector
@@ -17,8 +19,9 @@ from detection.recipe import DetectRecipe, FreezeConfig, ModelConfig
 from shared.devices import dist
 from shared.errors import UsageError, WeightsError
 from shared.feeding.pixels import PixelStats, pixel_stats
-from shared.weights.card import Exported, check_pixels, expected_pixels, listed
+from shared.weights.card import Exported, check_pixels, expected_pixels, listed, read_tensors
 from shared.weights.store import NotThere, Store, Transfer
+from shared.weights.transfer import fill as fill_module
 
 log = logging.getLogger(__name__)
 
@@ -192,6 +195,36 @@ def build_detector(recipe: DetectRecipe, net: Backbone, num_classes: int) -> Det
     apply_freezes(built, freezes)
     freeze_unreached(net, built.used_maps)
     return built
+
+
+def fill_what_follows(built: Detector, opened: OpenedBackbone) -> OpenedBackbone:
+    """Fill the parts of a detector that continue its backbone's network with what the backbone's export has beside it.
+
+    Raises:
+        WeightsError: it does not fit.
+    """
+    parts, exported, net = built.continued(), opened.parent, opened.net
+    if exported is None or opened.transfer is None or not net.beside:
+        return opened
+    tensors = {
+        name.removeprefix(net.beside): value for name, value in read_tensors(exported).items() if is_beside(name, net)
+    }
+    if not parts and tensors:
+        log.info("%s also has %s*, which this network does not continue with", exported, net.beside)
+    if parts and not tensors:
+        log.warning("%s has no %s*, so what follows the backbone starts from random weights", exported, net.beside)
+    if not parts or not tensors:
+        return opened
+    more = fill_module(nn.ModuleDict(parts), tensors, source=str(exported), digest=exported.digest)
+    return opened._replace(transfer=together(opened.transfer, more))
+
+
+def together(one: Transfer, more: Transfer) -> Transfer:
+    """The report of two loads from the same export."""
+    both, learned = ("matched_tensors", "total_tensors", "matched_params", "total_params"), one.matched_params
+    counts = {name: getattr(one, name) + getattr(more, name) for name in both}
+    moved = (one.moved * learned + more.moved * more.matched_params) / max(1, counts["matched_params"])
+    return replace(one, **counts, moved=moved, missing=one.missing + more.missing)
 
 
 def apply_freezes(built: Detector, config: FreezeConfig) -> None:

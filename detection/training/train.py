@@ -18,7 +18,13 @@ from detection.data.panoptic import PanopticDetection
 from detection.drawing.draw import draw_detections
 from detection.eval.panoptic import evaluator_of
 from detection.recipe import DataConfig, DetectRecipe, ModelConfig, run_stem
-from detection.training.build import OpenedBackbone, build_detector, default_backbone, open_backbone
+from detection.training.build import (
+    OpenedBackbone,
+    build_detector,
+    default_backbone,
+    fill_what_follows,
+    open_backbone,
+)
 from detection.training.data_notes import notes_on_queries
 from detection.training.datasets import Data, input_size, open_data, repeats_of, shapes_of
 from detection.training.network_defaults import notes
@@ -58,6 +64,8 @@ def train(resolved: Resolved) -> int:
         check_input(opened.net, data.train)
         if start is not None:
             opened = opened._replace(transfer=fill_from(start, built, store, recipe.model))
+        else:
+            opened = fill_what_follows(built, opened)
         for images in (data.train, data.val):
             if images is not None:
                 images.notes += notes_on_queries(images, built.max_objects)

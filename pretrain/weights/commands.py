@@ -14,7 +14,7 @@ def import_flags() -> Parser:
     parser.add_argument(
         "file",
         type=Path,
-        help="safetensors or torch file: timm, torchvision, VICReg, I-JEPA, MAE, DINOv2, DINOv3 or birder",
+        help="safetensors or torch file: timm, torchvision, VICReg, I-JEPA, MAE, DINO, birder, CLIP or RegionCLIP",
     )
     parser.add_argument("--model", required=True, help="its backbone; any timm name works")
     parser.add_argument("--tag", required=True, help="the tag to export under")

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from backbones import backbone
 from backbones.base import Backbone
 from backbones.conversions import fit_sizes
@@ -74,6 +76,7 @@ def import_weights(wanted: Import, store: Store) -> Exported:
     stats, why = pixels_for(wanted, found, origins)
     transfer = fitted(wanted, net, found, origins, digest)
     network = check_function(wanted.model, net, origins, found.layout)
+    rest = filled_rest(wanted, net, found, digest)
     card = Card(
         arch=wanted.model,
         tag=wanted.tag,
@@ -86,11 +89,16 @@ def import_weights(wanted: Import, store: Store) -> Exported:
         conversion={"name": "resize", "converted": transfer.converted} if transfer.converted else {},
         versions=versions(),
     )
-    exported = store.put(net, card)
+    exported = store.put(net, card, beside={net.beside + name: value for name, value in rest.items()})
     say(f"layout: {found.layout}")
     for words in filter(None, (found.copies_note, network)):
         say(words)
     say(f"filled {transfer}")
+    if rest:
+        parts = sorted({name.partition(".")[0] for name in rest})
+        say(f"beside the backbone, for a detector that continues with it: {listed(parts)}")
+    elif net.beside:
+        say("the file has nothing of what follows the backbone, so a detector starts that from random weights")
     if found.left_out:
         say(f"skipped, not part of the backbone: {listed(found.left_out)}")
     say(f"pixels: mean {stats.mean}, std {stats.std} ({why})")
@@ -139,6 +147,22 @@ def fitted(wanted: Import, net: Backbone, found: Foreign, origins: Origins, dige
         converted=converted,
         otherwise=f"{advice}; {found.copies_note}" if found.copies_note else advice,
     )
+
+
+def filled_rest(wanted: Import, net: Backbone, found: Foreign, digest: str) -> dict[str, Tensor]:
+    """What the file has besides the backbone, complete; {} if it has nothing of it."""
+    module = net.rest()
+    if module is None or not found.rest:
+        return {}
+    fill(
+        module,
+        found.rest,
+        source=f"{wanted.file.name}, {net.beside.rstrip('.')}",
+        digest=digest,
+        allow_missing=(COUNTERS, *wanted.allow_missing),
+        otherwise="give a complete file, or one without any of it",
+    )
+    return module.state_dict()
 
 
 def pixels_for(wanted: Import, found: Foreign, origins: Origins) -> tuple[PixelStats, str]:

@@ -17,12 +17,12 @@ import os
 import shutil
 import time
 import uuid
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from shared.errors import UsageError, WeightsError
 from shared.files import file_digest, naming, sync_folder
@@ -47,8 +47,11 @@ class Store:
 
     # --- writing ----------------------------------------------------------------------------
 
-    def put(self, module: nn.Module, card: Card) -> Exported:
+    def put(self, module: nn.Module, card: Card, *, beside: Mapping[str, Tensor] | None = None) -> Exported:
         """Write weights and card to a new folder; existing folders are never changed.
+
+        Args:
+            beside: more tensors for the same file, under names that the module does not have.
 
         Raises:
             UsageError: an invalid tag or arch, or the folder cannot be written.
@@ -58,7 +61,9 @@ class Store:
 
         for what in (card.arch, card.tag):
             check_name(what)
-        tensors = {name: value.detach().cpu().contiguous() for name, value in unshared(module).items()}
+        tensors = {
+            name: value.detach().cpu().contiguous() for name, value in (unshared(module) | dict(beside or {})).items()
+        }
         broken = not_finite(tensors)
         if broken:
             raise WeightsError(f"{listed(broken)} contains NaN or Inf; nothing was exported, check the losses")

@@ -112,7 +112,7 @@ UNFIT: dict[str, tuple[Callable[[Path], Any], str]] = {
         "is neither a complete safetensors file nor a torch file; download it again",
     ),
     "cut": (cut, "is neither a complete safetensors file nor a torch file; download it again"),
-    "a program": (scripted, "is neither a complete safetensors file nor a torch file; download it again"),
+    "a program": (scripted, "is a TorchScript archive, which contains code; it was not executed; save its state_dict"),
     "cut safetensors": (lambda path: path.write_bytes(b"\xff\0\0\0\0\0\0\0{"), "is not a complete safetensors file"),
     "a folder": (lambda path: path.mkdir(), "cannot be read .*; give a checkpoint file"),
     "nothing": (lambda path: None, "cannot be read .No such file.*; give a checkpoint file"),

@@ -5,9 +5,9 @@
 
 Zhong et al., "RegionCLIP: Region-based Language-Image Pretraining", 2022: a box that covers the whole image has the
 vector that CLIP gives the image. For that, RoIAlign looks at pixel centers, and takes as many samples as a box has
-cells. Radford et al., "Learning Transferable Visual Models From Natural Language Supervision", 2021, describe the pool.
+cells.
 
-Shape letters: R boxes of all images, D width of their vectors, G cells along a side, H heads.
+Shape letters: R boxes of all images, D width of their vectors.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from torchvision.models.detection.faster_rcnn import TwoMLPHead
 from torchvision.ops import roi_align
 
 from backbones.base import MapInfo
-from backbones.clip_resnet import fresh, stage
+from backbones.clip_resnet import JOINT, rest_of_clip
 from backbones.freeze import hold_statistics
 from detection.parts.dense.anchors import as_offsets, from_offsets
 from detection.parts.dense.boxes import clip
@@ -31,38 +31,7 @@ from detection.parts.roi.sampling import BACKGROUND, Regions
 from detection.types import Target
 
 CUT = 14  # cells along a side of what RoIAlign gives; half as many after the stage
-POOLED, HEADS, JOINT = 2048, 32, 1024  # channels into the pool, its heads, channels of CLIP's joint space
 OFFSETS = (10.0, 10.0, 5.0, 5.0)  # weights of box offsets
-
-
-class AttentionPool(nn.Module):
-    """CLIP's pool: the mean of all cells asks every cell.
-
-    One question is asked of each region, so keys and values need not be computed: a head's question is brought to the
-    space of the cells, and its answer from there. That is the same sum in another order, and a fortieth of the work.
-    """
-
-    def __init__(self, cells: int = CUT // 2, width: int = POOLED, heads: int = HEADS, out: int = JOINT) -> None:
-        super().__init__()
-        self.heads = heads
-        self.positional_embedding = nn.Parameter(torch.randn(cells**2 + 1, width) / width**0.5)
-        self.k_proj, self.q_proj, self.v_proj = (nn.Linear(width, width) for _ in range(3))
-        self.c_proj = nn.Linear(width, out)
-        for layer in (self.k_proj, self.q_proj, self.v_proj, self.c_proj):
-            nn.init.normal_(layer.weight, std=width**-0.5)
-            nn.init.zeros_(layer.bias)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(R, width, G, G) -> (R, out)"""
-        cells = x.flatten(2).transpose(1, 2)
-        tokens = torch.cat((cells.mean(1, keepdim=True), cells), 1) + self.positional_embedding
-        asked = self.q_proj(tokens[:, 0]).unflatten(1, (self.heads, -1))  # (R, H, width / H)
-        into, out_of = (layer.weight.unflatten(0, (self.heads, -1)) for layer in (self.k_proj, self.v_proj))
-        scores = torch.einsum("rhd,hdc->rhc", asked, into) @ tokens.transpose(1, 2)
-        scores = scores + (asked * self.k_proj.bias.view(self.heads, -1)).sum(2, keepdim=True)
-        seen = (scores / asked.shape[2] ** 0.5).softmax(2) @ tokens
-        answer = torch.einsum("rhc,hdc->rhd", seen, out_of).flatten(1) + self.v_proj.bias
-        return self.c_proj(answer)
 
 
 class AttentionRegion(nn.Module):
@@ -71,17 +40,16 @@ class AttentionRegion(nn.Module):
     Batch norm keeps its statistics in training, as in the trunk.
 
     Args:
-        info: channels and stride of the map.
+        info: stride of the map, whose channels are CLIP's.
         out: D; another width than CLIP's is reached by one more linear layer.
     """
 
     def __init__(self, info: MapInfo, out: int = JOINT) -> None:
         super().__init__()
         self.scale = 1 / info.stride
-        self.layer4 = stage(info.channels, 512, 3, 2)
-        self.attnpool = AttentionPool()
+        rest = rest_of_clip()
+        self.layer4, self.attnpool = rest["layer4"], rest["attnpool"]
         self.project = nn.Linear(JOINT, out) if out != JOINT else None
-        fresh(self.layer4)
 
     def train(self, mode: bool = True) -> AttentionRegion:
         super().train(mode)

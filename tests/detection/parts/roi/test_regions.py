@@ -11,8 +11,8 @@ from torch import nn
 from torchvision.models.detection._utils import BoxCoder
 
 from backbones.base import MapInfo
+from backbones.clip_resnet import AttentionPool
 from detection.parts.roi.regions import (
-    AttentionPool,
     AttentionRegion,
     LayersRegion,
     RegionHead,
