@@ -92,6 +92,12 @@ class DataConfig:
         "a file with one class name per line, or a list in recipes/classes (default: the categories of the "
         "annotations)",
     )
+    vocabulary: str | None = knob(
+        None,
+        "vectors of the class names, for networks told their classes by name: a file of `detect vocabulary`, or the "
+        "text model to look the names up in: clip:RN50, minilm, random:0 (default: that of --init-from, else random)",
+        metavar="FILE",
+    )
     ignore_file: Path | None = knob(
         None, "training images to skip: a file with one file name per line, or a list in recipes/classes"
     )
@@ -174,7 +180,7 @@ class DetectRecipe:
 FIXED = (  # of a run that is resumed: its network, the weights it started from, its classes
     *("network", "backbone", "backbone_param", "backbone_tag", "backbone_epoch", "backbone_pretrained"),
     *("weights_backbone", "dilation", "init_from", "resume_epoch", "reset_head"),
-    *("class_file", "binary_mode", "keypoints_file", "rgb_mode"),
+    *("class_file", "binary_mode", "keypoints_file", "rgb_mode", "vocabulary"),
 )
 
 

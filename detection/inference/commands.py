@@ -40,6 +40,11 @@ def eval_flags() -> Parser:
     parser.add_argument(
         "--num-workers", "-j", type=whole(0, 1024), default=0, help="data loading processes (default: 0)"
     )
+    vocabulary_flags(
+        parser,
+        "the classes of the annotations by another vocabulary than the weights': a file, or the text model to look "
+        "them up in (clip:RN50, minilm)",
+    )
     parser.add_argument("--eval-backend", default="auto", help="auto, pycocotools or hotcoco")
     parser.add_argument("--save", type=Path, help="write the detections as COCO result JSON")
     parser.add_argument("--json", type=Path, help="write the metrics as JSON")
@@ -50,10 +55,12 @@ def evaluate(argv: list[str]) -> int:
     args = eval_flags().parse_exactly(argv)
     if (args.weights is None) == (args.results is None):
         raise UsageError("detect eval needs either --weights or --results; give one of them")
+    if args.vocabulary and args.results is not None:
+        raise UsageError("--vocabulary is what weights are told to find, and --results are found already; remove it")
     from detection.recipe import DataConfig
 
     names = ("data_path", "val_path", "coco_json_path", "coco_val_json_path", "eval_backend", "max_size")
-    names += ("upright", "as_stored", "dataset", "keypoints_file", "oks_sigmas")
+    names += ("upright", "as_stored", "dataset", "keypoints_file", "oks_sigmas", "vocabulary")
     data = read_section(DataConfig, {name: getattr(args, name) for name in names})
     from detection.inference import trained
     from shared.feeding.image import limit_pixels
@@ -71,6 +78,7 @@ def evaluate(argv: list[str]) -> int:
         workers=args.num_workers,
         size=args.size,
         save=args.save,
+        text_weights=args.text_weights,
     )
     trained.show(metrics, args.json)
     return 0
@@ -88,7 +96,12 @@ def predict_flags() -> Parser:
         "--min-score",
         type=number(low=0, high=1),
         help="drop detections below this score (default: 0.05; 0.5 with --save coco; 0.85 for panoptic segments; "
-        "pictures show 0.3 and above)",
+        "pictures show 0.3 and above, with --vocabulary the best 20)",
+    )
+    vocabulary_flags(
+        parser,
+        "names to look for instead of the weights' own, such as 'zebra,traffic cone', for networks told their classes "
+        "by name; a broader word than the trained ones finds little: fruit, where apples were trained",
     )
     parser.add_argument(
         "--save",
@@ -117,9 +130,22 @@ def predict(argv: list[str]) -> int:
         max_size=args.max_size,
         annotate=args.save == "coco",
         turn=chosen(upright=args.upright, as_stored=args.as_stored),
+        vocabulary=args.vocabulary,
+        text_weights=args.text_weights,
     )
     say(*lines)
     return 0
+
+
+def vocabulary_flags(parser: Parser, about: str) -> None:
+    """Add --vocabulary, described so, and --text-weights."""
+    parser.add_argument("--vocabulary", metavar="NAMES", help=about)
+    parser.add_argument(
+        "--text-weights",
+        type=Path,
+        metavar="FILE",
+        help="CLIP's weights, for names that have no vector yet; needs pip install 'chordate[text]'",
+    )
 
 
 def weights_flags(parser: Parser, *, required: bool = True) -> None:

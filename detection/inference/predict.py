@@ -20,6 +20,7 @@ from detection.eval.panoptic_output import PanopticFolder
 from detection.eval.results import entries, for_scoring, read_detections
 from detection.inference import labeling
 from detection.inference.images import pictures_of, root_of
+from detection.inference.told import ask_for
 from detection.inference.trained import Trained
 from detection.parts.query.panoptic import SURE
 from detection.types import Detections, Target
@@ -28,6 +29,7 @@ from shared.feeding.plan import rng_for
 from shared.files import write_json, written_aside
 
 SHOWN = 0.3  # minimum score in pictures
+BEST = 20  # detections in pictures, of names that a person typed
 
 
 def predict(
@@ -41,6 +43,8 @@ def predict(
     max_size: int | None,
     annotate: bool = False,
     turn: Turn = "auto",
+    vocabulary: str | None = None,
+    text_weights: Path | None = None,
 ) -> list[str]:
     """Detect objects; write a picture of each image, results.json (COCO results) and images.json.
 
@@ -58,6 +62,8 @@ def predict(
         max_size: maximum of the longer side in pixels; None for that of training.
         annotate: also write annotations.json, COCO annotations.
         turn: whether to apply the EXIF orientation; "auto" does, but with `annotations` only where the size says so.
+        vocabulary: names to look for, for networks that are told their classes; category ids then count from 1.
+        text_weights: file of CLIP's weights, for names that are not known.
 
     Returns:
         Lines that describe what was written.
@@ -66,8 +72,10 @@ def predict(
         UsageError: `out` is not empty, or the sources are not as above.
         DataError: no image can be read.
     """
+    if vocabulary is not None:
+        ask_for(trained, vocabulary, text_weights)
     resize, root = trained.resize(size, max_size), root_of(sources)
-    written = Predictions(out, trained, min_score, annotate=annotate)
+    written = Predictions(out, trained, min_score, annotate=annotate, asked=vocabulary is not None)
     for image_id, path, picture, upright in pictures_of(sources, annotations, turn):
         nothing = Target(boxes=torch.zeros(0, 4), labels=torch.zeros(0, dtype=torch.int64))
         small, _ = resize(picture, nothing, rng_for(0, 0, 0))
@@ -86,16 +94,21 @@ class Predictions:
         out: an empty or new folder.
         min_score: detections with a lower score are dropped; None for 0.05, 0.5 with `annotate`, 0.85 for segments.
         annotate: also write annotations.json.
+        asked: for names that a person typed; pictures then show the best ones, since scores of names that were not
+            trained are low.
 
     Raises:
         UsageError: `out` is not empty.
     """
 
-    def __init__(self, out: Path, trained: Trained, min_score: float | None, *, annotate: bool) -> None:
+    def __init__(
+        self, out: Path, trained: Trained, min_score: float | None, *, annotate: bool, asked: bool = False
+    ) -> None:
         out.mkdir(parents=True, exist_ok=True)
         if any(out.iterdir()):
             raise UsageError(f"{out} is not empty, and predictions are never overwritten; give another --output")
         self.out, self.trained, self.annotate = out, trained, annotate
+        self.most = BEST if asked and min_score is None else None
         self.min_score = (0.5 if annotate else 0.05) if min_score is None else min_score
         self.min_segment_score = SURE if min_score is None else min_score
         self.results: list[dict[str, Any]] = []
@@ -133,8 +146,8 @@ class Predictions:
         if self.folder is not None:
             drawn = self.folder.add(image_id, name, picture, found, self.min_segment_score, upright=upright)
         else:
-            names, least = trained.classes.names, max(self.min_score, SHOWN)
-            moved = in_original_pixels(found, scale)
+            names, least = trained.classes.names, max(self.min_score, SHOWN if self.most is None else 0)
+            moved = in_original_pixels(best(found, self.most), scale)
             drawn = draw_detections(picture, moved, names, min_score=least, skeleton=trained.skeleton)
         with written_aside(self.out / f"{image_id:06d}-{path.stem}.jpg") as partial:
             drawn.convert("RGB").save(partial, quality=90)
@@ -158,6 +171,11 @@ class Predictions:
             labels = labeling.annotations_of(self.images, self.results, classes, self.min_score, skeleton)
             lines.append(labeling.save(out, labels, self.min_score))
         return lines
+
+
+def best(found: Detections, most: int | None) -> Detections:
+    """The first, which are the best; all for None."""
+    return Detections(**{name: value[:most] for name, value in found.items()})  # type: ignore[index, typeddict-item]
 
 
 def in_original_pixels(found: Detections, scale: tuple[float, float]) -> Detections:

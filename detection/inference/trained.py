@@ -27,6 +27,7 @@ from detection.eval.coco import CocoEvaluator, ground_truth_as_results
 from detection.eval.official import undefined_as_nan
 from detection.eval.panoptic import Evaluator, PanopticEvaluator, evaluator_of
 from detection.eval.results import write_for_scoring
+from detection.inference.told import ask_for_classes
 from detection.nets import detector, finds, resize_rule
 from detection.recipe import DataConfig
 from detection.training.datasets import (
@@ -40,6 +41,7 @@ from detection.training.datasets import (
     sides,
 )
 from detection.training.task import DetectTask
+from detection.training.vocabularies import check_asked, own_vocabularies
 from shared.devices.ahead import ahead
 from shared.errors import DataError, UsageError, WeightsError
 from shared.feeding.feed import in_order
@@ -56,6 +58,8 @@ FIELDS = {"masks": "segmentation", "keypoints": "keypoints"}  # of COCO results
 
 class Trained:
     """A trained detector with its class map, skeleton and input size, from its card.
+
+    vocabularies: those it was trained with, one for each data set; none for networks with classes of their own.
 
     Args:
         exported: an export of kind "detector".
@@ -78,8 +82,14 @@ class Trained:
         net = backbone.build(card.args["backbone"], **card.args.get("backbone_args", {}))
         built = detector.build(card.args["network"], net, len(self.classes), **card.args["network_args"])
         Store(exported.path.parent).load(built, exported)
+        self.vocabularies = own_vocabularies(card, built.state_dict())
         self.task = DetectTask(built, expected_pixels(exported)).to(device).eval()
         self.recipe = card.recipe
+
+    @property
+    def told(self) -> bool:
+        """Whether it is told its classes by name, and can be asked for others."""
+        return bool(self.vocabularies) and not self.classes.everything
 
     def resize(self, size: tuple[int, ...] | None = None, max_size: int | None = None) -> Callable:
         """The resize of the evaluation during training; `size` and `max_size` (pixels) replace those of the card."""
@@ -114,28 +124,33 @@ def evaluate(
     workers: int,
     size: tuple[int, ...] | None,
     save: Path | None,
+    text_weights: Path | None = None,
 ) -> dict[str, float]:
     """COCO AP or panoptic quality of a detector, overall and by class; as in the evaluation during training.
 
     Args:
         size: height and width in pixels; None for that of training.
         save: file for the detections as COCO results.
+        text_weights: file of CLIP's weights, for names of --vocabulary that are not known.
 
     Returns:
         Metrics from 0 to 1, the headline first.
     """
     if trained.isthing is not None and config.dataset == "auto":
         config = replace(config, dataset="coco_panoptic")
+    check_asked(trained.exported.card.args["network"], config.vocabulary)
     place = validation_place(config, trained.finds)
     dataset = images_of(kind_of(config, trained.finds))(
         place.images,
         place.annotations,
-        trained.classes,
+        None if trained.told else trained.classes,
         trained.resize(size, config.max_size),
         finds=trained.finds,
         skeleton=skeleton_of(config) or trained.skeleton,
         turn=chosen(upright=config.upright, as_stored=config.as_stored),
     )
+    if trained.told or config.vocabulary:
+        ask_for_classes(trained, dataset, config.vocabulary, text_weights)
     dataset.check_usable(EVALUATED)
     for note in dataset.notes:
         log.info("%s", note)

@@ -22,6 +22,7 @@ from detection.data.coco import CocoDetection
 from detection.nets import Detector, detector, missing_from
 from detection.recipe import DetectRecipe, ModelConfig
 from detection.training.build import OpenedBackbone, backbone_options, dilation_of
+from detection.training.vocabularies import is_told
 from shared.errors import UsageError, WeightsError
 from shared.feeding.pixels import pixel_stats
 from shared.recipes.registry import suggest
@@ -141,7 +142,7 @@ def rebuild_backbone(start: Exported, recipe: DetectRecipe) -> OpenedBackbone:
 
 
 def fill_from(start: Exported, built: Detector, store: Store, model: ModelConfig) -> Transfer:
-    """Load every weight of a trained detector, or all but the class head's.
+    """Load every weight of a trained detector, or all but the class head's, which the names are that some are told.
 
     Raises:
         WeightsError: they do not fit.
@@ -149,7 +150,7 @@ def fill_from(start: Exported, built: Detector, store: Store, model: ModelConfig
     heads = {id(p) for part in built.class_head() for p in (*part.parameters(), *part.buffers())}
     anew = [name for name, value in built.state_dict(keep_vars=True).items() if id(value) in heads]
     allowed = (*model.allow_missing, *missing_from(model.network, start.card.args["network"]))
-    if not model.reset_head:
+    if not model.reset_head and not is_told(model.network):
         return store.load(built, start, allow_missing=allowed)
 
     def without_heads(tensors: dict[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:

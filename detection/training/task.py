@@ -27,11 +27,14 @@ class DetectTask(Task):
         detector: the network to train; its frozen parts stay in eval mode.
         stats: the backbone's pixel mean and std.
         evaluator: makes a new evaluator for the validation data; None for no evaluation.
+
+    called: (C,) the label of the data for each label of the network; None where they are equal.
     """
 
     def __init__(self, detector: Detector, stats: PixelStats, evaluator: Callable[[], Evaluator] | None = None) -> None:
         super().__init__()
         self.detector, self.normalize, self.evaluator = detector, Normalize(stats), evaluator
+        self.called: Tensor | None = None
         self.multiple = math.lcm(detector.multiple, detector.backbone.maps[-1].stride)
 
     @property
@@ -68,7 +71,11 @@ class DetectTask(Task):
     @torch.no_grad()
     def detect(self, pictures: list[Tensor], targets: Sequence[Target] = ()) -> list[Detections]:
         """Detections of each image; of a target, only stored proposals are used."""
-        return self.detector.detect(self.images(pictures, targets))
+        found = self.detector.detect(self.images(pictures, targets))
+        if self.called is not None:
+            for one in found:
+                one["labels"] = self.called[one["labels"]]
+        return found
 
     @torch.no_grad()
     def evaluate(self, loader: Iterable[Any]) -> dict[str, float]:

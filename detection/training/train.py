@@ -30,6 +30,7 @@ from detection.training.datasets import Data, input_size, open_data, repeats_of,
 from detection.training.network_defaults import notes
 from detection.training.start import fill_from, find_start, rebuild_backbone, unconsumed_warmups
 from detection.training.task import DetectTask
+from detection.training.vocabularies import OfSet, Spoken, check_asked, is_told, of_set, spoken_for
 from shared.devices import dist
 from shared.devices.device import to_device
 from shared.errors import UsageError, plural
@@ -56,8 +57,11 @@ def train(resolved: Resolved) -> int:
     session = Session(resolved, stem=run_stem(recipe), command="detect train")
     try:
         start = find_start(recipe.model, store.root)
-        data = open_data(recipe, None if recipe.model.reset_head else start)
-        resolved = session.replace_recipe(resolved_for(resolved, data.train))
+        told = is_told(recipe.model.network)
+        check_asked(recipe.model.network, recipe.data.vocabulary)
+        data = open_data(recipe, None if recipe.model.reset_head or told else start)
+        spoken = spoken_for(sets_of(data, recipe.data), recipe.model, start) if told else None
+        resolved = session.replace_recipe(resolved_for(resolved, data.train, spoken))
         recipe = resolved.recipe
         opened = open_backbone(recipe, store) if start is None else rebuild_backbone(start, recipe)
         built = build_detector(recipe, opened.net, len(data.train.classes))
@@ -66,6 +70,9 @@ def train(resolved: Resolved) -> int:
             opened = opened._replace(transfer=fill_from(start, built, store, recipe.model))
         else:
             opened = fill_what_follows(built, opened)
+        if spoken is not None:
+            spoken.tell(built)
+            data.train.notes += spoken.notes()
         for images in (data.train, data.val):
             if images is not None:
                 images.notes += notes_on_queries(images, built.max_objects)
@@ -101,7 +108,7 @@ def train(resolved: Resolved) -> int:
 
         def publish(trained: Any, epoch: int, metrics: dict[str, float], last: bool) -> None:
             kept[:] = [trained]  # the average, where there is one
-            exported.append(store.put(trained.detector, card(session, data, opened, tag, epoch, metrics, last)))
+            exported.append(store.put(trained.detector, card(session, data, opened, tag, epoch, metrics, last, spoken)))
             log.info("exported %s to %s", exported[-1], exported[-1].path)
 
         metrics = session.fit(task, feed, val_loader(session, data.val), publish, recipe.model.keep_epochs)
@@ -118,12 +125,20 @@ def train(resolved: Resolved) -> int:
     return 0
 
 
-def resolved_for(resolved: Resolved, data: CocoDetection) -> Resolved:
-    """The recipe completed from the data: the number of keypoints per object."""
+def sets_of(data: Data, config: DataConfig) -> list[OfSet]:
+    """The data sets, with the vocabulary that is asked for each."""
+    folder = "demo" if config.data_path is None else config.data_path.resolve().name
+    return [of_set(data.train, folder, config.vocabulary)]
+
+
+def resolved_for(resolved: Resolved, data: CocoDetection, spoken: Spoken | None = None) -> Resolved:
+    """The recipe completed from the data: the number of keypoints per object, the width of vectors of names."""
     recipe: DetectRecipe = resolved.recipe
-    if data.skeleton is None:
-        return resolved
-    args = {**recipe.model.network_args, "num_keypoints": len(data.skeleton)}
+    args = recipe.model.network_args
+    if data.skeleton is not None:
+        args = {**args, "num_keypoints": len(data.skeleton)}
+    if spoken is not None:
+        args = spoken.options(args)
     return replace(resolved, recipe=replace(recipe, model=replace(recipe.model, network_args=args)))
 
 
@@ -150,7 +165,16 @@ def val_loader(session: Session, val: CocoDetection | None) -> Any:
     return None if val is None else session.in_order(val)
 
 
-def card(session: Session, data: Data, opened: OpenedBackbone, tag: str, epoch: int, metrics: dict, last: bool) -> Card:
+def card(
+    session: Session,
+    data: Data,
+    opened: OpenedBackbone,
+    tag: str,
+    epoch: int,
+    metrics: dict,
+    last: bool,
+    spoken: Spoken | None = None,
+) -> Card:
     """The card of a detector's weights."""
     recipe: DetectRecipe = session.recipe
     return Card(
@@ -162,7 +186,7 @@ def card(session: Session, data: Data, opened: OpenedBackbone, tag: str, epoch: 
         method="detection",
         args=built_from(recipe, opened),
         pixels={"mean": list(opened.stats.mean), "std": list(opened.stats.std)},
-        classes=classes_of_card(data.train),
+        classes=classes_of_card(data.train) | ({} if spoken is None else {"vocabularies": spoken.on_card()}),
         parents=[opened.parent.reference] if opened.parent else [],
         data={"fingerprint": data.train.fingerprint, "samples": len(data.train), "path": str(recipe.data.data_path)},
         metrics=metrics,

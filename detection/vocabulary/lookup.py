@@ -14,13 +14,14 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from detection.data.annotations.aliases import read_aliases
 from detection.vocabulary.minilm import minilm_folder
 from detection.vocabulary.names import Names, nearest, read_names
-from detection.vocabulary.shipped import shipped
+from detection.vocabulary.shipped import CLIP, shipped
 from detection.vocabulary.speaking import random_seed, vectors_of
 from detection.vocabulary.table import Vocabulary, check_same
 from shared.errors import WeightsError, plural
@@ -38,6 +39,7 @@ def find_vocabulary(
     text_weights: Path | None = None,
     device: torch.device | None = None,
     whose: str = "the weights",
+    partial: bool = False,
 ) -> Vocabulary:
     """The vocabulary of the names that a word, a list of words or a file stands for, in their order.
 
@@ -47,6 +49,7 @@ def find_vocabulary(
         own: vocabularies to look in first.
         text_weights: file of CLIP's weights, for names that are not known.
         whose: whose model and width they are, for messages.
+        partial: names without a vector are left out, unless all are.
 
     Raises:
         DataError: a file cannot be read, or names are empty or doubled.
@@ -62,18 +65,66 @@ def find_vocabulary(
     if aliased:
         few = ", ".join(f"'{name}' as '{other}'" for name, other in list(aliased.items())[:NAMED])
         log.info("%s by another name of recipes/classes/aliases.txt: %s", plural(len(aliased), "name"), few)
-    if missing:
-        if not can_speak(model, text_weights):
+    names = found.names
+    if missing and not can_speak(model, text_weights):
+        if not partial or len(missing) == len(names):
             raise WeightsError(without_vector(missing, known, model))
+        names = tuple(name for name in names if name not in missing)
+    elif missing:
         size = width or next((vocabulary.width for vocabulary in known), 512)
         parts.append(vectors_of(model, missing, weights=text_weights, device=device, width=size))
-        log.info("%s from the text model %s", plural(len(missing), "vector"), parts[-1].source or model)
+        if random_seed(model) is None:
+            log.info("%s from the text model %s", plural(len(missing), "vector"), parts[-1].source or model)
     whole = parts[0]
     for part in parts[1:]:
         whole = whole.join(part)
-    made = whole.bind(found.names, found.source_ids)
+    made = whole.bind(names, found.source_ids if names == found.names else ())
     check_same(model, width or made.width, made, whose)
     return made
+
+
+def for_classes(
+    asked: str | None,
+    classes: Names,
+    *,
+    model: str | None = None,
+    width: int | None = None,
+    partial: bool = False,
+    **places: Any,
+) -> Vocabulary:
+    """The names that a person's word gives vectors to: of a data set's classes all, or those that are asked for.
+
+    Args:
+        asked: a text model (clip:RN50, minilm, random:0), for all classes; else as for `find_vocabulary`. None for the
+            text model `model`.
+        classes: of the data set.
+        model, width: those of the weights; None for a network that is new.
+        partial: with a text model, classes without a vector are left out.
+        places: where to look, and whose model and width it is, as for `find_vocabulary`.
+
+    Raises:
+        DataError, WeightsError: see `find_vocabulary`.
+    """
+    told = asked or model
+    assert told is not None
+    whose = places.get("whose", "the weights")
+    if is_model(told):
+        if model is not None and told != model:
+            raise WeightsError(
+                f"--vocabulary {told} is another text model than {model} of {whose}: their vectors mean nothing to "
+                f"each other; give --vocabulary {model}"
+            )
+        return find_vocabulary(classes, model=told, width=width, partial=partial, **places)
+    found = read_names(told)
+    if isinstance(found, Vocabulary):
+        check_same(model or found.model, width or found.width, found, whose)
+        return found
+    return find_vocabulary(found, model=model or CLIP, width=width, **places)
+
+
+def is_model(word: str) -> bool:
+    """True for the identity of a text model, such as clip:RN50."""
+    return word == "minilm" or word.startswith("clip:") or random_seed(word) is not None
 
 
 def look_up(names: Sequence[str], known: Sequence[Vocabulary]) -> tuple[list[Vocabulary], list[str], dict[str, str]]:

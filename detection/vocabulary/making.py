@@ -22,7 +22,7 @@ from detection.vocabulary.speaking import vectors_of
 from detection.vocabulary.table import Vocabulary, check_output, from_matrix
 from detection.vocabulary.text_models import read_templates
 from shared.errors import UsageError, plural
-from shared.text import plain, say
+from shared.text import folded, plain, say
 
 SHOWN = 6  # names in a line
 EVERY = 10  # seconds between lines of progress
@@ -59,7 +59,7 @@ def make(wish: Wish, output: Path, device: torch.device) -> list[str]:
         lines.append(
             f"{plural(sum(map(len, parts)) - len(made), 'name')} that others equal by letters and digits left out"
         )
-    otherwise = [f"{name}: {said}" for name, said in zip(made.names, made.spoken, strict=True) if said != name]
+    otherwise = [f"{n}: {said}" for n, said in zip(made.names, made.spoken, strict=True) if folded(said) != folded(n)]
     if otherwise:
         more = ", ..." if len(otherwise) > SHOWN else ""
         lines.append(f"{len(otherwise)} told to the text model in other words: {', '.join(otherwise[:SHOWN])}{more}")
@@ -127,5 +127,5 @@ def nearest_pairs(made: Vocabulary, most: int = 3) -> list[str]:
         pair = frozenset((row, int(nearest[row])))
         if plain(made.names[row]) != plain(made.names[int(nearest[row])]):
             lines.setdefault(pair, f"{made.names[row]} and {made.names[int(nearest[row])]} {best[row]:.2f}")
-    mean = (rows @ rows.T).mean().item()
+    mean = ((rows.sum(0).square().sum() - len(rows)) / (len(rows) * (len(rows) - 1))).item()  # of different names
     return [f"most alike: {', '.join(list(lines.values())[:most])} (cosines; {mean:.2f} on average)"]

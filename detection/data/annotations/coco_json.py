@@ -78,6 +78,12 @@ class CocoTable:
         masks = None if self.masks is None else self.masks.select(rows)
         return replace(self, **images, **annotations, masks=masks)
 
+    def only(self, rows: np.ndarray) -> CocoTable:
+        """(A,) bool -> the table of all images with these annotations."""
+        annotations = {name: getattr(self, name)[rows] for name in OF_ANNOTATIONS}
+        annotations["keypoints"] = None if self.keypoints is None else self.keypoints[rows]
+        return replace(self, **annotations, masks=None if self.masks is None else self.masks.select(rows))
+
     def corners(self) -> np.ndarray:
         """(A, 4) float64: x0 y0 x1 y1, clipped to the images."""
         limit = self.sizes[self.image_of][:, ::-1]

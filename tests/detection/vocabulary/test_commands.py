@@ -24,7 +24,7 @@ def test_words_are_looked_up_among_the_names_that_come_with_the_program(tmp_path
     assert made.names == ("zebra", "traffic cone") and made.width == 1024 and made.model == "clip:RN50"
     said = capsys.readouterr().out
     assert "2 names with vectors of 1024 numbers, of clip:RN50" in said
-    assert "traffic cone: Traffic cone" in said and "most alike" in said
+    assert "most alike: zebra and traffic cone 0.67 (cosines; 0.67 on average)" in said
 
 
 def test_annotations_give_names_and_ids(tmp_path: Path) -> None:
