@@ -208,6 +208,8 @@ def tiny(recipe: DetectRecipe) -> dict[str, Any]:
         "backbone_epoch": None,
         "resume_epoch": None,
         "reset_head": False,
+        # names of the demo data have no vectors of a text model
+        "vocabulary": "random:0" if data.vocabulary and data.data_path is None else data.vocabulary,
         "tag": f"{model.tag}-tiny" if model.tag else "tiny",
         "limit": 8,
         "size": [96],

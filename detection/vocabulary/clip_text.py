@@ -13,7 +13,6 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import re
-import zipfile
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -55,12 +54,6 @@ def open_clip_text(path: Path, device: torch.device | None = None, *, gelu: bool
         WeightsError: open_clip_torch is not installed, or the file has no text tower.
     """
     path = Path(path).expanduser()
-    if path.is_file() and holds_program(path):
-        raise WeightsError(
-            f"{path} is a TorchScript archive, a program that is not run here; save its tensors and give that file: "
-            f"python -c \"import torch; torch.save(torch.jit.load('{path.name}', map_location='cpu').state_dict(), "
-            f"'{path.stem}_tensors.pt')\""
-        )
     tensors, others = text_tensors(read_checkpoint(path), path)
     if importlib.util.find_spec("open_clip") is None:
         raise WeightsError("CLIP's text tower needs open_clip_torch; install it with pip install 'chordate[text]'")
@@ -98,14 +91,6 @@ def open_clip_text(path: Path, device: torch.device | None = None, *, gelu: bool
     made = TextModel("clip", encode, templates, file_digest(path), f"{path.name}, read by open_clip_torch")
     identity = identity_of(made, others, projection)
     return replace(made, identity=identity, license="MIT" if identity == CLIP else "that of the weights file")
-
-
-def holds_program(path: Path) -> bool:
-    """True for a TorchScript archive: a zip file with code and constants, as OpenAI published CLIP."""
-    if not zipfile.is_zipfile(path):
-        return False
-    with zipfile.ZipFile(path) as archive:
-        return any(name.endswith("/constants.pkl") for name in archive.namelist())
 
 
 def text_tensors(content: Any, path: Path) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
