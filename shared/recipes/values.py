@@ -118,6 +118,8 @@ def convert(value: Any, hint: Any, where: str, *, spellings: Mapping[str, Any] |
         return one_of(value, args, where, spellings or {})
     if origin is tuple:
         values = value if isinstance(value, list | tuple) else [value]
+        if isinstance(value, str) and args[0] is not str:  # an option has one word: 80,365
+            values = [part for part in value.split(",") if part.strip()]
         return tuple(convert(v, args[0], where) for v in values)
     if origin is dict:
         if not isinstance(value, dict):

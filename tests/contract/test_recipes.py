@@ -130,7 +130,9 @@ def test_every_option_has_a_default_and_a_line_that_explains_it(registry: Any) -
 def test_every_option_of_a_network_can_be_typed_as_a_flag(network: str) -> None:
     for option, parameter in detector.options(network).items():
         flag = f"--{option.replace('_', '-')}"
-        given = resolve("detect", "--network", network, flag, str(parameter.default).lower()).model.network_args
+        default = parameter.default
+        word = ",".join(map(str, default)) if isinstance(default, tuple) else str(default).lower()
+        given = resolve("detect", "--network", network, f"{flag}={word}").model.network_args
         assert given == {option: parameter.default} and type(given[option]) is type(parameter.default)
 
 
