@@ -11,6 +11,8 @@ from shared.recipes.offers import Offers
 from shared.recipes.recipe import OptimConfig, RuntimeConfig, ScheduleConfig, knob
 from shared.recipes.values import Pixels
 
+OFFERED = Offers("detection.nets", "detector")
+
 
 @dataclass(frozen=True, kw_only=True)
 class ModelConfig:
@@ -22,7 +24,7 @@ class ModelConfig:
         "--model",
     )
     network_args: dict[str, Any] = knob(
-        dict, "options of the detector; each is also a flag", options=(Offers("detection.nets", "detector"), "network")
+        dict, "options of the detector; each is also a flag", options=(OFFERED, "network")
     )
     backbone: str | None = knob(
         None, "backbone; `detect list backbones` shows all, and any timm name works (default: the one with the tag)"
@@ -81,7 +83,7 @@ class DataConfig:
     data_path: Path | None = knob(
         None, "training images, a COCO folder, or shards (default: the built-in demo data)", "--coco-path"
     )
-    dataset: Literal["auto", "coco", "coco_kp", "custom", "coco_panoptic"] = knob(
+    dataset: Literal["auto", "coco", "coco_kp", "custom", "coco_panoptic", "lvis"] = knob(
         "auto", "kind of annotations in --data-path; auto: by folder and network", "--dataset-file"
     )
     val_path: Path | None = knob(None, "validation images, or shards (default: found in a COCO folder)")
@@ -164,6 +166,13 @@ class DataConfig:
     )
     rgb_mode: Pixels | None = knob(None, "pixel mean and std (default: those of the backbone's weights, else imagenet)")
     eval_backend: Literal["auto", "pycocotools", "hotcoco"] = knob("auto", "implementation of COCO AP")
+    ap_fixed: bool = knob(
+        False,
+        "with --dataset lvis: also AP fixed, of the 10,000 best detections of each class, not limited per image",
+    )
+    class_agnostic: bool = knob(
+        False, "evaluate box recall (AR) at 100, 300 and 1,000 detections per image, whatever the class, instead of AP"
+    )
     pictures: int = knob(8, "number of validation images drawn for the report", low=0, high=10_000)
 
 
@@ -177,6 +186,8 @@ class DetectRecipe:
     runtime: RuntimeConfig = field(default_factory=RuntimeConfig)
 
 
+LVIS_DETECTIONS = 300  # per image, in its evaluation
+
 FIXED = (  # of a run that is resumed: its network, the weights it started from, its classes
     *("network", "backbone", "backbone_param", "backbone_tag", "backbone_epoch", "backbone_pretrained"),
     *("weights_backbone", "dilation", "init_from", "resume_epoch", "reset_head"),
@@ -184,11 +195,13 @@ FIXED = (  # of a run that is resumed: its network, the weights it started from,
 )
 
 
-def defaults_for(data: DataConfig) -> dict[str, Any]:
-    """Defaults that depend on the data set: a network that learns its annotations, and for the layout with
-    one JSON per image a separate folder for weights."""
+def defaults_for(model: ModelConfig, data: DataConfig) -> dict[str, Any]:
+    """Defaults that depend on the data set: a network that learns its annotations, LVIS's 300 detections per image,
+    and for the layout with one JSON per image a separate folder for weights."""
     networks = {"coco_kp": "keypoint_rcnn", "custom": "keypoint_rcnn", "coco_panoptic": "detr_panoptic"}
     values: dict[str, Any] = {"network": networks[data.dataset]} if data.dataset in networks else {}
+    if data.dataset == "lvis" and model.network in OFFERED.having("max_detections"):
+        values["network_args"] = {"max_detections": LVIS_DETECTIONS}
     if data.dataset == "custom" and data.data_path is not None and (data.data_path / "result" / "weights").is_dir():
         values["weights_dir"] = data.data_path / "result" / "weights"
     return values

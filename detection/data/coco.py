@@ -21,8 +21,9 @@ from torch import Tensor
 
 from detection.data.annotations.classes import ClassMap, class_notes
 from detection.data.annotations.coco_json import CocoTable, read_image_list
-from detection.data.annotations.files import coco_layout, find_photographs
+from detection.data.annotations.files import coco_layout, count_missing, find_photographs
 from detection.data.annotations.formats import read_annotations
+from detection.data.annotations.lvis import LISTS, as_labels, check_lists, folders_of, is_lvis
 from detection.data.annotations.skeleton import Skeleton
 from detection.data.annotations.targets import default_min_keypoints, find_targets, labeled_points, note
 from detection.data.augment.copy_paste import copy_paste
@@ -30,7 +31,7 @@ from detection.data.augment.geometry import kept
 from detection.data.augment.presets import Augment, Augmentation, lsj
 from detection.data.batch import collate
 from detection.data.masks.silhouettes import Silhouettes
-from detection.data.photographs import Turn, check_usable, look_at
+from detection.data.photographs import Turn, check_usable, look_at, unseen
 from detection.data.shards import read_shards, shards_of
 from detection.types import Target
 from shared.errors import BadSample, DataError, UsageError
@@ -65,6 +66,8 @@ class CocoDetection:
         min_keypoints: skip images with fewer labeled keypoints in total; None for the default in training, 0 for none.
         copy_paste: copy-paste augmentation; needs masks and the augmentation lsj.
         turn: whether to apply the EXIF orientation where the annotations do not tell.
+        lvis: follow LVIS's rules, for which the annotations must have its lists; None refuses a file that has them.
+        need_images: whether image files are needed; if not, and some are missing, the annotations are used alone.
         images_only: take the images alone; a JSON needs no annotations then, and wrong ones do not matter.
 
     `photographs` tells which images are turned, and which cannot be used: `check_usable`.
@@ -85,6 +88,8 @@ class CocoDetection:
         skeleton: Skeleton | None = None,
         min_keypoints: int | None = 0,
         copy_paste: bool = False,
+        lvis: bool | None = False,
+        need_images: bool = True,
         images_only: bool = False,
         turn: Turn = "auto",
     ) -> None:
@@ -93,7 +98,11 @@ class CocoDetection:
         self.images, self.augment, self.finds, self.copy_paste = Path(images), augment, tuple(finds), copy_paste
         listing = images_only and annotations is not None and not Path(annotations).is_dir()
         table = whole = read_image_list(Path(cast(Path, annotations))) if listing else self.table_of(annotations)
-        self.notes, self.class_notes = list(table.notes), []
+        if lvis:
+            check_lists(table.absent, table.unfinished, table.path)
+        elif lvis is None and table.absent is not None:
+            raise is_lvis(table.path)
+        self.lvis, self.notes, self.class_notes = bool(lvis), list(table.notes), []
         self.skeleton = _skeleton(table, skeleton)
         if self.skeleton is not None and len(self.skeleton) > 1 and not self.skeleton.named:
             self.notes.append(
@@ -103,12 +112,19 @@ class CocoDetection:
         self.files = OpenFiles()
         if ignore_file is not None:
             table = self._without_ignored(table, ignore_file)
+        self.folders = folders_of(table.file_names) if lvis else None
         if limit is not None:
             table = table.select(_spread(len(table.image_ids), limit))
-        if table.spots is None:
+        optional = not need_images and table.spots is None and table.unsized is None
+        missing = count_missing(table, self.images) if optional else 0
+        if missing:
+            self.notes += note(
+                missing, "image is", "images are", f"not in {self.images}; the annotations are used alone"
+            )
+        elif table.spots is None:
             table, notes = find_photographs(table, self.images, allow_missing)
             self.notes += notes
-        seen = look_at(table, self.pictures_of(table), turn)
+        seen = look_at(table, self.pictures_of(table), turn) if not missing else unseen(table)
         self.notes += seen.notes
         table = seen.table
         targets = np.zeros(len(table.boxes), dtype=bool)
@@ -158,6 +174,8 @@ class CocoDetection:
         used = set(np.unique(self.table.category_ids).tolist())
         self.classes, labels = classes.bind(self.table.categories, used, self.table.path)
         self.labels = _looked_up(self.table.category_ids, labels)
+        columns = {name: getattr(self.table, name) for name in LISTS} if self.lvis else {}
+        self.lists = {name: as_labels(column, labels) for name, column in columns.items()}
         earlier, objects = self.class_notes, set(np.unique(self.labels[self.is_target]).tolist())
         self.class_notes = class_notes(self.classes, self.table.categories, objects)
         self.notes = [note for note in self.notes if note not in earlier] + self.class_notes
@@ -190,7 +208,7 @@ class CocoDetection:
         return self.files.read(self.shards[shard], offset, size)
 
     def target(self, index: int) -> CocoTarget:
-        """Boxes (N, 4) clipped to the image, labels (N,), the image id, and requested fields."""
+        """Boxes (N, 4) clipped to the image, labels (N,), the image id, requested fields, and the lists of LVIS."""
         return cast(CocoTarget, revealed(self._target(index)))
 
     def _target(self, index: int) -> CocoTarget:
@@ -206,6 +224,10 @@ class CocoDetection:
             labels=torch.from_numpy(self.labels[rows].astype(np.int64)),
             image_id=int(self.table.image_ids[index]),
         )
+        if self.lists:
+            there = self.labels[self.first[index] : self.first[index + 1]]
+            target["absent"] = torch.from_numpy(np.setdiff1d(self.lists["absent"][index], there))
+            target["unfinished"] = torch.from_numpy(np.unique(self.lists["unfinished"][index]))
         if self.table.masks is not None:
             target["masks"] = cast(Tensor, Silhouettes.whole(self.table.masks, rows, (height, width)))
         if self.table.keypoints is not None and self.skeleton is not None:

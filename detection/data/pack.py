@@ -2,9 +2,9 @@
 
     COCO JSON, images -> N images per shard, in the file's order -> OUT/000000.tar ... and OUT/categories.json
 
-Image files are copied byte for byte, annotations unchanged, with crowds, empty boxes, masks and keypoints: the same
-run on OUT gets the same samples in the same order, and the same AP. An interrupted run continues with the
-missing shards; OUT is complete or absent, and existing files are never overwritten.
+Image files are copied byte for byte, annotations unchanged, with crowds, empty boxes, masks, keypoints and LVIS's
+lists: the same run on OUT gets the same samples in the same order, and the same AP. An interrupted run continues with
+the missing shards; OUT is complete or absent, and existing files are never overwritten.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ import numpy as np
 from detection.data.annotations.box_format import check_box_format
 from detection.data.annotations.coco_json import CocoTable
 from detection.data.annotations.files import find_photographs
+from detection.data.annotations.lvis import lists_of
 from detection.data.annotations.turning import upright_field
 from detection.data.coco import beyond_boxes, read_table
 from detection.data.photographs import Turn, listed_bad, look_at, upright_said
@@ -132,8 +133,11 @@ def without_annotations(images: Path, files: list[Path]) -> list[str]:
 
 
 def categories_of(table: CocoTable) -> list[dict[str, Any]]:
-    """COCO's `categories`, with keypoints where there are any."""
-    words = {category: skeleton.to_words() for category, skeleton in table.skeletons.items()}
+    """COCO's `categories`, with keypoints, and LVIS's frequency and image_count, where there are any."""
+    words: dict[int, dict[str, Any]] = {category: skeleton.to_words() for category, skeleton in table.skeletons.items()}
+    for key in ("frequency", "image_count"):
+        for category, value in (getattr(table, key) or {}).items():
+            words.setdefault(category, {})[key] = value
     return [{"id": category, "name": name, **words.get(category, {})} for category, name in table.categories.items()]
 
 
@@ -196,5 +200,6 @@ def described(table: CocoTable, row: int, annotations: range) -> dict[str, Any]:
         "height": height,
         "width": width,
         **upright_field(table.upright, row),
+        **lists_of({"absent": table.absent, "unfinished": table.unfinished}, row),
         "annotations": [entry | beyond_boxes(table, entry["id"] - 1) for entry in entries],
     }

@@ -100,6 +100,12 @@ def look_at(table: CocoTable, pictures: Sequence[Picture], turn: Turn = "auto") 
     return Photographs(table, turned, by_size | ~oriented, np.where(usable, headers.marks, 0), bad, notes)
 
 
+def unseen(table: CocoTable) -> Photographs:
+    """The images of a table without looking at them: none is turned, and none is bad."""
+    nothing = np.zeros(len(table.image_ids), dtype=bool)
+    return Photographs(table, nothing, ~nothing, np.zeros(len(table.image_ids), np.uint64), {}, [])
+
+
 def _fit_turned_only(table: CocoTable, headers: Headers) -> np.ndarray:
     """(I,) bool: boxes and labeled keypoints fit the turned picture, and do not fit the stored one."""
     count = len(table.image_ids)

@@ -7,7 +7,8 @@
     FOLDER -> an index beside each shard, written on first open -> CocoTable with spots -> CocoDetection
 
 This is the WebDataset convention with COCO's field names: an annotation has id, category_id, bbox as x y w h, area and
-iscrowd, and segmentation and keypoints where the file had them. Masks and keypoints each have a separate index,
+iscrowd, and segmentation and keypoints where the file had them; an image of LVIS has its two lists of categories. Masks
+and keypoints each have a separate index,
 opened only when needed. `detect pack` writes such folders; shards from other tools are validated like
 a COCO file when they are indexed.
 """
@@ -29,23 +30,25 @@ from detection.data.annotations.annotation_rows import Rows, repeated
 from detection.data.annotations.coco_json import OF_ANNOTATIONS, CocoTable, image_columns, read_categories
 from detection.data.annotations.coco_json import OF_IMAGES as OF_COCO_IMAGES
 from detection.data.annotations.keypoints import insist, read_skeletons, stacked
+from detection.data.annotations.lvis import LISTS, list_columns, rarity
 from detection.data.annotations.skeleton import Skeleton
 from detection.data.annotations.turning import upright_column
 from detection.data.masks.outlines import FIELDS, Outlines
 from shared.errors import DataError
-from shared.feeding.columns import together
+from shared.feeding.columns import Ragged, ends, together
 from shared.feeding.tar import OpenFile, damaged, index_places, members, sha256_of, split_name, write_first
 from shared.feeding.unchanged import HeaderDigest, header_digest
 
 log = logging.getLogger(__name__)
 
-VERSION = 1  # of the index
+VERSION = 2  # of the index; 1 had no lists of LVIS
 HEAD = 4096  # bytes at a shard's start, compared to notice a rewritten shard of the same size
 CATEGORIES = "categories.json"
 OF_IMAGES = (*OF_COCO_IMAGES, "spots")
 KINDS = {"boxes": (*OF_IMAGES, *OF_ANNOTATIONS, "sha256"), "masks": FIELDS, "keypoints": ("keypoints",)}
 
 OF_SHARD = ("version", "bytes", "head", "headers")  # columns that tell whether an index is of its shard
+SOMETIMES = ("upright", *(f"{name}_{part}" for name in LISTS for part in ("values", "counts")))  # columns of boxes
 LABELS = ("json",)  # extensions of members whose content is part of the index
 
 Columns = dict[str, np.ndarray]
@@ -74,14 +77,15 @@ def read_shards(folder: Path, finds: Sequence[str] | None = ()) -> CocoTable:
         raise DataError(f"{folder} has no shards with a {CATEGORIES}; make some with `detect pack`, or check the path")
     if finds is None:
         finds = [kind for kind in ("masks", "keypoints") if all(_index(shard, kind) for shard in shards)]
-    categories, skeletons, settings = _read_categories(folder / CATEGORIES)
+    categories, skeletons, how_rare, settings = _read_categories(folder / CATEGORIES)
     parts = [open_index(shard, categories, finds, skeletons) for shard in shards]
     counts = [len(part["image_ids"]) for part in parts]
     starts = np.cumsum([0, *counts[:-1]])
     for number, (part, start) in enumerate(zip(parts, starts, strict=True)):
         part["image_of"] = (part["image_of"] + start).astype(np.int32)
         part["spots"] = np.column_stack((np.full(len(part["spots"]), number), part["spots"]))
-    columns = {name: np.concatenate([part[name] for part in parts]) for name in (*OF_IMAGES, *OF_ANNOTATIONS)}
+    wanted = (*OF_IMAGES, *OF_ANNOTATIONS)
+    columns: dict[str, Any] = {name: np.concatenate([part[name] for part in parts]) for name in wanted}
     twice = repeated(columns["image_ids"])
     if twice.any():
         raise DataError(f"{folder} has the image {columns['image_ids'][twice.argmax()]} twice; remove one shard")
@@ -90,8 +94,9 @@ def read_shards(folder: Path, finds: Sequence[str] | None = ()) -> CocoTable:
     if any("upright" in part for part in parts):
         nothing = [np.full(count, -1, np.int8) for count in counts]
         columns["upright"] = np.concatenate([p.get("upright", n) for p, n in zip(parts, nothing, strict=True)])
+    columns |= _joined_lists(parts, folder)
     settings.update("".join(str(part["sha256"]) for part in parts).encode())
-    more: dict[str, Any] = {"skeletons": skeletons if "keypoints" in finds else {}}
+    more: dict[str, Any] = {"skeletons": skeletons if "keypoints" in finds else {}, **how_rare}
     if "masks" in finds:
         more["masks"] = Outlines(*(together([part[name] for part in parts]) for name in FIELDS))
     if "keypoints" in finds:
@@ -100,8 +105,23 @@ def read_shards(folder: Path, finds: Sequence[str] | None = ()) -> CocoTable:
     return CocoTable(folder, settings.hexdigest(), categories=categories, **columns, **more)
 
 
-def _read_categories(path: Path) -> tuple[dict[int, str], dict[int, Skeleton], Any]:
-    """{id: name}, {id: skeleton}, and the sha256 begun with them."""
+def _joined_lists(parts: list[Columns], folder: Path) -> dict[str, Ragged]:
+    """The lists of LVIS of all shards. Raises DataError if some have them and others do not."""
+    joined: dict[str, Ragged] = {}
+    for name, key in LISTS.items():
+        have = [f"{name}_counts" in part for part in parts]
+        if any(have) and not all(have):
+            raise DataError(f"{folder} has shards with {key} and others without; pack its images again, in one run")
+        if all(have):
+            values, counts = (
+                np.concatenate([part[f"{name}_{what}"] for part in parts]) for what in ("values", "counts")
+            )
+            joined[name] = Ragged(values, ends(counts))
+    return joined
+
+
+def _read_categories(path: Path) -> tuple[dict[int, str], dict[int, Skeleton], dict[str, Any], Any]:
+    """{id: name}, {id: skeleton}, how rare LVIS says they are, and the sha256 begun with them."""
     try:
         raw = path.read_bytes()
         entries = json.loads(raw)
@@ -113,7 +133,7 @@ def _read_categories(path: Path) -> tuple[dict[int, str], dict[int, Skeleton], A
     skeletons, notes = read_skeletons(entries, path)
     for note in notes:
         log.warning("%s: %s", path, note)
-    return categories, skeletons, hashlib.sha256(raw)
+    return categories, skeletons, rarity(entries), hashlib.sha256(raw)
 
 
 # -- an index -------------------------------------------------------------------------------------
@@ -133,7 +153,7 @@ def open_index(
         log.info("indexing shard %s", shard)
         columns = build_index(shard, categories, finds, skeletons)
         for kind in missing:
-            own = (*KINDS[kind], *OF_SHARD, *(["upright"] if kind == "boxes" else []))
+            own = (*KINDS[kind], *OF_SHARD, *(SOMETIMES if kind == "boxes" else ()))
             mine = {name: columns[name] for name in own if name in columns}
             write_first(index_places(shard, f".{kind}.npz"), lambda aside, mine=mine: _save(aside, mine))
     for stored in found.values():
@@ -157,13 +177,13 @@ def _read_index(shard: Path, kind: str) -> Columns | None:
     for place in [place for place in index_places(shard, f".{kind}.npz") if place.is_file()]:
         try:
             with np.load(place, allow_pickle=False) as stored:
-                if stored["version"] != VERSION:
-                    raise ValueError("another version")
-                if "headers" not in stored:
+                if stored["version"] > VERSION:
+                    raise ValueError("a later version wrote it")
+                if stored["version"] < VERSION or "headers" not in stored:
                     continue
                 columns = {name: stored[name] for name in (*KINDS[kind], *OF_SHARD)}
-                if kind == "boxes" and "upright" in stored:
-                    columns["upright"] = stored["upright"]
+                if kind == "boxes":
+                    columns |= {name: stored[name] for name in SOMETIMES if name in stored}
         except (ValueError, KeyError, OSError, EOFError, zipfile.BadZipFile) as error:
             raise DataError(
                 f"{place} is not a usable shard index ({error}); delete it to index the shard again"
@@ -208,6 +228,7 @@ def build_index(
         log.warning("%s: %s", shard, note)
     masks, keypoints = columns["masks"], columns["keypoints"]
     upright = upright_column(images, shard)
+    lists = {name: column for name, column in list_columns(images, shard).items() if column is not None}
     about = {
         "version": VERSION,
         "bytes": shard.stat().st_size,
@@ -220,6 +241,8 @@ def build_index(
         **{"image_ids": image_ids, "sizes": sizes, "file_names": file_names, "spots": np.array(spots, np.int64)},
         **{name: columns[name] for name in OF_ANNOTATIONS},
         **({} if upright is None else {"upright": upright}),
+        **{f"{name}_values": column.values for name, column in lists.items()},
+        **{f"{name}_counts": column.lengths for name, column in lists.items()},
         **({} if masks is None else {name: getattr(masks, name) for name in FIELDS}),
         **({} if keypoints is None else {"keypoints": keypoints}),
     }

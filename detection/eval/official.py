@@ -121,7 +121,7 @@ def _pycocotools(truth: dict[str, Any]) -> Callable[[str, Rows], Any]:
     def evaluation(kind: str, rows: Rows) -> Any:
         # loadRes fails for an empty list, makes a polygon of every box, and uses the box's area for masks
         sides: list[Any] = [COCO(), COCO()]
-        for side, objects in zip(sides, (truth["annotations"], _annotations(kind, rows)), strict=True):
+        for side, objects in zip(sides, (truth["annotations"], annotations_of(kind, rows)), strict=True):
             side.dataset = {**truth, "annotations": objects}
             side.createIndex()
         return COCOeval(sides[0], sides[1], IOU_TYPE[kind])
@@ -150,15 +150,15 @@ def _hotcoco(truth: dict[str, Any]) -> Callable[[str, Rows], Any]:
             segmentation: Any = rows.masks or None
             found = whole.load_res(np.column_stack((rows.images, rows.rows)), segmentation=segmentation)
         if kind == "masks":
-            found.update_anns(ids=np.arange(1, len(rows.images) + 1), area=_areas(kind, rows))
+            found.update_anns(ids=np.arange(1, len(rows.images) + 1), area=areas_of(kind, rows))
         return COCOeval(whole, found, IOU_TYPE[kind])
 
     return evaluation
 
 
-def _annotations(kind: str, rows: Rows) -> list[dict[str, Any]]:
+def annotations_of(kind: str, rows: Rows) -> list[dict[str, Any]]:
     """Detections as COCO dicts with ids from 1, since 0 means unmatched."""
-    columns = (rows.images.tolist(), rows.rows.tolist(), _areas(kind, rows).tolist())
+    columns = (rows.images.tolist(), rows.rows.tolist(), areas_of(kind, rows).tolist())
     annotations: list[dict[str, Any]] = [
         {"id": n, "image_id": i, "category_id": int(row[5]), "bbox": row[:4], "score": row[4], "area": a, "iscrowd": 0}
         for n, (i, row, a) in enumerate(zip(*columns, strict=True), start=1)
@@ -175,7 +175,7 @@ def _flat(keypoints: np.ndarray) -> list[list[float]]:
     return keypoints.reshape(len(keypoints), keypoints.shape[1] * 3).tolist()
 
 
-def _areas(kind: str, rows: Rows) -> np.ndarray:
+def areas_of(kind: str, rows: Rows) -> np.ndarray:
     """(N,) in pixels."""
     if kind == "masks":
         few = range(0, len(rows.masks), 255)  # pycocotools 2.0.11 overflows beyond

@@ -23,7 +23,6 @@ import numpy as np
 
 from detection.data.annotations.json_values import whole_number, without_json
 from detection.data.annotations.panoptic_json import Segment, check_ids, read_annotations, read_ids, read_json
-from detection.data.coco import CocoDetection
 from detection.data.panoptic import PanopticDetection
 from detection.eval.coco import CocoEvaluator
 from detection.eval.panoptic_output import coco_segments
@@ -271,13 +270,3 @@ class PanopticEvaluator:
 
 def without_masks(detections: Detections) -> Detections:
     return Detections(boxes=detections["boxes"], labels=detections["labels"], scores=detections["scores"])
-
-
-Evaluator = CocoEvaluator | PanopticEvaluator
-
-
-def evaluator_of(dataset: CocoDetection, backend: str = "auto") -> Evaluator:
-    """The evaluator of a data set: panoptic quality for panoptic data with masks, else COCO AP."""
-    if isinstance(dataset, PanopticDetection) and "masks" in dataset.finds:
-        return PanopticEvaluator(dataset, backend)
-    return CocoEvaluator(dataset, backend, dataset.finds)

@@ -27,7 +27,9 @@ def eval_flags() -> Parser:
     parser.add_argument("--coco-json-path", type=Path, help="annotations of --data-path")
     parser.add_argument("--coco-val-json-path", type=Path, help="annotations of --val-path")
     parser.add_argument(
-        "--dataset", default="auto", help="coco, coco_kp, custom or coco_panoptic (default: by folder and network)"
+        "--dataset",
+        default="auto",
+        help="coco, coco_kp, custom, coco_panoptic or lvis (default: by folder and network)",
     )
     parser.add_argument("--keypoints-file", type=Path, help="YAML file of the keypoints (default: as in training)")
     parser.add_argument(
@@ -46,6 +48,16 @@ def eval_flags() -> Parser:
         "them up in (clip:RN50, minilm)",
     )
     parser.add_argument("--eval-backend", default="auto", help="auto, pycocotools or hotcoco")
+    parser.add_argument(
+        "--class-agnostic",
+        action="store_true",
+        help="box recall (AR) at 100, 300 and 1,000 detections per image, whatever the class, instead of AP",
+    )
+    parser.add_argument(
+        "--ap-fixed",
+        action="store_true",
+        help="with --dataset lvis: also AP fixed, of the 10,000 best detections of each class, not limited per image",
+    )
     parser.add_argument("--save", type=Path, help="write the detections as COCO result JSON")
     parser.add_argument("--json", type=Path, help="write the metrics as JSON")
     return parser
@@ -60,7 +72,16 @@ def evaluate(argv: list[str]) -> int:
     from detection.recipe import DataConfig
 
     names = ("data_path", "val_path", "coco_json_path", "coco_val_json_path", "eval_backend", "max_size")
-    names += ("upright", "as_stored", "dataset", "keypoints_file", "oks_sigmas", "vocabulary")
+    names += (
+        "upright",
+        "as_stored",
+        "dataset",
+        "keypoints_file",
+        "oks_sigmas",
+        "class_agnostic",
+        "ap_fixed",
+        "vocabulary",
+    )
     data = read_section(DataConfig, {name: getattr(args, name) for name in names})
     from detection.inference import trained
     from shared.feeding.image import limit_pixels

@@ -23,9 +23,11 @@ from detection.data.augment.presets import build_augment
 from detection.data.coco import CocoDetection, read_table
 from detection.data.panoptic import PanopticDetection
 from detection.data.photographs import chosen
-from detection.eval.coco import CocoEvaluator, ground_truth_as_results
+from detection.eval.coco import ground_truth_as_results
+from detection.eval.evaluators import Evaluator
 from detection.eval.official import undefined_as_nan
-from detection.eval.panoptic import Evaluator, PanopticEvaluator, evaluator_of
+from detection.eval.panoptic import PanopticEvaluator
+from detection.eval.recall import RecallEvaluator
 from detection.eval.results import write_for_scoring
 from detection.inference.told import ask_for_classes
 from detection.nets import detector, finds, resize_rule
@@ -33,10 +35,13 @@ from detection.recipe import DataConfig
 from detection.training.datasets import (
     EVALUATED,
     Place,
+    evaluator_for,
     images_of,
     input_size,
     kind_of,
+    lvis_of,
     named_validation,
+    place_of,
     places,
     sides,
 )
@@ -147,6 +152,7 @@ def evaluate(
         trained.resize(size, config.max_size),
         finds=trained.finds,
         skeleton=skeleton_of(config) or trained.skeleton,
+        lvis=lvis_of(config),
         turn=chosen(upright=config.upright, as_stored=config.as_stored),
     )
     if trained.told or config.vocabulary:
@@ -156,7 +162,7 @@ def evaluate(
         log.info("%s", note)
     take_sigmas(dataset, config)
     tell(dataset)
-    trained.task.evaluator = lambda: evaluator_of(dataset, config.eval_backend)
+    trained.task.evaluator = lambda: evaluator_for(dataset, config, trained.exported.card.args["network"])
     batches = in_order(dataset, batch_size, workers=workers, pin=trained.device.type == "cuda")
     evaluator = trained.task.evaluated(ahead(batches, trained.device))
     if save is not None:
@@ -197,7 +203,9 @@ def evaluate_results(config: DataConfig, results: str) -> dict[str, float]:
     wanted = (
         FIELDS if found is None else {kind: field for kind, field in FIELDS.items() if any(e.get(field) for e in found)}
     )
-    learns = ("keypoints",) if found is not None and "keypoints" in wanted and config.dataset != "coco" else ()
+    learns = (
+        ("keypoints",) if found is not None and "keypoints" in wanted and config.dataset not in ("coco", "lvis") else ()
+    )
     place = validation_place(config, learns)
     held = what_is_held(place) if wanted else ()
     for kind in wanted:
@@ -212,10 +220,19 @@ def evaluate_results(config: DataConfig, results: str) -> dict[str, float]:
             results,
             " and ".join(both),
         )
-    dataset = CocoDetection(place.images, place.annotations, finds=both, skeleton=skeleton_of(config), turn=turn)
+    dataset = CocoDetection(
+        place.images,
+        place.annotations,
+        finds=both,
+        skeleton=skeleton_of(config),
+        lvis=lvis_of(config),
+        need_images=False,
+        turn=turn,
+    )
     take_sigmas(dataset, config)
     tell(dataset)
-    evaluator = CocoEvaluator(dataset, config.eval_backend, both)
+    evaluator = evaluator_for(dataset, config)
+    assert not isinstance(evaluator, PanopticEvaluator)
     evaluator.merge([ground_truth_as_results(dataset) if found is None else found])
     return evaluator.summary()
 
@@ -284,6 +301,8 @@ def with_classes(evaluator: Evaluator) -> dict[str, float]:
     metrics = evaluator.summary()
     if isinstance(evaluator, PanopticEvaluator):
         return metrics | {f"pq of {name}": value for name, value in evaluator.per_class().items()}
+    if isinstance(evaluator, RecallEvaluator):
+        return metrics | {f"ar100 of {name}": value for name, value in evaluator.per_class().items()}
     for kind in evaluator.kinds:
         what = "ap" if kind == "boxes" else f"{kind.removesuffix('s')} ap"
         metrics |= {f"{what} of {name}": value for name, value in evaluator.per_class(kind).items()}
@@ -296,8 +315,11 @@ def validation_place(config: DataConfig, learns: Sequence[str] = ()) -> Place:
     Args:
         learns: "masks", "keypoints": needed besides boxes.
     """
-    if config.val_path is not None:
+    lvis = config.dataset == "lvis" and config.data_path is not None
+    if config.val_path is not None or (lvis and config.coco_val_json_path is not None):
         return named_validation(config)
+    if lvis and config.data_path is not None and config.coco_json_path is None:
+        return place_of(config.data_path, None, "val", "lvis")
     training, validation = places(config, learns)
     return validation or training
 

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from detection.data.annotations.classes import ClassMap
+from detection.data.annotations.lvis import check_training
 from detection.data.annotations.skeleton import Skeleton
 from detection.data.augment.presets import MADE_FOR, build_augment
 from detection.data.coco import CocoDetection, aspect_ratios, coco_layout
@@ -20,6 +21,7 @@ from detection.data.panoptic import PanopticDetection, panoptic_layout
 from detection.data.photographs import chosen
 from detection.data.repeat_factors import note_on_repeats, repeat_factors
 from detection.data.shards import holds_shards
+from detection.eval.evaluators import Evaluator, evaluator_of
 from detection.nets import default_size, finds, is_agnostic, resize_rule
 from detection.recipe import DataConfig, DetectRecipe
 from detection.training.data_notes import notes_on_photographs, notes_on_small
@@ -85,6 +87,7 @@ def open_data(recipe: DetectRecipe, start: Exported | None = None) -> Data:
             skeleton=skeleton,
             min_keypoints=None if training else 0,
             copy_paste=data.use_copypaste and training,
+            lvis=lvis_of(data),
             turn=turn,
         )
 
@@ -93,6 +96,8 @@ def open_data(recipe: DetectRecipe, start: Exported | None = None) -> Data:
     wanted = ClassMap.binary() if one_class else ClassMap.from_file(named) if named else None
     skeleton = Skeleton.from_yaml(data.keypoints_file) if data.keypoints_file else None
     train_set = opened(training, wanted, skeleton, training=True)
+    if train_set.folders is not None:
+        check_training(train_set.folders, train_set.table.path)
     if start is not None:
         take_classes(train_set, start)
     if data.oks_sigmas and train_set.skeleton is not None:
@@ -126,6 +131,12 @@ def sides(given: tuple[int, ...] | None) -> tuple[int, int] | None:
     return None if given is None else (given[0], given[1])
 
 
+def evaluator_for(dataset: CocoDetection, config: DataConfig, network: str | None = None) -> Evaluator:
+    """A new evaluator of a data set, as the recipe and the network want it; None for the network of a result file."""
+    agnostic = config.class_agnostic or (network is not None and is_agnostic(network))
+    return evaluator_of(dataset, config.eval_backend, class_agnostic=agnostic, ap_fixed=config.ap_fixed)
+
+
 def shapes_of(data: CocoDetection, config: DataConfig) -> np.ndarray | None:
     """(N,) aspect-ratio group of each image, over ratios 1:2 to 2:1; None for no grouping."""
     factor = config.aspect_ratio_group_factor
@@ -137,6 +148,11 @@ def shapes_of(data: CocoDetection, config: DataConfig) -> np.ndarray | None:
         )
     edges = 2 ** np.linspace(-1, 1, 2 * factor + 1) if factor else [1.0]
     return np.searchsorted(edges, aspect_ratios(data), side="right")
+
+
+def lvis_of(config: DataConfig) -> bool | None:
+    """Whether to follow LVIS's rules: as --dataset says, None if it does not."""
+    return None if config.dataset == "auto" else config.dataset == "lvis"
 
 
 def images_of(kind: str) -> Any:
@@ -165,8 +181,10 @@ def places(config: DataConfig, learns: Sequence[str] = ()) -> tuple[Place, Place
         UsageError: images without annotations, or annotations without what the network learns.
         DataError: the folder does not have the layout of COCO.
     """
-    if config.dataset == "coco" and "keypoints" in learns:
-        raise UsageError("--dataset coco has no keypoints, which this network needs; use --dataset coco_kp or custom")
+    if config.dataset in ("coco", "lvis") and "keypoints" in learns:
+        raise UsageError(
+            f"--dataset {config.dataset} has no keypoints, which this network needs; use --dataset coco_kp or custom"
+        )
     if config.data_path is None:
         if config.coco_json_path is not None:
             raise UsageError("--coco-json-path needs the folder of its images; add --data-path")
@@ -181,7 +199,8 @@ def places(config: DataConfig, learns: Sequence[str] = ()) -> tuple[Place, Place
     training = place_of(config.data_path, config.coco_json_path, "train", kind)
     if config.val_path is not None or config.coco_val_json_path is not None:
         return training, named_validation(config)
-    if config.coco_json_path is not None or training.images == config.data_path:
+    whole = training.images == config.data_path and (kind != "lvis" or training.annotations is None)
+    if config.coco_json_path is not None or whole:
         return training, None
     if training.annotations is None and not holds_shards(config.data_path / "val"):
         return training, None
@@ -210,7 +229,12 @@ def place_of(images: Path, annotations: Path | None, split: str, kind: str = "co
 
 
 def named_validation(config: DataConfig) -> Place:
-    """--val-path with --coco-val-json-path. Raises UsageError unless both are given, or the path has shards."""
+    """--val-path with --coco-val-json-path. Raises UsageError unless both are given, or the path has shards.
+
+    LVIS's annotations need no --val-path: all images are in the COCO folder --data-path.
+    """
+    if config.dataset == "lvis" and config.val_path is None and config.data_path is not None:
+        return Place(config.data_path, config.coco_val_json_path)
     if config.val_path is None or (config.coco_val_json_path is None and not holds_shards(config.val_path)):
         raise UsageError("--val-path and --coco-val-json-path go together; give both, neither, or a folder of shards")
     return Place(config.val_path, config.coco_val_json_path)

@@ -31,9 +31,9 @@ def resolve(argv: list[str]) -> Resolved:
         )
 
     def over_the_data_set(under: Under) -> Resolved:
-        data = parsed(under).recipe.data
-        usual = defaults_for(data)
-        return parsed([(f"dataset {data.dataset}", usual), *under]) if usual else parsed(under)
+        recipe = parsed(under).recipe
+        usual = defaults_for(recipe.model, recipe.data)
+        return parsed([(f"dataset {recipe.data.dataset}", usual), *under]) if usual else parsed(under)
 
     def over_the_start(under: Under) -> Resolved:
         resolved = over_the_data_set(under)

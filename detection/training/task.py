@@ -11,8 +11,8 @@ from torch import Tensor
 
 from backbones.freeze import keep_frozen_in_eval
 from detection.data.batch import pad_batch
+from detection.eval.evaluators import Evaluator
 from detection.eval.official import undefined_as_nan
-from detection.eval.panoptic import Evaluator
 from detection.nets import Detector
 from detection.types import Detections, Images, Target
 from shared.devices import dist

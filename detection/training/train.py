@@ -16,7 +16,6 @@ from detection.data.augment.presets import Augmentation
 from detection.data.coco import CocoDetection
 from detection.data.panoptic import PanopticDetection
 from detection.drawing.draw import draw_detections
-from detection.eval.panoptic import evaluator_of
 from detection.recipe import DataConfig, DetectRecipe, ModelConfig, run_stem
 from detection.training.build import (
     OpenedBackbone,
@@ -26,7 +25,7 @@ from detection.training.build import (
     open_backbone,
 )
 from detection.training.data_notes import notes_on_queries
-from detection.training.datasets import Data, input_size, open_data, repeats_of, shapes_of
+from detection.training.datasets import Data, evaluator_for, input_size, open_data, repeats_of, shapes_of
 from detection.training.network_defaults import notes
 from detection.training.start import fill_from, find_start, rebuild_backbone, unconsumed_warmups
 from detection.training.task import DetectTask
@@ -76,8 +75,8 @@ def train(resolved: Resolved) -> int:
         for images in (data.train, data.val):
             if images is not None:
                 images.notes += notes_on_queries(images, built.max_objects)
-        val, backend = data.val, recipe.data.eval_backend
-        task = DetectTask(built, opened.stats, None if val is None else lambda: evaluator_of(val, backend))
+        val, how, network = data.val, recipe.data, recipe.model.network
+        task = DetectTask(built, opened.stats, None if val is None else lambda: evaluator_for(val, how, network))
         task.facts = {
             **built_from(recipe, opened),
             "num_classes": len(data.train.classes),

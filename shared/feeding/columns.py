@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from array import array
+from collections.abc import Iterable
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -12,6 +14,52 @@ BLOCK = 1 << 16  # slices gathered per block
 def ends(lengths: np.ndarray) -> np.ndarray:
     """Lengths (N,) -> offsets (N + 1,) int64, from 0 to their sum."""
     return np.append(0, np.cumsum(lengths, dtype=np.int64))
+
+
+@dataclass(frozen=True, eq=False)
+class Ragged:
+    """Lists of whole numbers, one for each of N rows, as two columns.
+
+    Args:
+        values: (V,) int64, one list after another.
+        ends: (N + 1,) int64: the list of row k is values[ends[k] : ends[k + 1]].
+    """
+
+    values: np.ndarray
+    ends: np.ndarray
+
+    @classmethod
+    def of(cls, lists: Iterable[Iterable[int]]) -> Ragged:
+        """The columns of N lists."""
+        lists = [list(one) for one in lists]
+        flat = [value for one in lists for value in one]
+        return cls(np.array(flat, np.int64), ends(np.array([len(one) for one in lists], np.int64)))
+
+    def __len__(self) -> int:
+        return len(self.ends) - 1
+
+    def __getitem__(self, row: int) -> np.ndarray:
+        """The list of a row."""
+        return self.values[self.ends[row] : self.ends[row + 1]]
+
+    @property
+    def lengths(self) -> np.ndarray:
+        """(N,) int64."""
+        return np.diff(self.ends)
+
+    @property
+    def rows(self) -> np.ndarray:
+        """(V,) int64: the row of each value."""
+        return np.repeat(np.arange(len(self)), self.lengths)
+
+    def select(self, keep: np.ndarray) -> Ragged:
+        """(N,) bool -> the lists of these rows."""
+        lengths = self.lengths
+        return Ragged(self.values[np.repeat(keep, lengths)], ends(lengths[keep]))
+
+    def only(self, keep: np.ndarray) -> Ragged:
+        """(V,) bool -> the same rows with these values alone."""
+        return Ragged(self.values[keep], ends(np.bincount(self.rows[keep], minlength=len(self))))
 
 
 def compact(values: np.ndarray) -> np.ndarray:

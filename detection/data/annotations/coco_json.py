@@ -3,6 +3,8 @@
     instances.json -> json.loads, with an object hook that moves each annotation into arrays as it is parsed
                    -> CocoTable: 54 bytes per annotation
 
+Names of images are those of `file_name`, or for LVIS of `coco_url` (`lvis.py`).
+
 Masks and keypoints are read only on request: `read_coco(path, finds=("masks",))`; masks are kept as polygons or
 compressed RLE until they are used (`masks/`).
 
@@ -24,10 +26,12 @@ import numpy as np
 from detection.data.annotations.annotation_rows import TAKEN, Rows, repeated
 from detection.data.annotations.json_values import category_id, read_json_bytes, whole_number
 from detection.data.annotations.keypoints import insist, read_skeletons
+from detection.data.annotations.lvis import LISTS, list_columns, place_of, rarity
 from detection.data.annotations.skeleton import Skeleton
 from detection.data.annotations.turning import upright_column
 from detection.data.masks.outlines import Outlines
 from shared.errors import DataError
+from shared.feeding.columns import Ragged
 
 OF_IMAGES = ("image_ids", "sizes", "file_names")
 OF_ANNOTATIONS = ("image_of", "boxes", "category_ids", "areas", "crowd")
@@ -55,6 +59,10 @@ class CocoTable:
     notes: tuple[str, ...] = ()  # what was left out when the file was read
     upright: np.ndarray | None = None  # (I,) int8: 1 if boxes are on the picture turned by EXIF, 0 if not, -1 not given
     unsized: np.ndarray | None = None  # (I,) bool: the annotations have no size of the image; None if all have
+    absent: Ragged | None = None  # (I,) source ids of categories known not to be in the image (LVIS); None if not told
+    unfinished: Ragged | None = None  # (I,) those of which not every object is annotated (LVIS); None if not told
+    frequency: dict[int, str] | None = None  # r, c or f by source id (LVIS); None if not told
+    image_count: dict[int, int] | None = None  # training images by source id (LVIS); None if not told
 
     @property
     def skeleton(self) -> Skeleton | None:
@@ -72,11 +80,12 @@ class CocoTable:
         images = {name: getattr(self, name)[keep] for name in OF_IMAGES}
         for name in ("spots", "upright", "unsized"):
             images[name] = None if getattr(self, name) is None else getattr(self, name)[keep]
+        lists = {name: getattr(self, name).select(keep) for name in LISTS if getattr(self, name) is not None}
         annotations = {name: getattr(self, name)[rows] for name in OF_ANNOTATIONS}
         annotations["image_of"] = renumbered[annotations["image_of"]]
         annotations["keypoints"] = None if self.keypoints is None else self.keypoints[rows]
         masks = None if self.masks is None else self.masks.select(rows)
-        return replace(self, **images, **annotations, masks=masks)
+        return replace(self, **images, **annotations, **lists, masks=masks)
 
     def only(self, rows: np.ndarray) -> CocoTable:
         """(A,) bool -> the table of all images with these annotations."""
@@ -117,6 +126,8 @@ def read_coco(path: Path, finds: Sequence[str] | None = ()) -> CocoTable:
         file_names=names,
         notes=notes,
         upright=upright_column(top["images"], path),
+        **list_columns(top["images"], path),
+        **rarity(top["categories"]),
         **columns,
     )
 
@@ -212,14 +223,15 @@ def image_columns(images: list[Any], path: Path) -> tuple[np.ndarray, np.ndarray
             raise DataError(f"{where} has no integer id; correct or remove it")
         if abs(image_id) >= 2**63:
             raise DataError(f"{where} has an id of more than 64 bits; give it a smaller one")
-        if not isinstance(image.get("file_name"), str) or not image["file_name"]:
+        name = place_of(image) or image.get("file_name")
+        if not isinstance(name, str) or not name:
             raise DataError(f"{where} has no file_name; correct or remove it")
         height, width = (whole_number(image.get(side)) or 0 for side in ("height", "width"))
         if not (0 < height < 2**31 and 0 < width < 2**31):
             raise DataError(f"{where} has no height and width in whole pixels; correct or remove it")
         ids.append(image_id)
         sizes.append((height, width))
-        names.append(image["file_name"].encode())
+        names.append(name.encode())
     column = np.array(ids, np.int64)
     twice = repeated(column)
     if twice.any():

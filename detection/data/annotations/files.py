@@ -3,6 +3,7 @@
     coco     ROOT/train2017, or train     ROOT/annotations/instances_train2017.json
     coco_kp  the same                     ROOT/annotations/person_keypoints_train2017.json
     both     ROOT/train                   ROOT/train/_annotations.coco.json; valid or test, as Roboflow exports them
+    lvis     ROOT/train2017 and val2017   ROOT/annotations/lvis_v1_train.json, or lvis_v0.5_train.json, or in ROOT
     custom   ROOT/train/images            ROOT/train/annotations/*.json, one for each image; test instead of val
 
     images/v1/patch3/b.jpg -> ROOT/images/v1/patch3/b.jpg, else ROOT/patch3/b.jpg, else ROOT/b.jpg
@@ -24,12 +25,15 @@ from pathlib import Path
 import numpy as np
 
 from detection.data.annotations.coco_json import CocoTable
+from detection.data.annotations.lvis import VERSIONS
 from detection.data.annotations.other_layouts import why_not_coco
 from shared.errors import DataError, UsageError
 from shared.recipes.registry import suggest
 
 STEMS = {"coco": "instances", "coco_kp": "person_keypoints"}
+OTHERS = ("lvis", "custom")  # with layouts of their own
 BESIDE = "_annotations.coco.json"  # beside the images of a split
+SPLIT = re.compile(r"(train|val|test)20\d\d")  # folders of COCO's photographs
 NAMED = 10  # missing images to list in an error
 
 
@@ -37,7 +41,7 @@ def coco_layout(root: Path, split: str, dataset: str = "coco") -> tuple[Path, Pa
     """Images and annotations of a split ('train' or 'val') of a folder.
 
     Args:
-        dataset: coco, coco_kp or custom.
+        dataset: coco, coco_kp, lvis or custom. The images of LVIS are in the folder itself: a split has some of both.
 
     Raises:
         UsageError: an unknown kind of data set.
@@ -46,9 +50,11 @@ def coco_layout(root: Path, split: str, dataset: str = "coco") -> tuple[Path, Pa
     root = Path(root)
     if dataset == "custom":
         return custom_layout(root, split)
+    if dataset == "lvis":
+        return lvis_layout(root, split)
     if dataset not in STEMS:
         raise UsageError(
-            f"no data set '{dataset}'{suggest(dataset, [*STEMS, 'custom'])}; give one of {', '.join(STEMS)}, custom"
+            f"no data set '{dataset}'{suggest(dataset, [*STEMS, *OTHERS])}; give one of {', '.join([*STEMS, *OTHERS])}"
         )
     stem = STEMS[dataset]
     for name in (f"{split}2017", split):
@@ -64,6 +70,18 @@ def coco_layout(root: Path, split: str, dataset: str = "coco") -> tuple[Path, Pa
             f"neither {split}2017/ with annotations/{stem}_{split}2017.json nor {split}/ with "
             f"annotations/{stem}_{split}.json",
         )
+    )
+
+
+def lvis_layout(root: Path, split: str) -> tuple[Path, Path]:
+    """The COCO folder itself, and its LVIS annotations of a split, in annotations/ or beside it."""
+    names = [f"lvis_{version}_{split}.json" for version in VERSIONS]
+    for file in (json_or_gz(folder / name) for name in names for folder in (root / "annotations", root)):
+        if file.is_file():
+            return root, file
+    raise DataError(
+        f"{root} has no annotations/{names[0]}; give the COCO folder, with train2017/ and val2017/, as --data-path, "
+        f"and LVIS's annotations with --coco-{'val-' if split == 'val' else ''}json-path"
     )
 
 
@@ -103,6 +121,14 @@ def find_photographs(table: CocoTable, root: Path, allow_missing: int) -> tuple[
     present = np.array([place is not None for place in places])
     missing = [name for name, place in zip(names, places, strict=True) if place is None]
     if len(missing) > allow_missing:
+        folders = _folders_not_there(missing, root)
+        if folders:
+            where = " and ".join(f"{folder}/" for folder in folders)
+            raise DataError(
+                f"{len(missing)} of the {len(names)} images of {table.path} are in {where}, which "
+                f"{'is' if len(folders) == 1 else 'are'} not under {root}; give the COCO folder that holds both "
+                "train2017/ and val2017/"
+            )
         raise DataError(
             f"{len(missing)} of the {len(names)} images of {table.path} are not in {root}, such as "
             f"{', '.join(missing[:NAMED])}; check the image folder, or add --allow-missing-images {len(missing)}"
@@ -117,6 +143,18 @@ def find_photographs(table: CocoTable, root: Path, allow_missing: int) -> tuple[
     if changed:
         table = replace(table, file_names=np.array([(place or "").encode() for place in places]))
     return table.select(present), notes
+
+
+def count_missing(table: CocoTable, root: Path) -> int:
+    """How many images of a table are not in the folder."""
+    return _places(table, [name.decode() for name in table.file_names], root).count(None)
+
+
+def _folders_not_there(missing: list[str], root: Path) -> list[str]:
+    """Folders of COCO that all missing images are in, none of which is there; none if some image is elsewhere."""
+    folders = sorted({name.partition("/")[0] for name in missing})
+    coco = all(SPLIT.fullmatch(folder) and not (root / folder).is_dir() for folder in folders)
+    return folders if coco else []
 
 
 def _places(table: CocoTable, names: list[str], root: Path) -> list[str | None]:
