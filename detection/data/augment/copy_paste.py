@@ -67,4 +67,6 @@ def both(target: Target, source: Target) -> Target:
     """The objects of two targets; fields of the image are those of the first. Stored proposals are of no use now."""
     fields: Any = {name: value for name, value in target.items() if name != "proposals"}
     theirs: Any = source
+    if "absent" in fields:  # what is pasted is there now
+        fields["absent"] = fields["absent"][~torch.isin(fields["absent"], source["labels"])]
     return fields | {name: torch.cat((fields[name], theirs[name])) for name in OF_EACH_OBJECT if name in fields}

@@ -144,3 +144,11 @@ def test_stored_proposals_are_dropped_and_other_fields_of_the_image_are_those_of
         sample[1]["absent"] = sample[1]["labels"] + 7
     _, target = copy_paste(onto, other, rng())
     assert "proposals" not in target and target["absent"].tolist() == [7]  # pyright: ignore
+
+
+def test_a_class_that_was_absent_is_not_after_it_is_pasted() -> None:
+    onto, other = scene((0, 0, 20, 20)), scene((10, 5, 25, 25), label=3)
+    onto[1]["absent"], onto[1]["unfinished"] = torch.tensor([2, 3, 4]), torch.tensor([0])
+    other[1]["absent"], other[1]["unfinished"] = torch.tensor([0]), torch.tensor([3])
+    _, target = copy_paste(onto, other, rng())
+    assert target["absent"].tolist() == [2, 4] and target["unfinished"].tolist() == [0]  # pyright: ignore
