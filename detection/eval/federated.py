@@ -125,7 +125,8 @@ def _hotcoco(kind: str, truth: Truth, found: Rows, most: int) -> Curves:
     if not len(rows):
         results = COCO.from_arrays(images, categories, *(np.zeros(0, np.int64),) * 2, np.zeros((0, 4)))
     elif kind == "masks":
-        results = whole.load_res(rows, segmentation=found.masks)
+        masks: Any = found.masks
+        results = whole.load_res(rows, segmentation=masks)
         results.update_anns(ids=np.arange(1, len(rows) + 1), area=areas_of(kind, found))
     else:
         results = LVISResults(whole, rows, max_dets=-1)
@@ -216,4 +217,4 @@ def _lenient(sides: Sequence[Any], iou_type: str, unfinished: set[int]) -> Any:
                 seen["dtIgnore"] = np.logical_or(seen["dtIgnore"], seen["dtMatches"] == 0)
             return seen
 
-    return Lenient(*sides, iou_type)
+    return Lenient(sides[0], sides[1], iou_type)

@@ -3,10 +3,10 @@
     RecallEvaluator: detections are collected as by CocoEvaluator -> the best 1,000 of an image, by score
                      -> matched with its objects at IoU 0.5, 0.55, ..., 0.95 -> share of objects that are matched
 
-As COCOeval with useCats=0, but equal scores stay in the detector's order: crowds are left out, and each detection, best
-first, takes the object left that it overlaps most. The matches of the first 100 do not depend on the others, so one pass
-gives all limits. Objects of LVIS count also where not every object of their category is annotated; those without an area
-do not, as in its AP.
+As COCOeval with useCats=0, but equal scores stay in the detector's order: crowds are left out, and each detection,
+best first, takes the object left that it overlaps most. The matches of the first 100 do not depend on the others, so
+one pass gives all limits. Objects of LVIS count also where not every object of their category is annotated; those
+without an area do not, as in its AP.
 """
 
 from __future__ import annotations
