@@ -14,6 +14,7 @@ import math
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from detection.parts.query.bilinear import LookedUp, grid_of
 
@@ -46,17 +47,26 @@ def in_rows(value: Tensor, places: Tensor, weights: Tensor, shapes: Shapes) -> T
 
 
 def in_maps(value: Tensor, places: Tensor, weights: Tensor, shapes: Shapes) -> Tensor:
-    """On a GPU: one grid_sample per level, summed."""
+    """On a GPU: one grid_sample per level, summed. The samples, P D numbers of each query, head and level, are computed
+    again in the backward pass instead of kept: they would take most of the memory of a whole detector."""
     batch, _, heads, width = value.shape
-    queries = places.shape[1]
-    total = value.new_zeros(batch * heads, width, queries)
+    total = value.new_zeros(batch * heads, width, places.shape[1])
     for level, part in enumerate(value.split([h * w for h, w in shapes], dim=1)):
-        maps = part.permute(0, 2, 3, 1).reshape(batch * heads, width, *shapes[level])
-        grid = (2 * places[:, :, :, level] - 1).transpose(1, 2).flatten(0, 1)  # (B M, Q, P, 2)
-        looked_up = F.grid_sample(maps, grid, align_corners=False)  # (B M, D, Q, P)
-        counts = weights[:, :, :, level].transpose(1, 2).flatten(0, 1)  # (B M, Q, P)
-        total = total + (looked_up * counts[:, None]).sum(-1)
-    return total.view(batch, heads * width, queries).transpose(1, 2)
+        inputs = (part, places[:, :, :, level], weights[:, :, :, level], shapes[level])
+        if torch.is_grad_enabled():
+            total = total + checkpoint(in_map, *inputs, use_reentrant=False, preserve_rng_state=False)
+        else:
+            total = total + in_map(*inputs)
+    return total.view(batch, heads * width, -1).transpose(1, 2)
+
+
+def in_map(value: Tensor, places: Tensor, weights: Tensor, shape: tuple[int, int]) -> Tensor:
+    """Of one level: (B, H W, M, D), (B, Q, M, P, 2), (B, Q, M, P) -> (B M, D, Q)."""
+    batch, _, heads, width = value.shape
+    maps = value.permute(0, 2, 3, 1).reshape(batch * heads, width, *shape)
+    grid = (2 * places - 1).transpose(1, 2).flatten(0, 1)  # (B M, Q, P, 2)
+    looked_up = F.grid_sample(maps, grid, align_corners=False)  # (B M, D, Q, P)
+    return (looked_up * weights.transpose(1, 2).flatten(0, 1)[:, None]).sum(-1)
 
 
 class DeformableAttention(nn.Module):
