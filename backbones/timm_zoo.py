@@ -274,13 +274,20 @@ def call_timm(row: Row, pretrained: bool, args: dict[str, Any]) -> Any:
         if pretrained:
             raise WeightsError("timm has no published weights for this ViT; give a --backbone-tag, or train one")
         return VisionTransformer(num_classes=0, dynamic_img_size=True, **args)
+    strict: nn.Module | None = None
     for option in (*SIZE_FREE, None):
         extra: dict[str, Any] = {option: option == SIZE_FREE[0]} if option else {}
         try:
-            return timm.create_model(row.timm_name, pretrained=pretrained, num_classes=0, **args, **extra)
+            made = timm.create_model(row.timm_name, pretrained=pretrained, num_classes=0, **args, **extra)
+            if option == SIZE_FREE[0] and getattr(getattr(made, "patch_embed", None), "strict_img_size", False):
+                strict = made  # timm 1.0.20's Swin ignores the first option without a word
+                continue
+            return made
         except TypeError as error:
             if "img_size" in args and "'img_size'" in str(error):
                 raise UsageError(f"timm's {row.timm_name} has no option for an image size; remove the size") from None
+            if strict is not None:
+                return strict
             if option is None or option not in str(error):
                 raise
         except Exception as error:
