@@ -288,7 +288,7 @@ def checked_vectors(vectors: Tensor, names: Sequence[str]) -> Tensor:
             f"there are {plural(len(names), 'name')} and {plural(len(vectors), 'vector')}; give the names that belong "
             "to these vectors, in their order"
         )
-    vectors = vectors.detach().cpu().float().contiguous()
+    vectors = vectors.detach().to("cpu", torch.float32, copy=True).contiguous()  # not the file's own pages
     for bad, what in ((~vectors.isfinite().all(1), "not finite"), (vectors.norm(dim=1) == 0, "zero")):
         if bad.any():
             rows = bad.nonzero().flatten().tolist()

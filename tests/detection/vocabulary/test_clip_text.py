@@ -8,8 +8,10 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from detection.vocabulary import clip_text
 from detection.vocabulary.clip_text import open_clip_text
 from detection.vocabulary.speaking import vectors_of
+from detection.vocabulary.table import Vocabulary
 from detection.vocabulary.text_models import read_templates, speak
 from shared.errors import DataError, UsageError, WeightsError
 from tests.detection.vocabulary.of_clip import small_clip
@@ -52,6 +54,19 @@ def test_one_model_is_one_identity_in_every_file_and_another_is_another(saved: P
     digests = [identity.rpartition("-")[2] for identity in identities]
     assert identities[0] == identities[1] and identities[0].startswith("clip:RN-")
     assert identities[2].startswith("clip:text-") and digests[2] == digests[0] != digests[3]
+
+
+def test_a_tower_that_gives_the_vectors_of_the_program_is_that_model(
+    saved: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = ["zebra", "person", "couch", "cow"]
+    own = speak(open_clip_text(saved), names)
+    table = Vocabulary(own.names, own.vectors.half(), "clip:RN50")
+    monkeypatch.setattr(clip_text, "shipped", lambda model: table)
+    assert open_clip_text(saved).identity == "clip:RN50" and open_clip_text(saved).license == "MIT"
+    assert vectors_of("clip:RN50", names, weights=saved).model == "clip:RN50"
+    torch.save(small_clip(seed=1).state_dict(), tmp_path / "other.pt")
+    assert open_clip_text(tmp_path / "other.pt").identity.startswith("clip:RN-")
 
 
 @torch.inference_mode()
