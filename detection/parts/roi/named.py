@@ -110,9 +110,10 @@ def partitioned_loss(
         counted_IA = pad_sequence([counted for _, counted in chosen], batch_first=True, padding_value=False)
         labels_IB = pad_sequence(labels, batch_first=True, padding_value=NOBODY)
         counts = [len(label) for label in labels]
-        regions_IBD = pad_sequence(list(regions.float().split(counts)), batch_first=True)
-        vectors_IAD = pad_sequence(vectors, batch_first=True)
-        logits_IBA = FACTOR * F.normalize(regions_IBD, dim=2) @ F.normalize(vectors_IAD, dim=2).transpose(1, 2)
+        vectors_IDA = FACTOR * F.normalize(pad_sequence(vectors, batch_first=True), dim=2).transpose(1, 2)
+        regions_IBD = in_rows(regions.float(), counts)
+        # the products are divided, not the regions: a third of the passes over them, forward and backward
+        logits_IBA = regions_IBD @ vectors_IDA / regions_IBD.norm(dim=2, keepdim=True).clamp(min=1e-12)
         weights_IBA = (labels_IB != NOBODY)[:, :, None] & counted_IA[:, None]
         vague = [is_among(names, target.get("unfinished")) for (names, _), target in zip(chosen, targets, strict=True)]
         vague_IA = pad_sequence(vague, batch_first=True, padding_value=False)
@@ -120,6 +121,13 @@ def partitioned_loss(
         true_IBA = (labels_IB[:, :, None] == names_IA[:, None]).float()
         loss_IBA = F.binary_cross_entropy_with_logits(logits_IBA, true_IBA, weights_IBA.float(), reduction="none")
         return (loss_IBA.sum((1, 2)) / regions.new_tensor([max(1, n) for n in counts], dtype=torch.float32)).mean()
+
+
+def in_rows(regions: Tensor, counts: list[int]) -> Tensor:
+    """(K, D) of images with so many regions each -> (I, B, D), shorter rows filled up with 0."""
+    if len(set(counts)) == 1:
+        return regions.view(len(counts), counts[0], -1)
+    return pad_sequence(list(regions.split(counts)), batch_first=True)
 
 
 def taking_part(
