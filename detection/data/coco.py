@@ -11,6 +11,7 @@ keypoints are included on request; masks stay compressed until the augmentation 
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -158,7 +159,8 @@ class CocoDetection:
     def pictures_of(self, table: CocoTable) -> list[Picture]:
         """Where the images of a table are."""
         if table.spots is None:
-            return [Picture(self.images / name.decode()) for name in table.file_names]
+            folder = os.path.join(self.images, "")
+            return [Picture(folder + name.decode()) for name in table.file_names.tolist()]
         return [Picture(self.shards[shard], offset, size) for shard, offset, size in table.spots.tolist()]
 
     def check_usable(self, way_out: str, *, share: float = 0.0) -> None:

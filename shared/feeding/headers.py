@@ -11,13 +11,14 @@ from __future__ import annotations
 
 import hashlib
 import os
+import time
 import zipfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -29,6 +30,7 @@ LARGER = (1 << 16, 1 << 20)  # bytes, where the size comes after long metadata; 
 AT_FRONT = (b"\xff\xd8", b"\x89PNG", b"GIF8", b"BM")  # formats whose first bytes suffice; others are read whole
 THREADS = 16  # more than cores: reading waits for the disk
 BATCH = 64  # pictures per task of a thread
+QUICK = 0.005  # seconds for one batch, below which threads would only wait for each other
 VERSION = 1
 COLUMNS = {"lengths": np.int64, "times": np.int64, "sizes": np.int32, "orientations": np.int8, "marks": np.uint64}
 
@@ -36,7 +38,7 @@ COLUMNS = {"lengths": np.int64, "times": np.int64, "sizes": np.int32, "orientati
 class Picture(NamedTuple):
     """An image file, or a part of a file: `length` bytes from `offset`; None for the whole file."""
 
-    path: Path
+    path: str | Path
     offset: int = 0
     length: int | None = None
 
@@ -75,41 +77,58 @@ def read_headers(pictures: Sequence[Picture], cache: Path | None = None) -> Head
     Args:
         cache: folder of the caches; None for none.
     """
-    place = cache_place(pictures, cache)
+    place, names = cache_place(pictures, cache), names_of(pictures)
     known = _load(place)
-    found: dict[str, tuple[int, ...]] = {}
+    entries: dict[int, tuple[int, ...]] = {}  # by row
     reasons: dict[int, str] = {}
-    columns = np.zeros((len(pictures), 5), np.int64)
-    marks = np.zeros(len(pictures), np.uint64)
     batches = [range(i, min(i + BATCH, len(pictures))) for i in range(0, len(pictures), BATCH)]
-    with ThreadPoolExecutor(min(THREADS, max(1, len(batches)))) as pool:
-        found_in = pool.map(lambda rows: _looked_at(pictures, rows, known), batches)
-        for rows, entries in zip(batches, found_in, strict=True):
-            for row, entry in zip(rows, entries, strict=True):
-                if isinstance(entry, str):
-                    reasons[row] = entry
-                    continue
-                columns[row], marks[row] = entry[:5], entry[5]
-                name = name_of(pictures[row])
-                if name not in known or known[name] != entry:
-                    found[name] = entry
-    for row in range(len(pictures)):  # the limit is not part of the cache
-        if row not in reasons:
-            try:
-                check_size(*columns[row, 2:4].tolist())
-            except BadImage as error:
-                reasons[row] = str(error)
-    if found and place is not None:
-        _save(place, known | found)
+    for rows, found in _in_threads(lambda rows: _looked_at(pictures, names, rows, known), batches):
+        for row, entry in zip(rows, found, strict=True):
+            if isinstance(entry, str):
+                reasons[row] = entry
+            else:
+                entries[row] = entry
+    columns, marks, rows = np.zeros((len(pictures), 5), np.int64), np.zeros(len(pictures), np.uint64), list(entries)
+    if rows:
+        *five, last = zip(*entries.values(), strict=True)
+        columns[rows], marks[rows] = np.array(five, np.int64).T, np.array(last, np.uint64)
+    for size in {entry[2:4] for entry in entries.values()}:  # the limit is not part of the cache
+        try:
+            check_size(*size)
+        except BadImage as error:
+            reasons |= {row: str(error) for row, entry in entries.items() if entry[2:4] == size}
+    fresh = {names[row]: entry for row, entry in entries.items() if known.get(names[row]) is not entry}
+    if fresh and place is not None:
+        _save(place, known | fresh)
     return Headers(columns[:, 2:4].astype(np.int32), columns[:, 4].astype(np.int8), columns[:, 0], marks, reasons)
 
 
-def name_of(picture: Picture) -> str:
-    return f"{os.path.abspath(picture.path)}:{picture.offset}"
+def _in_threads(look: Callable[[range], list[Any]], batches: Sequence[range]) -> Iterator[tuple[range, list[Any]]]:
+    """Each batch with what is found; by threads where one takes long, as from a disk or over a network."""
+    for number, rows in enumerate(batches):
+        started = time.perf_counter()
+        yield rows, look(rows)
+        if time.perf_counter() - started > QUICK:
+            rest = batches[number + 1 :]
+            with ThreadPoolExecutor(min(THREADS, max(1, len(rest)))) as pool:
+                yield from zip(rest, pool.map(look, rest), strict=True)
+            return
+
+
+def names_of(pictures: Sequence[Picture]) -> list[str]:
+    """The absolute path and the offset of each; a folder is looked at once."""
+    folders: dict[str, str] = {}
+    names = []
+    for path, offset, _ in pictures:
+        folder, base = os.path.split(path)
+        if folder not in folders:
+            folders[folder] = os.path.join(os.path.abspath(folder), "")
+        names.append(f"{folders[folder]}{base}:{offset}")
+    return names
 
 
 def _looked_at(
-    pictures: Sequence[Picture], rows: Iterable[int], known: dict[str, tuple[int, ...]]
+    pictures: Sequence[Picture], names: Sequence[str], rows: Iterable[int], known: dict[str, tuple[int, ...]]
 ) -> list[tuple[int, ...] | str]:
     """(length, time, height, width, orientation, mark) of each, or the reason why there is none."""
     entries: list[tuple[int, ...] | str] = []
@@ -118,7 +137,7 @@ def _looked_at(
         try:
             status = os.stat(picture.path)
             length = status.st_size if picture.length is None else picture.length
-            entry = known.get(name_of(picture))
+            entry = known.get(names[row])
             if entry is None or entry[:2] != (length, status.st_mtime_ns):
                 entry = (length, status.st_mtime_ns, *_read(picture, length))
             entries.append(entry)
@@ -162,7 +181,7 @@ def cache_place(pictures: Sequence[Picture], cache: Path | None) -> Path | None:
     """The cache file of these pictures: one per common folder."""
     if cache is None or not pictures:
         return None
-    folders = {os.path.dirname(os.path.abspath(path)) for path in {picture.path for picture in pictures}}
+    folders = {os.path.abspath(folder) for folder in {os.path.dirname(picture.path) for picture in pictures}}
     code = hashlib.sha256(os.fsencode(os.path.commonpath(folders))).hexdigest()[:32]
     return cache / f"{code}.npz"
 

@@ -32,6 +32,7 @@ from detection.data.annotations.turning import upright_column
 from detection.data.masks.outlines import Outlines
 from shared.errors import DataError
 from shared.feeding.columns import Ragged
+from shared.feeding.kept import kept
 
 OF_IMAGES = ("image_ids", "sizes", "file_names")
 OF_ANNOTATIONS = ("image_of", "boxes", "category_ids", "areas", "crowd")
@@ -101,12 +102,22 @@ class CocoTable:
         return np.concatenate((low, high), axis=1)
 
 
+KINDS = (CocoTable, Outlines, Ragged, Skeleton)  # what a table in columns is made of
+
+
 def read_coco(path: Path, finds: Sequence[str] | None = ()) -> CocoTable:
-    """Read and check a COCO JSON file.
+    """Read and check a COCO JSON file; a large one is kept in columns beside it, which later calls read.
 
     Args:
         finds: "masks", "keypoints", both or neither: fields that annotations must have; None reads those there are.
     """
+    name = "all" if finds is None else "-".join(("boxes", *sorted(finds)))
+    table = kept(Path(path), name, lambda: parsed_coco(path, finds), KINDS)
+    return table if table.path == path else replace(table, path=path)
+
+
+def parsed_coco(path: Path, finds: Sequence[str] | None = ()) -> CocoTable:
+    """The same without looking for columns."""
     raw = read_json_bytes(path, "the annotations", "a COCO JSON")
     top, rows = _parsed(raw, path, finds)
     if not rows.ids:
@@ -167,6 +178,11 @@ def _loaded(raw: bytes, path: Path, hook: Any) -> dict[str, Any]:
 
 def read_image_list(path: Path) -> CocoTable:
     """The images of a COCO or panoptic JSON; annotations and categories may be missing, and are not looked at."""
+    table = kept(Path(path), "images", lambda: _parsed_images(path), KINDS)
+    return table if table.path == path else replace(table, path=path)
+
+
+def _parsed_images(path: Path) -> CocoTable:
     raw = read_json_bytes(path, "the annotations", "a COCO JSON")
     try:  # annotations are dropped as they are parsed
         top = json.loads(raw, object_hook=lambda entry: entry if _may_be_image(entry) else None)

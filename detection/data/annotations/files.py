@@ -162,6 +162,9 @@ def _places(table: CocoTable, names: list[str], root: Path) -> list[str | None]:
     listings: dict[str, set[str]] = {}
     places: list[str | None] = []
     for image_id, name in zip(table.image_ids.tolist(), names, strict=True):
+        if _is_plainly_there(name, root, listings):
+            places.append(name)
+            continue
         inside = with_slashes(name)
         if os.path.isabs(inside) or os.path.normpath(inside).split(os.sep)[0] == "..":
             raise DataError(f"{table.path}: image {image_id} has the file_name '{name}'; it must stay in {root}")
@@ -186,7 +189,17 @@ def with_slashes(name: str) -> str:
 
 
 def _is_there(place: str, root: Path, listings: dict[str, set[str]]) -> bool:
-    folder, base = os.path.split(os.path.normpath(place))
+    return _is_listed(*os.path.split(os.path.normpath(place)), root, listings)
+
+
+def _is_plainly_there(place: str, root: Path, listings: dict[str, set[str]]) -> bool:
+    """The same for a name that needs no further look, as most are; False does not say that it is not there."""
+    folder, _, base = place.rpartition("/")
+    inside = place[0] != "/" and ".." not in folder and "\\" not in place
+    return inside and _is_listed(folder, base, root, listings)
+
+
+def _is_listed(folder: str, base: str, root: Path, listings: dict[str, set[str]]) -> bool:
     if folder not in listings:
         path = root / folder
         listings[folder] = set(os.listdir(path)) if path.is_dir() else set()
