@@ -126,7 +126,7 @@ def partitioned_loss(
 def in_rows(regions: Tensor, counts: list[int]) -> Tensor:
     """(K, D) of images with so many regions each -> (I, B, D), shorter rows filled up with 0."""
     if len(set(counts)) == 1:
-        return regions.view(len(counts), counts[0], -1)
+        return regions.unflatten(0, (len(counts), counts[0]))
     return pad_sequence(list(regions.split(counts)), batch_first=True)
 
 
