@@ -104,6 +104,10 @@ class DataConfig:
         None, "training images to skip: a file with one file name per line, or a list in recipes/classes"
     )
     binary_mode: bool = knob(False, "one class: object")
+    proposals: Path | None = knob(
+        None,
+        "for networks on stored proposals: a file or folder that `detect propose` wrote, or truth for the true boxes",
+    )
     limit: int | None = knob(
         None, "use only N training and N validation images, spread over the data, for tests", low=1, high=1e9
     )
@@ -209,10 +213,12 @@ def defaults_for(model: ModelConfig, data: DataConfig) -> dict[str, Any]:
 
 def tiny(recipe: DetectRecipe) -> dict[str, Any]:
     """What `--scale tiny` changes: a few small images of the given or the demo data, a small variant of the
-    network, random weights where the tag is missing, and a tag that is marked as tiny."""
-    from detection.nets import detector
+    network, random weights where the tag is missing, true boxes where the proposals are, and a tag that is marked as
+    tiny."""
+    from detection.nets import detector, takes_proposals
 
     model, data = recipe.model, recipe.data
+    stored = data.proposals if data.proposals is not None and data.proposals.exists() else Path("truth")
     small = {
         "network_args": detector.facts(model.network).get("tiny", {}),
         "backbone_tag": None,
@@ -224,6 +230,7 @@ def tiny(recipe: DetectRecipe) -> dict[str, Any]:
         # names of the demo data have no vectors of a text model
         "vocabulary": "random:0" if data.vocabulary and data.data_path is None else data.vocabulary,
         "tag": f"{model.tag}-tiny" if model.tag else "tiny",
+        "proposals": stored if takes_proposals(model.network) else None,
         "limit": 8,
         "size": [96],
         "max_size": 128 if data.max_size else None,

@@ -33,6 +33,7 @@ from detection.data.augment.presets import Augment, Augmentation, lsj
 from detection.data.batch import collate
 from detection.data.masks.silhouettes import Silhouettes
 from detection.data.photographs import Turn, check_usable, look_at, unseen
+from detection.data.proposals import Source, find_proposals, notes_on_proposals, stored_for
 from detection.data.shards import read_shards, shards_of
 from detection.types import Target
 from shared.errors import BadSample, DataError, UsageError
@@ -110,6 +111,7 @@ class CocoDetection:
                 "the keypoints have no names, so a flip exchanges none; give flip pairs with --keypoints-file"
             )
         self.shards = [] if annotations is not None else shards_of(self.images)
+        self.proposals: Source | None = None
         self.files = OpenFiles()
         if ignore_file is not None:
             table = self._without_ignored(table, ignore_file)
@@ -166,6 +168,15 @@ class CocoDetection:
     def check_usable(self, way_out: str, *, share: float = 0.0) -> None:
         """Note the images that cannot be used, by their headers; raise DataError if they are more than this share."""
         self.notes += check_usable(self.photographs, way_out, share=share)
+
+    def take_proposals(self, path: Path | None) -> None:
+        """Give every target the stored proposals of its image; None for none. Raises DataError if they do not fit."""
+        if path is None:
+            return
+        self.proposals = find_proposals(path, self.table)
+        self.notes += notes_on_proposals(self.proposals, self.table)
+        made = self.proposals if isinstance(self.proposals, str) else self.proposals.digest
+        self.fingerprint = hashlib.sha256((self.fingerprint + made).encode()).hexdigest()
 
     def relabel(self, classes: ClassMap) -> None:
         """Change the label space, matched by name.
@@ -230,6 +241,8 @@ class CocoDetection:
             there = self.labels[self.first[index] : self.first[index + 1]]
             target["absent"] = torch.from_numpy(np.setdiff1d(self.lists["absent"][index], there))
             target["unfinished"] = torch.from_numpy(np.unique(self.lists["unfinished"][index]))
+        if self.proposals is not None:
+            target["proposals"] = stored_for(target["image_id"], target["boxes"], self.proposals)
         if self.table.masks is not None:
             target["masks"] = cast(Tensor, Silhouettes.whole(self.table.masks, rows, (height, width)))
         if self.table.keypoints is not None and self.skeleton is not None:

@@ -59,6 +59,11 @@ def eval_flags() -> Parser:
         help="with --dataset lvis: also AP fixed, of the 10,000 best detections of each class, not limited per image",
     )
     parser.add_argument("--save", type=Path, help="write the detections as COCO result JSON")
+    parser.add_argument(
+        "--proposals", type=Path, help="stored proposals of `detect propose`, or truth, for networks on them"
+    )
+    parser.add_argument("--counts", type=Path, help="write how often each name was detected, for --prior")
+    score_flags(parser, "a first pass over the same images")
     parser.add_argument("--json", type=Path, help="write the metrics as JSON")
     return parser
 
@@ -72,18 +77,11 @@ def evaluate(argv: list[str]) -> int:
     from detection.recipe import DataConfig
 
     names = ("data_path", "val_path", "coco_json_path", "coco_val_json_path", "eval_backend", "max_size")
-    names += (
-        "upright",
-        "as_stored",
-        "dataset",
-        "keypoints_file",
-        "oks_sigmas",
-        "class_agnostic",
-        "ap_fixed",
-        "vocabulary",
-    )
+    names += ("upright", "as_stored", "dataset", "keypoints_file", "oks_sigmas", "vocabulary", "proposals")
+    names += ("class_agnostic", "ap_fixed")
     data = read_section(DataConfig, {name: getattr(args, name) for name in names})
     from detection.inference import trained
+    from detection.inference.open_world import OpenWorld
     from shared.feeding.image import limit_pixels
     from shared.logs.console import setup_logging
 
@@ -100,8 +98,60 @@ def evaluate(argv: list[str]) -> int:
         size=args.size,
         save=args.save,
         text_weights=args.text_weights,
+        how=OpenWorld(counts=args.counts, **scores_of(args)),
     )
     trained.show(metrics, args.json)
+    return 0
+
+
+def propose_flags() -> Parser:
+    parser = Parser(
+        prog="detect propose",
+        description="Store the boxes that a network proposes, for `detect train --proposals`. Run again, a stopped "
+        "command continues.",
+    )
+    weights_flags(parser)
+    parser.add_argument(
+        "--output", "-o", type=Path, required=True, help="folder for a file of proposals per annotation file"
+    )
+    parser.add_argument(
+        "--data-path", "--coco-path", type=Path, help="images, or a COCO folder, of which training and validation "
+        "images are taken (default: the demo data)"
+    )  # fmt: skip
+    parser.add_argument("--val-path", type=Path, help="validation images")
+    parser.add_argument("--coco-json-path", type=Path, help="annotations of --data-path")
+    parser.add_argument("--coco-val-json-path", type=Path, help="annotations of --val-path")
+    parser.add_argument("--dataset", default="auto", help="kind of annotations (default: by folder)")
+    parser.add_argument("--limit", type=whole(1), help="use only N images of each file, spread over it, for tests")
+    image_flags(parser, "where the size in the annotations does not tell which way the labels were drawn")
+    parser.add_argument(
+        "--batch-size", "-b", type=whole(1, 1_000_000), default=8, help="images per forward pass (default: 8)"
+    )
+    parser.add_argument(
+        "--num-workers", "-j", type=whole(0, 1024), default=0, help="data loading processes (default: 0)"
+    )
+    return parser
+
+
+def propose(argv: list[str]) -> int:
+    args = propose_flags().parse_exactly(argv)
+    from detection.recipe import DataConfig
+
+    names = ("data_path", "val_path", "coco_json_path", "coco_val_json_path", "dataset", "limit", "max_size", "upright")
+    data = read_section(DataConfig, {name: getattr(args, name) for name in (*names, "as_stored")})
+    from detection.inference.propose import propose as store_proposals
+    from shared.feeding.image import limit_pixels
+
+    limit_pixels(args.max_pixels)
+    lines = store_proposals(
+        data,
+        open_weights(args.weights, args.weights_dir, args.device),
+        args.output,
+        batch_size=args.batch_size,
+        workers=args.num_workers,
+        size=args.size,
+    )
+    say(*lines)
     return 0
 
 
@@ -130,6 +180,10 @@ def predict_flags() -> Parser:
         default="results",
         help="coco: also write annotations.json, which `detect train` accepts, and labelled.json, its summary",
     )
+    parser.add_argument(
+        "--proposal-weights", metavar="WEIGHTS", help="weights that propose, for networks on stored proposals"
+    )
+    score_flags(parser, "needed here")
     image_flags(parser, "(default: all; with --coco-json-path those whose size in it says so)")
     return parser
 
@@ -137,10 +191,16 @@ def predict_flags() -> Parser:
 def predict(argv: list[str]) -> int:
     args = predict_flags().parse_exactly(argv)
     from detection.data.photographs import chosen
+    from detection.inference.open_world import OpenWorld
     from detection.inference.predict import predict as detect_in_images
     from shared.feeding.image import limit_pixels
 
     limit_pixels(args.max_pixels)
+    if args.calibrate is not None and args.prior is None:
+        raise UsageError("--calibrate needs a count over many images; count with `detect eval --counts`, give --prior")
+    proposer = None
+    if args.proposal_weights is not None:
+        proposer = open_weights(args.proposal_weights, args.weights_dir, args.device)
     lines = detect_in_images(
         open_weights(args.weights, args.weights_dir, args.device),
         args.images,
@@ -153,6 +213,8 @@ def predict(argv: list[str]) -> int:
         turn=chosen(upright=args.upright, as_stored=args.as_stored),
         vocabulary=args.vocabulary,
         text_weights=args.text_weights,
+        proposer=proposer,
+        how=OpenWorld(**scores_of(args)),
     )
     say(*lines)
     return 0
@@ -167,6 +229,37 @@ def vocabulary_flags(parser: Parser, about: str) -> None:
         metavar="FILE",
         help="CLIP's weights, for names that have no vector yet; needs pip install 'chordate[text]'",
     )
+
+
+def score_flags(parser: Parser, otherwise: str) -> None:
+    """Add the flags of networks on stored proposals; `otherwise` says what calibrates without --prior."""
+    parser.add_argument(
+        "--beta",
+        type=number(low=0, high=1),
+        help="exponent of a name's probability in the score, the rest is the proposal's score (default: 1, or 0.3 for "
+        "names that were not trained)",
+    )
+    parser.add_argument(
+        "--best-proposals",
+        type=whole(1, 1_000_000),
+        help="proposals of an image to use, by their score (default: all, or 100 with --beta below 1)",
+    )
+    parser.add_argument(
+        "--calibrate",
+        type=number(low=0, high=10),
+        metavar="GAMMA",
+        help="divide probabilities by the counts of a first pass to this power, such as 0.6",
+    )
+    parser.add_argument("--prior", type=Path, help=f"counts of `detect eval --counts` (default: {otherwise})")
+    parser.add_argument(
+        "--any-proposals", action="store_true", help="allow proposals of other weights than those of the training"
+    )
+
+
+def scores_of(args: Any) -> dict[str, Any]:
+    """The values of `score_flags`, as `OpenWorld` takes them."""
+    names = {"beta": "beta", "best": "best_proposals", "calibrate": "calibrate", "prior": "prior"}
+    return {name: getattr(args, flag) for name, flag in {**names, "any_proposals": "any_proposals"}.items()}
 
 
 def weights_flags(parser: Parser, *, required: bool = True) -> None:
@@ -199,6 +292,9 @@ def open_weights(reference: str, weights_dir: Path, device: str) -> Any:
 
 COMMANDS = {
     "eval": Command("COCO average precision of trained weights", evaluate, eval_flags),
+    "propose": Command(
+        "store the boxes that a network proposes, for networks on stored proposals", propose, propose_flags
+    ),
     "predict": Command(
         "pictures with boxes, and COCO result JSON, for images, folders or a COCO file", predict, predict_flags
     ),

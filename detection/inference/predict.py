@@ -14,16 +14,22 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from detection.data.augment.geometry import size_of
+from detection.data.augment.sizes import Size
 from detection.data.photographs import Turn
 from detection.drawing.draw import draw_detections
 from detection.eval.panoptic_output import PanopticFolder
 from detection.eval.results import entries, for_scoring, read_detections
 from detection.inference import labeling
 from detection.inference.images import pictures_of, root_of
+from detection.inference.open_world import OpenWorld, ask
 from detection.inference.told import ask_for
 from detection.inference.trained import Trained
+from detection.nets import takes_proposals
 from detection.parts.query.panoptic import SURE
+from detection.training.stored_proposals import check_maker
 from detection.types import Detections, Target
+from shared.devices.device import to_device
 from shared.errors import UsageError, plural
 from shared.feeding.plan import rng_for
 from shared.files import write_json, written_aside
@@ -45,6 +51,8 @@ def predict(
     turn: Turn = "auto",
     vocabulary: str | None = None,
     text_weights: Path | None = None,
+    proposer: Trained | None = None,
+    how: OpenWorld = OpenWorld(),  # noqa: B008 - a tuple
 ) -> list[str]:
     """Detect objects; write a picture of each image, results.json (COCO results) and images.json.
 
@@ -64,6 +72,8 @@ def predict(
         turn: whether to apply the EXIF orientation; "auto" does, but with `annotations` only where the size says so.
         vocabulary: names to look for, for networks that are told their classes; category ids then count from 1.
         text_weights: file of CLIP's weights, for names that are not known.
+        proposer: proposes boxes, for a network that does not.
+        how: scores of such a network.
 
     Returns:
         Lines that describe what was written.
@@ -74,17 +84,45 @@ def predict(
     """
     if vocabulary is not None:
         ask_for(trained, vocabulary, text_weights)
+    check_proposer(trained, proposer, how)
+    ask(trained, how._replace(new_names=vocabulary is not None))
     resize, root = trained.resize(size, max_size), root_of(sources)
     written = Predictions(out, trained, min_score, annotate=annotate, asked=vocabulary is not None)
     for image_id, path, picture, upright in pictures_of(sources, annotations, turn):
         nothing = Target(boxes=torch.zeros(0, 4), labels=torch.zeros(0, dtype=torch.int64))
         small, _ = resize(picture, nothing, rng_for(0, 0, 0))
-        detected: Any = trained.task.detect([small.to(trained.device)])[0]
+        if proposer is not None:
+            nothing["proposals"] = proposed(proposer, picture, size_of(small))
+        detected: Any = trained.task.detect(*to_device(([small], [nothing]), trained.device))[0]
         found: Any = {name: value.cpu() for name, value in detected.items()}
         scale = picture.shape[-2] / small.shape[-2], picture.shape[-1] / small.shape[-1]
         name = Path(os.path.abspath(path)).relative_to(root).as_posix()
         written.add(image_id, path, name, picture, found, scale, upright=upright)
     return written.close()
+
+
+def check_proposer(trained: Trained, proposer: Trained | None, how: OpenWorld) -> None:
+    """Raise UsageError unless there is one exactly if it is needed, WeightsError if training had another one."""
+    card = trained.exported.card
+    needed = takes_proposals(card.args["network"])
+    if needed and proposer is None:
+        maker = card.data.get("proposals", {"tag": "TAG"})["tag"]
+        raise UsageError(f"{card.args['network']} makes no proposals; add --proposal-weights {maker}")
+    if proposer is not None and not needed:
+        raise UsageError(f"{card.args['network']} makes its own proposals; remove --proposal-weights")
+    if proposer is not None and not how.any_proposals:
+        maker = card.data.get("proposals", proposer.exported.reference)
+        way_out = "give --proposal-weights {tag}@{digest:.6}, or add --any-proposals".format(**maker)
+        check_maker(card, proposer.exported.reference, way_out)
+
+
+def proposed(proposer: Trained, picture: Tensor, size: Size) -> Tensor:
+    """(P, 5) proposals on a picture, in pixels of the same picture at (height, width) `size`."""
+    nothing = Target(boxes=torch.zeros(0, 4), labels=torch.zeros(0, dtype=torch.int64))
+    small, _ = proposer.resize()(picture, nothing, rng_for(0, 0, 0))
+    (found,) = proposer.task.propose([small.to(proposer.device)])
+    scale = size[0] / small.shape[-2], size[1] / small.shape[-1]
+    return torch.cat((in_original_pixels(found, scale)["boxes"], found["scores"][:, None]), 1)
 
 
 class Predictions:
@@ -182,7 +220,7 @@ def in_original_pixels(found: Detections, scale: tuple[float, float]) -> Detecti
     """Detections in pixels of the network's input -> in pixels of the original image. scale: (vertical, horizontal)."""
     down, across = scale
     moved = Detections(**found)
-    moved["boxes"] = found["boxes"] * torch.tensor([across, down, across, down])
+    moved["boxes"] = found["boxes"] * found["boxes"].new_tensor([across, down, across, down])
     if "keypoints" in found:
         moved["keypoints"] = found["keypoints"] * torch.tensor([across, down, 1.0])
     return moved

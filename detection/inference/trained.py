@@ -29,8 +29,9 @@ from detection.eval.official import undefined_as_nan
 from detection.eval.panoptic import PanopticEvaluator
 from detection.eval.recall import RecallEvaluator
 from detection.eval.results import write_for_scoring
+from detection.inference.open_world import OpenWorld, ask, with_counts
 from detection.inference.told import ask_for_classes
-from detection.nets import detector, finds, resize_rule
+from detection.nets import detector, finds, is_agnostic, resize_rule
 from detection.recipe import DataConfig
 from detection.training.datasets import (
     EVALUATED,
@@ -45,6 +46,7 @@ from detection.training.datasets import (
     places,
     sides,
 )
+from detection.training.stored_proposals import check_given, check_maker, made_by
 from detection.training.task import DetectTask
 from detection.training.vocabularies import check_asked, own_vocabularies
 from shared.devices.ahead import ahead
@@ -130,6 +132,7 @@ def evaluate(
     size: tuple[int, ...] | None,
     save: Path | None,
     text_weights: Path | None = None,
+    how: OpenWorld = OpenWorld(),  # noqa: B008 - a tuple
 ) -> dict[str, float]:
     """COCO AP or panoptic quality of a detector, overall and by class; as in the evaluation during training.
 
@@ -137,6 +140,7 @@ def evaluate(
         size: height and width in pixels; None for that of training.
         save: file for the detections as COCO results.
         text_weights: file of CLIP's weights, for names of --vocabulary that are not known.
+        how: scores of a network on stored proposals.
 
     Returns:
         Metrics from 0 to 1, the headline first.
@@ -148,7 +152,7 @@ def evaluate(
     dataset = images_of(kind_of(config, trained.finds))(
         place.images,
         place.annotations,
-        None if trained.told else trained.classes,
+        None if trained.told or is_agnostic(trained.exported.card.args["network"]) else trained.classes,
         trained.resize(size, config.max_size),
         finds=trained.finds,
         skeleton=skeleton_of(config) or trained.skeleton,
@@ -157,17 +161,32 @@ def evaluate(
     )
     if trained.told or config.vocabulary:
         ask_for_classes(trained, dataset, config.vocabulary, text_weights)
+    ask(trained, how._replace(new_names=config.vocabulary is not None))
     dataset.check_usable(EVALUATED)
+    take_proposals(dataset, config, trained, any_proposals=how.any_proposals)
     for note in dataset.notes:
         log.info("%s", note)
     take_sigmas(dataset, config)
     tell(dataset)
     trained.task.evaluator = lambda: evaluator_for(dataset, config, trained.exported.card.args["network"])
     batches = in_order(dataset, batch_size, workers=workers, pin=trained.device.type == "cuda")
-    evaluator = trained.task.evaluated(ahead(batches, trained.device))
+    evaluator = with_counts(lambda: trained.task.evaluated(ahead(batches, trained.device)), trained, how)
     if save is not None:
         save_results(evaluator, save)
     return with_classes(evaluator)
+
+
+def take_proposals(dataset: CocoDetection, config: DataConfig, trained: Trained, *, any_proposals: bool) -> None:
+    """Give the data the stored proposals of --proposals. Raises WeightsError if other weights made them."""
+    card = trained.exported.card
+    check_given(config, card.args["network"])
+    dataset.take_proposals(config.proposals)
+    maker = made_by(dataset)
+    if maker is not None and not any_proposals:
+        again = "make them with `detect propose --weights {tag}@{digest:.6}`".format(
+            **card.data.get("proposals", maker)
+        )
+        check_maker(card, maker, f"{again}, or add --any-proposals")
 
 
 def save_results(evaluator: Evaluator, path: Path) -> None:

@@ -6,6 +6,7 @@ Facts that may be given with a name:
     tiny={...}             options of `--scale tiny`
     finds=("masks",)       or ("keypoints",): what its targets and its detections have besides boxes
     segments=True          panoptic: its masks segment the whole image into things and stuff
+    on_proposals=True      takes stored proposals, and has none of its own
     agnostic=True          finds objects without classes: all are label 0, "object"; measured by average recall
     like="faster_rcnn"     inherits the options of that network
     starts_from={"detr": "masks.*"}   networks whose weights it may start from, with patterns of the missing tensors
@@ -23,6 +24,7 @@ from torch import Tensor, nn
 
 from backbones.base import Backbone
 from detection.types import Detections, Images, Target
+from shared.errors import UsageError
 from shared.recipes.registry import Registry
 
 
@@ -47,6 +49,12 @@ class Detector(nn.Module, ABC):
     @abstractmethod
     def detect(self, images: Images) -> list[Detections]:
         """Detections of each image, best first, in pixels of the batch."""
+
+    def propose(self, images: Images) -> list[Detections]:
+        """Boxes with a score and no class (label 0) of each image, best first, for networks on stored proposals."""
+        raise UsageError(
+            f"{type(self).__name__} makes no proposals; give weights of unidetector_cln, or of a network with an RPN"
+        )
 
     @abstractmethod
     def class_head(self) -> list[nn.Module]:
@@ -95,6 +103,11 @@ def missing_from(network: str, other: str) -> tuple[str, ...]:
 def is_agnostic(network: str) -> bool:
     """Whether a detector finds objects without their classes."""
     return bool(fact(network, "agnostic", False))
+
+
+def takes_proposals(network: str) -> bool:
+    """Whether a detector needs stored proposals."""
+    return bool(fact(network, "on_proposals", False))
 
 
 def finds(network: str) -> tuple[str, ...]:

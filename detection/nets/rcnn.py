@@ -32,7 +32,7 @@ from detection.nets import Detector, detector
 from detection.parts.dense.necks import build_pyramid, channel_norm
 from detection.parts.roi.keypoint_head import add_keypoint_head, keypoint_loss, with_keypoints
 from detection.parts.roi.mask_head import add_mask_head, mask_loss, with_masks
-from detection.parts.roi.rcnn import SEEN, build_roi_heads, build_rpn, find, learn
+from detection.parts.roi.rcnn import SEEN, build_roi_heads, build_rpn, find, learn, proposed
 from detection.types import Detections, Images, Target
 from shared.recipes.values import Count, Layers, Probability, Width
 
@@ -160,6 +160,10 @@ class RCNN(Detector):
         if self.roi_heads.has_keypoint():
             found = with_keypoints(self.roi_heads, maps, images, found)
         return found
+
+    @torch.no_grad()
+    def propose(self, images: Images) -> list[Detections]:
+        return proposed(self.rpn, self.maps(images), images)
 
     def maps(self, images: Images) -> list[Tensor]:
         return self.neck(self.backbone.forward_features(images.pixels))

@@ -7,11 +7,14 @@ Wang et al., "Detecting Everything in the Open World: Towards Universal Object D
 
 Several data sets are trained together without joining their classes: an image is compared with the names of its own
 set. On any other backbone than CLIP's the regions are those of Faster R-CNN on a pyramid.
+
+    unidetector_regions    the second stage of two: the same without an RPN, on the stored proposals of another network
+                           score of a name: probability^beta * (proposal's own score)^(1 - beta)
 """
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -23,7 +26,7 @@ from detection.nets import Detector, detector
 from detection.parts.dense.necks import build_pyramid
 from detection.parts.roi.inside_rpn import InsideRPN
 from detection.parts.roi.named import Vocabularies, partitioned_loss
-from detection.parts.roi.rcnn import by_name
+from detection.parts.roi.rcnn import by_name, proposed
 from detection.parts.roi.regions import AttentionRegion, LayersRegion, RegionHead, box_loss, labels_of, moved_boxes
 from detection.parts.roi.sampling import sampled
 from detection.parts.roi.soft_nms import soft_nms
@@ -50,6 +53,8 @@ TRAINED = {
     "aug_type": "hflip",
 }
 
+SECOND_STAGE = {name: value for name, value in TRAINED.items() if name != "backbone_lr"} | {"lr": 0.002}
+
 
 @detector("unidetector", tiny=TINY, trained=TRAINED)
 class UniDetector(Detector):
@@ -59,9 +64,14 @@ class UniDetector(Detector):
 
     vocabularies: the vectors of the names of each data set; detections are called by those of the current one.
 
+    beta: exponent of a name's probability in the score of a stored proposal; the rest is the proposal's own score.
+    best_proposals: how many stored proposals of an image are looked at, by their own score; None for all.
+    calibration: factors (C,) of the current names' probabilities; None for none.
+
     Args:
         backbone: CLIP's ResNet-50, or any with maps of strides 4 to 32, or a plain ViT.
         num_classes: names of the first data set.
+        own_proposals: whether it has an RPN.
         region: attention for the rest of CLIP's ResNet-50, layers for two linear layers on a pyramid, auto for what
             goes with the backbone.
         set_sizes: names of each data set, if there are several.
@@ -85,6 +95,7 @@ class UniDetector(Detector):
         self,
         backbone: Backbone,
         num_classes: int,
+        own_proposals: bool = True,
         *,
         region: Literal["auto", "attention", "layers"] = "auto",
         set_sizes: Counts = (),
@@ -113,34 +124,48 @@ class UniDetector(Detector):
             cuts, self.used_maps = LayersRegion(self.neck.maps, hidden, vocabulary_width), self.neck.used
             maps, candidates = self.neck.maps, (2000, 1000)
         proposals = (2 * rpn_proposals, rpn_proposals)
-        self.rpn = InsideRPN(maps, candidates=candidates, proposals=proposals, nms_iou=rpn_nms_iou)
+        self.rpn = None
+        if own_proposals:
+            self.rpn = InsideRPN(maps, candidates=candidates, proposals=proposals, nms_iou=rpn_nms_iou)
         self.head = RegionHead(cuts, vocabulary_width)
         self.head.lr_scale = region_lr or (0.1 if attends else 1.0)  # pyright: ignore[reportAttributeAccessIssue, reportArgumentType]
         self.vocabularies = Vocabularies(set_sizes or (num_classes,), vocabulary_width)
         self.regions, self.names, self.only_known = regions, names_per_image, federated == "known"
+        self.beta, self.best_proposals, self.calibration = 1.0, None, None
         self.kept = {"most": max_detections, "min_score": min_score, "soft_floor": soft_floor, "sigma": soft_sigma}
 
     def forward(self, images: Images, targets: list[Target]) -> dict[str, Tensor]:
-        """Losses of the RPN, of names and of boxes."""
+        """Losses of the RPN, if there is one, of names and of boxes."""
         maps = self.maps(images)
-        proposals, losses = self.rpn(ImageList(images.pixels, images.sizes), by_name(maps), targets)
+        losses: dict[str, Tensor] = {}
+        if self.rpn is not None:
+            proposals, losses = self.rpn(ImageList(images.pixels, images.sizes), by_name(maps), targets)
+        if self.rpn is None or images.proposals is not None:
+            proposals = [stored[:, :4] for stored in stored_proposals(images)]
         return losses | self.region_losses(maps, images, proposals, targets)
 
     @torch.no_grad()
     def detect(self, images: Images) -> list[Detections]:
         maps = self.maps(images)
-        if images.proposals is None:
-            proposals, _ = self.rpn(ImageList(images.pixels, images.sizes), by_name(maps))
+        if self.rpn is not None and images.proposals is None:
+            found, _ = self.rpn(ImageList(images.pixels, images.sizes), by_name(maps))
+            proposals = [torch.cat((boxes, boxes.new_ones(len(boxes), 1)), 1) for boxes in found]
         else:
-            proposals = boxes_of(images.proposals)
-        return [self.best(*said) for said in zip(*self.look_at(maps, images, proposals), strict=True)]
+            proposals = [best_of(stored, self.best_proposals) for stored in stored_proposals(images)]
+        boxes, probabilities = self.look_at(maps, images, [own[:, :4] for own in proposals])
+        return [
+            self.best(moved, self.scores(probability, own[:, 4]))
+            for moved, probability, own in zip(boxes, probabilities, proposals, strict=True)
+        ]
+
+    @torch.no_grad()
+    def propose(self, images: Images) -> list[Detections]:
+        return super().propose(images) if self.rpn is None else proposed(self.rpn, self.maps(images), images)
 
     def region_losses(
         self, maps: list[Tensor], images: Images, proposals: list[Tensor], targets: list[Target]
     ) -> dict[str, Tensor]:
-        """Losses of names and of boxes on regions sampled of the images' stored proposals, else of these."""
-        if images.proposals is not None:
-            proposals = boxes_of(images.proposals)
+        """Losses of names and of boxes on regions sampled of the proposals (P, 4) of each image."""
         regions = [sampled(p, t["boxes"], count=self.regions) for p, t in zip(proposals, targets, strict=True)]
         vectors, offsets = self.head(maps, [one.boxes for one in regions], images.sizes)
         of_names = partitioned_loss(
@@ -161,6 +186,12 @@ class UniDetector(Detector):
         scores = self.vocabularies.logits(vectors).sigmoid().split([len(one) for one in proposals])
         return moved_boxes(proposals, offsets, images.sizes), scores
 
+    def scores(self, probabilities: Tensor, own: Tensor) -> Tensor:
+        """(P, C) probabilities of names, (P,) scores of the proposals -> (P, C) scores; above 1 when calibrated."""
+        if self.calibration is not None:
+            probabilities = probabilities * self.calibration
+        return probabilities if self.beta == 1 else probabilities**self.beta * own[:, None] ** (1 - self.beta)
+
     def best(self, boxes: Tensor, scores: Tensor) -> Detections:
         """(P, 4) boxes and (P, C) scores of an image -> its detections."""
         which, labels, kept = soft_nms(boxes, scores, **self.kept)
@@ -177,9 +208,26 @@ class UniDetector(Detector):
         return self.head.region.continued()
 
 
-def boxes_of(proposals: list[Tensor]) -> list[Tensor]:
-    """Stored proposals without their scores."""
-    return [stored[:, :4] for stored in proposals]
+@detector("unidetector_regions", like="unidetector", on_proposals=True, tiny=TINY, trained=SECOND_STAGE)
+def unidetector_regions(backbone: Backbone, num_classes: int, **options: Any) -> UniDetector:
+    """UniDetector's second stage, on stored proposals of `detect propose`.
+
+    Args:
+        options: of `unidetector`; those of the RPN have no effect.
+    """
+    return UniDetector(backbone, num_classes, False, **options)
+
+
+def stored_proposals(images: Images) -> list[Tensor]:
+    """(P, 5) of each image. Raises UsageError if there are none."""
+    if images.proposals is None:
+        raise UsageError("this network needs stored proposals; make them with `detect propose`, and give --proposals")
+    return images.proposals
+
+
+def best_of(stored: Tensor, most: int | None) -> Tensor:
+    """(P, 5) -> the best `most` by their own score."""
+    return stored if most is None else stored[stored[:, 4].topk(min(most, len(stored))).indices]
 
 
 def attention_on(backbone: Backbone, width: int) -> AttentionRegion:

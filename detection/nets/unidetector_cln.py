@@ -23,20 +23,20 @@ from torchvision.models.detection.faster_rcnn import TwoMLPHead
 from torchvision.ops import nms
 
 from backbones.base import Backbone
+from backbones.freeze import hold_statistics
 from detection.nets import Detector, detector
 from detection.parts.dense import boxes as box
-from detection.parts.dense.anchors import as_offsets, from_offsets
 from detection.parts.dense.assign import by_overlap
 from detection.parts.dense.focal import NOTHING
 from detection.parts.dense.necks import build_pyramid
 from detection.parts.dense.sides import as_sides, centerness, from_sides, inside, overlap_of_pairs, squares
 from detection.parts.roi.aligned import aligned
+from detection.parts.roi.regions import box_loss, moved_boxes
 from detection.parts.roi.sampling import Regions, sampled, some
 from detection.types import Detections, Images, Target
 from shared.recipes.values import Count, Probability, Width
 
 CELLS = 7  # of a region, along a side
-OFFSETS = (10.0, 10.0, 5.0, 5.0)  # weights of box offsets
 ANCHORS = 256  # places of an image that the dense part learns from
 BOX_WEIGHT = 10.0  # of the dense part's box loss
 
@@ -140,9 +140,7 @@ class CLN(Detector):
     def train(self, mode: bool = True) -> CLN:
         super().train(mode)
         if self.hold_statistics:
-            for layer in self.backbone.modules():
-                if isinstance(layer, nn.modules.batchnorm._BatchNorm):
-                    layer.eval()
+            hold_statistics(self.backbone)
         return self
 
     def forward(self, images: Images, targets: list[Target]) -> dict[str, Tensor]:
@@ -156,13 +154,14 @@ class CLN(Detector):
     @torch.no_grad()
     def detect(self, images: Images) -> list[Detections]:
         maps = self.maps(images)
-        proposals = self.proposals(self.look_everywhere(maps), images)
-        boxes = [boxes for boxes, _ in proposals]
-        said = (x.split([len(b) for b in boxes]) for x in self.look_at(maps, boxes))
-        return [
-            self.best(p, q, size, *of_image)
-            for (p, q), size, *of_image in zip(proposals, images.sizes, *said, strict=True)
-        ]
+        boxes, quality = zip(*self.proposals(self.look_everywhere(maps), images), strict=True)
+        logits, offsets, fit = self.look_at(maps, list(boxes))
+        moved, counts = moved_boxes(list(boxes), offsets, images.sizes), [len(b) for b in boxes]
+        scores = eta(logits.softmax(1)[:, 1], torch.cat(quality), fit.sigmoid(), self.alpha).split(counts)
+        return [self.best(*of_image) for of_image in zip(moved, scores, strict=True)]
+
+    def propose(self, images: Images) -> list[Detections]:
+        return self.detect(images)
 
     def class_head(self) -> list[nn.Module]:
         return [self.is_object]
@@ -202,30 +201,18 @@ class CLN(Detector):
         logits, offsets, fit = self.look_at(maps, [r.boxes for r in regions])
         positive = torch.cat([r.positive for r in regions])
         count = max(1, len(positive))
-        objects = torch.cat([t["boxes"][r.objects[r.positive]] for r, t in zip(regions, targets, strict=True)])
-        goal = as_offsets(objects, torch.cat([r.boxes[r.positive] for r in regions]), OFFSETS)
         overlap = torch.cat([r.overlap[r.positive] for r in regions])
         return {
             "loss_object": F.cross_entropy(logits, positive.long(), reduction="sum") / count,
-            "loss_box_reg": (offsets[positive] - goal).abs().sum() / count,
+            "loss_box_reg": box_loss(offsets, regions, targets),
             "loss_fit": (fit[positive].sigmoid() - overlap).abs().sum() / count,
         }
 
-    def best(
-        self,
-        proposals: Tensor,
-        quality: Tensor,
-        size: tuple[int, int],
-        logits: Tensor,
-        offsets: Tensor,
-        fit: Tensor,
-    ) -> Detections:
-        """Detections of one image from its proposals (R, 4), their centerness (R,) and what `look_at` says of them."""
-        score = eta(logits.softmax(1)[:, 1], quality, fit.sigmoid(), self.alpha)
-        boxes = box.clip(from_offsets(offsets, proposals, OFFSETS), size)
-        keep = (box.usable(boxes, min_side=1e-3) & (score > self.min_score)).nonzero()[:, 0]
-        keep = keep[nms(boxes[keep], score[keep], self.nms_iou)[: self.max_detections]]
-        return {"boxes": boxes[keep], "labels": torch.zeros_like(keep), "scores": score[keep]}
+    def best(self, boxes: Tensor, scores: Tensor) -> Detections:
+        """Boxes (R, 4) and scores (R,) of an image -> its detections."""
+        keep = (box.usable(boxes, min_side=1e-3) & (scores > self.min_score)).nonzero()[:, 0]
+        keep = keep[nms(boxes[keep], scores[keep], self.nms_iou)[: self.max_detections]]
+        return {"boxes": boxes[keep], "labels": torch.zeros_like(keep), "scores": scores[keep]}
 
 
 def eta(objectness: Tensor, quality: Tensor, fit: Tensor, alpha: float) -> Tensor:

@@ -26,6 +26,7 @@ from detection.nets import default_size, finds, is_agnostic, resize_rule
 from detection.recipe import DataConfig, DetectRecipe
 from detection.training.data_notes import notes_on_photographs, notes_on_small
 from detection.training.start import take_classes
+from detection.training.stored_proposals import check_given, check_one_maker
 from shared.errors import UsageError
 from shared.feeding.repeat import Repeats
 from shared.files import cache_dir
@@ -57,6 +58,7 @@ def open_data(recipe: DetectRecipe, start: Exported | None = None) -> Data:
         start: a trained detector whose classes label the images.
     """
     data, learns = recipe.data, finds(recipe.model.network)
+    check_given(data, recipe.model.network)
     training, validation = places(data, learns)
     turn = chosen(upright=data.upright, as_stored=data.as_stored)
     size = input_size(data.size, data.aug_type, recipe.model.network)
@@ -115,7 +117,9 @@ def open_data(recipe: DetectRecipe, start: Exported | None = None) -> Data:
     train_set.notes += notes_on_photographs(train_set, val_set)
     for images in (train_set, val_set):
         if images is not None:
+            images.take_proposals(data.proposals)
             images.notes += notes_on_small(images)
+    check_one_maker(train_set, val_set)
     return Data(train_set, val_set)
 
 

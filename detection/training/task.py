@@ -78,6 +78,11 @@ class DetectTask(Task):
         return found
 
     @torch.no_grad()
+    def propose(self, pictures: list[Tensor]) -> list[Detections]:
+        """Boxes with a score and no class of each image, for networks on stored proposals."""
+        return self.detector.propose(self.images(pictures))
+
+    @torch.no_grad()
     def evaluate(self, loader: Iterable[Any]) -> dict[str, float]:
         """COCO AP of the validation images, NaN where not defined; every process returns the same numbers."""
         if self.evaluator is None:

@@ -28,6 +28,7 @@ from detection.training.data_notes import notes_on_queries
 from detection.training.datasets import Data, evaluator_for, input_size, open_data, repeats_of, shapes_of
 from detection.training.network_defaults import notes
 from detection.training.start import fill_from, find_start, rebuild_backbone, unconsumed_warmups
+from detection.training.stored_proposals import made_by
 from detection.training.task import DetectTask
 from detection.training.vocabularies import OfSet, Spoken, check_asked, is_told, of_set, spoken_for
 from shared.devices import dist
@@ -174,8 +175,9 @@ def card(
     last: bool,
     spoken: Spoken | None = None,
 ) -> Card:
-    """The card of a detector's weights."""
+    """The card of a detector's weights; those that made its proposals are a parent."""
     recipe: DetectRecipe = session.recipe
+    maker = made_by(data.train)
     return Card(
         arch=arch_of(recipe, opened),
         tag=tag,
@@ -186,8 +188,13 @@ def card(
         args=built_from(recipe, opened),
         pixels={"mean": list(opened.stats.mean), "std": list(opened.stats.std)},
         classes=classes_of_card(data.train) | ({} if spoken is None else {"vocabularies": spoken.on_card()}),
-        parents=[opened.parent.reference] if opened.parent else [],
-        data={"fingerprint": data.train.fingerprint, "samples": len(data.train), "path": str(recipe.data.data_path)},
+        parents=[*([opened.parent.reference] if opened.parent else []), *([maker] if maker else [])],
+        data={
+            "fingerprint": data.train.fingerprint,
+            "samples": len(data.train),
+            "path": str(recipe.data.data_path),
+            **({"proposals": maker} if maker else {}),
+        },
         metrics=metrics,
         recipe=session.recipe_values(),
         versions=versions(),

@@ -16,7 +16,7 @@ from torchvision.ops import box_iou
 
 from backbones import backbone
 from backbones.freeze import freeze_unreached, keep_frozen_in_eval
-from detection.nets import Detector, detector, finds, is_agnostic, missing_from
+from detection.nets import Detector, detector, finds, is_agnostic, missing_from, takes_proposals
 from detection.types import Images, Target
 
 BACKBONES = [
@@ -34,6 +34,7 @@ FACTS = {
     "finds",
     "segments",
     "agnostic",
+    "on_proposals",
     "like",
     "starts_from",
     "resize_rule",
@@ -98,9 +99,22 @@ def drawn(scenes: Callable) -> Callable[..., tuple[Images, list[Target]]]:
                 seen = torch.full((len(first), len(KEYPOINTS), 1), 2.0)
                 seen[1::2, 0] = 0
                 target["keypoints"] = torch.cat((first + KEYPOINTS * (last - first), seen), 2) * (seen > 0)
-        return images, targets
+        return (with_proposals(images, targets) if takes_proposals(network) else images), targets
 
     return draw
+
+
+def with_proposals(images: Images, targets: list[Target]) -> Images:
+    """The objects' boxes, a little moved, among others anywhere."""
+    stored = []
+    for (height, width), target in zip(images.sizes, targets, strict=True):
+        rng = torch.Generator().manual_seed(len(stored))
+        near = (target["boxes"].repeat(8, 1) + 3 * torch.randn(8 * len(target["boxes"]), 4, generator=rng)).clamp(min=0)
+        corner = torch.rand(60, 2, generator=rng) * torch.tensor([width - 40.0, height - 40])
+        anywhere = torch.cat((corner, corner + 40 * torch.rand(60, 2, generator=rng)), 1)
+        boxes = torch.cat((near, anywhere)).minimum(torch.tensor([width, height] * 2))
+        stored.append(torch.cat((boxes, torch.linspace(1, 0.1, len(boxes))[:, None]), 1))
+    return images._replace(proposals=stored)
 
 
 each = pytest.mark.parametrize(("network", "name"), [(network, name) for network in once_tiny() for name in BACKBONES])
@@ -238,7 +252,7 @@ def fast_settings(built: Any) -> Detector:
     for layer in built.modules():
         if isinstance(layer, nn.BatchNorm2d):
             layer.momentum = 0.5
-    if hasattr(built, "rpn"):
+    if getattr(built, "rpn", None) is not None:
         built.rpn._pre_nms_top_n = built.rpn._post_nms_top_n = {"training": 150, "testing": 150}
     if hasattr(built, "roi_heads"):
         built.roi_heads.fg_bg_sampler.batch_size_per_image = 64

@@ -13,7 +13,7 @@ from torch import nn
 
 from backbones import Backbone, backbone
 from backbones.timm_zoo import ZOO
-from detection.nets import detector, finds
+from detection.nets import detector, finds, takes_proposals
 from detection.types import Images, Target
 from pretrain.methods import Facts, method
 from shared.feeding.pixels import PIXEL_STATS
@@ -76,5 +76,7 @@ def test_network_makes_a_step_and_detects(network: str) -> None:
             (boxes[:, None, :2].repeat(1, points, 1) + 5, torch.full((2, points, 1), 2.0)), 2
         )
     images = Images(torch.randn(2, 3, 96, 96), [(96, 96)] * 2)
+    if takes_proposals(network):
+        images = images._replace(proposals=[torch.cat((boxes + 4, torch.ones(2, 1)), 1)] * 2)
     assert 0 < step(built.train(), built(images, [target, target])) < 1
     assert len(built.eval().detect(images)) == 2

@@ -19,7 +19,7 @@ from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.faster_rcnn import FastRCNNPredictor
 from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.roi_heads import RoIHeads
-from torchvision.models.detection.rpn import RegionProposalNetwork, RPNHead
+from torchvision.models.detection.rpn import RegionProposalNetwork, RPNHead, concat_box_prediction_layers
 
 from backbones.base import MapInfo
 from detection.parts.roi.roi_align import PyramidRoIAlign
@@ -115,6 +115,17 @@ def find(rpn: RegionProposalNetwork, roi_heads: RoIHeads, maps: list[Tensor], im
     scores, moved = look(roi_heads, features, proposals, images)
     found = roi_heads.postprocess_detections(scores, moved, proposals, images.sizes)
     return [Detections(boxes=b, labels=label - 1, scores=s) for b, s, label in zip(*found, strict=True)]
+
+
+def proposed(rpn: RegionProposalNetwork, maps: list[Tensor], images: Images) -> list[Detections]:
+    """The proposals of each image with their objectness, label 0; in evaluation mode."""
+    scores, offsets = rpn.head(maps)
+    anchors = rpn.anchor_generator(ImageList(images.pixels, images.sizes), maps)
+    per_level = [score[0].numel() for score in scores]
+    flat_scores, flat_offsets = concat_box_prediction_layers(scores, offsets)
+    boxes = rpn.box_coder.decode(flat_offsets, anchors).view(len(anchors), -1, 4)
+    found = zip(*rpn.filter_proposals(boxes, flat_scores, images.sizes, per_level), strict=True)
+    return [Detections(boxes=b, labels=torch.zeros_like(s, dtype=torch.int64), scores=s) for b, s in found]
 
 
 def look(
