@@ -167,7 +167,7 @@ def predict_flags() -> Parser:
         "--min-score",
         type=number(low=0, high=1),
         help="drop detections below this score (default: 0.05; 0.5 with --save coco; 0.85 for panoptic segments; "
-        "pictures show 0.3 and above, with --vocabulary the best 20)",
+        "pictures show 0.3 and above, with --vocabulary the best 20, or all above this)",
     )
     vocabulary_flags(
         parser,

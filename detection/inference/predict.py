@@ -146,7 +146,7 @@ class Predictions:
         if any(out.iterdir()):
             raise UsageError(f"{out} is not empty, and predictions are never overwritten; give another --output")
         self.out, self.trained, self.annotate = out, trained, annotate
-        self.most = BEST if asked and min_score is None else None
+        self.most, self.shown = (BEST if min_score is None else None, 0.0) if asked else (None, SHOWN)
         self.min_score = (0.5 if annotate else 0.05) if min_score is None else min_score
         self.min_segment_score = SURE if min_score is None else min_score
         self.results: list[dict[str, Any]] = []
@@ -184,7 +184,7 @@ class Predictions:
         if self.folder is not None:
             drawn = self.folder.add(image_id, name, picture, found, self.min_segment_score, upright=upright)
         else:
-            names, least = trained.classes.names, max(self.min_score, SHOWN if self.most is None else 0)
+            names, least = trained.classes.names, max(self.min_score, self.shown)
             moved = in_original_pixels(best(found, self.most), scale)
             drawn = draw_detections(picture, moved, names, min_score=least, skeleton=trained.skeleton)
         with written_aside(self.out / f"{image_id:06d}-{path.stem}.jpg") as partial:

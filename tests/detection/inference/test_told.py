@@ -15,7 +15,7 @@ from PIL import Image
 
 from backbones import backbone
 from detection.inference import trained
-from detection.inference.predict import predict
+from detection.inference.predict import Predictions, predict
 from detection.inference.told import ask_for, ask_for_classes
 from detection.nets import detector
 from detection.recipe import DataConfig
@@ -182,6 +182,9 @@ def test_pictures_of_names_that_a_person_typed(
     content = json.loads((tmp_path / "found" / "images.json").read_text())
     assert content["categories"] == [{"id": 1, "name": "quokka"}, {"id": 2, "name": "zebra"}]
     assert "1 picture" in lines[0]
+    for asked, score, most, shown in ((True, None, 20, 0.0), (True, 0.1, None, 0.0), (False, None, None, 0.3)):
+        made = Predictions(tmp_path / f"{asked} {score}", own, score, annotate=False, asked=asked)
+        assert (made.most, made.shown) == (most, shown)
 
 
 def test_classes_of_several_data_sets_are_those_of_the_one_that_has_the_most(

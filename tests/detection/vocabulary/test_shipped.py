@@ -73,6 +73,7 @@ def test_it_is_what_the_four_files_say() -> None:
     for stem, listed in parts:
         first = first.join(matrix(stem, listed))
     assert first.digest == table().digest
+    assert len(table().bind(names_of_first_lvis())) == 1230
 
 
 @with_real_files
