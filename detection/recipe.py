@@ -100,6 +100,16 @@ class DataConfig:
         "text model to look the names up in: clip:RN50, minilm, random:0 (default: that of --init-from, else random)",
         metavar="FILE",
     )
+    class_map: Path | None = knob(
+        None, "classes of several data sets joined by name: a YAML that `detect join-classes` proposed", metavar="YAML"
+    )
+    datasets: tuple[str, ...] = knob(
+        (),
+        "further training sets, after --data-path: for each a YAML of keys (data_path, coco_json_path, val_path, name, "
+        "share, ...), or key=value,key=value; share is how often its images come in an epoch",
+        "--also",
+        metavar="SET",
+    )
     ignore_file: Path | None = knob(
         None, "training images to skip: a file with one file name per line, or a list in recipes/classes"
     )
@@ -195,7 +205,7 @@ LVIS_DETECTIONS = 300  # per image, in its evaluation
 FIXED = (  # of a run that is resumed: its network, the weights it started from, its classes
     *("network", "backbone", "backbone_param", "backbone_tag", "backbone_epoch", "backbone_pretrained"),
     *("weights_backbone", "dilation", "init_from", "resume_epoch", "reset_head"),
-    *("class_file", "binary_mode", "keypoints_file", "rgb_mode", "vocabulary"),
+    *("class_file", "class_map", "binary_mode", "keypoints_file", "rgb_mode", "vocabulary"),
 )
 
 

@@ -72,7 +72,8 @@ class CocoDetection:
         need_images: whether image files are needed; if not, and some are missing, the annotations are used alone.
         images_only: take the images alone; a JSON needs no annotations then, and wrong ones do not matter.
 
-    `photographs` tells which images are turned, and which cannot be used: `check_usable`.
+    `photographs` tells which images are turned, and which cannot be used: `check_usable`. `known` (C,) bool are the
+    classes that the annotations list; `partial` says that several files are joined, so that others are not evaluated.
     """
 
     def __init__(
@@ -146,7 +147,7 @@ class CocoDetection:
             table, targets = table.select(enough), targets[enough[table.image_of]]
         if not len(table.image_ids):
             raise DataError(f"{table.path} has no image left to use; check the ignore file and the annotations")
-        self.table, self.is_target = table, targets
+        self.table, self.is_target, self.partial = table, targets, False
         self.photographs = seen.select(np.isin(seen.table.image_ids, table.image_ids), table)
         self.relabel(classes or ClassMap.from_categories(table.categories))
         self.first = np.searchsorted(table.image_of, np.arange(len(table.image_ids) + 1))
@@ -189,7 +190,10 @@ class CocoDetection:
         self.labels = _looked_up(self.table.category_ids, labels)
         columns = {name: getattr(self.table, name) for name in LISTS} if self.lvis else {}
         self.lists = {name: as_labels(column, labels) for name, column in columns.items()}
+        self.known = np.isin(np.arange(len(self.classes)), list(labels.values()))
         earlier, objects = self.class_notes, set(np.unique(self.labels[self.is_target]).tolist())
+        if self.classes.joined:  # classes of the other files have none here
+            objects |= set(np.flatnonzero(~self.known).tolist())
         self.class_notes = class_notes(self.classes, self.table.categories, objects)
         self.notes = [note for note in self.notes if note not in earlier] + self.class_notes
 

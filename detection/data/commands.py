@@ -1,10 +1,11 @@
-"""`detect convert`, `pack`, `subset` and `count`: their flags. Imports no torch."""
+"""`detect convert`, `pack`, `subset`, `count` and `join-classes`: their flags. Imports no torch."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
 
+from shared.errors import UsageError
 from shared.recipes.commands import Command
 from shared.recipes.flags import Parser, add_pixel_limit
 from shared.recipes.values import number, whole
@@ -127,6 +128,38 @@ def count(argv: list[str]) -> int:
     return 0
 
 
+def join_flags() -> Parser:
+    parser = Parser(
+        prog="detect join-classes",
+        description="Propose one list of classes for several files, for review and then for `train --class-map`: equal "
+        "names are joined, other words for one thing are only suggested.",
+    )
+    parser.add_argument("annotations", type=Path, nargs="+", metavar="FILE", help="two COCO-like JSON files or more")
+    parser.add_argument(
+        "--names", nargs="+", metavar="NAME", help="what to call each data set (default: the names of the files)"
+    )
+    parser.add_argument(
+        "--aliases", type=Path, help="lines `name = name` of other words for one thing (default: those shipped)"
+    )
+    parser.add_argument("--output", "-o", type=Path, required=True, help="the YAML file to write")
+    return parser
+
+
+def join_classes(argv: list[str]) -> int:
+    args = join_flags().parse_exactly(argv)
+    from detection.data.annotations.aliases import read_aliases
+    from detection.data.annotations.joins import write_join
+
+    names = args.names or [path.name.partition(".")[0] for path in args.annotations]
+    if len(args.annotations) < 2 or len(names) != len(args.annotations):
+        raise UsageError(f"{len(args.annotations)} files with {len(names)} names; give two files or more, a name each")
+    files = dict(zip(names, args.annotations, strict=True))
+    if len(files) < len(names):
+        raise UsageError(f"two files are called {max(names, key=names.count)}; give each a name with --names")
+    say(*write_join(args.output, files, read_aliases(args.aliases)))
+    return 0
+
+
 def image_flags(parser: Parser, where: str) -> None:
     """Add --upright, --as-stored and --max-pixels; `where` ends the help of the first two."""
     add_pixel_limit(parser)
@@ -136,6 +169,7 @@ def image_flags(parser: Parser, where: str) -> None:
 
 COMMANDS = {
     "convert": Command("convert your own annotations into COCO files", convert, convert_flags),
+    "join-classes": Command("propose one list of classes for several files, for review", join_classes, join_flags),
     "count": Command("images and objects of every category of a COCO or LVIS file", count, count_flags),
     "subset": Command("a random part of a COCO, Objects365 or LVIS file, the same every time", subset, subset_flags),
     "pack": Command("pack a COCO file and its images into shards, which every command reads as well", pack, pack_flags),

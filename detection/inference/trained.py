@@ -162,6 +162,7 @@ def evaluate(
     if trained.told or config.vocabulary:
         ask_for_classes(trained, dataset, config.vocabulary, text_weights)
     ask(trained, how._replace(new_names=config.vocabulary is not None))
+    dataset.partial = bool(trained.classes.joined)
     dataset.check_usable(EVALUATED)
     take_proposals(dataset, config, trained, any_proposals=how.any_proposals)
     for note in dataset.notes:

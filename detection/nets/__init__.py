@@ -5,6 +5,7 @@ Facts that may be given with a name:
     size=(height, width)   default input size
     tiny={...}             options of `--scale tiny`
     finds=("masks",)       or ("keypoints",): what its targets and its detections have besides boxes
+    several=True           learns several data sets, each with its own classes; has the option `set_sizes`
     segments=True          panoptic: its masks segment the whole image into things and stuff
     on_proposals=True      takes stored proposals, and has none of its own
     agnostic=True          finds objects without classes: all are label 0, "object"; measured by average recall
@@ -113,3 +114,13 @@ def takes_proposals(network: str) -> bool:
 def finds(network: str) -> tuple[str, ...]:
     """Fields of a detector's targets and detections besides boxes."""
     return tuple(detector.facts(network).get("finds", ()))
+
+
+def segments(network: str) -> bool:
+    """Whether a detector learns panoptic segmentation."""
+    return bool(detector.facts(network).get("segments", False))
+
+
+def takes_several(network: str) -> bool:
+    """Whether a detector learns several data sets, each with its own classes."""
+    return bool(fact(network, "several", False))

@@ -56,7 +56,7 @@ TRAINED = {
 SECOND_STAGE = {name: value for name, value in TRAINED.items() if name != "backbone_lr"} | {"lr": 0.002}
 
 
-@detector("unidetector", tiny=TINY, trained=TRAINED)
+@detector("unidetector", several=True, tiny=TINY, trained=TRAINED)
 class UniDetector(Detector):
     """UniDetector, end to end.
 

@@ -7,12 +7,14 @@ nothing                                        -> the built-in demo data
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from detection.data.annotations.classes import ClassMap
+from detection.data.annotations.joins import read_join
 from detection.data.annotations.lvis import check_training
 from detection.data.annotations.skeleton import Skeleton
 from detection.data.augment.presets import MADE_FOR, build_augment
@@ -20,14 +22,16 @@ from detection.data.coco import CocoDetection, aspect_ratios, coco_layout
 from detection.data.panoptic import PanopticDetection, panoptic_layout
 from detection.data.photographs import chosen
 from detection.data.repeat_factors import note_on_repeats, repeat_factors
+from detection.data.several import OneOf, SeveralSets
 from detection.data.shards import holds_shards
 from detection.eval.evaluators import Evaluator, evaluator_of
-from detection.nets import default_size, finds, is_agnostic, resize_rule
+from detection.nets import default_size, finds, is_agnostic, resize_rule, segments, takes_several
 from detection.recipe import DataConfig, DetectRecipe
 from detection.training.data_notes import notes_on_photographs, notes_on_small
+from detection.training.sets import sets_of
 from detection.training.start import take_classes
 from detection.training.stored_proposals import check_given, check_one_maker
-from shared.errors import UsageError
+from shared.errors import DataError, UsageError
 from shared.feeding.repeat import Repeats
 from shared.files import cache_dir
 from shared.recipes.files import recipe_folder
@@ -37,11 +41,43 @@ from shared.weights.card import Exported
 EVALUATED = "validation needs every image: correct or remove them, in the annotations too"
 
 
+class OpenSet(NamedTuple):
+    """One of several data sets.
+
+    name: for metrics, logs and cards.
+    share: how often its images come in an epoch.
+    config: the data section as if it were the only set.
+    """
+
+    name: str
+    share: float
+    config: DataConfig
+    train: CocoDetection
+    val: CocoDetection | None
+
+
 class Data(NamedTuple):
-    """Training and validation images; `val` may be None."""
+    """Training and validation images; `val` may be None.
+
+    samples: what the feed reads: `train`, or all sets, of which `train` and `val` are the first one's.
+    sets: of several.
+    """
 
     train: CocoDetection
     val: CocoDetection | None
+    samples: CocoDetection | SeveralSets
+    sets: tuple[OpenSet, ...] = ()
+
+    @property
+    def trains(self) -> list[CocoDetection]:
+        """The training images of every set."""
+        return [one.train for one in self.sets] or [self.train]
+
+    @property
+    def vals(self) -> dict[str, CocoDetection]:
+        """The validation images of every set that has some, by its name; '' for the only set."""
+        named = [(one.name, one.val) for one in self.sets] or [("", self.val)]
+        return {name: val for name, val in named if val is not None}
 
 
 class Place(NamedTuple):
@@ -52,10 +88,59 @@ class Place(NamedTuple):
 
 
 def open_data(recipe: DetectRecipe, start: Exported | None = None) -> Data:
-    """The recipe's training and validation data; the demo data when it gives none.
+    """The recipe's training and validation data, of all its sets; the demo data when it gives none.
 
     Args:
         start: a trained detector whose classes label the images.
+
+    Raises:
+        UsageError: several sets for a network with one list of classes, without a list that joins theirs.
+    """
+    several = sets_of(recipe.data)
+    if len(several) == 1:
+        own = replace(recipe, data=several[0].config)
+        train, val = open_set(own, start, given_classes(own))
+        return Data(train, val, train)
+    classes, notes = given_classes(recipe), []
+    if recipe.data.class_map is not None:
+        classes, notes = read_join(recipe.data.class_map)
+    joined = classes is not None or (start is not None and "sets" not in start.card.classes)
+    check_several(recipe, joined)
+    opened = []
+    for name, share, config in several:
+        of_set = None if classes is None else classes.only(name)
+        train, val = open_set(replace(recipe, data=config), start, of_set, name)
+        for images in (train, val):
+            if images is not None:
+                images.partial = joined
+        opened.append(OpenSet(name, share, config, train, val))
+    check_alike([one.train for one in opened])
+    opened[0].train.notes += notes
+    parts = [OneOf(one.name, one.train, factors_of(one.train, one.config) * one.share) for one in opened]
+    return Data(opened[0].train, opened[0].val, SeveralSets(parts, joined=joined), tuple(opened))
+
+
+def given_classes(recipe: DetectRecipe) -> ClassMap | None:
+    """The classes that flags name, or one for a network without classes; None for those of the annotations."""
+    data, one_class = recipe.data, recipe.data.binary_mode or is_agnostic(recipe.model.network)
+    named = shipped(data.class_file)
+    wanted = [flag for flag, given in (("--binary-mode", data.binary_mode), ("--class-file", named)) if given]
+    if data.class_map is not None and wanted:
+        raise UsageError(f"--class-map and {wanted[0]} both say what the classes are; remove one")
+    if data.class_map is not None:
+        return read_join(data.class_map)[0]
+    return ClassMap.binary() if one_class else ClassMap.from_file(named) if named else None
+
+
+def open_set(
+    recipe: DetectRecipe, start: Exported | None, wanted: ClassMap | None, name: str = ""
+) -> tuple[CocoDetection, CocoDetection | None]:
+    """Training and validation images of one data set.
+
+    Args:
+        start: a trained detector whose classes label the images.
+        wanted: the classes; None for those of its annotations.
+        name: of one of several sets.
     """
     data, learns = recipe.data, finds(recipe.model.network)
     check_given(data, recipe.model.network)
@@ -93,15 +178,12 @@ def open_data(recipe: DetectRecipe, start: Exported | None = None) -> Data:
             turn=turn,
         )
 
-    named = shipped(data.class_file)
-    one_class = data.binary_mode or is_agnostic(recipe.model.network)
-    wanted = ClassMap.binary() if one_class else ClassMap.from_file(named) if named else None
     skeleton = Skeleton.from_yaml(data.keypoints_file) if data.keypoints_file else None
     train_set = opened(training, wanted, skeleton, training=True)
     if train_set.folders is not None:
         check_training(train_set.folders, train_set.table.path)
     if start is not None:
-        take_classes(train_set, start)
+        take_classes(train_set, start, name)
     if data.oks_sigmas and train_set.skeleton is not None:
         train_set.skeleton = train_set.skeleton.with_sigmas(data.oks_sigmas)
     train_set.check_usable(
@@ -120,14 +202,41 @@ def open_data(recipe: DetectRecipe, start: Exported | None = None) -> Data:
             images.take_proposals(data.proposals)
             images.notes += notes_on_small(images)
     check_one_maker(train_set, val_set)
-    return Data(train_set, val_set)
+    return train_set, val_set
 
 
-def repeats_of(data: CocoDetection, config: DataConfig) -> Repeats | None:
-    """How often training images come in an epoch; None for once."""
-    if not config.repeat_threshold:
-        return None
-    return Repeats(repeat_factors(data, config.repeat_threshold))
+def factors_of(data: CocoDetection, config: DataConfig) -> np.ndarray:
+    """(N,) float64: how often training images come in an epoch, by the rarity of their classes."""
+    return repeat_factors(data, config.repeat_threshold) if config.repeat_threshold else np.ones(len(data))
+
+
+def repeats_of(data: Data, config: DataConfig) -> Repeats | None:
+    """How often the samples come in an epoch; None for once."""
+    if isinstance(data.samples, SeveralSets):
+        return data.samples.repeats
+    return Repeats(factors_of(data.train, config)) if config.repeat_threshold else None
+
+
+def check_several(recipe: DetectRecipe, joined: bool) -> None:
+    """Raise UsageError if the network cannot learn several data sets as the recipe has them."""
+    network = recipe.model.network
+    if not joined and not takes_several(network):
+        raise UsageError(
+            f"{network} has one list of classes, and --datasets gives several; join their names with `detect "
+            f"join-classes A.json B.json --output map.yaml` and give --class-map map.yaml, or a --class-file for all"
+        )
+    if kind_of(recipe.data, finds(network)) == "coco_panoptic" or segments(network):
+        raise UsageError(f"{network} learns panoptic segmentation, from one data set; remove --datasets")
+
+
+def check_alike(sets: Sequence[CocoDetection]) -> None:
+    """Raise DataError if the keypoints of several sets are not the same."""
+    first, *others = (data.skeleton for data in sets)
+    for data, other in zip(sets[1:], others, strict=True):
+        if first is not None and (other is None or other.names != first.names):
+            raise DataError(
+                f"the keypoints of {data.table.path} are not those of {sets[0].table.path}; train on sets with the same"
+            )
 
 
 def sides(given: tuple[int, ...] | None) -> tuple[int, int] | None:
@@ -141,17 +250,17 @@ def evaluator_for(dataset: CocoDetection, config: DataConfig, network: str | Non
     return evaluator_of(dataset, config.eval_backend, class_agnostic=agnostic, ap_fixed=config.ap_fixed)
 
 
-def shapes_of(data: CocoDetection, config: DataConfig) -> np.ndarray | None:
-    """(N,) aspect-ratio group of each image, over ratios 1:2 to 2:1; None for no grouping."""
+def shapes_of(data: Data, config: DataConfig) -> np.ndarray | None:
+    """(N,) aspect-ratio group of each image of all sets, over ratios 1:2 to 2:1; None for no grouping."""
     factor = config.aspect_ratio_group_factor
     if factor < 0:
         return None
-    if data.shards:
+    if any(images.shards for images in data.trains):
         raise UsageError(
             "--aspect-ratio-group-factor needs random access, which shards do not give; remove it, or give the folder"
         )
     edges = 2 ** np.linspace(-1, 1, 2 * factor + 1) if factor else [1.0]
-    return np.searchsorted(edges, aspect_ratios(data), side="right")
+    return np.searchsorted(edges, np.concatenate([aspect_ratios(images) for images in data.trains]), side="right")
 
 
 def lvis_of(config: DataConfig) -> bool | None:

@@ -48,7 +48,7 @@ def resolve(argv: list[str]) -> Resolved:
 
     def over_the_network(under: Under) -> Resolved:
         given = over_the_start(under)
-        if not under and given.recipe.data.data_path is None:
+        if not under and given.recipe.data.data_path is None and not given.recipe.data.datasets:
             return given  # it is read again over the demo's settings or a resumed run's
         settled(given, "network_args")  # before torch is imported
         network = given.recipe.model.network

@@ -11,12 +11,11 @@ import torch
 
 from detection.drawing.draw import draw_detections, sheet
 from detection.recipe import DetectRecipe
-from detection.training.datasets import open_data
+from detection.training.datasets import open_data, repeats_of
 from detection.types import Detections
 from shared.errors import UsageError
-from shared.feeding.feed import Fetch
+from shared.feeding.feed import Fetch, plan_of
 from shared.feeding.image import limit_pixels
-from shared.feeding.plan import Plan
 from shared.files import written_aside
 
 COLUMNS = 4
@@ -32,15 +31,16 @@ def show(recipe: DetectRecipe, output: Path, count: int) -> list[str]:
     if count < 1:
         raise UsageError(f"--count {count} is below 1; give at least 1")
     limit_pixels(recipe.runtime.max_pixels)
-    train, seed = open_data(recipe).train, recipe.runtime.seed
-    plan = Plan(train.sizes, seed)
+    data, seed = open_data(recipe), recipe.runtime.seed
+    plan = plan_of(data.samples, seed, 1, None, repeats_of(data, recipe.data))
     fetch, nothing = (
-        Fetch(train, plan, seed),
+        Fetch(data.samples, plan, seed),
         Detections(boxes=torch.zeros(0, 4), labels=torch.zeros(0), scores=torch.zeros(0)),
     )
     pictures, lines, bad = [], [], []
-    for place in range(min(count, len(train))):
+    for place in range(min(count, len(plan))):
         image, target = fetch.sample(0, place, bad)
+        train = data.trains[target.get("dataset", 0)]
         pictures.append(draw_detections(image, nothing, train.classes.names, truth=target, skeleton=train.skeleton))
         height, width = image.shape[-2:]
         lines.append(f"image {target['image_id']}: {width}x{height}, {len(target['boxes'])} boxes")

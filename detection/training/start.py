@@ -159,13 +159,24 @@ def fill_from(start: Exported, built: Detector, store: Store, model: ModelConfig
     return store.load(built, start, allow_missing=(*allowed, *anew), fit=without_heads)
 
 
-def take_classes(data: CocoDetection, start: Exported) -> None:
+def take_classes(data: CocoDetection, start: Exported, name: str = "") -> None:
     """Label the data with the classes of a trained detector.
 
+    Args:
+        name: of one of several data sets, of which the detector has a list of classes each.
+
     Raises:
-        WeightsError: the data has classes that the detector lacks.
+        WeightsError: the data has classes that the detector lacks, or is a data set that it lacks.
     """
-    known = ClassMap.from_dict(start.card.classes)
+    lists = {of_set["name"]: of_set for of_set in start.card.classes.get("sets", [])}
+    if name and lists and name not in lists:
+        raise WeightsError(
+            f"{start} has classes of the data sets {listed(list(lists))}, not of '{name}'; use these names"
+        )
+    known = ClassMap.from_dict(lists.get(name, start.card.classes))
+    if known.joined:
+        data.relabel(known.only(name))
+        return
     strange = [] if known.everything else [name for name in data.used_names() if known.find(name) is None]
     if strange:
         raise WeightsError(

@@ -11,8 +11,10 @@ from torch import Tensor
 
 from backbones.freeze import keep_frozen_in_eval
 from detection.data.batch import pad_batch
+from detection.data.coco import CocoDetection
 from detection.eval.evaluators import Evaluator
 from detection.eval.official import undefined_as_nan
+from detection.eval.several import SeveralEvaluators
 from detection.nets import Detector
 from detection.types import Detections, Images, Target
 from shared.devices import dist
@@ -31,7 +33,12 @@ class DetectTask(Task):
     called: (C,) the label of the data for each label of the network; None where they are equal.
     """
 
-    def __init__(self, detector: Detector, stats: PixelStats, evaluator: Callable[[], Evaluator] | None = None) -> None:
+    def __init__(
+        self,
+        detector: Detector,
+        stats: PixelStats,
+        evaluator: Callable[[], Evaluator | SeveralEvaluators] | None = None,
+    ) -> None:
         super().__init__()
         self.detector, self.normalize, self.evaluator = detector, Normalize(stats), evaluator
         self.called: Tensor | None = None
@@ -70,7 +77,12 @@ class DetectTask(Task):
 
     @torch.no_grad()
     def detect(self, pictures: list[Tensor], targets: Sequence[Target] = ()) -> list[Detections]:
-        """Detections of each image; of a target, only stored proposals are used."""
+        """Detections of each image; of a target, only stored proposals and its data set are used.
+
+        A network of several data sets uses the classes of that of the first image; all are of one.
+        """
+        if targets and "dataset" in targets[0] and hasattr(self.detector, "vocabularies"):
+            self.detector.vocabularies.current = targets[0]["dataset"]  # type: ignore[union-attr]
         found = self.detector.detect(self.images(pictures, targets))
         if self.called is not None:
             for one in found:
@@ -90,16 +102,25 @@ class DetectTask(Task):
         evaluator = self.evaluated(loader)
         return dist.from_main(undefined_as_nan(evaluator.summary()) if dist.is_main() else {})
 
-    def evaluated(self, loader: Iterable[Any]) -> Evaluator:
+    def evaluated(self, loader: Iterable[Any]) -> Any:
         """The evaluator with all detections added; complete on the main process only."""
         assert self.evaluator is not None
         evaluator = self.evaluator()
         for pictures, targets in map(opened, loader):
             for picture, target, found in zip(pictures, targets, self.detect(pictures, targets), strict=True):
-                seen = picture.shape[-2:]
-                height, width = evaluator.original_size(target["image_id"])  # type: ignore[typeddict-item]
-                evaluator.add(target["image_id"], found, (height / seen[0], width / seen[1]))  # type: ignore[typeddict-item]
+                seen, image_id = picture.shape[-2:], target["image_id"]  # type: ignore[typeddict-item]
+                own = evaluator.of(target.get("dataset", 0)) if isinstance(evaluator, SeveralEvaluators) else evaluator
+                height, width = own.original_size(image_id)
+                own.add(image_id, of_its_file(found, own.dataset), (height / seen[0], width / seen[1]))
         if dist.world() > 1:
             for part in dist.gather(evaluator.found)[1:]:
                 evaluator.take(part)
         return evaluator
+
+
+def of_its_file(found: Detections, data: CocoDetection) -> Detections:
+    """The detections of classes that the file of a joined data set lists; all of them for other sets."""
+    if not data.partial or data.known.all():
+        return found
+    keep = torch.from_numpy(data.known).to(found["labels"].device)[found["labels"]]
+    return Detections(**{name: value[keep] for name, value in found.items()})  # type: ignore[index, typeddict-item]

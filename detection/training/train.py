@@ -14,8 +14,10 @@ from backbones.sync import join_batch_norms
 from detection.data.annotations.classes import ClassMap
 from detection.data.augment.presets import Augmentation
 from detection.data.coco import CocoDetection
-from detection.data.panoptic import PanopticDetection
+from detection.data.several import InTurn, Numbered, SeveralSets
 from detection.drawing.draw import draw_detections
+from detection.eval.several import evaluators
+from detection.nets import takes_several
 from detection.recipe import DataConfig, DetectRecipe, ModelConfig, run_stem
 from detection.training.build import (
     OpenedBackbone,
@@ -24,11 +26,11 @@ from detection.training.build import (
     fill_what_follows,
     open_backbone,
 )
+from detection.training.cards import arch_of, backbone_of, built_from, card
 from detection.training.data_notes import notes_on_queries
-from detection.training.datasets import Data, evaluator_for, input_size, open_data, repeats_of, shapes_of
+from detection.training.datasets import Data, OpenSet, evaluator_for, input_size, open_data, repeats_of, shapes_of
 from detection.training.network_defaults import notes
 from detection.training.start import fill_from, find_start, rebuild_backbone, unconsumed_warmups
-from detection.training.stored_proposals import made_by
 from detection.training.task import DetectTask
 from detection.training.vocabularies import OfSet, Spoken, check_asked, is_told, of_set, spoken_for
 from shared.devices import dist
@@ -43,7 +45,7 @@ from shared.runs.dry import announce_plan, describe_groups, describe_parameters,
 from shared.runs.plan import check_plan, doubts, planned_folder
 from shared.runs.report import write_report
 from shared.runs.session import Session
-from shared.weights.card import Card, check_name, versions
+from shared.weights.card import check_name
 from shared.weights.store import Store
 
 log = logging.getLogger(__name__)
@@ -60,12 +62,13 @@ def train(resolved: Resolved) -> int:
         told = is_told(recipe.model.network)
         check_asked(recipe.model.network, recipe.data.vocabulary)
         data = open_data(recipe, None if recipe.model.reset_head or told else start)
-        spoken = spoken_for(sets_of(data, recipe.data), recipe.model, start) if told else None
-        resolved = session.replace_recipe(resolved_for(resolved, data.train, spoken))
+        spoken = spoken_for(names_of_sets(data, recipe.data), recipe.model, start) if told else None
+        resolved = session.replace_recipe(resolved_for(resolved, data, spoken))
         recipe = resolved.recipe
         opened = open_backbone(recipe, store) if start is None else rebuild_backbone(start, recipe)
         built = build_detector(recipe, opened.net, len(data.train.classes))
-        check_input(opened.net, data.train)
+        for images in data.trains:
+            check_input(opened.net, images)
         if start is not None:
             opened = opened._replace(transfer=fill_from(start, built, store, recipe.model))
         else:
@@ -73,11 +76,9 @@ def train(resolved: Resolved) -> int:
         if spoken is not None:
             spoken.tell(built)
             data.train.notes += spoken.notes()
-        for images in (data.train, data.val):
-            if images is not None:
-                images.notes += notes_on_queries(images, built.max_objects)
-        val, how, network = data.val, recipe.data, recipe.model.network
-        task = DetectTask(built, opened.stats, None if val is None else lambda: evaluator_for(val, how, network))
+        for images in (*data.trains, *data.vals.values()):
+            images.notes += notes_on_queries(images, built.max_objects)
+        task = DetectTask(built, opened.stats, (lambda: evaluators_of(data, recipe)) if data.vals else None)
         task.facts = {
             **built_from(recipe, opened),
             "num_classes": len(data.train.classes),
@@ -111,11 +112,11 @@ def train(resolved: Resolved) -> int:
             exported.append(store.put(trained.detector, card(session, data, opened, tag, epoch, metrics, last, spoken)))
             log.info("exported %s to %s", exported[-1], exported[-1].path)
 
-        metrics = session.fit(task, feed, val_loader(session, data.val), publish, recipe.model.keep_epochs)
+        metrics = session.fit(task, feed, val_loader(session, data), publish, recipe.model.keep_epochs)
         if dist.is_main():
             if exported:  # not when a finished run is resumed: its result stands
                 session.finish(exported[-1], metrics, store)
-                if data.val is not None:
+                if data.val is not None:  # of the first set
                     save_pictures(kept[0], data.val, run_dir / "pictures", recipe.data.pictures, session.device)
             log.info("report %s", write_report([run_dir], run_dir / "report.html"))
     except OSError as error:
@@ -125,18 +126,23 @@ def train(resolved: Resolved) -> int:
     return 0
 
 
-def sets_of(data: Data, config: DataConfig) -> list[OfSet]:
+def names_of_sets(data: Data, config: DataConfig) -> list[OfSet]:
     """The data sets, with the vocabulary that is asked for each."""
-    folder = "demo" if config.data_path is None else config.data_path.resolve().name
-    return [of_set(data.train, folder, config.vocabulary)]
+    if not data.sets:
+        folder = "demo" if config.data_path is None else config.data_path.resolve().name
+        return [of_set(data.train, folder, config.vocabulary)]
+    return [of_set(one.train, one.name, one.config.vocabulary) for one in data.sets]
 
 
-def resolved_for(resolved: Resolved, data: CocoDetection, spoken: Spoken | None = None) -> Resolved:
-    """The recipe completed from the data: the number of keypoints per object, the width of vectors of names."""
+def resolved_for(resolved: Resolved, data: Data, spoken: Spoken | None = None) -> Resolved:
+    """The recipe completed from the data: the number of keypoints per object, of classes of each data set, and the
+    width of vectors of names."""
     recipe: DetectRecipe = resolved.recipe
     args = recipe.model.network_args
-    if data.skeleton is not None:
-        args = {**args, "num_keypoints": len(data.skeleton)}
+    if data.train.skeleton is not None:
+        args = {**args, "num_keypoints": len(data.train.skeleton)}
+    if data.sets and takes_several(recipe.model.network):
+        args = {**args, "set_sizes": [len(images.classes) for images in data.trains]}
     if spoken is not None:
         args = spoken.options(args)
     return replace(resolved, recipe=replace(recipe, model=replace(recipe.model, network_args=args)))
@@ -145,7 +151,14 @@ def resolved_for(resolved: Resolved, data: CocoDetection, spoken: Spoken | None 
 def feed_of(session: Session, data: Data) -> Feed:
     """The training feed."""
     config = session.recipe.data
-    return session.feed(data.train, shapes_of(data.train, config), repeats_of(data.train, config))
+    return session.feed(data.samples, shapes_of(data, config), repeats_of(data, config))
+
+
+def evaluators_of(data: Data, recipe: DetectRecipe) -> Any:
+    """New evaluators of the validation data of every set."""
+    numbers = {one.name: number for number, one in enumerate(data.sets)}
+    made = {name: evaluator_for(val, recipe.data, recipe.model.network) for name, val in data.vals.items()}
+    return evaluators((numbers.get(name, 0), name, evaluator) for name, evaluator in made.items())
 
 
 def check_input(net: Backbone, data: CocoDetection) -> None:
@@ -161,73 +174,11 @@ def check_input(net: Backbone, data: CocoDetection) -> None:
         net.check_size(output.size)
 
 
-def val_loader(session: Session, val: CocoDetection | None) -> Any:
-    return None if val is None else session.in_order(val)
-
-
-def card(
-    session: Session,
-    data: Data,
-    opened: OpenedBackbone,
-    tag: str,
-    epoch: int,
-    metrics: dict,
-    last: bool,
-    spoken: Spoken | None = None,
-) -> Card:
-    """The card of a detector's weights; those that made its proposals are a parent."""
-    recipe: DetectRecipe = session.recipe
-    maker = made_by(data.train)
-    return Card(
-        arch=arch_of(recipe, opened),
-        tag=tag,
-        epoch=epoch,
-        kind="detector",
-        finished=last,
-        method="detection",
-        args=built_from(recipe, opened),
-        pixels={"mean": list(opened.stats.mean), "std": list(opened.stats.std)},
-        classes=classes_of_card(data.train) | ({} if spoken is None else {"vocabularies": spoken.on_card()}),
-        parents=[*([opened.parent.reference] if opened.parent else []), *([maker] if maker else [])],
-        data={
-            "fingerprint": data.train.fingerprint,
-            "samples": len(data.train),
-            "path": str(recipe.data.data_path),
-            **({"proposals": maker} if maker else {}),
-        },
-        metrics=metrics,
-        recipe=session.recipe_values(),
-        versions=versions(),
-    )
-
-
-def classes_of_card(data: CocoDetection) -> dict[str, Any]:
-    """Class names and ids, keypoint names, and which classes are things."""
-    classes = data.classes.to_dict()
-    if data.skeleton is not None:
-        classes["skeleton"] = data.skeleton.to_dict()
-    return classes | ({"isthing": data.isthing} if isinstance(data, PanopticDetection) else {})
-
-
-def built_from(recipe: DetectRecipe, opened: OpenedBackbone) -> dict[str, Any]:
-    """The arguments that build a network of the same shape."""
-    return {
-        "network": recipe.model.network,
-        "network_args": recipe.model.network_args,
-        "backbone": backbone_of(recipe, opened),
-        "backbone_args": opened.args,
-    }
-
-
-def backbone_of(recipe: DetectRecipe, opened: OpenedBackbone) -> str:
-    if opened.parent is not None and opened.parent.card.kind == "detector":
-        return opened.parent.card.args["backbone"]
-    return recipe.model.backbone or (opened.parent.card.arch if opened.parent else default_backbone(recipe.model))
-
-
-def arch_of(recipe: DetectRecipe, opened: OpenedBackbone) -> str:
-    """The store name of the detector's weights."""
-    return f"{recipe.model.network}-{backbone_of(recipe, opened)}"
+def val_loader(session: Session, data: Data) -> Any:
+    """Validation batches, of one set after the other; None without any."""
+    numbers = {one.name: number for number, one in enumerate(data.sets)}
+    loaders = [session.in_order(Numbered(val, numbers[name]) if name else val) for name, val in data.vals.items()]
+    return (loaders[0] if len(loaders) == 1 else InTurn(loaders)) if loaders else None
 
 
 def describe(recipe: DetectRecipe, data: Data, opened: OpenedBackbone) -> None:
@@ -235,10 +186,12 @@ def describe(recipe: DetectRecipe, data: Data, opened: OpenedBackbone) -> None:
     log.info(
         "%s on %s, %s: %s",
         recipe.model.network,
-        plural(len(data.train), "image"),
+        plural(len(data.samples), "image"),
         plural(len(classes), "class"),
         listed_classes(classes),
     )
+    for line in lines_on_sets(data):
+        log.info("%s", line)
     for note in notes_of(data):
         log.info("%s", note)
     if opened.transfer is not None:
@@ -247,14 +200,32 @@ def describe(recipe: DetectRecipe, data: Data, opened: OpenedBackbone) -> None:
         log.info("the backbone has timm's published weights")
     else:
         log.info("the backbone starts from random weights; load some with --backbone-tag or --backbone-pretrained")
-    if data.val is None:
+    if not data.vals:
         log.info("no validation data: AP is not measured during training")
 
 
+def lines_on_sets(data: Data) -> list[str]:
+    """A line about each of several sets: its images, classes and share of an epoch."""
+    if not isinstance(data.samples, SeveralSets):
+        return []
+    sums = [float(part.factors.sum()) for part in data.samples.sets]
+    return [
+        f"data set {one.name}: {plural(len(one.train), 'image')}, {one.train.known.sum()} of "
+        f"{plural(len(one.train.classes), 'class')}, share {one.share:g}, {part / sum(sums):.1%} of an epoch; "
+        f"{plural(len(one.val), 'validation image') if one.val is not None else 'no validation'}"
+        for one, part in zip(data.sets, sums, strict=True)
+    ]
+
+
 def notes_of(data: Data) -> list[str]:
-    """The notes of both data sets."""
-    sets = (("training", data.train), ("validation", data.val))
+    """The notes of all data sets."""
+    named = {one.name: one for one in data.sets} or {"": data}
+    sets = [(f"{name} {kind}".strip(), images) for name, one in named.items() for kind, images in kinds(one)]
     return [f"{name} data: {note}" for name, images in sets if images is not None for note in images.notes]
+
+
+def kinds(one: Data | OpenSet) -> tuple[tuple[str, CocoDetection | None], ...]:
+    return ("training", one.train), ("validation", one.val)
 
 
 def listed_classes(classes: ClassMap, most: int = 6) -> str:
@@ -308,7 +279,9 @@ def dry_run(session: Session, resolved: Resolved, task: DetectTask, data: Data, 
     lines += describe_groups(task, for_batch(recipe.optim, feed.step_size))
     lr = for_batch(recipe.optim, feed.step_size).lr
     lines += describe_schedule(feed.steps_per_epoch, feed.step_size, recipe.schedule, lr)
-    lines.append(f"data\n  {len(data.train)} training images, {len(data.val) if data.val else 0} validation images")
+    held = sum(len(val) for val in data.vals.values())
+    lines.append(f"data\n  {len(data.samples)} training images, {held} validation images")
+    lines += [f"  {line}" for line in lines_on_sets(data)]
     lines += [f"  {note}" for note in notes_of(data)]
     published = "published by timm" if recipe.model.backbone_pretrained else "random"
     lines.append(f"weights\n  {opened.transfer or published}")

@@ -62,7 +62,8 @@ def layered(
             return settle(resolved)
         if os.environ.get("RANK", "0") == "0":
             say(f"no run {stem(resolved.recipe)} to resume in {resolved.recipe.runtime.output_dir}: starting one")
-    if resolved.recipe.data.data_path is None:
+    data = resolved.recipe.data
+    if data.data_path is None and not getattr(data, "datasets", ()):
         values, _ = load(demo, "base")
         resolved = settle(read([(f"base {demo}", values)]))
         if os.environ.get("RANK", "0") == "0":

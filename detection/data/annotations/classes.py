@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +20,13 @@ class ClassMap:
         names: class name of label 0, 1, ...
         source_ids: category id of label 0, 1, ... in the file that is read or written.
         everything: all categories are label 0 (binary mode).
+        joined: {data set: {its name of a category: the class name here}}, where names of several files were joined.
     """
 
     names: tuple[str, ...]
     source_ids: tuple[int, ...]
     everything: bool = False
+    joined: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for kind, values in (("name", self.names), ("category id", self.source_ids)):
@@ -72,8 +74,9 @@ class ClassMap:
         if self.everything:
             return self, dict.fromkeys(categories, 0)
         labels: dict[int, int] = {}
+        meant = self.meant(categories, used, path)
         for category, name in sorted(categories.items()):
-            label = self.find(name)
+            label = self.find(name if meant is None else meant.get(name, ""))
             if label is None:
                 if category in used:
                     raise DataError(
@@ -91,6 +94,37 @@ class ClassMap:
                 ids[label] = next(beyond) if label + 1 in categories else label + 1
         return replace(self, source_ids=tuple(ids[label] for label in range(len(self)))), labels
 
+    def meant(self, categories: Mapping[int, str], used: Collection[int], path: Path) -> Mapping[str, str] | None:
+        """The file's names -> names here, by the joined data set that has all of them; None for names as they are.
+
+        Raises:
+            DataError: no joined data set has the names of its annotations, or two have them with other meanings.
+        """
+        everything, of_objects = set(categories.values()), {categories[i] for i in used}
+        for names in (everything, of_objects):
+            fitting = {key: {n: said[n] for n in names} for key, said in self.joined.items() if names <= said.keys()}
+            if fitting:
+                key, meaning = next(iter(fitting.items()))
+                if any(said != meaning for said in fitting.values()):
+                    sets = " and ".join(f"'{key}'" for key in fitting)
+                    raise DataError(
+                        f"{path}: its names mean other classes in {sets} of the class map; name the data set"
+                    )
+                return self.joined[key]
+            if names <= {*self.names} or not self.joined:
+                return None
+        lacking = {key: sorted(of_objects - said.keys()) for key, said in self.joined.items()}
+        key = min(lacking, key=lambda key: len(lacking[key]))
+        names = _listed([f"'{name}'" for name in lacking[key]])
+        raise DataError(
+            f"{path}: the class map does not say what {names} of the data set '{key}' is; add it there, or make the "
+            f"map from these files with `detect join-classes`"
+        )
+
+    def only(self, dataset: str) -> ClassMap:
+        """The same classes, read by the names of one joined data set."""
+        return replace(self, joined={dataset: self.joined[dataset]}) if dataset in self.joined else self
+
     def find(self, name: str) -> int | None:
         """The label of a name, or of the only one that differs in case and blanks alone; None for an unknown class."""
         if name in self.names:
@@ -102,12 +136,14 @@ class ClassMap:
         return ", ".join(self.names[:5]) + (", ..." if len(self) > 5 else "")
 
     def to_dict(self) -> dict[str, Any]:
-        return {"names": list(self.names), "source_ids": list(self.source_ids), "everything": self.everything}
+        told = {"names": list(self.names), "source_ids": list(self.source_ids), "everything": self.everything}
+        return told | ({"joined": {key: dict(said) for key, said in self.joined.items()}} if self.joined else {})
 
     @classmethod
     def from_dict(cls, saved: Mapping[str, Any]) -> ClassMap:
         ids = saved.get("source_ids") or range(1, len(saved["names"]) + 1)
-        return cls(tuple(saved["names"]), tuple(int(i) for i in ids), bool(saved.get("everything", False)))
+        everything, joined = bool(saved.get("everything", False)), saved.get("joined", {})
+        return cls(tuple(saved["names"]), tuple(int(i) for i in ids), everything, joined)
 
 
 def class_notes(classes: ClassMap, categories: Mapping[int, str], objects: Collection[int]) -> list[str]:
