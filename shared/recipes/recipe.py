@@ -146,6 +146,9 @@ class RuntimeConfig:
     fast_matmul: bool = knob(False, "allow TF32 in float32 matrix products")
     compile: bool = knob(False, "torch.compile the whole model")
     compile_backbone: bool = knob(False, "torch.compile the backbone only")
+    grad_checkpointing: bool = knob(
+        False, "compute the blocks of backbone and transformers again in the backward pass: less memory, slower"
+    )
     fsdp: bool = knob(False, "shard weights over the processes (FSDP), for models that do not fit on one device")
     use_deterministic_algorithms: bool = knob(
         False, "deterministic kernels, slower; an error where an operation has none"

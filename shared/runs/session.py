@@ -24,6 +24,7 @@ from shared.feeding.repeat import Repeats
 from shared.files import write_json
 from shared.logs.console import setup_logging
 from shared.loop.epochs import is_finished, plain_metrics
+from shared.loop.recompute import recompute_blocks
 from shared.loop.state import load_state
 from shared.loop.trainer import Trainer
 from shared.recipes.recipe import Resolved, RuntimeConfig, flat, plain
@@ -142,6 +143,8 @@ class Session:
         assert self.run_dir is not None
         for sentence in doubts(task.train(), feed, self.recipe.schedule) if dist.is_main() else []:
             log.warning("%s", sentence)
+        if self.runtime.grad_checkpointing:
+            log.info("%s are computed again in the backward pass", plural(recompute_blocks(task), "block"))
         trainer = Trainer(
             task,
             feed,
