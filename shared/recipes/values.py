@@ -119,7 +119,7 @@ def convert(value: Any, hint: Any, where: str, *, spellings: Mapping[str, Any] |
     if origin is tuple:
         values = value if isinstance(value, list | tuple) else [value]
         if isinstance(value, str) and args[0] is not str:  # an option has one word: 80,365
-            values = [part for part in value.split(",") if part.strip()]
+            values = value.split(",")
         return tuple(convert(v, args[0], where) for v in values)
     if origin is dict:
         if not isinstance(value, dict):
