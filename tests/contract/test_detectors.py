@@ -35,6 +35,7 @@ FACTS = {
     "segments",
     "agnostic",
     "on_proposals",
+    "several",
     "like",
     "starts_from",
     "resize_rule",
