@@ -40,7 +40,7 @@ def evaluate_only(resolved: Resolved, weights: str) -> int:
 
     recipe, flags = resolved.recipe, {name for name, origin in resolved.origins.items() if origin == "flag"}
     runtime, data = recipe.runtime, recipe.data
-    opened = open_weights(weights, runtime.weights_dir, runtime.device)
+    opened = open_weights(weights, runtime.weights_dir, runtime.device, data.dataset)
     network = opened.exported.card.args["network"]
     if "network" in resolved.origins and recipe.model.network != network:
         raise WeightsError(f"{weights} has weights of {network}, not {recipe.model.network}; use --network {network}")

@@ -58,6 +58,17 @@ def eval_flags() -> Parser:
         action="store_true",
         help="with --dataset lvis: also AP fixed, of the 10,000 best detections of each class, not limited per image",
     )
+    parser.add_argument(
+        "--max-detections",
+        type=whole(1, 100_000),
+        help="detections of the network per image (default: as in training; 300 with --dataset lvis)",
+    )
+    parser.add_argument(
+        "--against",
+        type=Path,
+        metavar="TRAIN.json",
+        help="annotations that were trained on: a warning if more than 1 %% of the images are listed there",
+    )
     parser.add_argument("--save", type=Path, help="write the detections as COCO result JSON")
     parser.add_argument(
         "--proposals", type=Path, help="stored proposals of `detect propose`, or truth, for networks on them"
@@ -88,15 +99,16 @@ def evaluate(argv: list[str]) -> int:
     limit_pixels(args.max_pixels)
     if args.results is not None:
         setup_logging()
-        trained.show(trained.evaluate_results(data, args.results), args.json)
+        trained.show(trained.evaluate_results(data, args.results, args.against), args.json)
         return 0
     metrics = trained.evaluate(
         data,
-        open_weights(args.weights, args.weights_dir, args.device),
+        open_weights(args.weights, args.weights_dir, args.device, data.dataset, args.max_detections),
         batch_size=args.batch_size,
         workers=args.num_workers,
         size=args.size,
         save=args.save,
+        against=args.against,
         text_weights=args.text_weights,
         how=OpenWorld(counts=args.counts, **scores_of(args)),
     )
@@ -275,19 +287,28 @@ def weights_flags(parser: Parser, *, required: bool = True) -> None:
     parser.add_argument("--max-size", type=whole(32, 16_384), help="longest side (default: as in training)")
 
 
-def open_weights(reference: str, weights_dir: Path, device: str) -> Any:
+def open_weights(
+    reference: str, weights_dir: Path, device: str, dataset: str = "auto", max_detections: int | None = None
+) -> Any:
     """The `Trained` detector of --weights, on a device. Sets up logging.
+
+    Args:
+        dataset: kind of annotations it is evaluated on.
+        max_detections: per image; None for those of the card, or of the kind of annotations.
 
     Raises:
         WeightsError: no such weights, or they do not match.
     """
     from detection.inference import trained
+    from detection.inference.for_lvis import limit_of
     from detection.training.start import find_weights
     from shared.devices.device import pick_device
     from shared.logs.console import setup_logging
 
     setup_logging()
-    return trained.Trained(find_weights(reference, weights_dir), pick_device(device))
+    found = find_weights(reference, weights_dir)
+    limit = limit_of(found.card, dataset, max_detections) if found.card.kind == "detector" else {}
+    return trained.Trained(found, pick_device(device), limit)
 
 
 COMMANDS = {

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from backbones import backbone
-from detection.data.annotations.classes import ClassMap
+from detection.data.annotations.classes import ClassMap, UnknownCategory
 from detection.data.annotations.json_values import unpacked
 from detection.data.annotations.skeleton import Skeleton
 from detection.data.augment.presets import build_augment
@@ -29,7 +29,9 @@ from detection.eval.official import undefined_as_nan
 from detection.eval.panoptic import PanopticEvaluator
 from detection.eval.recall import RecallEvaluator
 from detection.eval.results import write_for_scoring
+from detection.inference.for_lvis import of_another_set
 from detection.inference.open_world import OpenWorld, ask, with_counts
+from detection.inference.overlap import listed_in, seen_in_training
 from detection.inference.told import ask_for_classes
 from detection.nets import detector, finds, is_agnostic, resize_rule
 from detection.recipe import DataConfig
@@ -71,12 +73,13 @@ class Trained:
     Args:
         exported: an export of kind "detector".
         device: device of the network.
+        options: of the network, instead of those on the card.
 
     Raises:
         WeightsError: the export is a backbone, or its weights do not match.
     """
 
-    def __init__(self, exported: Exported, device: torch.device) -> None:
+    def __init__(self, exported: Exported, device: torch.device, options: Mapping[str, Any] | None = None) -> None:
         card = exported.card
         if card.kind != "detector":
             raise WeightsError(
@@ -87,7 +90,8 @@ class Trained:
         self.isthing: list[bool] | None = card.classes.get("isthing")
         self.skeleton = Skeleton.from_dict(card.classes["skeleton"]) if "skeleton" in card.classes else None
         net = backbone.build(card.args["backbone"], **card.args.get("backbone_args", {}))
-        built = detector.build(card.args["network"], net, len(self.classes), **card.args["network_args"])
+        told = {**card.args["network_args"], **(options or {})}
+        built = detector.build(card.args["network"], net, len(self.classes), **told)
         Store(exported.path.parent).load(built, exported)
         self.vocabularies = own_vocabularies(card, built.state_dict())
         self.task = DetectTask(built, expected_pixels(exported)).to(device).eval()
@@ -133,6 +137,7 @@ def evaluate(
     save: Path | None,
     text_weights: Path | None = None,
     how: OpenWorld = OpenWorld(),  # noqa: B008 - a tuple
+    against: Path | None = None,
 ) -> dict[str, float]:
     """COCO AP or panoptic quality of a detector, overall and by class; as in the evaluation during training.
 
@@ -141,6 +146,7 @@ def evaluate(
         save: file for the detections as COCO results.
         text_weights: file of CLIP's weights, for names of --vocabulary that are not known.
         how: scores of a network on stored proposals.
+        against: a file of training annotations: a warning if many of the images are listed there.
 
     Returns:
         Metrics from 0 to 1, the headline first.
@@ -149,26 +155,29 @@ def evaluate(
         config = replace(config, dataset="coco_panoptic")
     check_asked(trained.exported.card.args["network"], config.vocabulary)
     place = validation_place(config, trained.finds)
-    dataset = images_of(kind_of(config, trained.finds))(
-        place.images,
-        place.annotations,
-        None if trained.told or is_agnostic(trained.exported.card.args["network"]) else trained.classes,
-        trained.resize(size, config.max_size),
-        finds=trained.finds,
-        skeleton=skeleton_of(config) or trained.skeleton,
-        lvis=lvis_of(config),
-        turn=chosen(upright=config.upright, as_stored=config.as_stored),
-    )
+    try:
+        dataset = images_of(kind_of(config, trained.finds))(
+            place.images,
+            place.annotations,
+            None if trained.told or is_agnostic(trained.exported.card.args["network"]) else trained.classes,
+            trained.resize(size, config.max_size),
+            finds=trained.finds,
+            skeleton=skeleton_of(config) or trained.skeleton,
+            lvis=lvis_of(config),
+            turn=chosen(upright=config.upright, as_stored=config.as_stored),
+        )
+    except UnknownCategory as error:
+        raise of_another_set(trained.exported, place.annotations or place.images, config.dataset, error) from None
     if trained.told or config.vocabulary:
         ask_for_classes(trained, dataset, config.vocabulary, text_weights)
     ask(trained, how._replace(new_names=config.vocabulary is not None))
     dataset.partial = bool(trained.classes.joined)
     dataset.check_usable(EVALUATED)
     take_proposals(dataset, config, trained, any_proposals=how.any_proposals)
-    for note in dataset.notes:
-        log.info("%s", note)
     take_sigmas(dataset, config)
     tell(dataset)
+    for sentence in seen_in_training(dataset, trained.exported) + (listed_in(dataset, against) if against else []):
+        log.warning("%s", sentence)
     trained.task.evaluator = lambda: evaluator_for(dataset, config, trained.exported.card.args["network"])
     batches = in_order(dataset, batch_size, workers=workers, pin=trained.device.type == "cuda")
     evaluator = with_counts(lambda: trained.task.evaluated(ahead(batches, trained.device)), trained, how)
@@ -209,7 +218,7 @@ def save_results(evaluator: Evaluator, path: Path) -> None:
         )
 
 
-def evaluate_results(config: DataConfig, results: str) -> dict[str, float]:
+def evaluate_results(config: DataConfig, results: str, against: Path | None = None) -> dict[str, float]:
     """COCO AP of a result file, or of the ground truth (results="truth"), which should be 1.
 
     Masks and keypoints are evaluated if both the results and the annotations have them.
@@ -251,6 +260,8 @@ def evaluate_results(config: DataConfig, results: str) -> dict[str, float]:
     )
     take_sigmas(dataset, config)
     tell(dataset)
+    for sentence in listed_in(dataset, against) if against else []:
+        log.warning("%s", sentence)
     evaluator = evaluator_for(dataset, config)
     assert not isinstance(evaluator, PanopticEvaluator)
     evaluator.merge([ground_truth_as_results(dataset) if found is None else found])

@@ -37,6 +37,7 @@ from shared.files import cache_dir
 from shared.recipes.files import recipe_folder
 from shared.runs.session import pair
 from shared.weights.card import Exported
+from shared.weights.seen import hashes_of, joined, read_seen
 
 EVALUATED = "validation needs every image: correct or remove them, in the annotations too"
 
@@ -242,6 +243,12 @@ def check_alike(sets: Sequence[CocoDetection]) -> None:
 def sides(given: tuple[int, ...] | None) -> tuple[int, int] | None:
     """--short-side-range as a pair."""
     return None if given is None else (given[0], given[1])
+
+
+def seen_by(trains: Sequence[CocoDetection], start: Exported | None) -> np.ndarray:
+    """Hashes of the images that a run trains on, and of those that the weights it starts from were trained on."""
+    own = [hashes_of(images.photographs.marks) for images in trains]
+    return joined([*own, None if start is None else read_seen(start.path)])
 
 
 def evaluator_for(dataset: CocoDetection, config: DataConfig, network: str | None = None) -> Evaluator:

@@ -28,7 +28,16 @@ from detection.training.build import (
 )
 from detection.training.cards import arch_of, backbone_of, built_from, card
 from detection.training.data_notes import notes_on_queries
-from detection.training.datasets import Data, OpenSet, evaluator_for, input_size, open_data, repeats_of, shapes_of
+from detection.training.datasets import (
+    Data,
+    OpenSet,
+    evaluator_for,
+    input_size,
+    open_data,
+    repeats_of,
+    seen_by,
+    shapes_of,
+)
 from detection.training.network_defaults import notes
 from detection.training.start import fill_from, find_start, rebuild_backbone, unconsumed_warmups
 from detection.training.task import DetectTask
@@ -107,9 +116,12 @@ def train(resolved: Resolved) -> int:
         for note in notes(resolved, feed.step_size):
             log.info(note)
 
+        seen = seen_by(data.trains, start)
+
         def publish(trained: Any, epoch: int, metrics: dict[str, float], last: bool) -> None:
             kept[:] = [trained]  # the average, where there is one
-            exported.append(store.put(trained.detector, card(session, data, opened, tag, epoch, metrics, last, spoken)))
+            about = card(session, data, opened, tag, epoch, metrics, last, spoken)
+            exported.append(store.put(trained.detector, about, seen=seen))
             log.info("exported %s to %s", exported[-1], exported[-1].path)
 
         metrics = session.fit(task, feed, val_loader(session, data), publish, recipe.model.keep_epochs)

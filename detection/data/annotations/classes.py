@@ -12,6 +12,10 @@ from shared.errors import DataError
 from shared.text import folded
 
 
+class UnknownCategory(DataError):
+    """An annotated category is not among the classes."""
+
+
 @dataclass(frozen=True)
 class ClassMap:
     """Names and category ids by label.
@@ -79,7 +83,7 @@ class ClassMap:
             label = self.find(name if meant is None else meant.get(name, ""))
             if label is None:
                 if category in used:
-                    raise DataError(
+                    raise UnknownCategory(
                         f"{path}: category {category} '{name}' is not among the {len(self)} classes ({self._few()}); "
                         "use the same classes for training and validation, with a --class-file that lists all of them"
                     )
