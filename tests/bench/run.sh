@@ -17,6 +17,7 @@ echo "== detectors";      $python -W ignore tests/bench/bench_detector_steps.py
 echo "== SMCA";           $python -W ignore tests/bench/bench_smca_step.py
 echo "== R-CNNs";         $python -W ignore tests/bench/bench_rcnn_steps.py
 echo "== COCO AP";        $python -W ignore tests/bench/bench_coco_eval.py
+echo "== LVIS AP";        $python -W ignore tests/bench/bench_lvis_eval.py
 echo "== mask and keypoint AP"; $python -W ignore tests/bench/bench_mask_keypoint_eval.py
 if [ -n "${CHORDATE_REAL_DATA:-}" ]; then
   echo "== pretraining data"; $python -W ignore tests/bench/bench_pretrain_data.py --data "$CHORDATE_REAL_DATA"
