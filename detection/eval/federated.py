@@ -123,7 +123,8 @@ def _hotcoco(kind: str, truth: Truth, found: Rows, most: int) -> Curves:
     rows = np.column_stack((found.images + 1, found.rows))
     rows[:, 6] += 1
     if not len(rows):
-        results = COCO.from_arrays(images, categories, *(np.zeros(0, np.int64),) * 2, np.zeros((0, 4)))
+        nobody = np.zeros(0, np.int64)
+        results = COCO.from_arrays(images, categories, nobody, nobody, np.zeros((0, 4)))
     elif kind == "masks":
         masks: Any = found.masks
         results = whole.load_res(rows, segmentation=masks)
@@ -202,7 +203,7 @@ def _one_category(
     return Curves(evaluation.eval["precision"][..., 0], evaluation.eval["recall"][..., 0])
 
 
-def _lenient(sides: Sequence[Any], iou_type: str, unfinished: set[int]) -> Any:
+def _lenient(sides: Sequence[Any], iou_type: Any, unfinished: set[int]) -> Any:
     """COCOeval that ignores unmatched detections in some images.
 
     Args:
