@@ -39,6 +39,7 @@ from detection.training.datasets import (
     shapes_of,
 )
 from detection.training.network_defaults import notes
+from detection.training.sets import sets_of
 from detection.training.start import fill_from, find_start, rebuild_backbone, unconsumed_warmups
 from detection.training.task import DetectTask
 from detection.training.vocabularies import OfSet, Spoken, check_asked, is_told, of_set, spoken_for
@@ -69,9 +70,11 @@ def train(resolved: Resolved) -> int:
     try:
         start = find_start(recipe.model, store.root)
         told = is_told(recipe.model.network)
-        check_asked(recipe.model.network, recipe.data.vocabulary)
-        data = open_data(recipe, None if recipe.model.reset_head or told else start)
-        spoken = spoken_for(names_of_sets(data, recipe.data), recipe.model, start) if told else None
+        for one in sets_of(recipe.data):
+            check_asked(recipe.model.network, one.config.vocabulary)
+        head = None if recipe.model.reset_head else start
+        data = open_data(recipe, None if told else head)
+        spoken = spoken_for(names_of_sets(data, recipe.data), recipe.model, head) if told else None
         resolved = session.replace_recipe(resolved_for(resolved, data, spoken))
         recipe = resolved.recipe
         opened = open_backbone(recipe, store) if start is None else rebuild_backbone(start, recipe)

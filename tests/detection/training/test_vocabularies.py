@@ -105,6 +105,8 @@ def test_a_trained_network_keeps_its_names_and_a_run_that_starts_from_it_may_hav
     second = Store(in_folder / "weights").find(None, "second", None)
     assert own_vocabularies(second.card, load_file(second.path / "model.safetensors"))[0].digest == own.digest
     assert train("--init-from", "first", "--vocabulary", "random:6", "--tag", "third") == 4
+    reset = ["--reset-head", "--vocabulary", "random:6", "--vocabulary-width", 24]
+    assert train("--init-from", "first", *reset, "--tag", "third") == 0
 
 
 @pytest.mark.slow
