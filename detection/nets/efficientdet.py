@@ -24,6 +24,7 @@ from detection.parts.dense.assign import overlaps
 from detection.parts.dense.bifpn import LEVELS, BiFPN, norm, separable
 from detection.parts.dense.focal import IGNORED, NOTHING, focal_loss
 from detection.parts.dense.post import best_boxes
+from detection.parts.known import hidden
 from detection.types import Detections, Images, Target
 from shared.errors import UsageError
 from shared.recipes.values import Count, Layers, Probability, Scale, Weight, Width
@@ -125,6 +126,7 @@ class EfficientDet(Detector):
         answers = [self.assign(target, anchors) for target in targets]
         labels = torch.stack([label for label, _ in answers])
         found = labels >= 0
+        scores = hidden(scores, ~found, targets)
         count = found.sum() + 1  # never 0
         goals = [
             as_offsets(target["boxes"][which[own]], anchors[own])

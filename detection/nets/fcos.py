@@ -25,6 +25,7 @@ from detection.nets import Detector, detector
 from detection.parts.dense.focal import NOTHING, focal_loss
 from detection.parts.dense.necks import build_pyramid
 from detection.parts.dense.post import best_boxes
+from detection.parts.known import hidden
 from detection.types import Detections, Images, Target
 from shared.errors import UsageError
 from shared.recipes.values import Count, Layers, Probability, Scale, Width
@@ -97,6 +98,7 @@ class FCOS(Detector):
         scores, raw_boxes, places = self.predict(images)
         labels, boxes = (torch.stack(t) for t in zip(*(self.assign(t, places) for t in targets), strict=True))
         found = labels >= 0
+        scores = hidden(scores, ~found, targets)
         sides, centerness = sides_and_centerness(where_found(raw_boxes, found), places)
         count = found.sum().clamp(min=1)
         centers = places.centers.expand(len(targets), -1, -1)[found]

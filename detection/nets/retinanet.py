@@ -28,6 +28,7 @@ from detection.parts.dense.assign import by_overlap
 from detection.parts.dense.focal import focal_loss
 from detection.parts.dense.necks import build_pyramid
 from detection.parts.dense.post import best_boxes
+from detection.parts.known import hidden
 from detection.types import Detections, Images, Target
 from shared.errors import UsageError
 from shared.recipes.values import Count, Probability, Width
@@ -112,6 +113,7 @@ class RetinaNet(Detector):
             count = max(1, len(has_one))
             wanted = target["boxes"][which[has_one]]
             labels = which.index_put((has_one,), target["labels"][which[has_one]])
+            scores = hidden(scores[None], (which < 0)[None], [target])[0]
             classification.append(focal_loss(scores, labels) / count)
             boxes.append(self.distance(offsets[has_one], found.anchors[has_one], wanted) / count)
         return {"classification": torch.stack(classification).mean(), "boxes": torch.stack(boxes).mean()}

@@ -32,6 +32,7 @@ from detection.nets import Detector, detector
 from detection.parts.dense.anchors import DefaultBoxes, as_offsets, from_offsets
 from detection.parts.dense.assign import with_best_of
 from detection.parts.dense.post import best_boxes
+from detection.parts.known import hidden
 from detection.types import Detections, Images, Target
 from shared.errors import UsageError
 from shared.recipes.values import Count, CountOrNone, Probability, Scale
@@ -100,7 +101,8 @@ class SSD(Detector):
             box = box[held[i]]
             labels[i, held[i]] = target["labels"][box] + 1
             offsets.append(as_offsets(target["boxes"][box], found.boxes[held[i]], WEIGHTS))
-        surprise = F.cross_entropy(found.scores.flatten(0, 1), labels.flatten(), reduction="none").view_as(labels)
+        scores = hidden(found.scores, ~held, targets, background="first")
+        surprise = F.cross_entropy(scores.flatten(0, 1), labels.flatten(), reduction="none").view_as(labels)
         missed = surprise[held].sum() + self.hardest(surprise, held).sum()
         distance = F.smooth_l1_loss(found.offsets[held], torch.cat(offsets), reduction="sum")
         return {"classification": missed / count, "boxes": distance / count}

@@ -66,10 +66,10 @@ def once_tiny() -> list[str]:
     return list(first.values())
 
 
-def build(network: str, name: str, **options: Any) -> Detector:
+def build(network: str, name: str, classes: int = CLASSES, **options: Any) -> Detector:
     torch.manual_seed(0)
     net = backbone.build(name)
-    built = detector.build(network, net, CLASSES, **tiny(network), **options)
+    built = detector.build(network, net, classes, **tiny(network), **options)
     freeze_unreached(net, built.used_maps)
     built.train()
     keep_frozen_in_eval(built)
@@ -139,6 +139,38 @@ def test_losses_are_finite_and_every_trainable_parameter_gets_a_gradient(
     assert not wrong, f"gradients not finite in {wrong[:5]}"
     first = next(p for p in built.backbone.parameters() if p.requires_grad)
     assert first.grad is not None and first.grad.abs().sum() > 0, "the first layer of the backbone learns"
+
+
+JOINED = [name for name in once_tiny() if not is_agnostic(name) and "vocabulary_width" not in detector.options(name)]
+
+
+@pytest.mark.parametrize("network", [name for name in JOINED if not detector.facts(name).get("segments")])
+def test_where_nothing_is_a_class_that_the_file_does_not_annotate_gets_no_gradient(
+    network: str, drawn: Callable
+) -> None:
+    """The bias of the class head has a column for each class, and perhaps one for background."""
+    built, classes = build(network, "test_resnet", classes=5), 5
+    images, targets = drawn(network, [0, 0])
+
+    def silent(known: list[int]) -> set[int]:
+        """Classes, counted with a background in front or not, whose logits get no gradient at all."""
+        built.zero_grad()
+        mask = torch.zeros(classes, dtype=torch.bool).index_fill(0, torch.tensor(known), True)
+        torch.manual_seed(0)
+        losses = built(images, [{**target, "known": mask} for target in targets])
+        torch.stack(list(losses.values())).sum().backward()
+        found: set[int] = set()
+        for part in built.class_head():
+            for name, parameter in part.named_parameters():
+                for columns in (classes, classes + 1):
+                    if name.endswith("bias") and parameter.numel() % columns == 0 and parameter.grad is not None:
+                        heard = parameter.grad.view(-1, columns).abs().sum(0)
+                        found |= set() if not heard.any() else set((heard == 0).nonzero()[:, 0].tolist())
+        return found
+
+    assert silent([0, 1, 2, 3, 4]) == set()
+    assert silent([0, 1, 3, 4]) in ({2}, {3})  # class 2, or it behind background
+    assert silent([1, 3]) in ({0, 2, 4}, {1, 3, 5})
 
 
 @each

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torchvision.ops import box_convert
 
 from detection.parts.dense.focal import NOTHING, focal_loss
+from detection.parts.known import hidden
 from detection.parts.query.hungarian import CostKind, Matches, SetTarget, giou, match
 from detection.types import Target
 from shared.devices import dist
@@ -98,6 +99,10 @@ class SetLoss(nn.Module):
         labels = torch.cat([one.labels for one in objects])[object_of]
         found, wanted = boxes[place], torch.cat([one.boxes.float() for one in objects])[object_of]
         layers = len(logits)
+        if not class_agnostic:
+            empty = torch.ones(logits.shape[:3], dtype=torch.bool, device=logits.device)
+            empty[place] = False
+            logits = hidden(logits, empty, targets, background="last" if self.kind == "softmax" else None)
         classify = self.cross_entropy if self.kind == "softmax" else self.focal
         by_name = {
             "classification": classify(logits, place, labels, num_boxes),

@@ -22,6 +22,7 @@ from torchvision.models.detection.roi_heads import RoIHeads
 from torchvision.models.detection.rpn import RegionProposalNetwork, RPNHead, concat_box_prediction_layers
 
 from backbones.base import MapInfo
+from detection.parts.known import hidden
 from detection.parts.roi.roi_align import PyramidRoIAlign
 from detection.types import Detections, Images, Target
 
@@ -103,6 +104,8 @@ def learn(
     proposals, losses = rpn(ImageList(images.pixels, images.sizes), features, known)
     boxes, objects, labels, offsets = roi_heads.select_training_samples(proposals, known)
     scores, moved = look(roi_heads, features, boxes, images)
+    rows = torch.cat([torch.full_like(label, image) for image, label in enumerate(labels)])
+    scores = hidden(scores, torch.cat(labels) == 0, targets, background="first", image_of=rows)
     losses.update(box_losses(scores, moved, torch.cat(labels), torch.cat(offsets)))
     held = [label > 0 for label in labels]
     return losses, Matched(*([x[h] for x, h in zip(xs, held, strict=True)] for xs in (boxes, labels, objects)))
