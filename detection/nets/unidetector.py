@@ -79,8 +79,7 @@ class UniDetector(Detector):
         names_per_image: names that take part in the loss of an image, its own and random ones; 0 for all.
         federated: known for only those that are annotated as present or absent, where the data set says so (LVIS).
         regions: sampled regions of an image, in training.
-        region_lr: learning rate of all that follows RoIAlign, as a share of the detector's (default: 0.1 for the
-            attention, 1 for layers).
+        region_lr: learning rate of all that follows RoIAlign, as a share of the detector's.
         width: channels of the pyramid, for layers.
         hidden: width of the two linear layers.
         min_score: a region's probability of a name up to this is dropped.
@@ -103,7 +102,7 @@ class UniDetector(Detector):
         names_per_image: CountOrNone = 50,
         federated: Literal["sampled", "known"] = "sampled",
         regions: Count = 512,
-        region_lr: Share | None = None,
+        region_lr: Share = 0.1,
         width: Width = 256,
         hidden: Width = 1024,
         min_score: Probability = 0.0001,
@@ -128,7 +127,7 @@ class UniDetector(Detector):
         if own_proposals:
             self.rpn = InsideRPN(maps, candidates=candidates, proposals=proposals, nms_iou=rpn_nms_iou)
         self.head = RegionHead(cuts, vocabulary_width)
-        self.head.lr_scale = region_lr or (0.1 if attends else 1.0)  # pyright: ignore[reportAttributeAccessIssue, reportArgumentType]
+        self.head.lr_scale = region_lr  # pyright: ignore[reportAttributeAccessIssue, reportArgumentType]
         self.vocabularies = Vocabularies(set_sizes or (num_classes,), vocabulary_width)
         self.regions, self.names, self.only_known = regions, names_per_image, federated == "known"
         self.beta, self.best_proposals, self.calibration = 1.0, None, None

@@ -16,6 +16,7 @@ echo "== DETR";           $python -W ignore tests/bench/bench_detr_step.py
 echo "== detectors";      $python -W ignore tests/bench/bench_detector_steps.py
 echo "== SMCA";           $python -W ignore tests/bench/bench_smca_step.py
 echo "== R-CNNs";         $python -W ignore tests/bench/bench_rcnn_steps.py
+echo "== open vocabulary"; $python -W ignore tests/bench/bench_open_vocabulary.py
 echo "== COCO AP";        $python -W ignore tests/bench/bench_coco_eval.py
 echo "== LVIS AP";        $python -W ignore tests/bench/bench_lvis_eval.py
 echo "== mask and keypoint AP"; $python -W ignore tests/bench/bench_mask_keypoint_eval.py
