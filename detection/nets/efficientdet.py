@@ -20,9 +20,10 @@ from torch import Tensor, nn
 from backbones.base import Backbone
 from detection.nets import Detector, detector
 from detection.parts.dense.anchors import around_places, as_offsets, from_offsets
-from detection.parts.dense.assign import overlaps
+from detection.parts.dense.assign import overlaps_each
 from detection.parts.dense.bifpn import LEVELS, BiFPN, norm, separable
-from detection.parts.dense.focal import IGNORED, NOTHING, focal_loss
+from detection.parts.dense.focal import IGNORED, NOTHING, focal_losses
+from detection.parts.dense.objects import Objects, padded
 from detection.parts.dense.post import best_boxes
 from detection.parts.known import hidden
 from detection.types import Detections, Images, Target
@@ -113,6 +114,10 @@ class EfficientDet(Detector):
         self.anchor_scale, self.positive_iou, self.negative_iou = anchor_scale, positive_iou, negative_iou
         self.box_weight, self.min_score, self.nms_iou = box_weight, min_score, nms_iou
         self.candidates, self.max_detections = candidates, max_detections
+        half = torch.tensor([(octave * x, octave * y) for octave in OCTAVES for x, y in ASPECTS]) * anchor_scale / 2
+        self.register_buffer("around", torch.cat((-half, half), 1), persistent=False)
+
+    around: Tensor  # (9, 4) the anchors of a cell, in strides
 
     def forward(self, images: Images, targets: list[Target]) -> dict[str, Tensor]:
         """Focal loss of classes and Huber loss of boxes, divided by the positive anchors of the batch."""
@@ -123,18 +128,16 @@ class EfficientDet(Detector):
                 f"norm needs more than one value; use larger images, or more than one"
             )
         scores, offsets, anchors = self.predict(images)
-        answers = [self.assign(target, anchors) for target in targets]
-        labels = torch.stack([label for label, _ in answers])
-        found = labels >= 0
-        scores = hidden(scores, ~found, targets)
+        objects = padded(targets)
+        labels, boxes = objects.of(self.assign(objects, anchors))
+        found = (labels >= 0)[..., None]
+        scores = hidden(scores, labels < 0, targets)
         count = found.sum() + 1  # never 0
-        goals = [
-            as_offsets(target["boxes"][which[own]], anchors[own])
-            for target, (_, which), own in zip(targets, answers, found, strict=True)
-        ]
-        distance = F.huber_loss(offsets[found], torch.cat(goals), reduction="sum", delta=0.1)
+        # anchors without a box get themselves, at no loss
+        goals = as_offsets(boxes.where(found, anchors), anchors)
+        distance = F.huber_loss(offsets.where(found, 0.0), goals, reduction="sum", delta=0.1)
         return {
-            "classification": focal_loss(scores.flatten(0, 1), labels.flatten(), gamma=1.5) / count,
+            "classification": focal_losses(scores, labels, gamma=1.5).sum() / count,
             "boxes": self.box_weight * distance / (4 * count),
         }
 
@@ -164,34 +167,25 @@ class EfficientDet(Detector):
 
     def anchors(self, maps: list[Tensor]) -> Tensor:
         """(P, 4): nine anchors around the center of each cell of each level, in the order of the towers' outputs."""
-        half = (
-            torch.tensor([(octave * x, octave * y) for octave in OCTAVES for x, y in ASPECTS]) * self.anchor_scale / 2
-        )
-        around = torch.cat((-half, half), 1).to(maps[0].device)
         return torch.cat(
             [
-                around_places(around * info.stride, level.shape[-2:], (info.stride, info.stride), 0.5)
+                around_places(self.around * info.stride, level.shape[-2:], (info.stride, info.stride), 0.5)
                 for level, info in zip(maps, self.neck.maps, strict=True)
             ]
         )
 
-    def assign(self, target: Target, anchors: Tensor) -> tuple[Tensor, Tensor]:
-        """Assign anchors: labels (P,), or NOTHING or IGNORED, and indices of boxes (P,).
+    def assign(self, objects: Objects, anchors: Tensor) -> Tensor:
+        """Objects, anchors (P, 4) -> (B, P): the box assigned to each anchor, or NOTHING or IGNORED.
 
         Each anchor gets the box with the highest IoU, if it is high enough; each box gets at least its best anchor.
         """
-        count = len(target["boxes"])
-        if count == 0:
-            nothing = torch.full((len(anchors),), NOTHING, device=anchors.device)
-            return nothing, nothing
-        seen = overlaps(target["boxes"], anchors)
-        forced = torch.full_like(seen.which, count)  # an anchor that is best for several boxes is assigned to the first
-        forced.scatter_reduce_(0, seen.best_of, torch.arange(count, device=forced.device), "amin")
-        which = torch.where(forced < count, forced, seen.which)
-        labels = target["labels"][which]
-        labels[(seen.most < self.positive_iou) & (forced == count)] = IGNORED
-        labels[(seen.most < self.negative_iou) & (forced == count)] = NOTHING
-        return labels, which
+        seen, most = overlaps_each(objects, anchors), objects.boxes.shape[1]
+        numbers = torch.arange(most, device=anchors.device)
+        forced = torch.full_like(seen.which, most)  # an anchor that is best for several boxes is assigned to the first
+        forced.scatter_reduce_(1, seen.best_of, torch.where(objects.there, numbers, most), "amin")
+        enough = seen.which.masked_fill(seen.most < self.positive_iou, IGNORED)
+        enough = enough.masked_fill(seen.most < self.negative_iou, NOTHING)
+        return torch.where(forced < most, forced, enough)
 
 
 class Tower(nn.Module):

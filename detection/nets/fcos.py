@@ -18,15 +18,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.models.detection.fcos import FCOSHead
-from torchvision.ops import box_area, generalized_box_iou_loss
 
 from backbones.base import Backbone
 from detection.nets import Detector, detector
-from detection.parts.dense.focal import NOTHING, focal_loss
+from detection.parts.dense.assign import few_at_a_time
+from detection.parts.dense.boxes import giou_losses
+from detection.parts.dense.focal import NOTHING, focal_losses
 from detection.parts.dense.necks import build_pyramid
+from detection.parts.dense.objects import Objects, padded
 from detection.parts.dense.post import best_boxes
 from detection.parts.known import hidden
 from detection.types import Detections, Images, Target
+from shared.devices.device import at_hand
 from shared.errors import UsageError
 from shared.recipes.values import Count, Layers, Probability, Scale, Width
 
@@ -96,18 +99,22 @@ class FCOS(Detector):
     def forward(self, images: Images, targets: list[Target]) -> dict[str, Tensor]:
         """Focal loss of classes, GIoU loss of boxes, cross-entropy of centerness, divided by the positive points."""
         scores, raw_boxes, places = self.predict(images)
-        labels, boxes = (torch.stack(t) for t in zip(*(self.assign(t, places) for t in targets), strict=True))
+        labels, boxes = self.assign(padded(targets), places)
         found = labels >= 0
         scores = hidden(scores, ~found, targets)
         sides, centerness = sides_and_centerness(where_found(raw_boxes, found), places)
         count = found.sum().clamp(min=1)
-        centers = places.centers.expand(len(targets), -1, -1)[found]
-        overlap = generalized_box_iou_loss(boxes_at(centers, sides[found]), boxes[found], reduction="sum")
-        goal = centerness_of(boxes[found], centers)
+        # everywhere else both boxes are the same unit square, whatever the network predicts there
+        wanted = boxes_at(places.centers, torch.ones_like(sides)).where(~found[..., None], boxes)
+        given = boxes_at(places.centers, sides.where(found[..., None], 1.0))
+        overlap = giou_losses(given, wanted) * found
+        sure = F.binary_cross_entropy_with_logits(
+            centerness.where(found, 0.0), centerness_of(wanted, places.centers), found.float(), reduction="sum"
+        )
         return {
-            "classification": focal_loss(scores.flatten(0, 1), labels.flatten()) / count,
-            "boxes": overlap / count,
-            "centerness": F.binary_cross_entropy_with_logits(centerness[found], goal, reduction="sum") / count,
+            "classification": focal_losses(scores, labels).sum() / count,
+            "boxes": overlap.sum() / count,
+            "centerness": sure / count,
         }
 
     @torch.no_grad()
@@ -164,31 +171,41 @@ class FCOS(Detector):
         low[: counts[0]], high[-counts[-1] :] = 0.0, float("inf")
         return Places(torch.cat(centers), stride, low, high, counts)
 
-    def assign(self, target: Target, places: Places) -> tuple[Tensor, Tensor]:
-        """Assign points: labels (P,), or NOTHING, and boxes (P, 4).
+    def assign(self, objects: Objects, places: Places) -> tuple[Tensor, Tensor]:
+        """Assign points: labels (B, P), or NOTHING, and boxes (B, P, 4).
 
         A point gets the smallest box whose center is near and whose size is in the range of its level.
         """
-        boxes, (x, y) = target["boxes"], places.centers[:, :, None].unbind(1)
-        if len(boxes) == 0:
-            return places.strides.new_full(places.strides.shape, NOTHING).long(), boxes.new_zeros(len(x), 4)
-        left, top, right, bottom = boxes.unbind(1)
+        shape = (len(objects.boxes), len(places.centers))
+        smallest = places.centers.new_full(shape, torch.inf)
+        which = torch.full(shape, NOTHING, device=places.centers.device)
+        for some in few_at_a_time(objects.boxes.shape[1], shape[0] * shape[1], places.centers.device):
+            area, box = self.suited(objects.boxes[:, some], places).min(1)
+            better = area < smallest
+            smallest, which = torch.where(better, area, smallest), torch.where(better, box + some.start, which)
+        return objects.of(which)
+
+    def suited(self, boxes: Tensor, places: Places) -> Tensor:
+        """(B, N, 4) -> (B, N, P): the area of each box at the points it suits, else Inf. Padding suits no point."""
+        x, y = places.centers.unbind(1)
+        left, top, right, bottom = boxes[..., None].unbind(-2)
         middle_x, middle_y = (left + right) / 2, (top + bottom) / 2
-        far_PN = torch.maximum((middle_x - x).abs(), (middle_y - y).abs())
-        sides_PN = (x - left, y - top, right - x, bottom - y)
-        least, reach = reduce(torch.minimum, sides_PN), reduce(torch.maximum, sides_PN)
-        near, inside = far_PN < self.center_radius * places.strides[:, None], least > 0
-        suits = (reach > places.low[:, None]) & (reach < places.high[:, None])
-        area = box_area(boxes).expand_as(reach)
-        smallest, which = area.masked_fill(~(near & inside & suits), float("inf")).min(1)
-        return target["labels"][which].masked_fill(smallest == float("inf"), NOTHING), boxes[which]
+        far = torch.maximum((middle_x - x).abs(), (middle_y - y).abs())
+        sides = (x - left, y - top, right - x, bottom - y)
+        least, reach = reduce(torch.minimum, sides), reduce(torch.maximum, sides)
+        suits = (far < self.center_radius * places.strides) & (least > 0)
+        suits &= (reach > places.low) & (reach < places.high)
+        return torch.where(suits, (right - left) * (bottom - top), torch.inf)
 
 
 def where_found(raw_boxes: list[Tensor], found: Tensor) -> list[Tensor]:
     """Box outputs per level (B, P_i, 5), positive points (B, P) -> the same outputs, detached for levels without any.
 
-    Their gradients would be zeros, at the cost of a full backward pass through the tower.
+    Their gradients would be zeros, at the cost of a full backward pass through the tower. A GPU keeps them: it would
+    wait for the answer, and a captured step would follow the first one.
     """
+    if not at_hand(found):
+        return raw_boxes
     levels = found.split([x.shape[1] for x in raw_boxes], 1)
     busy = torch.stack([level.any() for level in levels]).tolist()
     busy[-1] |= not any(busy)  # at least one level keeps its gradient, which DDP waits for
@@ -207,9 +224,9 @@ def boxes_at(places: Tensor, sides: Tensor) -> Tensor:
 
 
 def centerness_of(boxes: Tensor, places: Tensor) -> Tensor:
-    """Centerness target: 1 at the center of a box, 0 on its border."""
-    left, top = (places - boxes[:, :2]).unbind(-1)
-    right, bottom = (boxes[:, 2:] - places).unbind(-1)
+    """Boxes (..., 4), points (..., 2) -> (...): centerness target, 1 at the center of a box, 0 on its border."""
+    left, top = (places - boxes[..., :2]).unbind(-1)
+    right, bottom = (boxes[..., 2:] - places).unbind(-1)
     across = torch.minimum(left, right) / torch.maximum(left, right)
     down = torch.minimum(top, bottom) / torch.maximum(top, bottom)
     return (across * down).clamp(min=0).sqrt()

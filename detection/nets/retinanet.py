@@ -16,17 +16,17 @@ from functools import partial
 from typing import Literal, NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.models.detection.retinanet import RetinaNetHead
-from torchvision.ops import generalized_box_iou_loss
 
 from backbones.base import Backbone
 from detection.nets import Detector, detector
 from detection.parts.dense.anchors import Anchors, as_offsets, from_offsets
-from detection.parts.dense.assign import by_overlap
-from detection.parts.dense.focal import focal_loss
+from detection.parts.dense.assign import by_overlap_each
+from detection.parts.dense.boxes import giou_losses
+from detection.parts.dense.focal import focal_losses
 from detection.parts.dense.necks import build_pyramid
+from detection.parts.dense.objects import padded
 from detection.parts.dense.post import best_boxes
 from detection.parts.known import hidden
 from detection.types import Detections, Images, Target
@@ -105,24 +105,25 @@ class RetinaNet(Detector):
 
     def forward(self, images: Images, targets: list[Target]) -> dict[str, Tensor]:
         """Focal loss of classes and box loss, divided by the positive anchors of an image; mean over images."""
-        found = self.predict(images)
-        classification, boxes = [], []
-        for scores, offsets, target in zip(found.scores, found.offsets, targets, strict=True):
-            which = by_overlap(target["boxes"], found.anchors, high=0.5, low=0.4)
-            has_one = (which >= 0).nonzero()[:, 0]
-            count = max(1, len(has_one))
-            wanted = target["boxes"][which[has_one]]
-            labels = which.index_put((has_one,), target["labels"][which[has_one]])
-            scores = hidden(scores[None], (which < 0)[None], [target])[0]
-            classification.append(focal_loss(scores, labels) / count)
-            boxes.append(self.distance(offsets[has_one], found.anchors[has_one], wanted) / count)
-        return {"classification": torch.stack(classification).mean(), "boxes": torch.stack(boxes).mean()}
+        found, objects = self.predict(images), padded(targets)
+        which = by_overlap_each(objects, found.anchors, high=0.5, low=0.4)
+        labels, boxes = objects.of(which)
+        positive = which >= 0
+        count = positive.sum(1).clamp(min=1)
+        scores = hidden(found.scores, ~positive, targets)
+        return {
+            "classification": (focal_losses(scores, labels).sum(1) / count).mean(),
+            "boxes": (self.distance(found, boxes, positive).sum(1) / count).mean(),
+        }
 
-    def distance(self, offsets: Tensor, anchors: Tensor, wanted: Tensor) -> Tensor:
-        """Offsets (N, 4), anchors (N, 4), assigned boxes (N, 4) -> box loss ()"""
+    def distance(self, found: Predictions, wanted: Tensor, positive: Tensor) -> Tensor:
+        """Predictions, assigned boxes (B, P, 4), which anchors have one (B, P) -> (B, P) box losses, else 0"""
+        # all other anchors get themselves, whatever the network predicts there
+        offsets = found.offsets.where(positive[..., None], 0.0)
+        wanted = wanted.where(positive[..., None], found.anchors)
         if self.box_loss == "l1":
-            return F.l1_loss(offsets, as_offsets(wanted, anchors), reduction="sum")
-        return generalized_box_iou_loss(from_offsets(offsets, anchors), wanted, reduction="sum")
+            return (offsets - as_offsets(wanted, found.anchors)).abs().sum(-1)
+        return giou_losses(from_offsets(offsets, found.anchors), wanted) * positive
 
     @torch.no_grad()
     def detect(self, images: Images) -> list[Detections]:

@@ -33,6 +33,7 @@ from detection.parts.query.queries import best_pairs, detections
 from detection.parts.query.set_loss import SetLoss
 from detection.parts.query.transformer import MLP, DecoderLayer, Encoder, hide, xavier
 from detection.types import Detections, Images, Target
+from shared.devices.device import sent
 from shared.errors import UsageError
 from shared.recipes.values import Count, Dropout, Layers, Probability, Scale, Weight, Width
 
@@ -196,8 +197,8 @@ class SMCADETR(Detector):
 
     def cells(self, images: Images) -> Tensor:
         """-> (B, 1, 2): columns and rows of each unpadded image on the map, fractional"""
-        sides = torch.tensor(images.sizes, dtype=torch.float32).flip(-1) / self.backbone.maps[-1].stride
-        return sides[:, None].to(images.pixels.device)
+        sides = sent(images.sizes, images.pixels.device, torch.float32).flip(-1)
+        return sides[:, None] / self.backbone.maps[-1].stride
 
     def decode(
         self, memory: Tensor, positions: Tensor, hidden: Tensor | None, references: Tensor, shape: tuple[int, int]

@@ -30,7 +30,8 @@ from torchvision.ops.misc import Conv2dNormActivation
 from backbones.base import Backbone
 from detection.nets import Detector, detector
 from detection.parts.dense.anchors import DefaultBoxes, as_offsets, from_offsets
-from detection.parts.dense.assign import with_best_of
+from detection.parts.dense.assign import with_best_of_each
+from detection.parts.dense.objects import padded
 from detection.parts.dense.post import best_boxes
 from detection.parts.known import hidden
 from detection.types import Detections, Images, Target
@@ -92,20 +93,21 @@ class SSD(Detector):
 
         Both are summed over the batch and divided by the number of positives.
         """
-        found = self.predict(images)
-        which = [with_best_of(target["boxes"], found.boxes, high=0.5) for target in targets]
-        held = torch.stack(which) >= 0
+        found, objects = self.predict(images), padded(targets)
+        labels, boxes = objects.of(with_best_of_each(objects, found.boxes, high=0.5))
+        held = labels >= 0
         count = held.sum().clamp(min=1)
-        labels, offsets = torch.zeros_like(held, dtype=torch.int64), []
-        for i, (box, target) in enumerate(zip(which, targets, strict=True)):
-            box = box[held[i]]
-            labels[i, held[i]] = target["labels"][box] + 1
-            offsets.append(as_offsets(target["boxes"][box], found.boxes[held[i]], WEIGHTS))
+        labels = labels + 1  # 0 is background
         scores = hidden(found.scores, ~held, targets, background="first")
         surprise = F.cross_entropy(scores.flatten(0, 1), labels.flatten(), reduction="none").view_as(labels)
-        missed = surprise[held].sum() + self.hardest(surprise, held).sum()
-        distance = F.smooth_l1_loss(found.offsets[held], torch.cat(offsets), reduction="sum")
-        return {"classification": missed / count, "boxes": distance / count}
+        missed = (surprise * held).sum() + self.hardest(surprise, held).sum()
+        # default boxes without an object get themselves, at no loss
+        offsets = found.offsets.where(held[..., None], 0.0)
+        goals = as_offsets(boxes.where(held[..., None], found.boxes), found.boxes, WEIGHTS)
+        return {
+            "classification": missed / count,
+            "boxes": F.smooth_l1_loss(offsets, goals, reduction="sum") / count,
+        }
 
     def hardest(self, surprise: Tensor, held: Tensor) -> Tensor:
         """Losses (B, P), positives (B, P) -> (B, P): hard negative mining; 0 for all but the largest negatives."""

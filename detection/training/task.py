@@ -33,6 +33,8 @@ class DetectTask(Task):
     called: (C,) the label of the data for each label of the network; None where they are equal.
     """
 
+    backbone_calls = ("forward_features",)
+
     def __init__(
         self,
         detector: Detector,

@@ -43,6 +43,7 @@ class SimMIM(nn.Module):
     def __init__(self, backbone: Backbone, size: tuple[int, int], *, ratio: float = 0.6, cell: int = 0) -> None:
         super().__init__()
         self.backbone, self.patched = backbone, has_tokens(backbone) or is_swin(backbone)
+        self.backbone_calls = () if self.patched else ("forward_features",)
         channels, stride = backbone.maps[-1]
         if size[0] % stride or size[1] % stride:
             near = [max(1, round(side / stride)) * stride for side in size]

@@ -72,6 +72,7 @@ class IJEPA(Method):
     """
 
     needs = "a plain vision transformer whose patches divide the image"
+    backbone_calls = ()  # its blocks, one by one, on the tokens that are seen
 
     def __init__(
         self,

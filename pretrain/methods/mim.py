@@ -111,6 +111,8 @@ class MaskedImages(Method):
         self.size, self.hflip, self.val_share, self.bicubic = facts.size, hflip, val_share, paper.bicubic
         self.crop_scale, self.crop_ratio = smallest, crop_ratio
 
+        self.backbone_calls = getattr(self.net, "backbone_calls", ())
+
     @property
     def backbone(self) -> Backbone:  # pyright: ignore[reportIncompatibleVariableOverride]
         return self.net.backbone  # type: ignore[return-value]

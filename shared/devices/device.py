@@ -6,6 +6,7 @@ import logging
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -41,6 +42,27 @@ def changed(nest: Any, change: Callable[[Tensor], Tensor]) -> Any:
     if isinstance(nest, list | tuple):
         return type(nest)(changed(value, change) for value in nest)
     return nest
+
+
+def sent(values: Any, device: torch.device, dtype: torch.dtype | None = None) -> Tensor:
+    """Numbers known on the host, as a tensor on the device. A GPU does not wait for the copy, as it does for
+    `torch.tensor(values, device=device)`.
+
+    Args:
+        values: a number, nested lists or tuples of them, or an array.
+    """
+    if torch.compiler.is_compiling():  # a constant of the graph
+        return torch.tensor(values, device=device, dtype=dtype)
+    values = torch.from_numpy(np.ascontiguousarray(values)) if isinstance(values, np.ndarray) else torch.tensor(values)
+    values = values if dtype is None else values.to(dtype)
+    if device.type != "cuda":
+        return values.to(device)
+    return values.pin_memory().to(device, non_blocking=True)
+
+
+def at_hand(x: Tensor) -> bool:
+    """Whether the values of a tensor can be looked at without waiting: on a CPU, outside a compiled graph."""
+    return x.device.type == "cpu" and not torch.compiler.is_compiling()
 
 
 def pick_device(name: str) -> torch.device:

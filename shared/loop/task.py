@@ -19,6 +19,8 @@ class Task(nn.Module):
     facts: dict[str, Any] = {}  # plain values from which the task can be rebuilt, saved for `replay`
     backbone: Any  # the module of --backbone-lr and --layer-decay, if there is one; has `blocks()`
 
+    backbone_calls: tuple[str, ...] = ("forward",)  # what `forward` calls of it, for --compile-backbone
+
     def forward(self, batch: Any) -> dict[str, Tensor]:
         """Named, already weighted losses of a batch, scalars; the loop minimizes their sum."""
         raise NotImplementedError

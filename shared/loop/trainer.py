@@ -31,6 +31,7 @@ from shared.errors import Refusal, UsageError, plural
 from shared.feeding.feed import Feed
 from shared.logs.metrics import RunLog, show_metric
 from shared.logs.progress import Progress
+from shared.loop.compiled import compile_backbone
 from shared.loop.ema import Average
 from shared.loop.epochs import EpochEnd, Epochs, is_finished, nan_for_none, plain_metrics, read_epoch_end
 from shared.loop.optim import build_optimizer, for_batch
@@ -381,7 +382,7 @@ class Trainer:
     def wrap(self) -> nn.Module:
         """The task as the loop calls it: compiled, and in DDP if there are several processes."""
         if self.runtime.compile_backbone:
-            self.task.backbone.compile()
+            compile_backbone(self.task, whole=not self.sharded)
         if self.runtime.compile:
             self.task.compile()
         if dist.world() == 1:

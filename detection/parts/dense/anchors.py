@@ -81,7 +81,7 @@ class DefaultBoxes(nn.Module):
         height, width = size
         apart = [(height / h, width / w) for h, w in shapes] if self.steps is None else [(s, s) for s in self.steps]
         return [
-            around_places(around * around.new_tensor((width, height, width, height)), shape, step, 0.5)
+            around_places(times(around, (width, height, width, height)), shape, step, 0.5)
             for around, shape, step in zip(self.buffers(), shapes, apart, strict=True)
         ]
 
@@ -117,16 +117,23 @@ def as_offsets(boxes: Tensor, anchors: Tensor, weights: Weights = (1.0, 1.0, 1.0
     middle, sides = middle_and_sides(boxes)
     anchor_middle, anchor_sides = middle_and_sides(anchors)
     moved, grown = (middle - anchor_middle) / anchor_sides, (sides / anchor_sides).log()
-    return torch.cat((moved, grown), -1) * boxes.new_tensor(weights)
+    return times(torch.cat((moved, grown), -1), weights)
 
 
 def from_offsets(offsets: Tensor, anchors: Tensor, weights: Weights = (1.0, 1.0, 1.0, 1.0)) -> Tensor:
     """(..., 4) offsets and their anchors -> (..., 4) boxes."""
-    moved, grown = (offsets / offsets.new_tensor(weights)).split(2, -1)
+    moved, grown = times(offsets, tuple(1 / weight for weight in weights)).split(2, -1)
     anchor_middle, anchor_sides = middle_and_sides(anchors)
     middle = moved * anchor_sides + anchor_middle
     half = grown.clamp(max=MOST_GROWTH).exp() * anchor_sides / 2
     return torch.cat((middle - half, middle + half), -1)
+
+
+def times(x: Tensor, factors: Sequence[float]) -> Tensor:
+    """(..., N), N numbers -> (..., N): each column times its number, which are not copied to a GPU."""
+    if all(factor == 1 for factor in factors):
+        return x
+    return torch.stack([column * factor for column, factor in zip(x.unbind(-1), factors, strict=True)], -1)
 
 
 def middle_and_sides(boxes: Tensor) -> tuple[Tensor, Tensor]:

@@ -6,13 +6,14 @@ With p = sigmoid(x), the loss of a negative is (1 - alpha) p^gamma softplus(x), 
 alpha (1 - p)^gamma softplus(-x). Positives are rare, so the first is computed everywhere and replaced by the second
 at the labels. The gradient is computed with the loss: one tensor is saved for the backward pass.
 
-Shape letters: P points, K classes.
+Nothing is selected by a mask, so a GPU never waits. Shape letters: K classes.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd import Function
@@ -22,29 +23,32 @@ NOTHING, IGNORED = -1, -2
 
 
 def focal_loss(logits: Tensor, labels: Tensor, *, alpha: float = 0.25, gamma: float = 2.0) -> Tensor:
-    """Logits (P, K), labels (P,), a class or NOTHING or IGNORED -> (): sum over points and classes."""
-    loss: Tensor = FocalLoss.apply(logits, labels, alpha, gamma)  # type: ignore[assignment]
-    return loss
+    """Logits (..., K), labels (...), a class or NOTHING or IGNORED -> (): sum over places and classes."""
+    return focal_losses(logits, labels, alpha=alpha, gamma=gamma).sum()
+
+
+def focal_losses(logits: Tensor, labels: Tensor, *, alpha: float = 0.25, gamma: float = 2.0) -> Tensor:
+    """Logits (..., K), labels (...), a class or NOTHING or IGNORED -> (...): sum over classes."""
+    losses: Tensor = FocalLoss.apply(logits, labels, alpha, gamma)  # type: ignore[assignment]
+    return losses.masked_fill(labels == IGNORED, 0.0)
 
 
 class FocalLoss(Function):
     @staticmethod
     def forward(ctx: Any, logits: Tensor, labels: Tensor, alpha: float, gamma: float) -> Tensor:
         loss, slope = false_alarm(logits, gamma, 1 - alpha)
-        ignored, there = (rows.nonzero()[:, 0] for rows in (labels == IGNORED, labels >= 0))
-        for filled in (loss, slope):
-            filled.index_fill_(0, ignored, 0.0)
-        at = (there, labels[there])
-        loss[at], downwards = false_alarm(-logits[at], gamma, alpha)
-        slope[at] = -downwards
+        there, at = (labels >= 0)[..., None], labels.clamp(min=0)[..., None]
+        caught, downwards = false_alarm(-logits.gather(-1, at), gamma, alpha)
+        for filled, value in ((loss, caught), (slope, -downwards)):
+            filled.scatter_(-1, at, torch.where(there, value, filled.gather(-1, at)))
         ctx.save_for_backward(slope)
-        return loss.sum()
+        return loss.sum(-1)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *received: Tensor) -> tuple[Tensor, None, None, None]:
         (slope,) = ctx.saved_tensors
-        return slope * received[0], None, None, None
+        return slope * received[0][..., None], None, None, None
 
 
 def false_alarm(x: Tensor, gamma: float, weight: float) -> tuple[Tensor, Tensor]:

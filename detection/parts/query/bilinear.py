@@ -85,36 +85,70 @@ class LookedUp(torch.autograd.Function):
     def forward(ctx: Any, tables: Tensor, places: Tensor, weights: Tensor, grid: Grid) -> Tensor:
         ctx.save_for_backward(tables, places, weights)
         ctx.grid = grid
-        sums = tables.new_empty(len(tables), places.shape[1] * grid.heads, tables.shape[2])
-        for image, queries, heads in parts(places, grid):
-            taps = located(places[image, queries], grid)
-            shares = spread(weights[image, queries], hat(taps.near), hat(taps.far))
-            of_corners = [
-                F.embedding_bag(rows.view(-1, grid.looks), tables[image], mode="sum", per_sample_weights=share)
-                for rows, share in zip(taps.rows, (share.view(-1, grid.looks) for share in shares), strict=True)
-            ]
-            torch.sum(torch.stack(of_corners), 0, out=sums[image, heads])
-        return sums
+        return look_up(tables, places, weights, *grid)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *received: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
-        (tables, places, weights), grid, gradient = ctx.saved_tensors, ctx.grid, received[0].contiguous()
-        to_tables, to_places, to_weights = torch.zeros_like(tables), torch.empty_like(places), torch.empty_like(weights)
-        for image, queries, heads in parts(places, grid):
-            said, counts = gradient[image, heads], weights[image, queries]
-            taps = located(places[image, queries], grid)
-            dots = [dot_products(rows.view(-1, grid.looks), tables[image], said) for rows in taps.rows]
-            near, far = hat(taps.near), hat(taps.far)
-            to_looks(
-                [dot.view_as(counts) for dot in dots],
-                (near, far),
-                (slope(taps.near).mul_(grid.size), slope(taps.far).mul_(grid.size)),
-                counts,
-                (to_places[image, queries], to_weights[image, queries]),
-            )
-            to_rows(to_tables[image], taps.rows, spread(counts, near, far), said, grid.looks)
-        return to_tables, to_places, to_weights, None
+        return *look_back(received[0].contiguous(), *ctx.saved_tensors, *ctx.grid), None
+
+
+GRID = "int heads, int looks, " + ", ".join(f"Tensor {name}" for name in Grid._fields[2:])
+
+
+@torch.library.custom_op(
+    "chordate::look_up", mutates_args=(), schema=f"(Tensor tables, Tensor places, Tensor weights, {GRID}) -> Tensor"
+)
+def look_up(tables: Tensor, places: Tensor, weights: Tensor, *constants: Any) -> Tensor:
+    """The forward pass, as a single operation."""
+    grid = Grid(*constants)
+    sums = tables.new_empty(len(tables), places.shape[1] * grid.heads, tables.shape[2])
+    for image, queries, heads in parts(places, grid):
+        taps = located(places[image, queries], grid)
+        shares = spread(weights[image, queries], hat(taps.near), hat(taps.far))
+        of_corners = [
+            F.embedding_bag(rows.view(-1, grid.looks), tables[image], mode="sum", per_sample_weights=share)
+            for rows, share in zip(taps.rows, (share.view(-1, grid.looks) for share in shares), strict=True)
+        ]
+        torch.sum(torch.stack(of_corners), 0, out=sums[image, heads])
+    return sums
+
+
+@look_up.register_fake
+def _(tables: Tensor, places: Tensor, weights: Tensor, heads: int, *_: Any) -> Tensor:
+    return tables.new_empty(tables.shape[0], places.shape[1] * heads, tables.shape[2])
+
+
+@torch.library.custom_op(
+    "chordate::look_back",
+    mutates_args=(),
+    schema=f"(Tensor gradient, Tensor tables, Tensor places, Tensor weights, {GRID}) -> (Tensor, Tensor, Tensor)",
+)
+def look_back(
+    gradient: Tensor, tables: Tensor, places: Tensor, weights: Tensor, *constants: Any
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The backward pass, as a single operation: gradients of tables, places and weights."""
+    grid = Grid(*constants)
+    to_tables, to_places, to_weights = torch.zeros_like(tables), torch.empty_like(places), torch.empty_like(weights)
+    for image, queries, heads in parts(places, grid):
+        said, counts = gradient[image, heads], weights[image, queries]
+        taps = located(places[image, queries], grid)
+        dots = [dot_products(rows.view(-1, grid.looks), tables[image], said) for rows in taps.rows]
+        near, far = hat(taps.near), hat(taps.far)
+        to_looks(
+            [dot.view_as(counts) for dot in dots],
+            (near, far),
+            (slope(taps.near).mul_(grid.size), slope(taps.far).mul_(grid.size)),
+            counts,
+            (to_places[image, queries], to_weights[image, queries]),
+        )
+        to_rows(to_tables[image], taps.rows, spread(counts, near, far), said, grid.looks)
+    return to_tables, to_places, to_weights
+
+
+@look_back.register_fake
+def _(gradient: Tensor, tables: Tensor, places: Tensor, weights: Tensor, *_: Any) -> tuple[Tensor, Tensor, Tensor]:
+    return torch.empty_like(tables), torch.empty_like(places), torch.empty_like(weights)
 
 
 def parts(places: Tensor, grid: Grid) -> Iterator[tuple[int, slice, slice]]:

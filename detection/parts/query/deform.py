@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from detection.parts.query.bilinear import LookedUp, grid_of
+from shared.devices.device import sent
 
 Shapes = list[tuple[int, int]]  # (height, width) of each level; the levels are concatenated
 
@@ -134,5 +135,5 @@ def around(references: Tensor, offsets: Tensor, shapes: Shapes) -> Tensor:
     """
     references = references[:, :, None, :, None]
     if references.shape[-1] == 2:
-        return references + offsets / offsets.new_tensor([(w, h) for h, w in shapes])[:, None]
+        return references + offsets / sent([(w, h) for h, w in shapes], offsets.device, offsets.dtype)[:, None]
     return references[..., :2] + offsets / offsets.shape[-2] * references[..., 2:] * 0.5

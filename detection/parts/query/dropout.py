@@ -43,14 +43,21 @@ class Dropped(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, share: float) -> Tensor:
         ctx.share = share
-        where = drawn(x.numel(), share)
+        kept, where = drop(x, share)
         ctx.save_for_backward(where)
-        return without(x, where, share)
+        return kept
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
         return without(gradient, ctx.saved_tensors[0], ctx.share), None
+
+
+@torch.library.custom_op("chordate::drop", mutates_args=(), schema="(Tensor x, float share) -> (Tensor, Tensor)")
+def drop(x: Tensor, share: float) -> tuple[Tensor, Tensor]:
+    """(...) -> (...), and the flat indices of the values that are 0; a single operation, on a CPU."""
+    where = drawn(x.numel(), share)
+    return without(x, where, share), where
 
 
 def without(x: Tensor, where: Tensor, share: float) -> Tensor:

@@ -24,6 +24,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from detection.parts.query.transformer import xavier
+from shared.devices.device import sent
 from shared.errors import UsageError
 
 LEARNED = {"type1": 0, "type2": 1, "type3": 2, "type4": 3}  # predicted scales per head
@@ -76,7 +77,7 @@ class Gaussian(nn.Module):
     def scales(self, z: Tensor) -> Tensor:
         """(B, Q, C) -> scales of x, y and their product, (B, Q, H, 3) or broadcastable to it."""
         if self.scale is None:
-            return z.new_tensor((1.0, 1.0, 0.0)).expand(1, 1, 3)
+            return sent((1.0, 1.0, 0.0), z.device, z.dtype).expand(1, 1, 3)
         learned = self.by_head(self.scale(z)).square()
         if learned.shape[-1] == 1:
             learned = learned.expand(-1, -1, -1, 2)

@@ -22,7 +22,9 @@ import torch
 import torch.nn.functional as F
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
-from torch.nn.utils.rnn import pad_sequence
+
+from detection.parts.dense.objects import padded_index
+from shared.devices.device import sent
 
 CostKind = Literal["softmax", "focal"]
 Matches = list[list[tuple[Tensor, Tensor]]]  # by layer, by image: query indices, ascending, and their objects
@@ -92,8 +94,7 @@ def solved(cost: np.ndarray) -> np.ndarray:
 def on_device(found: list[list[np.ndarray]], device: torch.device) -> Matches:
     """The pairs as views of a single tensor, copied to the device once."""
     pairs = [pair for layer in found for pair in layer]
-    sent = torch.from_numpy(np.concatenate(pairs, axis=1)).to(device)
-    views = iter(sent.split([pair.shape[1] for pair in pairs], dim=1))
+    views = iter(sent(np.concatenate(pairs, axis=1), device).split([pair.shape[1] for pair in pairs], dim=1))
     return [[(queries, objects) for queries, objects in islice(views, len(layer))] for layer in found]
 
 
@@ -113,8 +114,9 @@ def costs(
 ) -> Tensor:
     """(L, B, Q, K) logits, (L, B, Q, 4) boxes -> (L, B, N, Q); rows beyond an image's own objects are undefined."""
     class_cost, l1_cost, giou_cost = weights
-    labels = pad_sequence([target.labels for target in targets], batch_first=True)
-    objects = pad_sequence([target.boxes.float() for target in targets], batch_first=True)
+    rows = sent(padded_index([len(target.labels) for target in targets]), logits.device)
+    labels = torch.cat([*(target.labels for target in targets), rows.new_zeros(1)])[rows]
+    objects = torch.cat([*(target.boxes for target in targets), boxes.new_zeros(1, 4)])[rows].float()
     cost = class_costs(kind, logits, labels).mul_(class_cost)
     theirs, ours = objects[:, :, None].unbind(-1), boxes[:, :, None].unbind(-1)  # (B, N, 1) and (L, B, 1, Q) each
     for one, other in zip(theirs, ours, strict=True):

@@ -23,6 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from detection.types import Images
+from shared.devices.device import sent
 from shared.errors import UsageError
 
 LEARNED = 50  # number of learned rows and columns
@@ -46,7 +47,7 @@ def extent(images: Images, maps: Sequence[Tensor]) -> Extent:
         for own in images.sizes
     ]
     padded = any(tuple(cells) != shape for own in held for cells, shape in zip(own, shapes, strict=True))
-    sizes = torch.tensor([*held, shapes], dtype=torch.float32).flip(-1).to(images.pixels.device)  # one copy
+    sizes = sent([*held, shapes], images.pixels.device, torch.float32).flip(-1)  # one copy
     return Extent(shapes, sizes[:-1], sizes[:-1] / sizes[-1], padded)
 
 

@@ -18,22 +18,21 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.ops import box_convert
 
-from detection.parts.dense.focal import NOTHING, focal_loss
+from detection.parts.dense.focal import NOTHING, focal_losses
 from detection.parts.known import hidden
 from detection.parts.query.hungarian import CostKind, Matches, SetTarget, giou, match
 from detection.types import Target
 from shared.devices import dist
+from shared.devices.device import sent
 
 
 def set_targets(targets: Sequence[Target], sizes: Sequence[tuple[int, int]]) -> list[SetTarget]:
     """Objects in pixels of unpadded images of (height, width) -> relative to these images."""
-    return [
-        SetTarget(
-            target["labels"],
-            box_convert(target["boxes"], "xyxy", "cxcywh") / target["boxes"].new_tensor((width, height, width, height)),
-        )
-        for target, (height, width) in zip(targets, sizes, strict=True)
-    ]
+    counts = [len(target["boxes"]) for target in targets]
+    flat = torch.cat([target["boxes"] for target in targets])
+    whole = np.array([(width, height, width, height) for height, width in sizes], np.float32)
+    relative = box_convert(flat, "xyxy", "cxcywh") / sent(whole.repeat(counts, 0), flat.device)
+    return [SetTarget(t["labels"], boxes) for t, boxes in zip(targets, relative.split(counts), strict=True)]
 
 
 class SetLoss(nn.Module):
@@ -128,8 +127,7 @@ class SetLoss(nn.Module):
         """(L, B, Q, K) -> (L,): sum over queries and classes, divided by the number of objects."""
         classes = labels.new_full(logits.shape[:3], NOTHING)
         classes[place] = labels
-        losses = [focal_loss(x.flatten(0, 1), c.flatten()) for x, c in zip(logits, classes, strict=True)]
-        return torch.stack(losses) / num_boxes
+        return focal_losses(logits, classes).flatten(1).sum(1) / num_boxes
 
 
 def flat_places(
@@ -141,11 +139,11 @@ def flat_places(
     first = np.cumsum([0, *counts[:-1]])
     known = [(n, i, first[i], len(pair[0])) for n, layer in enumerate(matches) for i, pair in enumerate(layer)]
     layer, image, offset, length = np.array(known).T
-    indices = torch.from_numpy(np.stack([np.repeat(row, length) for row in (layer, image, offset)])).to(device)
+    indices = sent(np.stack([np.repeat(row, length) for row in (layer, image, offset)]), device)
     query, target = (torch.cat([pair[side] for layer in matches for pair in layer]) for side in (0, 1))
     return (indices[0], indices[1], query), target + indices[2]
 
 
 def boxes_per_process(count: int, device: torch.device) -> Tensor:
     """(): mean over processes, at least 1; stays on the device, without synchronization."""
-    return dist.gather_rows(torch.tensor([float(count)], device=device)).mean().clamp(min=1)
+    return dist.gather_rows(sent([float(count)], device)).mean().clamp(min=1)

@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -21,9 +22,10 @@ from torchvision.models.detection.keypoint_rcnn import KeypointRCNNHeads, Keypoi
 from torchvision.models.detection.roi_heads import RoIHeads
 
 from backbones.base import MapInfo
-from detection.parts.roi.rcnn import Matched, by_name
+from detection.parts.roi.rcnn import Matched, together
 from detection.parts.roi.roi_align import PyramidRoIAlign
 from detection.types import Detections, Images, Target
+from shared.devices.device import sent
 
 CUT = 14  # output size of RoIAlign
 CELLS = 4 * CUT
@@ -48,31 +50,33 @@ def keypoint_loss(
 ) -> Tensor:
     """Cross-entropy over the cells of the heatmaps of keypoints that are labeled and inside the box."""
     of_image = [target["keypoints"] for target in targets]  # type: ignore[typeddict-item]
-    known = torch.cat([points[which] for points, which in zip(of_image, matched.objects, strict=True)])
-    cells, inside = cells_of(known, torch.cat(matched.boxes), CELLS)
-    x = look_closer(roi_heads, maps, images, matched.boxes)
-    heatmaps = roi_heads.keypoint_predictor(x, inside).float().flatten(1)
-    return F.cross_entropy(heatmaps, cells[inside], reduction="sum") / max(1, len(heatmaps))
+    starts = sent(np.cumsum([0, *(len(points) for points in of_image[:-1])]), matched.objects.device)
+    known = torch.cat(of_image)[starts[matched.images] + matched.objects]
+    cells, inside = cells_of(known, matched.boxes, CELLS)
+    wanted = inside.nonzero().unbind(1)
+    x = look_closer(roi_heads, maps, matched.boxes, matched.images)
+    heatmaps = roi_heads.keypoint_predictor(x, wanted).float().flatten(1)
+    return F.cross_entropy(heatmaps, cells[wanted], reduction="sum") / max(1, len(heatmaps))
 
 
 def with_keypoints(roi_heads: Any, maps: list[Tensor], images: Images, found: list[Detections]) -> list[Detections]:
     """Add keypoints to detections."""
     boxes = [one["boxes"] for one in found]
-    heatmaps = roi_heads.keypoint_predictor(look_closer(roi_heads, maps, images, boxes)).float()
+    heatmaps = roi_heads.keypoint_predictor(look_closer(roi_heads, maps, *together(boxes))).float()
     parts = highest(heatmaps, torch.cat(boxes)).split([len(b) for b in boxes])
     return [{**one, "keypoints": part} for one, part in zip(found, parts, strict=True)]
 
 
-def look_closer(roi_heads: Any, maps: list[Tensor], images: Images, boxes: list[Tensor]) -> Tensor:
-    """Boxes (R_i, 4) of each image -> (R, width, 14, 14)"""
-    return roi_heads.keypoint_head(roi_heads.keypoint_roi_pool(by_name(maps), boxes, images.sizes))
+def look_closer(roi_heads: Any, maps: list[Tensor], boxes: Tensor, of_image: Tensor) -> Tensor:
+    """Boxes (R, 4) and the image of each (R,) -> (R, width, 14, 14)"""
+    return roi_heads.keypoint_head(roi_heads.keypoint_roi_pool.cut(maps, boxes, of_image))
 
 
 class Heatmaps(KeypointRCNNPredictor):
     """torchvision's KeypointRCNNPredictor that can compute a subset of heatmaps."""
 
-    def forward(self, x: Tensor, wanted: Tensor | None = None) -> Tensor:
-        """(R, C, 14, 14) -> (R, K, 56, 56); or with a mask (R, K) of wanted ones -> (V, 56, 56)"""
+    def forward(self, x: Tensor, wanted: tuple[Tensor, ...] | Tensor | None = None) -> Tensor:
+        """(R, C, 14, 14) -> (R, K, 56, 56); or with the indices or a mask (R, K) of wanted ones -> (V, 56, 56)"""
         coarse = self.kps_score_lowres(x)
         if wanted is not None:
             coarse = coarse[wanted][:, None]

@@ -22,7 +22,7 @@ from torchvision.models.detection.roi_heads import RoIHeads
 from torchvision.ops import roi_align
 
 from backbones.base import MapInfo
-from detection.parts.roi.rcnn import Matched, by_name
+from detection.parts.roi.rcnn import Matched, together
 from detection.parts.roi.roi_align import PyramidRoIAlign
 from detection.types import Detections, Images, Target
 
@@ -53,11 +53,12 @@ def add_mask_head(
 
 def mask_loss(roi_heads: Any, maps: list[Tensor], images: Images, matched: Matched, targets: list[Target]) -> Tensor:
     """Binary cross-entropy of each cell with the object's mask in the box."""
-    logits = mask_logits(roi_heads, maps, images, matched.boxes, torch.cat(matched.labels))
+    logits = mask_logits(roi_heads, maps, matched.boxes, matched.images, matched.labels)
     side = logits.shape[-1]
+    each = zip(targets, matched.boxes.split(matched.counts), matched.objects.split(matched.counts), strict=True)
     goals = [
         masks_in_boxes(target["masks"], boxes, objects, side)  # type: ignore[typeddict-item]
-        for target, boxes, objects in zip(targets, matched.boxes, matched.objects, strict=True)
+        for target, boxes, objects in each
     ]
     return F.binary_cross_entropy_with_logits(logits, torch.cat(goals), reduction="sum") / max(1, logits.numel())
 
@@ -65,14 +66,14 @@ def mask_loss(roi_heads: Any, maps: list[Tensor], images: Images, matched: Match
 def with_masks(roi_heads: Any, maps: list[Tensor], images: Images, found: list[Detections]) -> list[Detections]:
     """Add the mask of the predicted class to each detection."""
     boxes, labels = [one["boxes"] for one in found], torch.cat([one["labels"] for one in found])
-    masks = mask_logits(roi_heads, maps, images, boxes, labels + 1).sigmoid()
+    masks = mask_logits(roi_heads, maps, *together(boxes), labels + 1).sigmoid()
     parts = masks.split([len(b) for b in boxes])
     return [{**one, "masks": part} for one, part in zip(found, parts, strict=True)]
 
 
-def mask_logits(roi_heads: Any, maps: list[Tensor], images: Images, boxes: list[Tensor], labels: Tensor) -> Tensor:
-    """Boxes (R_i, 4) of each image and their classes from 1 (R,) -> (R, G, G)"""
-    cut = roi_heads.mask_roi_pool(by_name(maps), boxes, images.sizes)
+def mask_logits(roi_heads: Any, maps: list[Tensor], boxes: Tensor, of_image: Tensor, labels: Tensor) -> Tensor:
+    """Boxes (R, 4), the image of each (R,) and their classes from 1 (R,) -> (R, G, G)"""
+    cut = roi_heads.mask_roi_pool.cut(maps, boxes, of_image)
     return roi_heads.mask_predictor(roi_heads.mask_head(cut), labels).float()
 
 
@@ -93,15 +94,22 @@ class MaskOfClass(MaskRCNNPredictor):
         return four.transpose(2, 3).reshape(boxes, 2 * height, 2 * width)
 
 
+@torch.library.custom_op(
+    "chordate::masks_in_boxes",
+    mutates_args=(),
+    schema="(Tensor masks, Tensor boxes, Tensor objects, int side) -> Tensor",
+)
 def masks_in_boxes(masks: Tensor, boxes: Tensor, objects: Tensor, side: int) -> Tensor:
     """Masks of an image's objects (N, H, W) uint8, boxes (R, 4), the object of each (R,) -> (R, side, side) from 0 to 1
 
-    Each box has the part of its object's mask that it covers, as RoIAlign cuts it out of the whole.
-
-    Of each mask only a window around the boxes becomes numbers. Boxes lie inside the image.
+    Each box has the part of its object's mask that it covers, as RoIAlign cuts it out of the whole. On a CPU, of each
+    mask only a window around the boxes becomes numbers; a GPU would wait for the windows. Boxes lie inside the image.
     """
-    if len(boxes) == 0:
+    if not len(boxes):
         return boxes.new_zeros(0, side, side)
+    if boxes.device.type != "cpu":
+        regions = torch.cat((objects[:, None].to(boxes.dtype), boxes), 1)
+        return roi_align(masks[:, None].to(boxes.dtype), regions, side)[:, 0]
     order = objects.argsort(stable=True)
     counts = objects.bincount(minlength=len(masks)).tolist()
     cuts = []
@@ -111,6 +119,11 @@ def masks_in_boxes(masks: Tensor, boxes: Tensor, objects: Tensor, side: int) -> 
             part = mask[top:bottom, left:right].to(some.dtype)
             cuts.append(roi_align(part[None, None], [some - some.new_tensor((left, top, left, top))], side)[:, 0])
     return torch.cat(cuts)[order.argsort()]
+
+
+@masks_in_boxes.register_fake
+def _(masks: Tensor, boxes: Tensor, objects: Tensor, side: int) -> Tensor:
+    return boxes.new_empty(len(boxes), side, side)
 
 
 def window(boxes: Tensor) -> list[int]:

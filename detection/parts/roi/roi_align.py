@@ -1,4 +1,4 @@
-"""RoIAlign on a CPU: the values of torchvision's kernel, as embedding bags, which are fast forward and backward.
+"""RoIAlign from a pyramid: torchvision's, which makes a GPU wait only once, and on a CPU its values as embedding bags.
 
 He, Gkioxari, Dollar, Girshick, "Mask R-CNN", 2017; from a pyramid as in Lin et al., 2017.
 
@@ -16,7 +16,7 @@ from collections.abc import Sequence
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torchvision.ops import MultiScaleRoIAlign
+from torchvision.ops import MultiScaleRoIAlign, roi_align
 from torchvision.ops.poolers import LevelMapper
 
 from backbones.base import MapInfo
@@ -39,11 +39,26 @@ class PyramidRoIAlign(MultiScaleRoIAlign):
 
     def forward(self, x: dict[str, Tensor], boxes: list[Tensor], image_shapes: list[tuple[int, int]]) -> Tensor:
         """Maps (B, C, H_i, W_i) by name, boxes (N, 4) of each image -> (R, C, G, G), from the level by box size."""
-        maps = [x[name] for name in self.featmap_names]
-        if maps[0].device.type != "cpu":
-            return super().forward(x, boxes, image_shapes)
-        of_image = torch.cat([torch.full((len(b),), i) for i, b in enumerate(boxes)])
-        return cut_out(maps, self.scales, torch.cat(boxes), of_image, self.map_levels(boxes), self.cells, self.samples)
+        of_image = [torch.full((len(b),), i, device=b.device) for i, b in enumerate(boxes)]
+        return self.cut([x[name] for name in self.featmap_names], torch.cat(boxes), torch.cat(of_image))
+
+    def cut(self, maps: Sequence[Tensor], boxes: Tensor, of_image: Tensor) -> Tensor:
+        """Maps (B, C, H_i, W_i), finest first, boxes (R, 4) and the image of each (R,) -> (R, C, G, G)."""
+        maps = list(maps[: len(self.scales)])
+        level = self.map_levels([boxes])  # type: ignore[operator]
+        if boxes.device.type == "cpu":
+            return cut_out(maps, self.scales, boxes, of_image, level, self.cells, self.samples)
+        return self.level_by_level(maps, torch.cat((of_image[:, None].to(boxes.dtype), boxes), 1), level)
+
+    def level_by_level(self, maps: list[Tensor], regions: Tensor, level: Tensor) -> Tensor:
+        """On a GPU: regions (R, 5) as image and box, sorted by level, whose counts the host asks for together."""
+        order = level.argsort(stable=True)
+        counts = (level == torch.arange(len(maps), device=level.device)[:, None]).sum(1).tolist()
+        parts = [
+            roi_align(x, some, self.cells, scale, self.samples)
+            for x, some, scale in zip(maps, regions[order].split(counts), self.scales, strict=True)
+        ]
+        return torch.cat(parts)[order.argsort()]
 
 
 def cut_out(

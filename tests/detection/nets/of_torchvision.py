@@ -36,8 +36,9 @@ def with_our_weights(other: Any, net: Any) -> Any:
 def loud(net: Any) -> Any:
     """Last layers loud enough that proposals and scores differ; batch norm holds still, so two passes are one."""
     heads = net.roi_heads
-    for layer in (net.rpn.head.cls_logits, net.rpn.head.bbox_pred, heads.box_predictor.cls_score):
+    for layer in (net.rpn.head.bbox_pred, heads.box_predictor.cls_score):
         nn.init.normal_(layer.weight, std=0.2)
+    nn.init.normal_(net.rpn.head.cls_logits.weight, std=4.0)  # torchvision puts equal scores in any order
     return with_still_norms(net)
 
 

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torchvision.models.detection import fcos as reference
 
 from detection.nets.fcos import FCOS, Places, boxes_at, centerness_of
+from detection.parts.dense.objects import padded
 from detection.types import Images, Target
 from shared.errors import UsageError
 from tests.detection.nets.same_detections import pairs_of_same
@@ -101,7 +102,7 @@ def test_a_place_answers_for_the_smallest_box_that_suits_it(boxes: list, tiny_ba
     places = net.places([torch.Size((n, n)) for n in (8, 4, 2, 1, 1)], torch.zeros(1, 3, 64, 64))
     corners = torch.tensor([(x, y, x + w, y + h) for x, y, w, h in boxes])
     areas = (corners[:, 2:] - corners[:, :2]).prod(1)
-    labels, answers = net.assign(Target(boxes=corners, labels=torch.arange(len(boxes))), places)
+    (labels,), (answers,) = net.assign(padded([Target(boxes=corners, labels=torch.arange(len(boxes)))]), places)
     for p, label in enumerate(labels.tolist()):
         suited = [n for n, box in enumerate(corners) if suits(places, p, box)]
         if suited:

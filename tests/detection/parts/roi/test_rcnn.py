@@ -58,6 +58,6 @@ def test_a_box_is_corrected_by_the_layer_of_its_class() -> None:
     moved = torch.zeros(2, 3, 4)
     moved[1, 2] = torch.tensor([0.5, 0.0, 0.0, 0.0])
     labels, offsets = torch.tensor([0, 2]), torch.zeros(2, 4)
-    found = box_losses(torch.zeros(2, 3), moved.flatten(1), labels, offsets)
+    found = box_losses(torch.zeros(2, 3), moved.flatten(1), labels, offsets[1:], torch.tensor([1]))
     assert torch.isclose(found["loss_box_reg"], torch.tensor((0.5 - 0.5 / 9) / 2))
     assert torch.isclose(found["loss_classifier"], torch.tensor(3.0).log())

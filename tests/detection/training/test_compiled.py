@@ -1,0 +1,98 @@
+"""--compile-backbone makes one graph of the backbone, for every network and family of backbones, and never nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from backbones import backbone
+from detection.nets import detector
+from detection.training.task import DetectTask
+from pretrain.methods import Facts, method
+from shared.errors import UsageError
+from shared.feeding.pixels import pixel_stats
+from shared.loop.compiled import compile_backbone
+from tests.detection.nets.waits import batch_of
+
+FAMILIES = ["test_resnet", "test_convnext", "test_efficientnet", "test_byobnet", "test_vit", "test_vit2"]
+NETWORKS = ["fcos", "ssd", "efficientdet_d0", "faster_rcnn", "detr", "deformable_detr"]
+
+
+class Graphs:
+    """A backend of torch.compile that runs each graph as it is, and counts them."""
+
+    def __init__(self) -> None:
+        self.sizes: list[int] = []
+
+    def __call__(self, graph: Any, inputs: list[Any]) -> Callable[..., Any]:
+        self.sizes.append(sum(node.op.startswith("call") for node in graph.graph.nodes))
+        return graph.forward
+
+
+@pytest.fixture(autouse=True)
+def nothing_compiled_before() -> None:
+    torch._dynamo.reset()
+
+
+@pytest.mark.parametrize("network", NETWORKS)
+def test_the_backbone_of_a_network_is_one_graph(network: str, tiny_backbone: Callable[..., Any]) -> None:
+    net = detector.build(network, tiny_backbone(), 3, **detector.facts(network).get("tiny", {}))
+    task, graphs = DetectTask(net, pixel_stats("imagenet")).train(), Graphs()
+    torch.manual_seed(1)
+    plain = task(batch_of(2))
+    compile_backbone(task, backend=graphs)
+    torch.manual_seed(1)
+    losses = task(batch_of(2))
+    assert len(graphs.sizes) == 1 and graphs.sizes[0] >= 15  # five convolutions, norms and activations
+    for name, loss in plain.items():
+        torch.testing.assert_close(losses[name], loss, rtol=1e-4, atol=1e-5)
+    torch.stack(list(losses.values())).sum().backward()
+    assert all(p.grad is not None for p in net.backbone.layers[0].parameters())  # type: ignore[union-attr]
+
+
+def one_graph_of(name: str, size: tuple[int, int] = (64, 96)) -> Graphs:
+    with torch.device("meta"):
+        net, graphs = backbone.build(name).train(), Graphs()
+        call: Any = torch.compile(net.forward_features, fullgraph=True, backend=graphs)
+        assert len(call(torch.empty(2, 3, *(net.only or size)))) == len(net.maps)
+    return graphs
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_a_family_of_backbones_is_one_graph(name: str) -> None:
+    assert len(one_graph_of(name).sizes) == 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", backbone.names())
+def test_every_named_backbone_is_one_graph(name: str) -> None:
+    assert len(one_graph_of(name, (128, 128)).sizes) == 1
+
+
+def test_a_backbone_that_breaks_is_refused_in_a_sentence(tiny_backbone: Callable[..., Any]) -> None:
+    class Broken(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            torch._dynamo.graph_break()
+            return x
+
+    body = tiny_backbone()
+    body.layers[1] = nn.Sequential(body.layers[1], Broken())
+    net = detector.build("fcos", body, 3, width=64, depth=1)
+    task = DetectTask(net, pixel_stats("imagenet")).train()
+    compile_backbone(task, backend=Graphs())
+    with pytest.raises(UsageError, match="--compile-backbone: this backbone is not one graph .*remove the flag"):
+        task(batch_of(2))
+
+
+@pytest.mark.parametrize(
+    ("name", "options"), [("i-jepa", {"predictor_heads": 4, "predictor_width": 64}), ("mim", {"variant": "mae"})]
+)
+def test_a_method_that_never_calls_its_backbone_is_refused(name: str, options: dict[str, Any]) -> None:
+    facts = Facts((160, 160), None, pixel_stats("imagenet"))
+    task = method.build(name, backbone.build("test_vit"), facts, **options)
+    with pytest.raises(UsageError, match="--compile-backbone compiles nothing here.*use --compile"):
+        compile_backbone(task)
