@@ -50,6 +50,16 @@ def notes_on_photographs(train: CocoDetection, val: CocoDetection | None) -> lis
     return notes
 
 
+def notes_on_shared(train: CocoDetection, val: CocoDetection, where: str) -> list[str]:
+    """A note about validation photographs that are in the training data of another data set, by their content.
+
+    Args:
+        where: what to call that training data.
+    """
+    notes = notes_on_photographs(train, val)
+    return [note.replace("also in training", f"also in the {where}") for note in notes if "also in training" in note]
+
+
 def _names(sets: list[CocoDetection], groups: list[list[tuple[int, int]]]) -> str:
     some = [" and ".join(sets[which].path(row).name for which, row in rows[:2]) for rows in groups[:NAMED]]
     return "; ".join(dict.fromkeys(some))

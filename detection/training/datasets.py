@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import permutations
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -27,7 +28,7 @@ from detection.data.shards import holds_shards
 from detection.eval.evaluators import Evaluator, evaluator_of
 from detection.nets import default_size, finds, is_agnostic, resize_rule, segments, takes_several
 from detection.recipe import DataConfig, DetectRecipe
-from detection.training.data_notes import notes_on_photographs, notes_on_small
+from detection.training.data_notes import notes_on_photographs, notes_on_shared, notes_on_small
 from detection.training.sets import sets_of
 from detection.training.start import take_classes
 from detection.training.stored_proposals import check_given, check_one_maker
@@ -116,6 +117,9 @@ def open_data(recipe: DetectRecipe, start: Exported | None = None) -> Data:
                 images.partial = joined
         opened.append(OpenSet(name, share, config, train, val))
     check_alike([one.train for one in opened])
+    for one, other in permutations(opened, 2):
+        if other.val is not None:
+            other.val.notes += notes_on_shared(one.train, other.val, f"training data of {one.name}")
     opened[0].train.notes += notes
     parts = [OneOf(one.name, one.train, factors_of(one.train, one.config) * one.share) for one in opened]
     return Data(opened[0].train, opened[0].val, SeveralSets(parts, joined=joined), tuple(opened))

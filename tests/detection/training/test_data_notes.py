@@ -13,7 +13,7 @@ from PIL import Image
 from detection.data.augment.presets import build_augment
 from detection.data.coco import CocoDetection
 from detection.recipe import DataConfig, DetectRecipe
-from detection.training.data_notes import notes_on_photographs, notes_on_queries, notes_on_small
+from detection.training.data_notes import notes_on_photographs, notes_on_queries, notes_on_shared, notes_on_small
 from detection.training.datasets import open_data
 from shared.errors import DataError
 from shared.recipes.recipe import RuntimeConfig
@@ -49,6 +49,10 @@ def test_photographs_that_come_twice_are_counted_by_content_not_by_name(tmp_path
         "2 of the 3 validation images are also in training, byte for byte, such as 1.png and 2.png; 3.png and 1.png; "
         "metrics on them say little"
     )
+    assert notes_on_shared(train, val, "training data of coco") == [
+        "2 of the 3 validation images are also in the training data of coco, byte for byte, such as 1.png and 2.png; "
+        "3.png and 1.png; metrics on them say little"
+    ]
     assert notes_on_photographs(CocoDetection(*folder(tmp_path / "c", [1, 2])), None) == []
 
 
