@@ -215,7 +215,10 @@ def defaults_for(model: ModelConfig, data: DataConfig) -> dict[str, Any]:
     networks = {"coco_kp": "keypoint_rcnn", "custom": "keypoint_rcnn", "coco_panoptic": "detr_panoptic"}
     values: dict[str, Any] = {"network": networks[data.dataset]} if data.dataset in networks else {}
     if data.dataset == "lvis" and model.network in OFFERED.having("max_detections"):
-        values["network_args"] = {"max_detections": LVIS_DETECTIONS}
+        from detection.nets import is_agnostic
+
+        if not is_agnostic(model.network):  # of which recall at 1,000 is measured
+            values["network_args"] = {"max_detections": LVIS_DETECTIONS}
     if data.dataset == "custom" and data.data_path is not None and (data.data_path / "result" / "weights").is_dir():
         values["weights_dir"] = data.data_path / "result" / "weights"
     return values

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from detection.nets import detector
+from detection.nets import detector, is_agnostic
 from detection.recipe import LVIS_DETECTIONS
 from shared.errors import DataError, UsageError
 from shared.weights.card import Card, Exported
@@ -22,7 +22,8 @@ def limit_of(card: Card, dataset: str, most: int | None) -> dict[str, Any]:
         if most is not None:
             raise UsageError(f"{network} has no limit of detections per image; remove --max-detections")
         return {}
-    if most is None and dataset == "lvis" and card.args["network_args"].get("max_detections") is None:
+    unlimited = dataset != "lvis" or is_agnostic(network)  # of those without classes recall at 1,000 is measured
+    if most is None and not unlimited and card.args["network_args"].get("max_detections") is None:
         most = LVIS_DETECTIONS
     return {} if most is None else {"max_detections": most}
 

@@ -149,9 +149,12 @@ def test_files_of_lvis_and_detectors_of_coco_and_the_reverse_are_told_apart(
         trained.evaluate(DataConfig(data_path=coco, dataset="lvis"), of_lvis, **HOW)
 
 
-def test_a_network_without_a_limit_is_not_told_one(card: Callable[..., Any]) -> None:
+def test_a_network_without_classes_keeps_its_limit_and_one_without_a_limit_is_told_none(
+    card: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
     own = card(kind="detector", args={"network": "unidetector_cln", "network_args": {}})
-    if "max_detections" not in detector.options("unidetector_cln"):
-        assert limit_of(own, "lvis", None) == {}
-        with pytest.raises(UsageError, match="remove --max-detections"):
-            limit_of(own, "coco", 5)
+    assert limit_of(own, "lvis", None) == {} and limit_of(own, "lvis", 5) == {"max_detections": 5}
+    monkeypatch.setattr("detection.inference.for_lvis.detector.options", lambda network: {})
+    assert limit_of(own, "lvis", None) == {}
+    with pytest.raises(UsageError, match="remove --max-detections"):
+        limit_of(own, "coco", 5)

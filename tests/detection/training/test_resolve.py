@@ -148,3 +148,12 @@ def test_one_line_says_whose_settings_they_are_and_what_was_scaled() -> None:
     (said,) = notes(resolved("--network", "fcos", "--lr", "0.001"), 4)
     assert "flags alone decide: sgd, learning rate 0.001, constant schedule, augmentation birder; without it" in said
     assert notes(resolved("--recipe", "bccd_fcos"), 4) == notes(resolve(["--network", "fcos"]), 4) == []
+
+
+def test_lvis_takes_300_detections_per_image_unless_told_and_only_where_there_is_a_limit() -> None:
+    def limit(*words: str) -> object:
+        return resolved("--dataset", "lvis", *words).recipe.model.network_args.get("max_detections")
+
+    assert limit("--network", "fcos") == 300 and limit("--network", "fcos", "--max-detections", "50") == 50
+    assert "max_detections" not in resolved("--network", "fcos").recipe.model.network_args
+    assert limit("--network", "unidetector_cln") is None
