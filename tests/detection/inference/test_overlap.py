@@ -27,7 +27,7 @@ from shared.weights.card import Exported
 from shared.weights.seen import NAME
 from shared.weights.store import Store
 
-HOW = {"batch_size": 4, "workers": 0, "size": None, "save": None}
+HOW: dict[str, Any] = {"batch_size": 4, "workers": 0, "size": None, "save": None}
 
 
 def folder_of(root: Path, seeds: list[int], *, lvis: bool = False, first: int = 1) -> Path:
@@ -62,7 +62,7 @@ def weights(store: Store, card: Callable[..., Any], tmp_path: Path) -> Callable[
 
     def build(names: tuple[str, ...], seeds: list[int], **more: Any) -> Exported:
         train = opened(folder_of(tmp_path / f"train{len(list(store.all()))}", seeds))
-        net = detector.build("fcos", backbone.build("test_resnet"), len(names), **{"width": 64, "min_score": 0.0})
+        net = detector.build("fcos", backbone.build("test_resnet"), len(names), width=64, min_score=0.0)
         args = {"network": "fcos", "network_args": {"width": 64, "min_score": 0.0}, "backbone": "test_resnet"}
         recipe = {"size": [64, 64], "aug_type": "hflip", **more}
         classes = {"names": list(names), "source_ids": list(range(1, len(names) + 1))}
@@ -97,7 +97,9 @@ def test_weights_remember_what_those_they_started_from_have_seen(
 
 
 def test_one_percent_is_tolerated_and_more_is_not(tmp_path: Path) -> None:
-    content = {"images": [{"id": n, "file_name": f"{n}.png", "height": 4, "width": 4} for n in range(1, 201)]}
+    content: dict[str, Any] = {
+        "images": [{"id": n, "file_name": f"{n}.png", "height": 4, "width": 4} for n in range(1, 201)]
+    }
     box = {"id": 1, "image_id": 1, "category_id": 1, "bbox": [0, 0, 2, 2]}
     content |= {"annotations": [box], "categories": [{"id": 1, "name": "it"}]}
     (tmp_path / "all.json").write_text(json.dumps(content))
@@ -138,7 +140,7 @@ def test_files_of_lvis_and_detectors_of_coco_and_the_reverse_are_told_apart(
     ):
         trained.evaluate(DataConfig(data_path=root, dataset="lvis"), of_coco, **HOW)
     of_lvis = trained.Trained(weights(("acorn", "kite"), [1], dataset="lvis"), torch.device("cpu"))
-    place = {"val_path": coco / "val2017", "coco_val_json_path": coco / "lvis_v1_val.json"}
+    place: dict[str, Any] = {"val_path": coco / "val2017", "coco_val_json_path": coco / "lvis_v1_val.json"}
     with pytest.raises(DataError, match=r"was trained on LVIS and knows its 2 classes.*'person'"):
         trained.evaluate(DataConfig(**place, dataset="coco"), of_lvis, **HOW)
     with pytest.raises(DataError, match="is an LVIS file.*add --dataset lvis"):
