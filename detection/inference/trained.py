@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -52,11 +53,13 @@ from detection.training.stored_proposals import check_given, check_maker, made_b
 from detection.training.task import DetectTask
 from detection.training.vocabularies import check_asked, own_vocabularies
 from shared.devices.ahead import ahead
+from shared.devices.device import has_native_bfloat16, precision
 from shared.errors import DataError, UsageError, WeightsError
 from shared.feeding.feed import in_order
 from shared.files import write_json
 from shared.logs.metrics import or_none, show_metric
-from shared.recipes.recipe import all_knobs, coerce
+from shared.loop.pace import rate
+from shared.recipes.recipe import RuntimeConfig, all_knobs, coerce
 from shared.text import say
 from shared.weights.card import Exported, expected_pixels
 from shared.weights.store import Store
@@ -96,6 +99,16 @@ class Trained:
         self.vocabularies = own_vocabularies(card, built.state_dict())
         self.task = DetectTask(built, expected_pixels(exported)).to(device).eval()
         self.recipe = card.recipe
+        self.dtype = self.precision()
+        if self.dtype is not None:
+            self.task.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+    def precision(self) -> torch.dtype | None:
+        """The dtype of autocast: that of training, whose last evaluation gave the same number; None for float32."""
+        if not self.recipe.get("amp") or (self.device.type == "cpu" and not has_native_bfloat16()):
+            return None
+        told = RuntimeConfig(amp=True, amp_dtype=self.recipe.get("amp_dtype", RuntimeConfig.amp_dtype))
+        return precision(told, self.device)
 
     @property
     def told(self) -> bool:
@@ -180,7 +193,11 @@ def evaluate(
         log.warning("%s", sentence)
     trained.task.evaluator = lambda: evaluator_for(dataset, config, trained.exported.card.args["network"])
     batches = in_order(dataset, batch_size, workers=workers, pin=trained.device.type == "cuda")
-    evaluator = with_counts(lambda: trained.task.evaluated(ahead(batches, trained.device)), trained, how)
+    began = time.perf_counter()
+    with torch.autocast(trained.device.type, trained.dtype, enabled=trained.dtype is not None):
+        evaluator = with_counts(lambda: trained.task.evaluated(ahead(batches, trained.device)), trained, how)
+    kind = "float32" if trained.dtype is None else str(trained.dtype).removeprefix("torch.")
+    log.info("evaluated %s on %s in %s", rate(len(dataset), time.perf_counter() - began), trained.device, kind)
     if save is not None:
         save_results(evaluator, save)
     return with_classes(evaluator)

@@ -75,6 +75,11 @@ class BlockMasks:
         kept = int(seen.sum(1).min())
         return Masks(seen.int().argsort(dim=1, descending=True, stable=True)[:, :kept], targets)
 
+    def beside(self, step: int, count: int) -> tuple[Tensor, Tensor]:
+        """The same as a plain pair, in the order of arguments in which the feed asks."""
+        context, targets = self.draw(count, step)
+        return context, targets
+
     def place_context(self, targets: Tensor, size: Size) -> Tensor:
         """(B, K, T) -> (B, N), true where the context sees: a block at a random place, without the targets.
 

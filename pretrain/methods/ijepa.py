@@ -10,6 +10,7 @@ Letters: B images, K target blocks of T patches each, M patches of context, N pa
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from copy import deepcopy
 from functools import partial
 from typing import Any
@@ -114,10 +115,15 @@ class IJEPA(Method):
     def before_step(self, step: int) -> None:
         self.step = step
 
-    def forward(self, batch: tuple[Tensor, Any]) -> dict[str, Tensor]:
-        """Images (B, 3, H, W) uint8, and labels, which are ignored."""
+    def beside(self) -> Callable[[int, int], tuple[Tensor, Tensor]]:
+        """The masks, drawn by the loading workers, so that a GPU does not wait for them."""
+        return self.masks.beside
+
+    def forward(self, batch: tuple[Any, ...]) -> dict[str, Tensor]:
+        """Images (B, 3, H, W) uint8; labels, which are ignored; the masks, which are drawn here if they are missing."""
         x = self.normalize(batch[0])
-        context, targets = (indices.to(x.device) for indices in self.draw(self, len(x)))
+        masks = batch[2] if len(batch) > 2 else self.draw(self, len(x))
+        context, targets = (indices.to(x.device) for indices in masks)
         wanted = self.look_up(x, targets)
         predicted = self.predictor(forward_tokens(self.backbone, x, context), context, targets)
         return {"prediction": F.smooth_l1_loss(predicted.float(), wanted)}

@@ -87,7 +87,7 @@ def train(resolved: Resolved) -> int:
             return dry_run(session, resolved, task, data)
         run_dir = session.open()
         describe(recipe, data, tag)
-        feed = session.feed(data.train)
+        feed = session.feed(data.train, beside=task.beside())
         for line in method_notes(resolved, feed.step_size):
             log.info("%s", line)
         exported = []

@@ -14,7 +14,7 @@ import logging
 import multiprocessing
 import os
 import signal
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -24,7 +24,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler, get_worker_info
 from shared.devices.flat import flatten, pinned_memory, shared_memory
 from shared.errors import BadSample, DataError, Refusal
 from shared.feeding.grouped import GroupedPlan
-from shared.feeding.plan import Plan, RepeatPlan, rng_for
+from shared.feeding.plan import Plan, RepeatPlan, rng_for, seed_of
 from shared.feeding.repeat import Repeats
 
 log = logging.getLogger(__name__)
@@ -70,6 +70,7 @@ class Feed:
         workers: loading processes; 0 loads in this process.
         groups: (N,) group number of each sample; each micro batch then has samples of one group. Not for shards.
         repeats: how often samples come in an epoch; None for once.
+        beside: called with (step, samples of the micro batch) to make the last item of a batch; see `Task.beside`.
         max_bad: fraction of the samples that may be unreadable before DataError is raised; one may be, unless it is 0.
         pin: pin batches in memory for a faster copy to the GPU.
     """
@@ -88,12 +89,14 @@ class Feed:
         workers: int = 0,
         groups: np.ndarray | None = None,
         repeats: Repeats | None = None,
+        beside: Callable[[int, int], Any] | None = None,
         max_bad: float = 0.001,
         pin: bool = False,
     ) -> None:
         self.samples, self.batch_size, self.micro_batches = samples, batch_size, micro_batches
         self.plan = plan_of(samples, seed, batch_size, groups, repeats)
-        self.fetch = Fetch(samples, self.plan, seed, pin)
+        more = None if beside is None else Beside(beside, seed, micro_batches)
+        self.fetch = Fetch(samples, self.plan, seed, pin, more)
         self.rank, self.world, self.workers, self.max_bad, self.pin = rank, world, workers, max_bad, pin
         self.bad: set[str] = set()
         if len(self.plan) == 0:
@@ -170,13 +173,23 @@ class InOrderBatches:
 class Fetch(Dataset):
     """Dataset from lists of positions of the run to micro batches."""
 
-    def __init__(self, samples: Samples, plan: Plan | RepeatPlan | GroupedPlan, seed: int, pin: bool = False) -> None:
-        self.samples, self.plan, self.seed, self.pin = samples, plan, seed, pin
+    def __init__(
+        self,
+        samples: Samples,
+        plan: Plan | RepeatPlan | GroupedPlan,
+        seed: int,
+        pin: bool = False,
+        beside: Beside | None = None,
+    ) -> None:
+        self.samples, self.plan, self.seed, self.pin, self.beside = samples, plan, seed, pin, beside
 
     def __getitem__(self, positions: list[int]) -> Fetched:
         bad: list[str] = []
         loaded = [self.sample(*divmod(p, len(self.plan)), bad) for p in positions]
-        return Fetched(handed_over(self.samples.collate(loaded), self.pin), bad)
+        batch = self.samples.collate(loaded)
+        if self.beside is not None:
+            batch = (*batch, self.beside.of(positions))
+        return Fetched(handed_over(batch, self.pin), bad)
 
     def sample(self, epoch: int, place: int, bad: list[str]) -> Any:
         for attempt in range(TRIES):
@@ -189,6 +202,19 @@ class Fetch(Dataset):
             except BadSample as error:
                 bad.append(str(error))
         raise DataError(f"{TRIES} consecutive samples cannot be read, the last one is {bad[-1]}; check --data-path")
+
+
+class Beside(NamedTuple):
+    """What comes with a micro batch besides its samples, a function of its number."""
+
+    make: Callable[[int, int], Any]
+    seed: int
+    micro_batches: int
+
+    def of(self, positions: list[int]) -> Any:
+        number = positions[0] // len(positions)
+        torch.default_generator.manual_seed(seed_of(self.seed, number))
+        return self.make(number // self.micro_batches, len(positions))
 
 
 class InOrder(Dataset):
@@ -229,12 +255,18 @@ def handed_over(batch: Any, pin: bool = False) -> Any:
     return flatten(batch, pinned_memory) if pin else batch
 
 
+def as_it_is(batch: Any) -> Any:
+    """DataLoader's own would walk through the batch, and make lists of its tuples."""
+    return batch
+
+
 def loader(dataset: Dataset, order: Any, workers: int, pin: bool) -> DataLoader:
     return DataLoader(
         dataset,
         sampler=order,
         batch_size=None,
         num_workers=workers,
+        collate_fn=as_it_is,
         pin_memory=pin and workers > 0,
         worker_init_fn=start_worker,
         prefetch_factor=4 if workers else None,

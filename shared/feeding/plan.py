@@ -25,6 +25,11 @@ def rng_for(seed: int, epoch: int, index: int) -> np.random.Generator:
     return np.random.Generator(np.random.Philox(key=[seed, SAMPLE], counter=[0, 0, epoch, index]))
 
 
+def seed_of(seed: int, micro_batch: int) -> int:
+    """The seed of torch's random numbers in a micro batch, numbered over the whole run."""
+    return ((seed << 40) + micro_batch) % 2**63
+
+
 def order_of(seed: int, epoch: int, block: int, size: int) -> np.ndarray:
     rng = np.random.Generator(np.random.Philox(key=[seed, ORDER], counter=[0, 0, epoch, block]))
     return rng.permutation(size)

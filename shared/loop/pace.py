@@ -63,3 +63,8 @@ class Cadence:
 def mean_over_processes(losses: dict[str, float]) -> dict[str, float]:
     gathered = dist.gather(losses)
     return {name: sum(one[name] for one in gathered) / len(gathered) for name in losses}
+
+
+def rate(count: int, seconds: float) -> str:
+    """'87 images in 3.1 s, 28.1 images/s'."""
+    return f"{count} images in {seconds:.1f} s, {count / max(seconds, 1e-9):.1f} images/s"

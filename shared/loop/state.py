@@ -18,8 +18,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
-from shared.errors import Refusal, WeightsError
+from shared.errors import Refusal, WeightsError, plural
 from shared.files import file_digest, sync_folder
 
 log = logging.getLogger(__name__)
@@ -107,3 +108,15 @@ def load_state(folder: Path) -> dict[str, Any] | None:
     if found:
         raise WeightsError(f"every training state in {folder} is damaged; start a new run with another --name")
     return None
+
+
+def insist_on_finite_weights(task: nn.Module, step: int) -> None:
+    """Raise Refusal if a weight is NaN or Inf: a gradient can be NaN where the loss is not, and later losses may not
+    show it.
+    """
+    broken = [name for name, value in task.named_parameters() if not value.isfinite().all()]
+    if broken:
+        raise Refusal(
+            f"{plural(len(broken), 'tensor')} of weights, such as {broken[0]}, became NaN or Inf at step {step}; lower "
+            f"--lr, leave --amp out or set --clip-grad-norm, then --resume from the last saved step"
+        )

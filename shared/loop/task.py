@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from torch import Tensor, nn
@@ -24,6 +24,14 @@ class Task(nn.Module):
     def forward(self, batch: Any) -> dict[str, Tensor]:
         """Named, already weighted losses of a batch, scalars; the loop minimizes their sum."""
         raise NotImplementedError
+
+    def beside(self) -> Callable[[int, int], Any] | None:
+        """What a step needs besides samples and is drawn by chance, made by the loading workers: (number of the step,
+        samples of the micro batch) -> a nest without named tuples, which becomes the last item of the batch.
+
+        Torch's random numbers are seeded as at the start of `forward`. None for nothing; streams never bring it.
+        """
+        return None
 
     def names(self, batch: Any) -> list[str]:
         """Names of the samples of a batch, for error messages; empty if they have none."""

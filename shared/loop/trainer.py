@@ -27,20 +27,21 @@ from shared.devices import dist
 from shared.devices.ahead import ahead
 from shared.devices.device import precision, to_device
 from shared.devices.sharding import accumulate, check_sharding, put_together, shard, whole_state, whole_weights
-from shared.errors import Refusal, UsageError, plural
+from shared.errors import Refusal, UsageError
 from shared.feeding.feed import Feed
+from shared.feeding.plan import seed_of
 from shared.logs.metrics import RunLog, show_metric
 from shared.logs.progress import Progress
 from shared.loop.compiled import compile_backbone
 from shared.loop.ema import Average
 from shared.loop.epochs import EpochEnd, Epochs, is_finished, nan_for_none, plain_metrics, read_epoch_end
 from shared.loop.optim import build_optimizer, for_batch
-from shared.loop.pace import Cadence, Losses, mean_over_processes
+from shared.loop.pace import Cadence, Losses, mean_over_processes, rate
 from shared.loop.replay import keep_replay, samples_of
 from shared.loop.resuming import check_same_run, restore
 from shared.loop.schedule import lr_scale, total_steps, wd_at
 from shared.loop.signals import StopRequest
-from shared.loop.state import load_state, save_state
+from shared.loop.state import insist_on_finite_weights, load_state, save_state
 from shared.loop.task import Task
 from shared.recipes.recipe import OptimConfig, RuntimeConfig, ScheduleConfig
 
@@ -186,7 +187,7 @@ class Trainer:
         self.task.before_step(self.step)
         first = self.step * self.feed.micro_batches + dist.rank() * len(micro_batches)
         # dropout and sampling are seeded by the position as well
-        seeds = [((self.runtime.seed << 40) + first + i) % 2**63 for i in range(len(micro_batches))]
+        seeds = [seed_of(self.runtime.seed, first + i) for i in range(len(micro_batches))]
         for i, (batch, seed) in enumerate(zip(micro_batches, seeds, strict=True)):
             torch.manual_seed(seed)
             with self.syncing(last=i + 1 == len(micro_batches)):
@@ -242,16 +243,6 @@ class Trainer:
                 f"lower --lr, lengthen --warmup-epochs or set --clip-grad-norm, then --resume from the last saved step"
             )
 
-    def insist_on_finite_weights(self) -> None:
-        """A gradient can be NaN where the loss is not, and later losses may not show it."""
-        broken = [name for name, value in self.task.named_parameters() if not value.isfinite().all()]
-        if broken:
-            raise Refusal(
-                f"{plural(len(broken), 'tensor')} of weights, such as {broken[0]}, became NaN or Inf at step "
-                f"{self.step}; lower --lr, leave "
-                f"--amp out or set --clip-grad-norm, then --resume from the last saved step"
-            )
-
     def end_epoch(self) -> None:
         """Evaluate and export, in the epochs where each is due and not done yet; the state of the epoch is saved."""
         epoch, last = self.epochs.number(self.step), self.step == self.total
@@ -297,7 +288,10 @@ class Trainer:
         with together, torch.autocast(self.device.type, self.amp_dtype, enabled=self.amp_dtype is not None):
             metrics = {}
             if self.val_loader is not None:
+                began = time.perf_counter()
                 metrics = task.evaluate(ahead(self.val_loader, self.device))
+                if metrics and (count := getattr(self.val_loader, "count", 0)):
+                    log.info("evaluated %s", rate(count, time.perf_counter() - began))
             return metrics | (self.probe(task) if probing and self.probe else {})
 
     def deliver(self, epoch: int, last: bool) -> None:
@@ -345,7 +339,7 @@ class Trainer:
     def save(self) -> None:
         """Write the state atomically: a killed run keeps the previous one."""
         self.insist_on_finite_losses()  # a state with NaN must not replace a good one
-        self.insist_on_finite_weights()
+        insist_on_finite_weights(self.task, self.step)
         state = self.state() if self.sharded or dist.is_main() else {}
         if dist.is_main():
             save_state(self.run_dir / "last", self.step, state)

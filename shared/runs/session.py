@@ -82,12 +82,19 @@ class Session:
         setup_logging(self.run_dir, enabled=dist.is_main())
         return self.run_dir
 
-    def feed(self, samples: Any, groups: np.ndarray | None = None, repeats: Repeats | None = None) -> Any:
+    def feed(
+        self,
+        samples: Any,
+        groups: np.ndarray | None = None,
+        repeats: Repeats | None = None,
+        beside: Callable[[int, int], Any] | None = None,
+    ) -> Any:
         """The training feed. A resumed run keeps its number of micro batches per step, for any number of processes.
 
         Args:
             groups: (N,) group number of each sample, if each micro batch is to hold samples of one group.
             repeats: how often samples come in an epoch; None for once.
+            beside: what comes with each micro batch, as `Task.beside` gives it.
         """
         runtime, world = self.runtime, dist.world()
         micro_batches = runtime.grad_accum_steps * world
@@ -118,6 +125,7 @@ class Session:
             workers=workers,
             groups=groups,
             repeats=repeats,
+            beside=beside,
             max_bad=runtime.max_bad_samples,
             **shares,
         )

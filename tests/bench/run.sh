@@ -20,7 +20,9 @@ echo "== open vocabulary"; $python -W ignore tests/bench/bench_open_vocabulary.p
 echo "== COCO AP";        $python -W ignore tests/bench/bench_coco_eval.py
 echo "== LVIS AP";        $python -W ignore tests/bench/bench_lvis_eval.py
 echo "== mask and keypoint AP"; $python -W ignore tests/bench/bench_mask_keypoint_eval.py
+echo "== opening a large COCO file"; $python -W ignore tests/bench/bench_opening.py
 if [ -n "${CHORDATE_REAL_DATA:-}" ]; then
+  echo "== taking a batch from a worker"; $python -W ignore tests/bench/bench_handover.py --data "$CHORDATE_REAL_DATA"
   echo "== pretraining data"; $python -W ignore tests/bench/bench_pretrain_data.py --data "$CHORDATE_REAL_DATA"
   echo "== mask and keypoint data"; $python -W ignore tests/bench/bench_mask_data.py --data "$CHORDATE_REAL_DATA"
   echo "== detection data";   $python -W ignore tests/bench/bench_detection_data.py --data "$CHORDATE_REAL_DATA"

@@ -20,8 +20,11 @@ from backbones.tokens import forward_tokens, sincos_positions, vit_of
 from pretrain.methods import Facts, method
 from pretrain.methods.ijepa import IJEPA, Predictor, last_tokens
 from pretrain.views.crops import RandomResizedCrop
+from shared.devices.flat import opened
 from shared.errors import UsageError
+from shared.feeding.feed import Feed
 from shared.feeding.pixels import PIXEL_STATS
+from shared.feeding.plan import seed_of
 from shared.loop.optim import parameter_groups
 from shared.recipes.recipe import OptimConfig
 
@@ -353,3 +356,33 @@ def test_a_refused_backbone_is_left_as_it_was() -> None:
     with pytest.raises(UsageError):
         build(net, predictor_heads=3)
     assert torch.equal(vit_of(net).pos_embed, before) and vit_of(net).pos_embed.requires_grad
+
+
+# --- masks come with the batch --------------------------------------------------------------
+
+
+class Gray:
+    """Nine gray images without labels."""
+
+    sizes, fingerprint = (9,), "f" * 64
+
+    def load(self, index: int, rng: Any) -> Any:
+        return torch.full((3, 32, 32), 20 * index, dtype=torch.uint8)
+
+    def collate(self, samples: list[Any]) -> Any:
+        return torch.stack(samples), torch.full((len(samples),), -1)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_the_loader_brings_the_masks_that_the_step_would_draw(workers: int) -> None:
+    task = build(encoder(), FACTS, min_keep=4)
+    feed = Feed(Gray(), seed=3, batch_size=3, micro_batches=2, workers=workers, beside=task.beside())
+    for step, micro_batches in enumerate(feed.steps(2, 4), start=2):
+        for i, (images, labels, masks) in enumerate(map(opened, micro_batches)):
+            task.before_step(step)
+            torch.manual_seed(seed_of(3, 2 * step + i))
+            context, targets = task.draw(task, len(images))
+            assert type(masks) is tuple and masks[0].equal(context) and masks[1].equal(targets)
+            torch.manual_seed(seed_of(3, 2 * step + i))
+            drawn = task.eval()((images, labels))["prediction"]
+            assert task((images, labels, masks))["prediction"].equal(drawn)
