@@ -6,6 +6,7 @@ import copy
 import json
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -215,3 +216,23 @@ def test_two_ranks_find_what_one_process_finds(network: str, coco: Path, monkeyp
     monkeypatch.setattr(task.dist, "gather", lambda own: [own, copy.deepcopy(parts[1])])
     both = work.evaluated(in_order(data, 1, rank=0, world=2))
     assert both.results() == alone.results() and both.summary() == alone.summary() and len(both.found) == 4
+
+
+@pytest.mark.parametrize(
+    ("recipe", "native", "device", "expected"),
+    [
+        ({}, True, "cuda", None),
+        ({"amp": False}, True, "cpu", None),
+        ({"amp": True, "amp_dtype": "float16"}, False, "cuda", torch.float16),
+        ({"amp": True, "amp_dtype": "bfloat16"}, False, "cuda:1", torch.bfloat16),
+        ({"amp": True, "amp_dtype": "float16"}, True, "cpu", torch.bfloat16),
+        ({"amp": True, "amp_dtype": "bfloat16"}, False, "cpu", None),
+    ],
+)
+def test_a_detector_is_evaluated_in_the_precision_it_was_trained_in(
+    recipe: dict[str, Any], native: bool, device: str, expected: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("detection.inference.trained.has_native_bfloat16", lambda: native)
+    monkeypatch.setattr("shared.devices.device.has_native_bfloat16", lambda: native)
+    own: Any = SimpleNamespace(recipe=recipe, device=torch.device(device))
+    assert trained.Trained.precision(own) is expected
