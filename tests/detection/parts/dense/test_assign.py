@@ -140,3 +140,12 @@ def test_only_the_best_anchor_of_a_later_box_is_taken_from_a_box(boxes: list, an
     for n in range(len(b)):
         expected[int(iou[n].argmax())] = n
     assert single(b, a).tolist() == expected
+
+
+def test_the_best_anchor_of_a_box_needs_an_overlap_of_at_least_the_floor() -> None:
+    """A square of 10 in one of 20 has an IoU of .25: its best anchor without a floor, none with one of .3."""
+    boxes, anchors = torch.tensor([[5.0, 5, 15, 15]]), torch.tensor([[0.0, 0, 20, 20], [40, 40, 60, 60]])
+    assert by_overlap(boxes, anchors, high=0.7, low=0.3).tolist() == [0, NOTHING]
+    assert by_overlap(boxes, anchors, high=0.7, low=0.3, floor=0.3).tolist() == [NOTHING, NOTHING]
+    assert by_overlap(boxes, anchors, high=0.7, low=0.3, floor=0.25).tolist() == [0, NOTHING]
+    assert by_overlap(boxes, anchors[:0], high=0.7, low=0.3).tolist() == []
