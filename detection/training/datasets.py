@@ -117,6 +117,7 @@ def open_data(recipe: DetectRecipe, start: Exported | None = None) -> Data:
                 images.partial = joined
         opened.append(OpenSet(name, share, config, train, val))
     check_alike([one.train for one in opened])
+    check_one_maker(*(images for one in opened for images in (one.train, one.val)))
     for one, other in permutations(opened, 2):
         if other.val is not None:
             other.val.notes += notes_on_shared(one.train, other.val, f"training data of {one.name}")

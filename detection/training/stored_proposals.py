@@ -27,13 +27,13 @@ def made_by(data: CocoDetection) -> dict[str, str] | None:
 
 
 def check_one_maker(*sets: CocoDetection | None) -> None:
-    """Raise WeightsError if the proposals of training and validation were made by different weights."""
+    """Raise WeightsError if the proposals of some images were made by other weights than those of others."""
     makers = {maker["digest"]: maker for data in sets if data is not None and (maker := made_by(data))}
     if len(makers) > 1:
         first, *_, last = map(called, makers.values())
         raise WeightsError(
-            f"the proposals of training are of {first}, those of validation of {last}; make both with the same weights "
-            "by one `detect propose`"
+            f"the proposals of some images are of {first}, those of others of {last}; make all with the same weights, "
+            "by `detect propose`"
         )
 
 

@@ -99,7 +99,7 @@ def test_proposals_and_counts_of_others_are_refused(said: Callable[..., str]) ->
     for name, split in (("cln", "train"), ("other", "val")):
         file = Path(f"proposals/{name}/instances_{split}.safetensors")
         (mixed / file.name).write_bytes(file.read_bytes())
-    assert "make both with the same weights" in said(f"{SECOND} --proposals proposals/mixed --name no", 4)
+    assert "make all with the same weights" in said(f"{SECOND} --proposals proposals/mixed --name no", 4)
     assert "makes its own proposals; remove --proposals" in said(f"{FIRST} --proposals proposals/cln --name no", 2)
     assert "--beta is for networks on stored proposals" in said(
         "eval --weights runs/cln --data-path coco --beta 0.3", 2
