@@ -42,7 +42,7 @@ from detection.training.network_defaults import notes
 from detection.training.sets import sets_of
 from detection.training.start import fill_from, find_start, rebuild_backbone, unconsumed_warmups
 from detection.training.task import DetectTask
-from detection.training.vocabularies import OfSet, Spoken, check_asked, is_told, of_set, spoken_for
+from detection.training.vocabularies import AskedSet, Spoken, check_asked, is_told, of_set, spoken_for
 from shared.devices import dist
 from shared.devices.device import to_device
 from shared.errors import UsageError, plural
@@ -141,7 +141,7 @@ def train(resolved: Resolved) -> int:
     return 0
 
 
-def names_of_sets(data: Data, config: DataConfig) -> list[OfSet]:
+def names_of_sets(data: Data, config: DataConfig) -> list[AskedSet]:
     """The data sets, with the vocabulary that is asked for each."""
     if not data.sets:
         folder = "demo" if config.data_path is None else config.data_path.resolve().name

@@ -39,7 +39,7 @@ FIRST_LOSS = (
 )
 
 
-class OfSet(NamedTuple):
+class AskedSet(NamedTuple):
     """One data set: its name, its classes, which of them have objects, and its --vocabulary."""
 
     name: str
@@ -57,7 +57,7 @@ class Spoken:
         found: their vocabularies, bound to their classes.
     """
 
-    sets: tuple[OfSet, ...]
+    sets: tuple[AskedSet, ...]
     found: tuple[Vocabulary, ...]
 
     def options(self, args: Mapping[str, Any]) -> dict[str, Any]:
@@ -112,13 +112,13 @@ def check_asked(network: str, asked: str | None) -> None:
         )
 
 
-def of_set(data: CocoDetection, name: str, asked: str | None) -> OfSet:
+def of_set(data: CocoDetection, name: str, asked: str | None) -> AskedSet:
     """A data set as `spoken_for` takes it."""
     counts = np.bincount(data.labels[data.is_target], minlength=len(data.classes))
-    return OfSet(name, data.classes, counts > 0, asked)
+    return AskedSet(name, data.classes, counts > 0, asked)
 
 
-def spoken_for(sets: Sequence[OfSet], model: ModelConfig, start: Exported | None = None) -> Spoken:
+def spoken_for(sets: Sequence[AskedSet], model: ModelConfig, start: Exported | None = None) -> Spoken:
     """Find the vocabulary of each data set, bound to its classes. Sets that ask for none have that text model's which
     another set asks for, else that of `start`, else random vectors.
 

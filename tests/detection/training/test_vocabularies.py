@@ -16,7 +16,7 @@ from detection.cli import main
 from detection.data.annotations.classes import ClassMap
 from detection.nets import detector
 from detection.recipe import ModelConfig
-from detection.training.vocabularies import OfSet, check_asked, is_told, own_vocabularies, spoken_for
+from detection.training.vocabularies import AskedSet, check_asked, is_told, own_vocabularies, spoken_for
 from detection.vocabulary.shipped import CLIP
 from detection.vocabulary.table import Vocabulary, random_vocabulary
 from shared.errors import UsageError, WeightsError
@@ -26,8 +26,8 @@ DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight"
 MODEL = ModelConfig(network="unidetector", network_args={"vocabulary_width": 16})
 
 
-def one(names: tuple[str, ...], asked: str | None, name: str = "coco") -> OfSet:
-    return OfSet(name, ClassMap(names, tuple(range(3, 3 + len(names)))), np.ones(len(names), bool), asked)
+def one(names: tuple[str, ...], asked: str | None, name: str = "coco") -> AskedSet:
+    return AskedSet(name, ClassMap(names, tuple(range(3, 3 + len(names)))), np.ones(len(names), bool), asked)
 
 
 def test_classes_are_bound_to_the_vectors_of_their_names(tmp_path: Path) -> None:
