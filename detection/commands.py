@@ -10,10 +10,11 @@ from detection.inference.commands import open_weights
 from detection.published.dialects import translate
 from detection.training.resolve import resolve, train_flags
 from shared.devices.launcher import adopt
-from shared.errors import WeightsError
+from shared.errors import UsageError, WeightsError
 from shared.recipes.commands import Command
 from shared.recipes.flags import Parser
 from shared.recipes.recipe import Resolved
+from shared.recipes.values import number
 from shared.text import say
 
 
@@ -59,18 +60,39 @@ def evaluate_only(resolved: Resolved, weights: str) -> int:
 def report_flags() -> Parser:
     parser = Parser(prog="detect report", description="One self-contained HTML page about runs.")
     parser.add_argument("runs", nargs="+", type=Path, help="run folders; with two, the second is compared to the first")
-    parser.add_argument("--output", "-o", type=Path, required=True, help="the HTML file to write")
+    parser.add_argument("--output", "-o", type=Path, help="the HTML file to write")
+    parser.add_argument("--png", type=Path, metavar="FOLDER", help="write a picture of each run's training loss there")
+    parser.add_argument(
+        "--smooth",
+        type=number(low=0, below=1),
+        help="exponential moving average over training curves, such as 0.9: the weight of the past",
+    )
+    parser.add_argument(
+        "--skip-first-above",
+        type=number(low=0, high=1e9),
+        metavar="LOSS",
+        help="leave out the first point of a training curve if it is larger, such as 100",
+    )
     return parser
 
 
 def report(argv: list[str]) -> int:
     args = report_flags().parse_exactly(argv)
-    from shared.runs.report import check_runs, read_runs, verdict, write_report
+    if args.output is None and args.png is None:
+        raise UsageError("detect report writes a page or pictures; give --output FILE.html, --png FOLDER, or both")
+    from shared.runs.curves import write_pictures
+    from shared.runs.folders import read_runs
+    from shared.runs.report import check_runs, verdict, write_report
 
     check_runs(args.runs)
-    page = write_report(args.runs, args.output)
-    say(verdict(read_runs(args.runs)))
-    say(f"report: {page}")
+    if args.png is not None:
+        for picture in write_pictures(read_runs(args.runs), args.png, args.smooth, args.skip_first_above):
+            say(f"picture: {picture}")
+    if args.output is not None:
+        shown = {"smooth": args.smooth, "skip_first_above": args.skip_first_above}
+        page = write_report(args.runs, args.output, **shown)
+        say(verdict(read_runs(args.runs)))
+        say(f"report: {page}")
     return 0
 
 

@@ -12,69 +12,21 @@ from __future__ import annotations
 
 import base64
 import io
-import json
 import logging
-import math
-import re
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from shared.errors import UsageError
 from shared.files import write_aside
-from shared.logs.metrics import read_metrics
+from shared.runs import curves
+from shared.runs.folders import Run, read_runs
 
 log = logging.getLogger(__name__)
 
-COLOURS = ("#3b82f6", "#f97316", "#10b981", "#a855f7", "#ef4444", "#0ea5a8", "#ca8a04", "#ec4899")
-INK = "#010203"  # placeholder for the page's text color, dark or light
-ROW_KEYS = ("kind", "step", "epoch", "time")
-NOT_LOSSES = ("lr", "grad_norm", "images_per_s", "wait_share", "seconds", "memory_gb")
-MOST_PICTURES, MOST_PARTS = 12, 6
+MOST_PICTURES = 12
 FILES = ("recipe.yaml", "metrics.jsonl", "result.json", "transfer.json", "lineage.json", "pictures")  # any makes a run
 MOST_BYTES = 200_000  # a larger picture is compressed again as JPEG
-
-
-@dataclass(frozen=True)
-class Run:
-    """The contents of a run folder."""
-
-    name: str
-    color: str
-    rows: list[dict[str, Any]]
-    result: dict[str, Any]
-    transfer: dict[str, Any]
-    lineage: list[dict[str, Any]]
-    recipe: str
-    pictures: list[Path]
-
-    def metrics(self) -> dict[str, float | None]:
-        """The final metrics, the headline first; for an unfinished run, those of the last validation; None is n/a."""
-        metrics = self.result.get("metrics") or {}
-        if not metrics:
-            last = [row for row in self.rows if row.get("kind") == "val"][-1:]
-            metrics = {name: value for row in last for name, value in row.items() if name not in ROW_KEYS}
-        return {
-            name: None if value is None else float(value)
-            for name, value in metrics.items()
-            if value is None or is_number(value)
-        }
-
-    def headline(self) -> str | None:
-        return next(iter(self.metrics()), None)
-
-    def series(self, name: str, kind: str) -> tuple[list[float], list[float]]:
-        """Epochs and values of one metric or loss."""
-        rows = [row for row in self.rows if row.get("kind") == kind and is_number(row.get(name))]
-        return [row["epoch"] for row in rows], [row[name] for row in rows]
-
-
-class Panel(NamedTuple):
-    """One chart: a curve per run that has it, as an inline SVG."""
-
-    title: str
-    svg: str
 
 
 class Node(NamedTuple):
@@ -87,12 +39,19 @@ class Node(NamedTuple):
 
 
 def write_report(
-    runs: Sequence[Path], out: Path, *, pictures: Sequence[Path] = (), title: str = "chordate report"
+    runs: Sequence[Path],
+    out: Path,
+    *,
+    pictures: Sequence[Path] = (),
+    title: str = "chordate report",
+    smooth: float | None = None,
+    skip_first_above: float | None = None,
 ) -> Path:
     """Write the report about these run folders to `out`, atomically.
 
     Args:
         pictures: image files to show in addition to each run's `pictures` folder.
+        smooth, skip_first_above: see `curves.draw_curves`.
     """
     from jinja2 import Environment, StrictUndefined
     from markupsafe import Markup
@@ -106,7 +65,7 @@ def write_report(
         title=title,
         runs=read,
         verdict=verdict(read),
-        panels=[(panel.title, Markup(panel.svg)) for panel in draw_curves(read)],
+        panels=[(panel.title, Markup(panel.svg)) for panel in curves.draw_curves(read, smooth, skip_first_above)],
         gallery=gallery(read, pictures),
         nodes=nodes,
         arrows=arrows,
@@ -128,49 +87,6 @@ def check_runs(folders: Sequence[Path]) -> None:
             f"{' and '.join(map(str, folders))} has no metrics, results or pictures yet, so there is nothing to "
             f"report; train it first, or continue it with --resume"
         )
-
-
-# --- reading ------------------------------------------------------------------------------------
-
-
-def read_runs(folders: Sequence[Path]) -> list[Run]:
-    """The runs in the given order; folders of the same name are shown with their parent folder."""
-    names = [folder.resolve().name for folder in folders]
-    if len(set(names)) < len(names):
-        names = ["/".join(folder.resolve().parts[-2:]) for folder in folders]
-    return [
-        read_run(folder, name, COLOURS[i % len(COLOURS)])
-        for i, (folder, name) in enumerate(zip(folders, names, strict=True))
-    ]
-
-
-def read_run(folder: Path, name: str, color: str) -> Run:
-    recipe = folder / "recipe.yaml"
-    kinds = (".jpg", ".jpeg", ".png")
-    pictures = sorted(path for path in (folder / "pictures").glob("*") if path.suffix.lower() in kinds)
-    lineage = read_json(folder / "lineage.json", [])
-    return Run(
-        name=name,
-        color=color,
-        rows=read_metrics(folder),
-        result=read_json(folder / "result.json", {}),
-        transfer=read_json(folder / "transfer.json", {}),
-        lineage=[node for node in lineage if isinstance(node, dict) and "digest" in node],
-        recipe=recipe.read_text(encoding="utf-8", errors="replace") if recipe.is_file() else "",
-        pictures=pictures,
-    )
-
-
-def read_json(path: Path, otherwise: Any) -> Any:
-    """The content of a JSON file, or `otherwise` if it is missing or damaged."""
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return otherwise
-    except (OSError, ValueError) as error:
-        log.warning("%s is not in the report: %s", path, error)
-        return otherwise
-    return content if isinstance(content, type(otherwise)) else otherwise
 
 
 # --- headline -----------------------------------------------------------------------------------
@@ -201,10 +117,6 @@ def verdict(runs: Sequence[Run]) -> str:
     return sentence + (f" Not finished: {' and '.join(unfinished)}." if unfinished else "")
 
 
-def is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-
-
 def show_number(value: Any) -> str:
     """0.41237 -> 0.412, 23512130 -> 23,512,130, None -> n/a; other values unchanged."""
     if value is None:
@@ -214,79 +126,6 @@ def show_number(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:.4f}" if 0 < abs(value) < 0.1 and abs(value) >= 1e-3 else f"{value:.3g}"
     return str(value)
-
-
-# --- curves -------------------------------------------------------------------------------------
-
-
-def draw_curves(runs: Sequence[Run]) -> list[Panel]:
-    """Charts of total loss and headline metric, then of their parts; none without matplotlib."""
-    wanted = [("loss", "train")]
-    wanted += [(name, "val") for name in dict.fromkeys(run.headline() for run in runs) if name]
-    totals = [with_total(run) for run in runs]
-    names = dict.fromkeys(name for run in runs for row in run.rows if row.get("kind") == "train" for name in row)
-    parts = [name for name in names if name not in (*ROW_KEYS, "loss", "images_per_s", "wait_share", "memory_gb")]
-    if len(parts) > 1:  # the only part of a total is the total
-        wanted += [(name, "train") for name in parts[:MOST_PARTS]]
-    panels = []
-    try:
-        for name, kind in wanted:
-            lines = [(run.color, *run.series(name, kind)) for run in totals]
-            if any(epochs for _, epochs, _ in lines):
-                title = {"train": "training", "val": "validation"}[kind]
-                panels.append(Panel(f"{name} ({title})", draw_chart(lines, f"{kind}-{len(panels)}")))
-    except ImportError:
-        log.warning("the report has no curves because matplotlib is not installed; pip install matplotlib")
-    return panels
-
-
-def with_total(run: Run) -> Run:
-    """The run with a total `loss` in every training row: the sum of the logged losses, unless it was logged."""
-    rows = []
-    for row in run.rows:
-        parts = [v for k, v in row.items() if k not in (*ROW_KEYS, *NOT_LOSSES) and is_number(v)]
-        missing = row.get("kind") == "train" and "loss" not in row and parts
-        rows.append({**row, "loss": sum(parts)} if missing else row)
-    return Run(**{**run.__dict__, "rows": rows})
-
-
-def draw_chart(lines: Sequence[tuple[str, list[float], list[float]]], key: str) -> str:
-    """(color, epochs, values) of each run -> an SVG in the page's text color. `key` makes its ids unique."""
-    import matplotlib
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": key, "text.parse_math": False}):
-        figure = Figure(figsize=(5, 3), layout="constrained")
-        FigureCanvasAgg(figure)
-        axes = figure.add_subplot()
-        for color, epochs, values in lines:
-            noisy = len(values) > 40
-            axes.plot(epochs, values, color=color, linewidth=1.6, alpha=0.25 if noisy else 1, marker=marker(values))
-            if noisy:
-                axes.plot(epochs, smooth(values), color=color, linewidth=1.8)
-        axes.set_xlabel("epoch", color=INK)
-        axes.tick_params(colors=INK)
-        axes.grid(color=INK, alpha=0.15, linewidth=0.6)
-        axes.spines[["top", "right"]].set_visible(False)
-        axes.spines[["left", "bottom"]].set_color(INK)
-        buffer = io.StringIO()
-        figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
-    svg = buffer.getvalue()
-    svg = re.sub(r"<metadata>.*?</metadata>", "", svg[svg.index("<svg") :], flags=re.DOTALL)
-    svg = re.sub(r'(\bid="|url\(#|href="#)', rf"\g<1>{key}-", svg)
-    return svg.replace(INK, "currentColor")
-
-
-def marker(values: Sequence[float]) -> str:
-    return "o" if len(values) <= 3 else ""
-
-
-def smooth(values: Sequence[float]) -> list[float]:
-    """Running mean over about 1/20 of the curve; the window shrinks at the ends."""
-    reach = max(1, len(values) // 40)
-    windows = [values[max(0, i - reach) : i + reach + 1] for i in range(len(values))]
-    return [sum(window) / len(window) for window in windows]
 
 
 # --- pictures -----------------------------------------------------------------------------------

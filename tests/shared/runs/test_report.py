@@ -12,8 +12,10 @@ import pytest
 pytest.importorskip("jinja2")
 
 from detection.cli import main as detect
-from shared.runs import report
-from shared.runs.report import generation, read_runs, show_number, verdict, write_report
+from shared.runs import curves, report
+from shared.runs.curves import moving_average
+from shared.runs.folders import read_runs
+from shared.runs.report import generation, show_number, verdict, write_report
 
 VOID = {"meta", "img", "br"}
 EVIL = "<script>alert(1)</script>"
@@ -163,7 +165,7 @@ def test_without_matplotlib_there_is_a_report_without_curves(
     def missing(*_: object) -> str:
         raise ImportError
 
-    monkeypatch.setattr(report, "draw_chart", missing)
+    monkeypatch.setattr(curves, "draw_chart", missing)
     text = checked(write_report(two, tmp_path / "report.html")).text
     assert "is ahead" in text and "Curves" not in text
 
@@ -214,3 +216,28 @@ def test_a_report_of_nothing_is_refused(tmp_path: Path, capsys: pytest.CaptureFi
         assert detect(["report", str(tmp_path / name), "-o", str(tmp_path / "page.html")]) == 2
         assert says in capsys.readouterr().err
     assert not (tmp_path / "page.html").exists()
+
+
+def test_a_moving_average_starts_at_the_first_value() -> None:
+    assert moving_average([], 0.9) == []
+    assert moving_average([4.0, 0.0, 10.0], 0.5) == [4.0, 2.0, 6.0]
+    assert moving_average([7.0, 7.0, 7.0], 0.9) == pytest.approx([7.0, 7.0, 7.0])
+
+
+def test_the_loss_of_a_run_is_a_picture_smoothed_without_a_first_point_that_hides_the_rest(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = make_run(tmp_path / "first", 0.4)
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    rows[0]["cls"] = 150.0
+    (run / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    words = ["report", str(run), "--png", str(tmp_path / "plots"), "--smooth", "0.9", "--skip-first-above", "100"]
+    assert detect(words) == 0
+    assert (tmp_path / "plots" / "first.png").read_bytes().startswith(b"\x89PNG")
+    assert detect(words) == 2 and "nothing is overwritten" in capsys.readouterr().err
+    (read,) = read_runs([run])
+    assert curves.line_of(curves.with_total(read), "loss", "train", None).values[0] == 150.5
+    short = curves.line_of(curves.with_total(read), "loss", "train", 100.0)
+    assert len(short.values) == 5 and short.epochs[0] == pytest.approx(2 / 3)
+    assert detect(["report", str(run), "-o", str(tmp_path / "page.html"), *words[4:]]) == 0
+    assert detect(["report", str(run)]) == 2 and "--output FILE.html, --png FOLDER" in capsys.readouterr().err
