@@ -83,7 +83,7 @@ def refused(run: Callable, shards: Path, coco: Path, tmp_path: Path) -> Callable
         (PRETRAIN + "--recipe nonsense.yaml", "there is no file nonsense.yaml"),
         (DETECT + "--recipe nonsense", "no recipe 'nonsense'"),
         ("detect eval", "either --weights or --results"),
-        ("detect eval --results truth --eval-backend pycoco --data-path {coco}", "--eval-backend is 'pycoco', did you mean 'pycocotools'"),
+        ("detect eval --results truth --eval-backend pycoco --data-path {coco}", "did you mean 'pycocotools'"),
         ("detect predict x.jpg", "--weights"),
         ("detect list network", "did you mean 'networks'?"),
         ("pretrain list weight", "did you mean 'weights'?"),

@@ -67,7 +67,7 @@ def test_a_tag_finds_its_only_backbone_and_flags_say_otherwise_where_they_may(ex
         ("--tag vicreg --backbone-epoch 9", WeightsError, "at epoch 9"),
         ("--tag vicreg --rgb-mode clip", WeightsError, "was trained with pixel mean"),
         ("--tag vicreg --pretrained", UsageError, "keep one"),
-        ("--tag vicreg --rgb-mode klip", UsageError, "no pixel statistics"),
+        ("--tag vicreg --rgb-mode klip", UsageError, "did you mean 'clip'"),
         ("--model test_resnet --backbone-epoch 3", UsageError, "--tag"),
         ("", UsageError, "nothing to evaluate"),
         ("--model tset_resnet", UsageError, "tset_resnet"),
