@@ -53,11 +53,7 @@ def train(resolved: Resolved) -> int:
     session = Session(resolved, stem=run_stem(recipe), command="pretrain train")
     try:
         data = open_data(recipe)
-        if method_is_labeled(recipe.model.method) and data.num_classes == 1:
-            raise DataError(
-                f"the training data has one class, of which --method {recipe.model.method} learns nothing; give data "
-                f"with at least two, or a method without labels, such as vicreg"
-            )
+        check_classes(recipe.model.method, data)
         options: dict[str, Any] = {} if recipe.model.drop_path is None else {"drop_path": recipe.model.drop_path}
         options |= {"aws_compat": True} if recipe.model.aws_compat else {}
         store = Store(recipe.runtime.weights_dir)
@@ -126,6 +122,15 @@ def train(resolved: Resolved) -> int:
     finally:
         dist.stop()
     return 0
+
+
+def check_classes(name: str, data: Data) -> None:
+    """Raise DataError if a method that learns from labels gets data of a single class."""
+    if method_is_labeled(name) and data.num_classes == 1:
+        raise DataError(
+            f"the training data has one class, of which --method {name} learns nothing; give data with at least two, "
+            f"or a method without labels, such as vicreg"
+        )
 
 
 class Start(NamedTuple):
