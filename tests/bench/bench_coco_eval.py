@@ -9,15 +9,10 @@ ratios; memory is the growth of the peak resident size after detections and grou
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import io
 import json
-import statistics
-import subprocess
 import sys
-import tempfile
-import time
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +23,7 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 from detection.data.coco import CocoDetection
 from detection.eval.coco import CocoEvaluator
 from detection.types import Detections
+from tests.bench.evaluations import Beside, main, timed
 
 CLASSES, OBJECTS, FOUND = 80, 7, 100  # objects and detections per image
 SIDE = 720
@@ -98,12 +94,6 @@ def documented(truth: Any, results: list[dict[str, Any]]) -> list[float]:
     return [float(number) for number in evaluation.stats]
 
 
-def peak() -> float:
-    """Peak resident size of this process in MB; getrusage would include the parent's."""
-    told = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
-    return int(told.split()[1]) / 1024
-
-
 def measure(whose: str, annotations: Path) -> dict[str, Any]:
     """One evaluation in this process: CPU seconds, MB, and the twelve COCO metrics."""
     data = CocoDetection(annotations.parent, annotations)
@@ -125,53 +115,21 @@ def measure(whose: str, annotations: Path) -> dict[str, Any]:
             def work() -> list[float]:
                 return documented(truth, results)
 
-        before, start = peak(), time.process_time()
-        numbers = work()
-        return {"seconds": time.process_time() - start, "extra": peak() - before, "whole": peak(), "numbers": numbers}
-
-
-def child(whose: str, annotations: Path) -> dict[str, Any]:
-    words = [sys.executable, "-W", "ignore", __file__, "--measure", whose, "--annotations", str(annotations)]
-    return json.loads(subprocess.run(words, capture_output=True, text=True, check=True).stdout)
-
-
-def told(reached: bool) -> str:
-    return "reached" if reached else "MISSED"
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--images", type=int, default=5000)
-    parser.add_argument("--measure", help=argparse.SUPPRESS)
-    parser.add_argument("--annotations", type=Path, help=argparse.SUPPRESS)
-    options = parser.parse_args()
-    torch.set_num_threads(1)
-    if options.measure:
-        print(json.dumps(measure(options.measure, options.annotations)))
-        return
-    print(f"AP of {options.images} images, {FOUND * options.images} detections, {CLASSES} classes", flush=True)
-    rounds = []
-    with tempfile.TemporaryDirectory() as folder:
-        annotations = Path(folder) / "instances.json"
-        write_truth(annotations, options.images)
-        for turn in range(options.rounds):
-            order = ("ours", "pycocotools") if turn % 2 else ("pycocotools", "ours")
-            rounds.append({whose: child(whose, annotations) for whose in order})
-            spent = {whose: f"{result['seconds']:.2f} s" for whose, result in rounds[-1].items()}
-            print(f"  round {turn + 1}: {spent}", flush=True)
-    pairs = [(one["pycocotools"], one["ours"]) for one in rounds]
-    ratio = statistics.median(theirs["seconds"] / mine["seconds"] for theirs, mine in pairs)
-    theirs, mine = (statistics.median(side["seconds"] for side in column) for column in zip(*pairs, strict=True))
-    print(f"  pycocotools {theirs:.2f} s, ours {mine:.2f} s: {ratio:.1f} x (goal 20) {told(ratio >= 20)}")
-    worst = max(abs(a - b) for one, other in pairs for a, b in zip(one["numbers"], other["numbers"], strict=True))
-    print(f"  AP {pairs[0][1]['numbers'][0]:.4f}; largest difference of the twelve numbers: {worst:.1e} ", end="")
-    print(told(worst == 0))
-    for name, what in (("extra", "memory of the evaluation"), ("whole", "peak of the process")):
-        theirs, mine = (statistics.median(side[name] for side in column) for column in zip(*pairs, strict=True))
-        goal = f" (goal 0.33) {told(mine <= theirs / 3)}" if name == "extra" else ", torch and all"
-        print(f"  {what}: pycocotools {theirs:.0f} MB, ours {mine:.0f} MB: {mine / theirs:.2f} of it{goal}")
+        return timed(work)
 
 
 if __name__ == "__main__":
-    main()
+    main(
+        Beside(
+            "pycocotools",
+            f"AP of {{images}} images, {FOUND} detections in each, {CLASSES} classes",
+            "the twelve numbers",
+            "instances.json",
+            0.0,
+            1 / 3,
+            5,
+        ),
+        write_truth,
+        measure,
+        __doc__ or "",
+    )

@@ -10,16 +10,10 @@ separate processes; memory is the growth of the peak resident size after detecti
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import io
 import json
-import os
-import statistics
-import subprocess
 import sys
-import tempfile
-import time
 import types
 from pathlib import Path
 from typing import Any
@@ -32,6 +26,7 @@ from detection.data.coco import CocoDetection
 from detection.eval.coco import CocoEvaluator
 from detection.eval.lvis import LvisEvaluator
 from detection.types import Detections
+from tests.bench.evaluations import Beside, main, timed
 
 CLASSES, FOUND, SIDE = 1203, 300, 720
 
@@ -94,12 +89,6 @@ def documented(truth: Any, results: list[dict[str, Any]]) -> list[float]:
     return [float(number) for number in evaluation.results.values()]
 
 
-def peak() -> float:
-    """Peak resident size of this process in MB; getrusage would include the parent's."""
-    told = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
-    return int(told.split()[1]) / 1024
-
-
 def measure(whose: str, annotations: Path) -> dict[str, Any]:
     """One evaluation in this process: CPU seconds, MB, and the 13 numbers."""
     data = opened(annotations)
@@ -124,58 +113,21 @@ def measure(whose: str, annotations: Path) -> dict[str, Any]:
             def work() -> list[float]:
                 return documented(truth, results)
 
-        before, start = peak(), time.process_time()
-        numbers = work()
-        return {"seconds": time.process_time() - start, "extra": peak() - before, "whole": peak(), "numbers": numbers}
-
-
-def child(whose: str, annotations: Path) -> dict[str, Any]:
-    words = [sys.executable, "-W", "ignore", __file__, "--measure", whose, "--annotations", str(annotations)]
-    one_thread = {**os.environ, "RAYON_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        words, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, check=True, env=one_thread
-    )
-    return json.loads(done.stdout)
-
-
-def told(reached: bool) -> str:
-    return "reached" if reached else "MISSED"
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--rounds", type=int, default=1, help="lvis takes minutes for one (default: 1)")
-    parser.add_argument("--images", type=int, default=5000)
-    parser.add_argument("--measure", help=argparse.SUPPRESS)
-    parser.add_argument("--annotations", type=Path, help=argparse.SUPPRESS)
-    options = parser.parse_args()
-    torch.set_num_threads(1)
-    if options.measure:
-        print(json.dumps(measure(options.measure, options.annotations)))
-        return
-    print(f"LVIS AP of {options.images} images, {FOUND * options.images} detections, {CLASSES} classes", flush=True)
-    rounds = []
-    with tempfile.TemporaryDirectory() as folder:
-        annotations = Path(folder) / "lvis_v1_val.json"
-        write_truth(annotations, options.images)
-        for turn in range(options.rounds):
-            order = ("lvis", "ours") if turn % 2 else ("ours", "lvis")
-            rounds.append({whose: child(whose, annotations) for whose in order})
-            spent = {whose: f"{result['seconds']:.2f} s" for whose, result in rounds[-1].items()}
-            print(f"  round {turn + 1}: {spent}", flush=True)
-    pairs = [(one["lvis"], one["ours"]) for one in rounds]
-    ratio = statistics.median(theirs["seconds"] / mine["seconds"] for theirs, mine in pairs)
-    theirs, mine = (statistics.median(side["seconds"] for side in column) for column in zip(*pairs, strict=True))
-    print(f"  lvis {theirs:.2f} s, ours {mine:.2f} s: {ratio:.1f} x (goal 20) {told(ratio >= 20)}")
-    worst = max(abs(a - b) for one, other in pairs for a, b in zip(one["numbers"], other["numbers"], strict=True))
-    print(
-        f"  AP {pairs[0][1]['numbers'][0]:.4f}; largest difference of the 13 numbers: {worst:.1e} {told(worst < 1e-9)}"
-    )
-    for name, what in (("extra", "memory of the evaluation"), ("whole", "peak of the process")):
-        theirs, mine = (statistics.median(side[name] for side in column) for column in zip(*pairs, strict=True))
-        goal = f" (goal 0.5) {told(mine <= theirs / 2)}" if name == "extra" else ", torch and all"
-        print(f"  {what}: lvis {theirs:.0f} MB, ours {mine:.0f} MB: {mine / theirs:.2f} of it{goal}")
+        return timed(work)
 
 
 if __name__ == "__main__":
-    main()
+    main(
+        Beside(
+            "lvis",
+            f"LVIS AP of {{images}} images, {FOUND} detections in each, {CLASSES} classes",
+            "the 13 numbers",
+            "lvis_v1_val.json",
+            1e-9,
+            1 / 2,
+            1,  # lvis takes minutes for a round
+        ),
+        write_truth,
+        measure,
+        __doc__ or "",
+    )
