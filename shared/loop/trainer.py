@@ -265,7 +265,8 @@ class Trainer:
         self.stop.idle = None
         if self.metrics:
             self.log.metrics(self.step, epoch, self.metrics, kind="val")
-            named = {k: v for k, v in self.metrics.items() if not self.task.detail(k)}
+            # all of them where none is a headline, as of a network that is measured by recall alone
+            named = {k: v for k, v in self.metrics.items() if not self.task.detail(k)} or self.metrics
             self.log.note(f"epoch {epoch}: " + "  ".join(f"{k} {show_metric(v)}" for k, v in named.items()))
             self.best = max(self.best, next(iter(self.metrics.values())))
 

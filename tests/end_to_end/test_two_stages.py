@@ -51,6 +51,7 @@ def test_two_stages_from_training_to_pictures_of_new_images(said: Callable[..., 
     told = said("propose --weights runs/cln --data-path coco --output proposals")
     assert "instances_train.safetensors: " in told and "240 boxes on 4 images, box_ar100" in told
     assert "needs stored proposals; make them with `detect propose" in said(SECOND, 2)
+    assert "epoch 1: box_ar100 0." in Path("runs/cln/train.log").read_text()
     said(f"{SECOND} --proposals proposals --name regions")
     card = json.loads(next(Path("weights/unidetector_regions-test_resnet").rglob("card.json")).read_text())
     made = json.loads(next(Path("weights/unidetector_cln-test_resnet").rglob("card.json")).read_text())
