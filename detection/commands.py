@@ -28,7 +28,8 @@ def train(argv: list[str]) -> int:
     resolved = resolve(command_line.argv)
     from detection.training.train import train as run
 
-    return run(resolved)
+    run(resolved)
+    return 0
 
 
 def evaluate_only(resolved: Resolved, weights: str) -> int:

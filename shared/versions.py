@@ -12,6 +12,7 @@ import importlib.util
 import platform
 import re
 import tomllib
+import warnings
 from pathlib import Path
 from typing import NamedTuple
 
@@ -125,3 +126,12 @@ def summary() -> str:
     """One line for `--version` and for reports of errors."""
     parts = [f"Python {platform.python_version()}", *(f"{name} {installed(name) or 'missing'}" for name in SHOWN)]
     return f"chordate {own()[0]} ({', '.join(parts)})"
+
+
+def ignore_known_warnings() -> None:
+    """Do not show warnings of libraries that say nothing to our users. For programs: a library keeps the filters."""
+    # Pillow warns of large images, where our limit is stricter, and of damage, which raises BadImage if it matters
+    warnings.filterwarnings("ignore", module=r"PIL\.")
+    warnings.filterwarnings("ignore", message="(?s).*decoding and encoding capabilities of TorchVision")
+    # torch warns once about sparse CSR; the two operations that are used are public and tested
+    warnings.filterwarnings("ignore", message="Sparse CSR tensor support is in beta state")

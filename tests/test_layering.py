@@ -29,7 +29,7 @@ ROOMS = {
     "shared.recipes": "errors text versions",
     "shared.logs": "files text",
     "shared.devices": "errors recipes",
-    "shared.feeding": "errors recipes devices",
+    "shared.feeding": "errors versions recipes devices",
     "shared.weights": "errors files recipes feeding",
     "shared.loop": "errors files recipes logs devices feeding",
     "shared.runs": "text errors files recipes logs devices feeding weights loop",
@@ -70,8 +70,9 @@ ROOMS = {
     "detection.__main__": "cli",
 }
 HEAVY = {"torch", "torchvision", "timm", "webdataset", "lightly", "pycocotools", "numpy", "PIL", "matplotlib", "yaml"}
-SOURCES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
+SOURCES = [ROOT / "chordate.py", *sorted(path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))]
 LIGHT = [
+    "chordate.py",
     "shared/recipes/recipe.py",
     "shared/recipes/files.py",
     "shared/recipes/flags.py",

@@ -7,6 +7,7 @@ files, folders, COCO file -> pictures_of -> Trained -> Predictions: pictures, re
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -89,16 +90,30 @@ def predict(
     resize, root = trained.resize(size, max_size), root_of(sources)
     written = Predictions(out, trained, min_score, annotate=annotate, asked=vocabulary is not None)
     for image_id, path, picture, upright in pictures_of(sources, annotations, turn):
-        nothing = Target(boxes=torch.zeros(0, 4), labels=torch.zeros(0, dtype=torch.int64))
-        small, _ = resize(picture, nothing, rng_for(0, 0, 0))
-        if proposer is not None:
-            nothing["proposals"] = proposed(proposer, picture, size_of(small))
-        detected: Any = trained.task.detect(*to_device(([small], [nothing]), trained.device))[0]
-        found: Any = {name: value.cpu() for name, value in detected.items()}
-        scale = picture.shape[-2] / small.shape[-2], picture.shape[-1] / small.shape[-1]
+        found, scale = detect_in(picture, trained, resize, proposer)
         name = Path(os.path.abspath(path)).relative_to(root).as_posix()
         written.add(image_id, path, name, picture, found, scale, upright=upright)
     return written.close()
+
+
+def detect_in(
+    picture: Tensor, trained: Trained, resize: Callable, proposer: Trained | None = None
+) -> tuple[Detections, tuple[float, float]]:
+    """Detections of one image, on the CPU, in pixels of the network's input; and the (vertical, horizontal) scale:
+    original size divided by input size.
+
+    Args:
+        picture: (3, H, W) uint8 RGB.
+        resize: to the network's input, of `Trained.resize`.
+        proposer: proposes boxes, for a network that does not.
+    """
+    nothing = Target(boxes=torch.zeros(0, 4), labels=torch.zeros(0, dtype=torch.int64))
+    small, _ = resize(picture, nothing, rng_for(0, 0, 0))
+    if proposer is not None:
+        nothing["proposals"] = proposed(proposer, picture, size_of(small))
+    detected: Any = trained.task.detect(*to_device(([small], [nothing]), trained.device))[0]
+    found: Any = {name: value.cpu() for name, value in detected.items()}
+    return found, (picture.shape[-2] / small.shape[-2], picture.shape[-1] / small.shape[-1])
 
 
 def check_proposer(trained: Trained, proposer: Trained | None, how: OpenWorld) -> None:

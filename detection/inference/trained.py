@@ -92,9 +92,10 @@ class Trained:
         self.classes, self.finds = ClassMap.from_dict(card.classes), finds(card.args["network"])
         self.isthing: list[bool] | None = card.classes.get("isthing")
         self.skeleton = Skeleton.from_dict(card.classes["skeleton"]) if "skeleton" in card.classes else None
-        net = backbone.build(card.args["backbone"], **card.args.get("backbone_args", {}))
         told = {**card.args["network_args"], **(options or {})}
-        built = detector.build(card.args["network"], net, len(self.classes), **told)
+        with torch.random.fork_rng(devices=()):  # initial values are overwritten, and the caller's state stays
+            net = backbone.build(card.args["backbone"], **card.args.get("backbone_args", {}))
+            built = detector.build(card.args["network"], net, len(self.classes), **told)
         Store(exported.path.parent).load(built, exported)
         self.vocabularies = own_vocabularies(card, built.state_dict())
         self.task = DetectTask(built, expected_pixels(exported)).to(device).eval()

@@ -61,8 +61,8 @@ from shared.weights.store import Store
 log = logging.getLogger(__name__)
 
 
-def train(resolved: Resolved) -> int:
-    """Train a detector and export it; the exit code."""
+def train(resolved: Resolved) -> Path | None:
+    """Train a detector and export it; the folder of the run, None for a dry run."""
     recipe: DetectRecipe = resolved.recipe
     store = Store(recipe.runtime.weights_dir)
     check_plan(recipe.runtime, recipe.schedule, *([recipe.model.tag] if recipe.model.tag else []))
@@ -100,7 +100,8 @@ def train(resolved: Resolved) -> int:
         if session.joins_batch_norms():
             task = join_batch_norms(task)
         if recipe.runtime.dry_run:
-            return dry_run(session, resolved, task, data, opened)
+            dry_run(session, resolved, task, data, opened)
+            return None
         run_dir = session.open()
         tag = recipe.model.tag or run_dir.name
         check_name(tag)
@@ -138,7 +139,7 @@ def train(resolved: Resolved) -> int:
         raise session.stopped_by(error) from error
     finally:
         dist.stop()
-    return 0
+    return run_dir
 
 
 def names_of_sets(data: Data, config: DataConfig) -> list[AskedSet]:
@@ -287,7 +288,7 @@ def size_words(config: DataConfig, network: str) -> str:
     return f"{height} x {width}{longest}{varied}"
 
 
-def dry_run(session: Session, resolved: Resolved, task: DetectTask, data: Data, opened: OpenedBackbone) -> int:
+def dry_run(session: Session, resolved: Resolved, task: DetectTask, data: Data, opened: OpenedBackbone) -> None:
     recipe = resolved.recipe
     feed = feed_of(session, data)
     lines = notes(resolved, feed.step_size) + describe_parameters(task, task.backbone.stages())
@@ -309,4 +310,3 @@ def dry_run(session: Session, resolved: Resolved, task: DetectTask, data: Data, 
     lines += [f"warning: {sentence}" for sentence in doubts(task.train(), feed, recipe.schedule)]
     if dist.is_main():
         announce_plan(resolved, lines)
-    return 0

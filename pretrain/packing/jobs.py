@@ -19,6 +19,7 @@ from typing import Any
 
 from pretrain.packing.shard_writer import Note, Task, Treatment, write_shard
 from shared.errors import DataError
+from shared.versions import ignore_known_warnings
 
 LOOK = 0.2  # seconds between progress updates
 
@@ -77,6 +78,7 @@ _shared: dict[str, Any] = {}  # state shared by the packing processes: progress,
 def _begin(done: Any, halt: Any, parent: int) -> None:
     import torch
 
+    ignore_known_warnings()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent receives it as well, and stops all
     torch.set_num_threads(1)
     _shared.update(done=done, halt=halt)

@@ -23,7 +23,8 @@ def train(argv: list[str]) -> int:
     resolved = resolve(argv)
     from pretrain.training.train import train as run
 
-    return run(resolved)
+    run(resolved)
+    return 0
 
 
 def train_flags() -> Parser:

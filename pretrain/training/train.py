@@ -45,8 +45,8 @@ class Data(NamedTuple):
     classes: list[str] | None
 
 
-def train(resolved: Resolved) -> int:
-    """Train a backbone and export it; returns the exit code."""
+def train(resolved: Resolved) -> Path | None:
+    """Train a backbone and export it; the folder of the run, None for a dry run."""
     recipe: PretrainRecipe = resolved.recipe
     tag = export_tag(recipe)
     check_plan(recipe.runtime, recipe.schedule, tag, recipe.model.model)
@@ -80,7 +80,8 @@ def train(resolved: Resolved) -> int:
         limit = recipe.data.limit
         data = data._replace(train=limited(data.train, limit), val=limited(data.val, limit))
         if recipe.runtime.dry_run:
-            return dry_run(session, resolved, task, data)
+            dry_run(session, resolved, task, data)
+            return None
         run_dir = session.open()
         describe(recipe, data, tag)
         feed = session.feed(data.train, beside=task.beside())
@@ -121,7 +122,7 @@ def train(resolved: Resolved) -> int:
         raise session.stopped_by(error) from error
     finally:
         dist.stop()
-    return 0
+    return run_dir
 
 
 def check_classes(name: str, data: Data) -> None:
@@ -319,7 +320,7 @@ def method_notes(resolved: Resolved, step_size: int) -> list[str]:
     return sentence(resolved, name, by, values["epochs"], **about)
 
 
-def dry_run(session: Session, resolved: Resolved, task: Method, data: Data) -> int:
+def dry_run(session: Session, resolved: Resolved, task: Method, data: Data) -> None:
     feed, recipe = session.feed(data.train), resolved.recipe
     lines = method_notes(resolved, feed.step_size) + describe_parameters(task, task.backbone.stages())
     lines += describe_groups(task, for_batch(recipe.optim, feed.step_size))
@@ -336,4 +337,3 @@ def dry_run(session: Session, resolved: Resolved, task: Method, data: Data) -> i
     lines += [f"warning: {sentence}" for sentence in doubts(task.train(), feed, recipe.schedule)]
     if dist.is_main():
         announce_plan(resolved, lines)
-    return 0

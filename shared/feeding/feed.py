@@ -11,9 +11,9 @@ from __future__ import annotations
 
 import atexit
 import logging
-import multiprocessing
 import os
 import signal
+import weakref
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple, Protocol
 
@@ -26,9 +26,11 @@ from shared.errors import BadSample, DataError, Refusal
 from shared.feeding.grouped import GroupedPlan
 from shared.feeding.plan import Plan, RepeatPlan, rng_for, seed_of
 from shared.feeding.repeat import Repeats
+from shared.versions import ignore_known_warnings
 
 log = logging.getLogger(__name__)
 TRIES = 100  # consecutive unreadable samples to skip before giving up
+OURS: weakref.WeakSet[Any] = weakref.WeakSet()  # loading processes that this page started
 
 
 class Samples(Protocol):
@@ -277,7 +279,7 @@ def loader(dataset: Dataset, order: Any, workers: int, pin: bool) -> DataLoader:
 def plainly(batches: Iterable[Any]) -> Generator[Any, None, None]:
     """Iterate over batches. An error of ours raised in a worker is re-raised with its message, not a traceback text."""
     try:
-        yield from iter(batches)
+        yield from known(iter(batches))
         return
     except Refusal as refusal:
         if "\n" not in str(refusal):
@@ -287,8 +289,15 @@ def plainly(batches: Iterable[Any]) -> Generator[Any, None, None]:
     raise kind(sentence)
 
 
+def known(batches: Iterator[Any]) -> Iterator[Any]:
+    """The same iterator; its processes, if it has any, are remembered for `end_workers`."""
+    OURS.update(getattr(batches, "_workers", ()))
+    return batches
+
+
 def start_worker(_: int) -> None:
     """Initialize a worker: one thread, and signals are ignored, since the parent handles them."""
+    ignore_known_warnings()
     torch.set_num_threads(1)
     for name in ("SIGTERM", "SIGUSR1", "SIGINT"):
         signal.signal(getattr(signal, name), signal.SIG_IGN)
@@ -296,9 +305,12 @@ def start_worker(_: int) -> None:
 
 @atexit.register
 def end_workers() -> None:
-    """Kill loading processes at exit; they ignore SIGTERM, and Python would wait for them forever."""
-    for child in multiprocessing.active_children():
-        if child.daemon:
+    """Kill our loading processes at exit; they ignore SIGTERM, and Python would wait for them forever.
+
+    Other processes are none of ours: a program that imports us ends its own.
+    """
+    for child in OURS:
+        if child.pid is not None and child.is_alive():
             child.kill()
 
 

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import io
 import os
-import warnings
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -31,10 +30,6 @@ FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "PPM")  # no EPS
 PROFILE = "Raw profile type exif"  # of PNG, as ImageMagick writes it
 NO_LENGTH = {0x01, *range(0xD0, 0xD9)}  # JPEG markers without a length
 FRAMES = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}  # JPEG markers whose segment holds the size
-
-# Pillow warns of large images, where our limit is stricter, and of damage, which raises BadImage if it matters
-warnings.filterwarnings("ignore", module=r"PIL\.")
-warnings.filterwarnings("ignore", message="(?s).*decoding and encoding capabilities of TorchVision")
 
 
 class BadImage(ValueError):
@@ -176,7 +171,7 @@ def _by_pillow(data: bytes | bytearray, upright: bool) -> Tensor:
     orientation = _orientation(image, data)
     try:
         image.load()
-        pixels = torch.from_numpy(np.array(_rgb(image))).permute(2, 0, 1)  # a writable copy
+        pixels = pixels_of(image)
     except Exception as error:  # damaged files raise nearly anything
         raise BadImage(_few_words(error)) from None
     if image.format == "TIFF":  # Pillow turns these when it loads them
@@ -202,6 +197,11 @@ def _stored_size(image: Any) -> tuple[int, int]:
     if image.format == "TIFF":
         return int(image.tag_v2[257]), int(image.tag_v2[256])
     return image.height, image.width
+
+
+def pixels_of(image: Image.Image) -> Tensor:
+    """An image of Pillow, of any mode -> (3, H, W) uint8 RGB in memory of its own, as `decode_image` gives it."""
+    return torch.from_numpy(np.array(_rgb(image))).permute(2, 0, 1)  # a writable copy
 
 
 def _rgb(image: Image.Image) -> Image.Image:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
 from collections.abc import Callable
 from types import TracebackType
 from typing import Any, Self
@@ -18,7 +19,10 @@ NAMES = ("SIGTERM", "SIGUSR1", "SIGINT")
 
 
 class StopRequest:
-    """A context in which the signals set `asked` instead of ending the process; the old handlers return afterwards."""
+    """A context in which the signals set `asked` instead of ending the process; the old handlers return afterwards.
+
+    In another thread than the main one, which alone may set handlers, signals do what they did before.
+    """
 
     def __init__(self) -> None:
         self.asked: str | None = None  # the signal's name
@@ -26,7 +30,7 @@ class StopRequest:
         self.old: dict[str, Any] = {}
 
     def __enter__(self) -> Self:
-        for name in NAMES:
+        for name in NAMES if threading.current_thread() is threading.main_thread() else ():
             number = getattr(signal, name)
             if name == "SIGINT" and signal.getsignal(number) == signal.SIG_IGN:
                 continue  # jobs in the background of a shell must not end with those in front

@@ -78,6 +78,7 @@ def program(name: str, package: str, first: Sequence[str] = ()) -> Callable[...,
             raise UsageError(f"no command '{argv[0]}'{suggest(argv[0], names)}; there is {', '.join(names)}")
         if not {"-h", "--help"} & {*argv}:
             versions.check()
+        versions.ignore_known_warnings()
         try:
             return commands[argv[0]].run(argv[1:])
         except RuntimeError as error:

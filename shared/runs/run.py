@@ -82,7 +82,7 @@ def new_folder(runtime: RuntimeConfig, stem: str) -> Path:
         ) from None
 
 
-_locks: list[Any] = []  # held until the process ends
+_locks: list[Any] = []  # held until the process ends, or `release`
 
 
 def own(path: Path) -> None:
@@ -100,3 +100,9 @@ def own(path: Path) -> None:
     handle.flush()
     _locks.append(handle)
     os.register_at_fork(after_in_child=handle.close)  # loading workers must not keep the lock of a dead run
+
+
+def release() -> None:
+    """Let go of the runs that this process has locked."""
+    while _locks:
+        _locks.pop().close()

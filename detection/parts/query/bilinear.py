@@ -17,7 +17,6 @@ P points, T = L P samples of a head, N = M T samples of a query.
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -28,9 +27,6 @@ from torch.autograd.function import once_differentiable
 
 TOGETHER = 512  # queries
 NOWHERE = 1e9  # a distance at which every bilinear weight is 0
-
-# torch warns once about sparse CSR; the two operations used here are public and tested
-warnings.filterwarnings("ignore", message="Sparse CSR tensor support is in beta state")
 
 
 class Grid(NamedTuple):
