@@ -56,9 +56,16 @@ def test_every_pretraining_recipe_has_a_small_form_that_runs_to_its_end(
 
 
 REAL = Path(os.environ.get("CHORDATE_REAL_DATA", "nowhere"))
-on_photographs = pytest.mark.skipif(
-    not (REAL / "coco-tiny").is_dir(), reason="CHORDATE_REAL_DATA names no folder with coco-tiny"
-)
+
+
+def runs() -> list[tuple[str, bool]]:
+    """Recipes, and whether on photographs: where there are any, each is run on those, and one of each network on the
+    demo data too."""
+    names = recipe_names("detect")
+    if not (REAL / "coco-tiny").is_dir():
+        return [(name, False) for name in names]
+    one_of_each = {load(name, "detect")[0]["network"]: name for name in reversed(names)}
+    return [(name, True) for name in names] + [(name, False) for name in sorted(one_of_each.values())]
 
 
 def photographs_for(name: str) -> list[str]:
@@ -83,8 +90,7 @@ def few_scenes(tmp_path_factory: pytest.TempPathFactory, write_coco: Callable) -
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("photographs", [False, pytest.param(True, marks=on_photographs)], ids=["scenes", "coco"])
-@pytest.mark.parametrize("name", recipe_names("detect"))
+@pytest.mark.parametrize(("name", "photographs"), runs())
 def test_every_detection_recipe_has_a_small_form_that_runs_to_its_end(
     name: str, photographs: bool, few_scenes: SimpleNamespace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
