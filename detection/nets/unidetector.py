@@ -27,7 +27,15 @@ from detection.parts.dense.necks import build_pyramid
 from detection.parts.roi.inside_rpn import InsideRPN
 from detection.parts.roi.named import Vocabularies, partitioned_loss
 from detection.parts.roi.rcnn import by_name, proposed
-from detection.parts.roi.regions import AttentionRegion, LayersRegion, RegionHead, box_loss, labels_of, moved_boxes
+from detection.parts.roi.regions import (
+    AttentionRegion,
+    AverageRegion,
+    LayersRegion,
+    RegionHead,
+    box_loss,
+    labels_of,
+    moved_boxes,
+)
 from detection.parts.roi.sampling import sampled
 from detection.parts.roi.soft_nms import soft_nms
 from detection.types import Detections, Images, Target
@@ -72,16 +80,16 @@ class UniDetector(Detector):
         backbone: CLIP's ResNet-50, or any with maps of strides 4 to 32, or a plain ViT.
         num_classes: names of the first data set.
         own_proposals: whether it has an RPN.
-        region: attention for the rest of CLIP's ResNet-50, layers for two linear layers on a pyramid, auto for what
-            goes with the backbone.
+        region: attention for the rest of CLIP's ResNet-50, layers for two linear layers on a pyramid, average for one
+            linear layer on the mean of the backbone's own last maps, auto for attention or layers as the backbone is.
         set_sizes: names of each data set, if there are several.
         vocabulary_width: width of the names' vectors.
         names_per_image: names that take part in the loss of an image, its own and random ones; 0 for all.
         federated: known for only those that are annotated as present or absent, where the data set says so (LVIS).
         regions: sampled regions of an image, in training.
         region_lr: learning rate of all that follows RoIAlign, as a share of the detector's.
-        width: channels of the pyramid, for layers.
-        hidden: width of the two linear layers.
+        width: channels of the pyramid.
+        hidden: width of the two linear layers, for layers.
         min_score: a region's probability of a name up to this is dropped.
         soft_floor: scores below this are dropped by soft NMS.
         soft_sigma: a box of IoU u with a better one keeps exp(-u^2 / sigma) of its score.
@@ -96,7 +104,7 @@ class UniDetector(Detector):
         num_classes: int,
         own_proposals: bool = True,
         *,
-        region: Literal["auto", "attention", "layers"] = "auto",
+        region: Literal["auto", "attention", "layers", "average"] = "auto",
         set_sizes: Counts = (),
         vocabulary_width: Width = 1024,
         names_per_image: CountOrNone = 50,
@@ -114,14 +122,22 @@ class UniDetector(Detector):
     ) -> None:
         super().__init__()
         self.backbone = backbone
-        attends = isinstance(backbone, ClipResNet50) if region == "auto" else region == "attention"
-        self.neck = None if attends else build_pyramid(backbone, width, finest=4, coarser="pool")
-        if self.neck is None:
-            cuts, self.used_maps = attention_on(backbone, vocabulary_width), [len(backbone.maps) - 1]
-            maps, candidates = backbone.maps[-1:], (12000, 6000)
+        if region == "auto":
+            region = "attention" if isinstance(backbone, ClipResNet50) else "layers"
+        self.neck, last = None, len(backbone.maps) - 1
+        maps, candidates, used = backbone.maps[-1:], (12000, 6000), {last}
+        if region == "layers" or (region == "average" and own_proposals):
+            self.neck = build_pyramid(backbone, width, finest=4, coarser="pool")
+            maps, candidates, used = self.neck.maps, (2000, 1000), set(self.neck.used)
+        self.averaged = range(max(0, last - 1), last + 1) if region == "average" else None
+        if self.averaged is not None:
+            cuts = AverageRegion([backbone.maps[i] for i in self.averaged], vocabulary_width)
+            used.update(self.averaged)
+        elif region == "layers":
+            cuts = LayersRegion(maps, hidden, vocabulary_width)
         else:
-            cuts, self.used_maps = LayersRegion(self.neck.maps, hidden, vocabulary_width), self.neck.used
-            maps, candidates = self.neck.maps, (2000, 1000)
+            cuts = attention_on(backbone, vocabulary_width)
+        self.used_maps = sorted(used)
         proposals = (2 * rpn_proposals, rpn_proposals)
         self.rpn = None
         if own_proposals:
@@ -135,19 +151,19 @@ class UniDetector(Detector):
 
     def forward(self, images: Images, targets: list[Target]) -> dict[str, Tensor]:
         """Losses of the RPN, if there is one, of names and of boxes."""
-        maps = self.maps(images)
+        proposing, maps = self.maps(images)
         losses: dict[str, Tensor] = {}
         if self.rpn is not None:
-            proposals, losses = self.rpn(ImageList(images.pixels, images.sizes), by_name(maps), targets)
+            proposals, losses = self.rpn(ImageList(images.pixels, images.sizes), by_name(proposing), targets)
         if self.rpn is None or images.proposals is not None:
             proposals = [stored[:, :4] for stored in stored_proposals(images)]
         return losses | self.region_losses(maps, images, proposals, targets)
 
     @torch.no_grad()
     def detect(self, images: Images) -> list[Detections]:
-        maps = self.maps(images)
+        proposing, maps = self.maps(images)
         if self.rpn is not None and images.proposals is None:
-            found, _ = self.rpn(ImageList(images.pixels, images.sizes), by_name(maps))
+            found, _ = self.rpn(ImageList(images.pixels, images.sizes), by_name(proposing))
             proposals = [torch.cat((boxes, boxes.new_ones(len(boxes), 1)), 1) for boxes in found]
         else:
             proposals = [best_of(stored, self.best_proposals) for stored in stored_proposals(images)]
@@ -159,7 +175,7 @@ class UniDetector(Detector):
 
     @torch.no_grad()
     def propose(self, images: Images) -> list[Detections]:
-        return super().propose(images) if self.rpn is None else proposed(self.rpn, self.maps(images), images)
+        return super().propose(images) if self.rpn is None else proposed(self.rpn, self.maps(images)[0], images)
 
     def region_losses(
         self, maps: list[Tensor], images: Images, proposals: list[Tensor], targets: list[Target]
@@ -196,9 +212,11 @@ class UniDetector(Detector):
         which, labels, kept = soft_nms(boxes, scores, **self.kept)
         return {"boxes": boxes[which], "labels": labels, "scores": kept}
 
-    def maps(self, images: Images) -> list[Tensor]:
-        maps = self.backbone.forward_features(images.pixels)
-        return maps[-1:] if self.neck is None else self.neck(maps)
+    def maps(self, images: Images) -> tuple[list[Tensor], list[Tensor]]:
+        """Those that proposals come from, and those that regions are cut from."""
+        of_backbone = self.backbone.forward_features(images.pixels)
+        proposing = of_backbone[-1:] if self.neck is None else self.neck(of_backbone)
+        return proposing, proposing if self.averaged is None else [of_backbone[i] for i in self.averaged]
 
     def class_head(self) -> list[nn.Module]:
         return [self.vocabularies]

@@ -48,7 +48,7 @@ LEFT_OUT, KEPT, SIDE, BATCH = 20, "person", 224, 8
 FEW = {"width": 32, "hidden": 128}
 CLN = FEW | {"regions": 64, "candidates": 60, "max_detections": 300}
 RPN = FEW | {"rpn_candidates": 60, "rpn_proposals": 300}
-NAMED = FEW | {"region": "layers", "regions": 64}
+NAMED = FEW | {"region": "average", "regions": 64}
 
 
 class Remembered(Backbone):
@@ -218,7 +218,7 @@ def said(net: Any, held: CocoDetection) -> tuple[Tensor, Tensor]:
     for row in range(len(held)):
         images, (target,) = batch_of(held, [row], None)
         if len(target["labels"]):
-            _, (scores,) = net.look_at(net.maps(images), images, [target["boxes"]])
+            _, (scores,) = net.look_at(net.maps(images)[1], images, [target["boxes"]])
             answers.append(scores.argmax(1))
             labels.append(target["labels"])
     return torch.cat(answers), torch.cat(labels)

@@ -14,6 +14,7 @@ from backbones.base import MapInfo
 from backbones.clip_resnet import AttentionPool
 from detection.parts.roi.regions import (
     AttentionRegion,
+    AverageRegion,
     LayersRegion,
     RegionHead,
     box_loss,
@@ -114,6 +115,25 @@ def test_regions_of_a_pyramid_have_a_vector_each() -> None:
     assert vectors.shape == (3, 5) and offsets.shape == (3, 4)
     nothing = RegionHead(region, 5)(levels, [boxes[0][:0], boxes[1][:0]], [(256, 256)] * 2)
     assert nothing[0].shape == (0, 5) and nothing[1].shape == (0, 4)
+
+
+# --- average ----------------------------------------------------------------------------------------
+
+
+def test_mean_of_a_box_is_that_of_the_pixels_of_each_map_under_it() -> None:
+    region = AverageRegion([MapInfo(2, 8), MapInfo(3, 16)], 5)
+    columns = torch.arange(8.0).expand(2, 1, 8, 8)  # a map whose value is the column
+    maps = [columns.repeat(1, 2, 1, 1), columns[:, :, :4, :4].repeat(1, 3, 1, 1)]
+    boxes = [torch.tensor([[16.0, 8, 48, 40]]), torch.tensor([[8.0, 0, 40, 24]])]
+    with torch.no_grad():
+        region.project.weight.copy_(torch.eye(5))
+        region.project.bias.zero_()
+        vectors, offsets = RegionHead(region, 5)(maps, boxes, [(64, 64)] * 2)
+    # a box's middle, in columns of the map whose first has its middle at half a column
+    wanted = [[32 / 8 - 0.5] * 2 + [32 / 16 - 0.5] * 3, [24 / 8 - 0.5] * 2 + [24 / 16 - 0.5] * 3]
+    torch.testing.assert_close(vectors, torch.tensor(wanted))
+    assert offsets.shape == (2, 4)
+    assert RegionHead(region, 5)(maps, [boxes[0][:0], boxes[1][:0]], [(64, 64)] * 2)[0].shape == (0, 5)
 
 
 # --- labels and boxes -------------------------------------------------------------------------------
