@@ -62,7 +62,9 @@ ROOMS = {
     "detection.drawing": "types data.masks data.annotations",
     "detection.eval": "types parts.query data.masks data.annotations data drawing",
     "detection.published": "nets recipe data.annotations",
-    "detection.training": "types nets recipe data.annotations vocabulary data.augment data drawing eval published",
+    "detection.explaining": "types data drawing eval",
+    "detection.training": "types nets recipe data.annotations vocabulary data.augment data drawing eval explaining "
+    "published",
     "detection.inference": "types parts.query nets recipe data.masks data.annotations vocabulary "
     "data.augment data drawing eval training",
     "detection.commands": "nets data.augment published training inference",

@@ -224,6 +224,18 @@ class CocoDetection:
         shard, offset, size = self.table.spots[index].tolist()
         return self.files.read(self.shards[shard], offset, size)
 
+    def photograph(self, index: int) -> Tensor:
+        """uint8 (3, H, W), turned as the annotations see it; BadSample if its size is not that of the annotations."""
+        path, stored = self.path(index), self.height_width(index)
+        try:
+            image = decode_image(self.read(index), upright=bool(self.photographs.turned[index]))
+        except (OSError, BadImage) as error:
+            raise BadSample(str(path), str(error)) from None
+        height, width = image.shape[-2:]
+        if (height, width) != stored:
+            raise BadSample(str(path), f"is {width}x{height}, but the annotations say {stored[1]}x{stored[0]}")
+        return image
+
     def target(self, index: int) -> CocoTarget:
         """Boxes (N, 4) clipped to the image, labels (N,), the image id, requested fields, and the lists of LVIS."""
         return cast(CocoTarget, revealed(self._target(index)))
@@ -267,14 +279,7 @@ class CocoDetection:
 
     def _load(self, index: int, rng: np.random.Generator) -> tuple[Tensor, Target]:
         """One image, augmented."""
-        path, stored = self.path(index), self.height_width(index)
-        try:
-            image = decode_image(self.read(index), upright=bool(self.photographs.turned[index]))
-        except (OSError, BadImage) as error:
-            raise BadSample(str(path), str(error)) from None
-        height, width = image.shape[-2:]
-        if (height, width) != stored:
-            raise BadSample(str(path), f"is {width}x{height}, but the annotations say {stored[1]}x{stored[0]}")
+        image = self.photograph(index)
         target: Target = self._target(index)
         if self.augment is not None:
             image, target = self.augment(image, target, rng)

@@ -53,6 +53,7 @@ def draw_detections(
     truth: Target | None = None,
     min_score: float = 0.3,
     skeleton: Skeleton | None = None,
+    labeled: int | None = None,
 ) -> Image.Image:
     """uint8 (3, H, W) and its detections -> a picture of at least 640 pixels on its long side.
 
@@ -61,6 +62,7 @@ def draw_detections(
         truth: true objects, in the same pixels.
         min_score: detections below are not shown.
         skeleton: the lines between keypoints.
+        labeled: how many detections get a label, the best ones; None for all.
     """
     picture = Image.fromarray(image.permute(1, 2, 0).cpu().numpy())
     scale = max(1.0, SMALLEST_SIDE / max(picture.size))
@@ -75,7 +77,8 @@ def draw_detections(
     pen = ImageDraw.Draw(picture)
     font = ImageFont.load_default(max(12.0, max(picture.size) / 50))
     taken: list[Box] = []
-    for each in found:
+    best = found if labeled is None else sorted(found, key=lambda each: -each.score)[:labeled]
+    for each in best:
         text = f"{class_name(names, each.label)} {each.score:.2f}"
         taken.append(draw_label(pen, each.box, text, class_color(each.label), font, picture.size, taken))
     for each in true:
@@ -225,7 +228,7 @@ def class_name(names: Sequence[str], label: int) -> str:
 def class_color(label: int) -> Color:
     """The color of a class; consecutive classes have distant hues."""
     hue = (0.58 + label * 0.618034) % 1
-    red, green, blue = colorsys.hsv_to_rgb(hue, (0.85, 0.6)[label // 8 % 2], (1.0, 0.85)[label // 4 % 2])
+    red, green, blue = colorsys.hsv_to_rgb(hue, (0.65, 0.5)[label // 8 % 2], (0.95, 0.8)[label // 4 % 2])
     return round(red * 255), round(green * 255), round(blue * 255)
 
 

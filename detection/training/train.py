@@ -16,7 +16,11 @@ from detection.data.augment.presets import Augmentation
 from detection.data.coco import CocoDetection
 from detection.data.several import InTurn, Numbered, SeveralSets
 from detection.drawing.draw import draw_detections
-from detection.eval.several import evaluators
+from detection.eval.coco import CocoEvaluator
+from detection.eval.several import SeveralEvaluators, evaluators
+from detection.explaining.charts import explained_json
+from detection.explaining.explanation import explained
+from detection.explaining.mistakes import LABELED, draw_mistakes
 from detection.nets import takes_several
 from detection.recipe import DataConfig, DetectRecipe, ModelConfig, run_stem
 from detection.training.build import (
@@ -48,10 +52,11 @@ from shared.devices.device import to_device
 from shared.errors import UsageError, plural
 from shared.feeding.feed import Feed
 from shared.feeding.plan import rng_for
-from shared.files import written_aside
+from shared.files import write_json, written_aside
 from shared.loop.optim import for_batch
 from shared.recipes.recipe import Resolved
 from shared.runs.dry import announce_plan, describe_groups, describe_parameters, describe_schedule
+from shared.runs.folders import EXPLAINED
 from shared.runs.plan import check_plan, doubts, planned_folder
 from shared.runs.report import write_report
 from shared.runs.session import Session
@@ -59,6 +64,8 @@ from shared.weights.card import check_name
 from shared.weights.store import Store
 
 log = logging.getLogger(__name__)
+
+SHOWN = 0.3  # minimum score in pictures, where no better one is known
 
 
 def train(resolved: Resolved) -> Path | None:
@@ -90,7 +97,13 @@ def train(resolved: Resolved) -> Path | None:
             data.train.notes += spoken.notes()
         for images in (*data.trains, *data.vals.values()):
             images.notes += notes_on_queries(images, built.max_objects)
-        task = DetectTask(built, opened.stats, (lambda: evaluators_of(data, recipe)) if data.vals else None)
+        latest: list[Any] = []  # the evaluator that was made last
+
+        def evaluator() -> Any:
+            latest[:] = [evaluators_of(data, recipe)]
+            return latest[0]
+
+        task = DetectTask(built, opened.stats, evaluator if data.vals else None)
         task.facts = {
             **built_from(recipe, opened),
             "num_classes": len(data.train.classes),
@@ -133,7 +146,8 @@ def train(resolved: Resolved) -> Path | None:
             if exported:  # not when a finished run is resumed: its result stands
                 session.finish(exported[-1], metrics, store)
                 if data.val is not None:  # of the first set
-                    save_pictures(kept[0], data.val, run_dir / "pictures", recipe.data.pictures, session.device)
+                    least = explain(latest, run_dir, recipe.data.pictures)
+                    save_pictures(kept[0], data.val, run_dir / "pictures", recipe.data.pictures, session.device, least)
             log.info("report %s", write_report([run_dir], run_dir / "report.html"))
     except OSError as error:
         raise session.stopped_by(error) from error
@@ -267,7 +281,26 @@ def report_of(opened: OpenedBackbone, model: ModelConfig) -> dict[str, Any]:
     return {**transfer, "tag": card.tag, "arch": card.arch, "path": str(opened.parent.path), "pixel_note": pixels}
 
 
-def save_pictures(task: DetectTask, val: CocoDetection, folder: Path, count: int, device: torch.device) -> None:
+def explain(evaluators: list[Any], run_dir: Path, count: int) -> float:
+    """Write what explains the last AP of the first data set, and pictures of the photographs with most mistakes.
+
+    Returns:
+        The score from which detections are shown: that of the best F1; SHOWN where there is no explanation, which is of
+        COCO's boxes only.
+    """
+    for evaluator in evaluators:  # none where a run went on behind its last evaluation
+        of_first = next(iter(evaluator.parts.values()))[1] if isinstance(evaluator, SeveralEvaluators) else evaluator
+        if type(of_first) is CocoEvaluator:
+            told = explained(of_first)
+            pictures = draw_mistakes(of_first, told, run_dir / "mistakes", count)
+            write_json(run_dir / EXPLAINED, explained_json(told, pictures))
+            return told.score
+    return SHOWN
+
+
+def save_pictures(
+    task: DetectTask, val: CocoDetection, folder: Path, count: int, device: torch.device, min_score: float
+) -> None:
     """The first validation images with predicted and true boxes."""
     folder.mkdir(exist_ok=True)
     task.eval()
@@ -275,9 +308,17 @@ def save_pictures(task: DetectTask, val: CocoDetection, folder: Path, count: int
         picture, target = val.load(index, rng_for(0, 0, index))
         found = task.detect(*to_device(([picture], [target]), device))[0]
         found = {name: value.cpu() for name, value in found.items()}  # type: ignore[attr-defined]
-        image = draw_detections(picture, found, val.classes.names, truth=target, skeleton=val.skeleton)  # type: ignore[arg-type]
-        with written_aside(folder / f"{index:03d}.jpg") as partial:
-            image.convert("RGB").save(partial, quality=85)
+        image = draw_detections(
+            picture,
+            found,  # type: ignore[arg-type]
+            val.classes.names,
+            truth=target,
+            min_score=min_score,
+            skeleton=val.skeleton,
+            labeled=LABELED,
+        )
+        with written_aside(folder / f"{index:03d}-{val.path(index).stem}.jpg") as partial:
+            image.convert("RGB").save(partial, format="JPEG", quality=85)
 
 
 def size_words(config: DataConfig, network: str) -> str:

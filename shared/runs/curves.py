@@ -20,7 +20,16 @@ from shared.runs.folders import ROW_KEYS, Run, is_number
 log = logging.getLogger(__name__)
 
 INK = "#010203"  # placeholder for the page's text color, dark or light
-NOT_LOSSES = ("lr", "grad_norm", "images_per_s", "wait_share", "seconds", "memory_gb")
+SETTINGS = ("lr",)  # drawn in their own chart
+SELF_SUPERVISED = ("knn", "rank", "std", "covariance", "embedding_std")  # of the probe
+NOT_CURVES = (
+    "loss",
+    "images_per_s",
+    "seconds_per_step",
+    "wait_share",
+    "memory_gb",
+)  # the total comes first, the others are in the log
+NOT_LOSSES = ("lr", "grad_norm", "images_per_s", "seconds_per_step", "wait_share", "seconds", "memory_gb")
 MOST_PARTS = 6
 LONG = 40  # points from which a curve is smoothed by itself
 
@@ -50,19 +59,24 @@ def draw_curves(runs: Sequence[Run], smooth: float | None = None, skip_first_abo
     """
     wanted = [("loss", "train")]
     wanted += [(name, "val") for name in dict.fromkeys(run.headline() for run in runs) if name]
+    headlines = {name for name, _ in wanted}
+    measured = {name for run in runs for row in run.rows if row.get("kind") == "val" for name in row}
+    wanted += [(name, "val") for name in SELF_SUPERVISED if name in measured - headlines]
     totals = [with_total(run) for run in runs]
     names = dict.fromkeys(name for run in runs for row in run.rows if row.get("kind") == "train" for name in row)
-    parts = [name for name in names if name not in (*ROW_KEYS, "loss", "images_per_s", "wait_share", "memory_gb")]
+    parts = [name for name in names if name not in (*ROW_KEYS, *SETTINGS, *NOT_CURVES)]
     if len(parts) > 1:  # the only part of a total is the total
         wanted += [(name, "train") for name in parts[:MOST_PARTS]]
+    wanted += [(name, "train") for name in SETTINGS if name in names]
     panels = []
     try:
         for name, kind in wanted:
             of_training = kind == "train"
-            lines = [line_of(run, name, kind, skip_first_above if of_training else None) for run in totals]
+            is_loss = of_training and name not in SETTINGS
+            lines = [line_of(run, name, kind, skip_first_above if is_loss else None) for run in totals]
             if any(line.epochs for line in lines):
                 title = {"train": "training", "val": "validation"}[kind]
-                figure, key = draw_chart(lines, smooth if of_training else None), f"{kind}-{len(panels)}"
+                figure, key = draw_chart(lines, smooth if is_loss else None, calm=is_loss), f"{kind}-{len(panels)}"
                 panels.append(Panel(f"{name} ({title})", as_svg(figure, key)))
     except ImportError:
         log.warning("the report has no curves because matplotlib is not installed; pip install matplotlib")
@@ -87,8 +101,8 @@ def line_of(run: Run, name: str, kind: str, skip_first_above: float | None) -> L
     return Line(run.color, epochs, values)
 
 
-def draw_chart(lines: Sequence[Line], smooth: float | None = None) -> Any:
-    """Curves -> a matplotlib figure in the page's text color, with the smoothed curve over the light one."""
+def draw_chart(lines: Sequence[Line], smooth: float | None = None, *, calm: bool = True) -> Any:
+    """Curves -> a matplotlib figure in the page's text color; where `calm`, a smoothed curve over the light one."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -96,7 +110,9 @@ def draw_chart(lines: Sequence[Line], smooth: float | None = None) -> Any:
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
     for color, epochs, values in lines:
-        calmer = moving_average(values, smooth) if smooth else running_mean(values) if len(values) > LONG else None
+        calmer = None
+        if calm and (smooth or len(values) > LONG):
+            calmer = moving_average(values, smooth) if smooth else running_mean(values)
         axes.plot(epochs, values, color=color, linewidth=1.6, alpha=0.25 if calmer else 1, marker=marker(values))
         if calmer:
             axes.plot(epochs, calmer, color=color, linewidth=1.8)

@@ -15,6 +15,7 @@ from shared.logs.metrics import read_metrics
 log = logging.getLogger(__name__)
 
 COLOURS = ("#3b82f6", "#f97316", "#10b981", "#a855f7", "#ef4444", "#0ea5a8", "#ca8a04", "#ec4899")
+EXPLAINED = "explained.json"  # why the result is what it is; see `shared.runs.charts`
 ROW_KEYS = ("kind", "step", "epoch", "time")
 
 
@@ -30,6 +31,8 @@ class Run:
     lineage: list[dict[str, Any]]
     recipe: str
     pictures: list[Path]
+    explained: dict[str, Any]
+    folder: Path
 
     def metrics(self) -> dict[str, float | None]:
         """The final metrics, the headline first; for an unfinished run, those of the last validation; None is n/a."""
@@ -77,6 +80,8 @@ def read_run(folder: Path, name: str, color: str) -> Run:
         lineage=[node for node in lineage if isinstance(node, dict) and "digest" in node],
         recipe=recipe.read_text(encoding="utf-8", errors="replace") if recipe.is_file() else "",
         pictures=pictures,
+        explained=read_json(folder / EXPLAINED, {}),
+        folder=folder,
     )
 
 

@@ -1,8 +1,8 @@
 """An HTML report about one or several runs: a single file without scripts or external resources.
 
-    run folder: metrics.jsonl  recipe.yaml  result.json  transfer.json  lineage.json  pictures/
-                      |             |            |             |             |            |
-                   curves        details     headline    transfer table    drawing     inlined
+    run folder: metrics.jsonl  recipe.yaml  result.json  transfer.json  lineage.json  explained.json  pictures/
+                      |             |            |             |             |              |             |
+                   curves        details     headline    transfer table    drawing       charts        inlined
 
 Files that a run did not write are skipped. With two runs the first sentence compares them. Text of the data (class
 names, tags, paths) is escaped by the template.
@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 
 from shared.errors import UsageError
 from shared.files import write_aside
-from shared.runs import curves
+from shared.runs import charts, curves
 from shared.runs.folders import Run, read_runs
 
 log = logging.getLogger(__name__)
@@ -67,6 +67,7 @@ def write_report(
         verdict=verdict(read),
         panels=[(panel.title, Markup(panel.svg)) for panel in curves.draw_curves(read, smooth, skip_first_above)],
         gallery=gallery(read, pictures),
+        explained=[explained(run, number) for number, run in enumerate(read) if run.explained],
         nodes=nodes,
         arrows=arrows,
         lineage_size=(max((n.x for n in nodes), default=0) + 220, max((n.y for n in nodes), default=0) + 90),
@@ -126,6 +127,42 @@ def show_number(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:.4f}" if 0 < abs(value) < 0.1 and abs(value) >= 1e-3 else f"{value:.3g}"
     return str(value)
+
+
+# --- why ----------------------------------------------------------------------------------------
+
+
+class Why(NamedTuple):
+    """What explains the result of a run."""
+
+    run: Run
+    tiles: list[tuple[str, float | None, Any]]  # metric, value, its interval or None
+    sentence: str
+    charts: list[charts.Drawn]
+    mistakes: list[tuple[str, str, str]]  # picture as a data URI, its name, its caption
+
+
+def explained(run: Run, number: int) -> Why:
+    """The section that explains the result of the run with this number on the page."""
+    told, shown = run.explained, []
+    for picture in told.get("pictures") or []:
+        try:
+            uri = inline_picture(inside(run.folder, str(picture["file"])))
+            shown.append((uri, str(picture["name"]), str(picture["caption"])))
+        except (OSError, KeyError, TypeError) as error:
+            log.warning("a picture of %s is not in the report: %s", run.name, error)
+    intervals = run.result.get("intervals") or {}
+    tiles = [(name, value, intervals.get(name)) for name, value in run.metrics().items()]
+    drawn = charts.draw_charts(told.get("charts") or [], f"why{number}")
+    return Why(run, tiles, str(told.get("sentence", "")), drawn, shown)
+
+
+def inside(folder: Path, name: str) -> Path:
+    """A file of the folder. Raises OSError for a name that leads out of it."""
+    path = folder / name
+    if not path.resolve().is_relative_to(folder.resolve()):
+        raise OSError(f"{name} is not in {folder}")
+    return path
 
 
 # --- pictures -----------------------------------------------------------------------------------

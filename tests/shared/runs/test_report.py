@@ -162,7 +162,7 @@ def test_an_empty_or_damaged_run_folder_still_gives_a_page(tmp_path: Path) -> No
 def test_without_matplotlib_there_is_a_report_without_curves(
     two: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def missing(*_: object) -> str:
+    def missing(*_: object, **__: object) -> str:
         raise ImportError
 
     monkeypatch.setattr(curves, "draw_chart", missing)
