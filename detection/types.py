@@ -38,3 +38,4 @@ class Detections(TypedDict):
     scores: Tensor  # (M,) from 0 to 1
     masks: NotRequired[Tensor]  # (M, S, S) from 0 to 1: mask probabilities on a grid over the box
     keypoints: NotRequired[Tensor]  # (M, K, 3) as x y score
+    heatmaps: NotRequired[Tensor]  # (M, K, G, G) logits on a grid over the box, of exported networks: not yet keypoints

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -274,13 +275,16 @@ def scores_of(args: Any) -> dict[str, Any]:
     return {name: getattr(args, flag) for name, flag in {**names, "any_proposals": "any_proposals"}.items()}
 
 
-def weights_flags(parser: Parser, *, required: bool = True) -> None:
-    """Add the flags of trained weights: --weights, --weights-dir, --device, --size, --max-size."""
+def weights_flags(parser: Parser, *, required: bool = True, device: bool = True) -> None:
+    """Add the flags of trained weights: --weights, --weights-dir, --device if wanted, --size, --max-size."""
     parser.add_argument(
-        "--weights", required=required, help="a run folder, an export folder, a tag, or network-backbone/tag"
+        "--weights",
+        required=required,
+        help="a run folder, an export folder, a tag, network-backbone/tag, or a folder of `detect export`",
     )
     parser.add_argument("--weights-dir", type=Path, default=Path("weights"), help="folder of the exported weights")
-    parser.add_argument("--device", type=word(read_device), default="auto", help="cuda, cuda:1 (or 1), cpu or auto")
+    if device:
+        parser.add_argument("--device", type=word(read_device), default="auto", help="cuda, cuda:1 (or 1), cpu or auto")
     parser.add_argument(
         "--size", type=whole(32, 16_384), nargs="+", action=OneOrTwo, help="height and width (default: as in training)"
     )
@@ -288,27 +292,38 @@ def weights_flags(parser: Parser, *, required: bool = True) -> None:
 
 
 def open_weights(
-    reference: str, weights_dir: Path, device: str, dataset: str = "auto", max_detections: int | None = None
+    reference: str,
+    weights_dir: Path,
+    device: str,
+    dataset: str = "auto",
+    max_detections: int | None = None,
+    options: Mapping[str, Any] | None = None,
 ) -> Any:
-    """The `Trained` detector of --weights, on a device. Sets up logging.
+    """The `Trained` detector of --weights, on a device; one that was exported runs on the processor. Sets up logging.
 
     Args:
         dataset: kind of annotations it is evaluated on.
         max_detections: per image; None for those of the card, or of the kind of annotations.
+        options: further options of the network, instead of those of the card.
 
     Raises:
         WeightsError: no such weights, or they do not match.
     """
-    from detection.inference import trained
+    from detection.inference import exported, trained
     from detection.inference.for_lvis import limit_of
     from detection.training.start import find_weights
     from shared.devices.device import pick_device
     from shared.logs.console import setup_logging
 
     setup_logging()
+    folder = exported.folder_of(reference)
+    if folder is not None:
+        if max_detections is not None:
+            raise UsageError(f"{folder} was exported for its own number of detections; remove --max-detections")
+        return exported.Written(folder)
     found = find_weights(reference, weights_dir)
     limit = limit_of(found.card, dataset, max_detections) if found.card.kind == "detector" else {}
-    return trained.Trained(found, pick_device(device), limit)
+    return trained.Trained(found, pick_device(device), limit | dict(options or {}))
 
 
 COMMANDS = {

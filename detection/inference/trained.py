@@ -20,7 +20,7 @@ from backbones import backbone
 from detection.data.annotations.classes import ClassMap, UnknownCategory
 from detection.data.annotations.json_values import unpacked
 from detection.data.annotations.skeleton import Skeleton
-from detection.data.augment.presets import build_augment
+from detection.data.augment.presets import Augmentation, build_augment
 from detection.data.coco import CocoDetection, read_table
 from detection.data.panoptic import PanopticDetection
 from detection.data.photographs import chosen
@@ -77,12 +77,19 @@ class Trained:
         exported: an export of kind "detector".
         device: device of the network.
         options: of the network, instead of those on the card.
+        task: runs the network instead of one that is built here, such as a file in another runtime.
 
     Raises:
         WeightsError: the export is a backbone, or its weights do not match.
     """
 
-    def __init__(self, exported: Exported, device: torch.device, options: Mapping[str, Any] | None = None) -> None:
+    def __init__(
+        self,
+        exported: Exported,
+        device: torch.device,
+        options: Mapping[str, Any] | None = None,
+        task: DetectTask | None = None,
+    ) -> None:
         card = exported.card
         if card.kind != "detector":
             raise WeightsError(
@@ -92,6 +99,10 @@ class Trained:
         self.classes, self.finds = ClassMap.from_dict(card.classes), finds(card.args["network"])
         self.isthing: list[bool] | None = card.classes.get("isthing")
         self.skeleton = Skeleton.from_dict(card.classes["skeleton"]) if "skeleton" in card.classes else None
+        self.recipe, self.vocabularies, self.dtype = card.recipe, [], None
+        if task is not None:
+            self.task = task
+            return
         told = {**card.args["network_args"], **(options or {})}
         with torch.random.fork_rng(devices=()):  # initial values are overwritten, and the caller's state stays
             net = backbone.build(card.args["backbone"], **card.args.get("backbone_args", {}))
@@ -99,7 +110,6 @@ class Trained:
         Store(exported.path.parent).load(built, exported)
         self.vocabularies = own_vocabularies(card, built.state_dict())
         self.task = DetectTask(built, expected_pixels(exported)).to(device).eval()
-        self.recipe = card.recipe
         self.dtype = self.precision()
         if self.dtype is not None:
             self.task.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -116,7 +126,7 @@ class Trained:
         """Whether it is told its classes by name, and can be asked for others."""
         return bool(self.vocabularies) and not self.classes.everything
 
-    def resize(self, size: tuple[int, ...] | None = None, max_size: int | None = None) -> Callable:
+    def resize(self, size: tuple[int, ...] | None = None, max_size: int | None = None) -> Augmentation:
         """The resize of the evaluation during training; `size` and `max_size` (pixels) replace those of the card."""
         knobs = all_knobs_of_data()
         wanted = ("size", "max_size", "multiscale", "short_side_range", "antialias", "aug_type", "resize_rule")

@@ -30,6 +30,7 @@ from detection.parts.dense.assign import by_overlap
 from detection.parts.dense.focal import NOTHING
 from detection.parts.dense.necks import build_pyramid
 from detection.parts.dense.sides import as_sides, centerness, from_sides, inside, overlap_of_pairs, squares
+from detection.parts.fixed import above, best_after_nms, shapes_are_fixed
 from detection.parts.roi.aligned import aligned
 from detection.parts.roi.regions import box_loss, moved_boxes
 from detection.parts.roi.sampling import Regions, sampled, some
@@ -187,6 +188,9 @@ class CLN(Detector):
             best = [(b[(top := q.topk(min(self.candidates, len(q)))).indices], top.values) for b, q in levels]
             clipped, scores = box.clip(torch.cat([b for b, _ in best]), size), torch.cat([q for _, q in best])
             keep = box.usable(clipped, min_side=1e-3)
+            if shapes_are_fixed():
+                found.append((clipped, scores * keep))
+                continue
             found.append((clipped[keep], scores[keep]))
         return found
 
@@ -210,7 +214,12 @@ class CLN(Detector):
 
     def best(self, boxes: Tensor, scores: Tensor) -> Detections:
         """Boxes (R, 4) and scores (R,) of an image -> its detections."""
-        keep = (box.usable(boxes, min_side=1e-3) & (scores > self.min_score)).nonzero()[:, 0]
+        usable = box.usable(boxes, min_side=1e-3)
+        if shapes_are_fixed():
+            labels, scores = torch.zeros_like(scores, dtype=torch.int64), above(scores * usable, self.min_score)
+            boxes, labels, scores = best_after_nms(boxes, labels, scores, self.nms_iou, self.max_detections)
+            return {"boxes": boxes, "labels": labels, "scores": scores}
+        keep = (usable & (scores > self.min_score)).nonzero()[:, 0]
         keep = keep[nms(boxes[keep], scores[keep], self.nms_iou)[: self.max_detections]]
         return {"boxes": boxes[keep], "labels": torch.zeros_like(keep), "scores": scores[keep]}
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -49,15 +49,34 @@ def sent(values: Any, device: torch.device, dtype: torch.dtype | None = None) ->
     `torch.tensor(values, device=device)`.
 
     Args:
-        values: a number, nested lists or tuples of them, or an array.
+        values: a number, nested lists or tuples of them, or an array. Numbers may be sizes of an exported graph, which
+            are known when it runs.
     """
-    if torch.compiler.is_compiling():  # a constant of the graph
+    if torch.compiler.is_compiling():  # a constant of the graph, but for sizes
+        if any(isinstance(number, torch.SymInt) for number in flat(values)):
+            return of_sizes(values, device, dtype)
         return torch.tensor(values, device=device, dtype=dtype)
     values = torch.from_numpy(np.ascontiguousarray(values)) if isinstance(values, np.ndarray) else torch.tensor(values)
     values = values if dtype is None else values.to(dtype)
     if device.type != "cuda":
         return values.to(device)
     return values.pin_memory().to(device, non_blocking=True)
+
+
+def flat(values: Any) -> Iterator[Any]:
+    """The numbers of nested lists or tuples."""
+    if isinstance(values, list | tuple):
+        for part in values:
+            yield from flat(part)
+    else:
+        yield values
+
+
+def of_sizes(values: Any, device: torch.device, dtype: torch.dtype | None) -> Tensor:
+    """Nested lists or tuples of numbers and sizes as operations of a graph."""
+    if isinstance(values, list | tuple):
+        return torch.stack([of_sizes(part, device, dtype) for part in values])
+    return torch.scalar_tensor(values, device=device, dtype=dtype or torch.int64)
 
 
 def at_hand(x: Tensor) -> bool:

@@ -32,7 +32,7 @@ from torch import Tensor
 from detection.data.augment import windows
 from detection.data.augment.color import distort_colors, recolor
 from detection.data.augment.geometry import Part, Sample, crop, hflip, kept, resize, size_of, through
-from detection.data.augment.sizes import RULES, Size, fitted
+from detection.data.augment.sizes import RULES, Size, fitted, within
 from detection.types import Target
 from shared.errors import UsageError
 from shared.recipes.registry import suggest
@@ -56,6 +56,7 @@ class Output:
         factor: scale of a paper's lengths.
         antialias: antialias when downscaling.
         rule: rounding of sizes that keep the aspect ratio, a name of `sizes.RULES`.
+        canvas: height and width that no image may exceed; larger ones are made smaller. None for no limit.
     """
 
     size: Size
@@ -64,13 +65,15 @@ class Output:
     factor: float = 1.0
     antialias: bool = True
     rule: str = "torchvision"
+    canvas: Size | None = None
 
     def of(self, size: Size, rng: np.random.Generator | None = None) -> Size:
         """Output size of an image, or a crop, of this size."""
         if self.long is None:
             return self.size
         short = int(rng.choice(self.short)) if rng is not None and self.short else min(self.size)
-        return fitted(size, short, self.long, self.rule)
+        found = fitted(size, short, self.long, self.rule)
+        return found if self.canvas is None else within(found, self.canvas)
 
 
 @dataclass(frozen=True)
@@ -195,7 +198,7 @@ def build_augment(
     antialias: bool = True,
     resize_rule: str | None = None,
     train: bool = True,
-) -> Augment:
+) -> Augmentation:
     """Build an augmentation: (uint8 (3, H, W), target, random generator) -> augmented and resized image and target.
 
     Args:

@@ -73,3 +73,10 @@ def fitted(size: Size, short: int, long: int, rule: str) -> Size:
     """
     height, width = RULES[rule](size, short, long)
     return max(1, height), max(1, width)
+
+
+def within(size: Size, canvas: Size) -> Size:
+    """A size that fits into a canvas: as it is, or smaller with the same aspect ratio; each side at least 1 pixel."""
+    scale = min(1.0, *(most / side for side, most in zip(size, canvas, strict=True)))
+    height, width = (max(1, math.floor(side * scale + ROUNDING)) for side in size)
+    return height, width

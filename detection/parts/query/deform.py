@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from detection.parts.fixed import shapes_are_fixed
 from detection.parts.query.bilinear import LookedUp, grid_of
 from shared.devices.device import sent
 
@@ -35,7 +36,8 @@ def deformable_attention(value: Tensor, shapes: Shapes, places: Tensor, weights:
     """
     exact = torch.promote_types(value.dtype, torch.float32)  # bfloat16 is too coarse for coordinates on a large map
     inputs = (value.to(exact), places.to(exact), weights.to(exact))
-    return (in_rows if value.device.type == "cpu" else in_maps)(*inputs, shapes).to(value.dtype)
+    here = value.device.type == "cpu" and not shapes_are_fixed()
+    return (in_rows if here else in_maps)(*inputs, shapes).to(value.dtype)
 
 
 def in_rows(value: Tensor, places: Tensor, weights: Tensor, shapes: Shapes) -> Tensor:

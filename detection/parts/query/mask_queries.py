@@ -27,6 +27,7 @@ from torch import Tensor, nn
 from torchvision.ops import roi_align, sigmoid_focal_loss
 
 from backbones.base import MapInfo
+from detection.parts.fixed import no_fixed_form, shapes_are_fixed
 from detection.types import Detections, Target
 from shared.errors import UsageError
 
@@ -172,6 +173,8 @@ def segmented(found: Detections, logits: Tensor, whole: Sequence[int], size: tup
         whole: height and width of the padded image.
         size: height and width of the unpadded image.
     """
+    if shapes_are_fixed():
+        no_fixed_form("segments whole images, which are put together outside the network")
     rows, columns = logits.shape[-2:]
     index = torch.arange(len(logits), device=logits.device)[:, None]
     boxes = found["boxes"] * found["boxes"].new_tensor((columns / whole[1], rows / whole[0])).repeat(2)

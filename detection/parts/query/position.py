@@ -42,11 +42,16 @@ def extent(images: Images, maps: Sequence[Tensor]) -> Extent:
     """Batch, maps (B, C, H, W) -> unpadded part; a cell is padding if the pixel at its top left corner is."""
     shapes = [(int(x.shape[-2]), int(x.shape[-1])) for x in maps]
     whole = images.pixels.shape[-2:]
+    # not -(-a // b): of a negative number ONNX's division drops the fraction
     held = [
-        [[-(-size * side // pixels) for size, side, pixels in zip(own, shape, whole, strict=True)] for shape in shapes]
+        [
+            [(size * side + pixels - 1) // pixels for size, side, pixels in zip(own, shape, whole, strict=True)]
+            for shape in shapes
+        ]
         for own in images.sizes
     ]
-    padded = any(tuple(cells) != shape for own in held for cells, shape in zip(own, shapes, strict=True))
+    known = all(isinstance(side, int) for own in images.sizes for side in own)  # not so in an exported graph
+    padded = not known or any(tuple(cells) != shape for own in held for cells, shape in zip(own, shapes, strict=True))
     sizes = sent([*held, shapes], images.pixels.device, torch.float32).flip(-1)  # one copy
     return Extent(shapes, sizes[:-1], sizes[:-1] / sizes[-1], padded)
 

@@ -10,7 +10,9 @@ from collections.abc import Sequence
 from torch import Tensor
 from torchvision.ops import box_convert, clip_boxes_to_image
 
+from detection.parts.fixed import shapes_are_fixed
 from detection.types import Detections
+from shared.devices.device import sent
 
 
 def best_pairs(scores: Tensor, most: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -41,7 +43,11 @@ def detections(
     found: list[Detections] = []
     for score, label, query, box, (height, width) in zip(*best, boxes, sizes, strict=True):
         sure = score >= min_score
-        corners = box_convert(box[query[sure]], "cxcywh", "xyxy") * box.new_tensor((width, height, width, height))
+        if shapes_are_fixed():
+            score, sure = score * sure, slice(None)
+        corners = box_convert(box[query[sure]], "cxcywh", "xyxy") * sent(
+            (width, height, width, height), box.device, box.dtype
+        )
         found.append(
             {"boxes": clip_boxes_to_image(corners, (height, width)), "labels": label[sure], "scores": score[sure]}
         )

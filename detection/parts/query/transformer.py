@@ -19,6 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from detection.parts.fixed import shapes_are_fixed
 from detection.parts.query.dropout import Dropout, dropout
 from shared.errors import UsageError
 
@@ -56,7 +57,8 @@ class Attention(nn.Module):
 def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, share: float) -> Tensor:
     """(B, H, Q, D), (B, H, S, D), (B, H, S, D) -> (B, H, Q, D), with dropout of the attention weights."""
     learned = bias is not None and bias.requires_grad  # the fused CPU kernel has no gradient for it
-    if q.device.type != "cpu" or not (share or learned):
+    by_steps = learned or share or (bias is not None and shapes_are_fixed())  # not every exporter takes a bias apart
+    if q.device.type != "cpu" or not by_steps:
         return F.scaled_dot_product_attention(q, k, v, attn_mask=bias, dropout_p=share)
     weights = (q * q.shape[-1] ** -0.5) @ k.transpose(-2, -1)  # logits at first; in place to save memory
     if bias is not None:

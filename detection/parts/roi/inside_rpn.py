@@ -24,6 +24,7 @@ from backbones.base import MapInfo
 from detection.parts.dense.assign import by_overlap
 from detection.parts.dense.focal import NOTHING
 from detection.parts.dense.sides import inside
+from detection.parts.fixed import no_fixed_form, shapes_are_fixed
 from detection.parts.roi.rcnn import RATIOS, SIZES
 
 POSITIVE, NEGATIVE = 0.7, 0.3  # IoU with an object
@@ -62,6 +63,8 @@ class InsideRPN(RegionProposalNetwork):
         self, images: ImageList, features: dict[str, Tensor], targets: list[dict[str, Tensor]] | None = None
     ) -> tuple[list[Tensor], dict[str, Tensor]]:
         """-> proposals (R, 4) of each image, best first; losses, if there are targets."""
+        if shapes_are_fixed():
+            no_fixed_form("proposes and names regions in numbers that depend on the image")
         self.sizes = images.image_sizes  # for the border
         return super().forward(images, features, targets)
 

@@ -22,6 +22,7 @@ from torchvision.models.detection.keypoint_rcnn import KeypointRCNNHeads, Keypoi
 from torchvision.models.detection.roi_heads import RoIHeads
 
 from backbones.base import MapInfo
+from detection.parts.fixed import shapes_are_fixed
 from detection.parts.roi.rcnn import Matched, together
 from detection.parts.roi.roi_align import PyramidRoIAlign
 from detection.types import Detections, Images, Target
@@ -60,9 +61,12 @@ def keypoint_loss(
 
 
 def with_keypoints(roi_heads: Any, maps: list[Tensor], images: Images, found: list[Detections]) -> list[Detections]:
-    """Add keypoints to detections."""
+    """Add keypoints to detections, or, in fixed shapes, heatmaps, since `highest` makes one of each box's size."""
     boxes = [one["boxes"] for one in found]
     heatmaps = roi_heads.keypoint_predictor(look_closer(roi_heads, maps, *together(boxes))).float()
+    if shapes_are_fixed():
+        each = heatmaps.split([len(b) for b in boxes])
+        return [{**one, "heatmaps": part} for one, part in zip(found, each, strict=True)]
     parts = highest(heatmaps, torch.cat(boxes)).split([len(b) for b in boxes])
     return [{**one, "keypoints": part} for one, part in zip(found, parts, strict=True)]
 

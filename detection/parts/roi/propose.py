@@ -16,6 +16,7 @@ from torchvision.models.detection.rpn import RegionProposalNetwork
 from torchvision.ops import nms
 
 from detection.parts.dense.anchors import from_offsets
+from detection.parts.fixed import shapes_are_fixed
 from shared.devices.device import sent
 
 TOGETHER = 2**15  # boxes in one NMS on a GPU, whose memory grows with their square
@@ -45,8 +46,13 @@ def propose(
     usable = ((boxes[..., 2:] - boxes[..., :2]) >= rpn.min_size).all(-1) & (chances >= rpn.score_thresh)
     chances = chances.where(usable, NONE)  # worse than all others, so they drop none of them
     levels = zip(boxes.split(counts, 1), chances.split(counts, 1), strict=True)
-    kept = torch.cat([best_of_groups(*level, rpn.nms_thresh) for level in levels], 1)
-    top, order = chances.where(kept, NONE).sort(dim=1, descending=True, stable=True)
+    thin_out = one_by_one if shapes_are_fixed() else best_of_groups
+    kept = torch.cat([thin_out(*level, rpn.nms_thresh) for level in levels], 1)
+    left = chances.where(kept, NONE)
+    if shapes_are_fixed():
+        top, order = left.topk(min(rpn.post_nms_top_n(), left.shape[1]), 1)
+        return boxes.gather(1, each_of(order)), top
+    top, order = left.sort(dim=1, descending=True, stable=True)
     order = order[:, : rpn.post_nms_top_n()]
     return boxes.gather(1, each_of(order)), top[:, : order.shape[1]]
 
@@ -65,11 +71,9 @@ def best_of_groups(boxes: Tensor, scores: Tensor, iou: float) -> Tensor:
     A single operation, whose result has a known shape. On a CPU, groups are small one by one; a GPU waits for every
     NMS, so there they are moved apart and taken together.
     """
-    kept = torch.zeros_like(scores, dtype=torch.bool)
     if boxes.device.type == "cpu":
-        for group, keep in zip(zip(boxes, scores, strict=True), kept, strict=True):
-            keep[nms(*group, iou)] = True
-        return kept
+        return one_by_one(boxes, scores, iou)
+    kept = torch.zeros_like(scores, dtype=torch.bool)
     apart = torch.arange(len(boxes), device=boxes.device)[:, None, None] * (boxes.amax() + 1)
     step = max(1, TOGETHER // max(1, boxes.shape[1]))
     for start in range(0, len(boxes), step):
@@ -77,6 +81,17 @@ def best_of_groups(boxes: Tensor, scores: Tensor, iou: float) -> Tensor:
         moved = (boxes[some] + apart[: len(boxes[some])]).flatten(0, 1)
         kept[some].view(-1).index_fill_(0, nms(moved, scores[some].flatten(), iou), True)
     return kept
+
+
+def one_by_one(boxes: Tensor, scores: Tensor, iou: float) -> Tensor:
+    """NMS of one group after the other: (B, K, 4), (B, K) -> (B, K) bool."""
+    groups = [nms(*group, iou) for group in zip(boxes, scores, strict=True)]
+    return torch.stack(
+        [
+            torch.zeros_like(score, dtype=torch.bool).index_fill(0, keep, True)
+            for score, keep in zip(scores, groups, strict=True)
+        ]
+    )
 
 
 @best_of_groups.register_fake

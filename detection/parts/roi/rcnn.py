@@ -22,12 +22,14 @@ from torchvision.models.detection.faster_rcnn import FastRCNNPredictor
 from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.roi_heads import RoIHeads
 from torchvision.models.detection.rpn import RegionProposalNetwork, RPNHead, concat_box_prediction_layers
+from torchvision.ops import clip_boxes_to_image
 
 from backbones.base import MapInfo
-from detection.parts.dense.anchors import Anchors, as_offsets
+from detection.parts.dense.anchors import Anchors, as_offsets, from_offsets
 from detection.parts.dense.assign import by_overlap_each
 from detection.parts.dense.focal import NOTHING
 from detection.parts.dense.objects import Objects, padded
+from detection.parts.fixed import above, best_after_nms, shapes_are_fixed
 from detection.parts.known import hidden
 from detection.parts.roi.draw import Drawn, draw
 from detection.parts.roi.propose import NONE, propose
@@ -38,6 +40,7 @@ from shared.devices.device import sent
 SEEN = 7  # output size of RoIAlign
 SIZES = (32, 64, 128, 256, 512)  # pixels
 RATIOS = (0.5, 1.0, 2.0)  # height over width
+SMALLEST = 1e-2  # pixels: sides of torchvision's smallest detection
 
 
 class Matched(NamedTuple):
@@ -140,10 +143,38 @@ def learn(
 def find(rpn: RegionProposalNetwork, roi_heads: RoIHeads, maps: list[Tensor], images: Images) -> list[Detections]:
     """Detections of each image."""
     boxes, chances = propose(rpn, *predict(rpn, maps, images), images.sizes)
+    if shapes_are_fixed():
+        return find_in_fixed_shapes(roi_heads, maps, images, boxes, chances)
     proposals = [b[c != NONE] for b, c in zip(boxes, chances, strict=True)]
     scores, moved = look(roi_heads, by_name(maps), proposals, images)
     found = roi_heads.postprocess_detections(scores, moved, proposals, images.sizes)
     return [Detections(boxes=b, labels=label - 1, scores=s) for b, s, label in zip(*found, strict=True)]
+
+
+def find_in_fixed_shapes(
+    roi_heads: RoIHeads, maps: list[Tensor], images: Images, boxes: Tensor, chances: Tensor
+) -> list[Detections]:
+    """Detections of proposals (B, M, 4) with scores (B, M), as torchvision's `postprocess_detections` finds them.
+
+    Padding among the proposals is made empty and has no class, since it may still be a box that NMS has dropped.
+    """
+    there = chances != NONE
+    proposals = list((boxes * there[..., None]).unbind(0))
+    scores, moved = look(roi_heads, by_name(maps), proposals, images)
+    classes = scores.shape[-1] - 1
+    moved = moved.view(len(boxes), -1, classes + 1, 4)[:, :, 1:]
+    weights = roi_heads.box_coder.weights
+    found = []
+    for chance, move, proposal, real, size in zip(
+        scores.softmax(-1)[:, 1:].view(*there.shape, -1), moved, proposals, there, images.sizes, strict=True
+    ):
+        box = clip_boxes_to_image(from_offsets(move, proposal[:, None], weights), size).flatten(0, 1)
+        usable = ((box[:, 2:] - box[:, :2]) >= SMALLEST).all(1)
+        score = above(chance * real[:, None], roi_heads.score_thresh).flatten() * usable
+        label = torch.arange(classes, device=box.device).expand(len(proposal), -1).flatten()
+        kept = best_after_nms(box, label, score, roi_heads.nms_thresh, roi_heads.detections_per_img)
+        found.append(Detections(boxes=kept[0], labels=kept[1], scores=kept[2]))
+    return found
 
 
 def proposed(rpn: RegionProposalNetwork, maps: list[Tensor], images: Images) -> list[Detections]:

@@ -20,6 +20,7 @@ from torchvision.ops import MultiScaleRoIAlign, roi_align
 from torchvision.ops.poolers import LevelMapper
 
 from backbones.base import MapInfo
+from detection.parts.fixed import shapes_are_fixed
 
 
 class PyramidRoIAlign(MultiScaleRoIAlign):
@@ -46,9 +47,19 @@ class PyramidRoIAlign(MultiScaleRoIAlign):
         """Maps (B, C, H_i, W_i), finest first, boxes (R, 4) and the image of each (R,) -> (R, C, G, G)."""
         maps = list(maps[: len(self.scales)])
         level = self.map_levels([boxes])  # type: ignore[operator]
+        if shapes_are_fixed():
+            return self.as_operators(maps, torch.cat((of_image[:, None].to(boxes.dtype), boxes), 1), level)
         if boxes.device.type == "cpu":
             return cut_out(maps, self.scales, boxes, of_image, level, self.cells, self.samples)
         return self.level_by_level(maps, torch.cat((of_image[:, None].to(boxes.dtype), boxes), 1), level)
+
+    def as_operators(self, maps: list[Tensor], regions: Tensor, level: Tensor) -> Tensor:
+        """For other runtimes: regions (R, 5) as image and box; each level's part is put into its places."""
+        cut = regions.new_zeros(len(regions), maps[0].shape[1], self.cells, self.cells)
+        for number, (x, scale) in enumerate(zip(maps, self.scales, strict=True)):
+            here = (level == number).nonzero()[:, 0]
+            cut = cut.index_copy(0, here, roi_align(x, regions[here], self.cells, scale, self.samples))
+        return cut
 
     def level_by_level(self, maps: list[Tensor], regions: Tensor, level: Tensor) -> Tensor:
         """On a GPU: regions (R, 5) as image and box, sorted by level, whose counts the host asks for together."""
