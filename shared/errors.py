@@ -3,6 +3,7 @@
     2  usage or recipe      a flag, a value or a recipe that cannot be understood
     3  data                 images, annotations or shards that cannot be used
     4  weights              weights that do not exist or do not match
+    5  parted               what was exported does not give the results of what it was made from
     75 stopped              stopped by a signal; the state is saved, continue with --resume
     130 interrupted         stopped by Ctrl-C; a training run saves its state first
     1  anything else
@@ -43,6 +44,12 @@ class WeightsError(Refusal):
     """Weights that do not exist or do not match."""
 
     exit_code = 4
+
+
+class Parted(Refusal):
+    """An exported file does not give the results of the network that it was made from."""
+
+    exit_code = 5
 
 
 class Stopped(Refusal):

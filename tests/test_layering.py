@@ -26,6 +26,7 @@ ROOMS = {
     "shared.errors": "text",
     "shared.files": "",
     "shared.versions": "errors",
+    "shared.graphs": "errors versions",
     "shared.recipes": "errors text versions",
     "shared.logs": "files text",
     "shared.devices": "errors recipes",
@@ -49,10 +50,11 @@ ROOMS = {
     # detection: backbone weights -> detector
     "detection.types": "",
     "detection.parts.known": "types",
-    "detection.parts.dense": "types",
-    "detection.parts.roi": "types parts.known parts.dense",
-    "detection.parts.query": "types parts.known parts.dense",
-    "detection.nets": "types parts.known parts.dense parts.roi parts.query",
+    "detection.parts.fixed": "",
+    "detection.parts.dense": "types parts.fixed",
+    "detection.parts.roi": "types parts.known parts.fixed parts.dense",
+    "detection.parts.query": "types parts.known parts.fixed parts.dense",
+    "detection.nets": "types parts.known parts.fixed parts.dense parts.roi parts.query",
     "detection.recipe": "nets",
     "detection.data.masks": "",
     "detection.data.annotations": "data.masks",
@@ -65,8 +67,9 @@ ROOMS = {
     "detection.explaining": "types data drawing eval",
     "detection.training": "types nets recipe data.annotations vocabulary data.augment data drawing eval explaining "
     "published",
-    "detection.inference": "types parts.query nets recipe data.masks data.annotations vocabulary "
+    "detection.inference": "types parts.roi parts.query nets recipe data.masks data.annotations vocabulary "
     "data.augment data drawing eval training",
+    "detection.exporting": "types parts.fixed nets recipe data.augment data training inference",
     "detection.commands": "nets data.augment published training inference",
     "detection.cli": "",
     "detection.__main__": "cli",

@@ -19,8 +19,8 @@ DATA = ("data_path", "val_path", "coco_json_path", "coco_val_json_path", "datase
 def export_flags() -> Parser:
     parser = Parser(
         prog="detect export",
-        description="A trained detector as a file for another runtime: uint8 image in, boxes, labels and scores out. It "
-        "is compared with the network on your photographs; exit code 5 if they part.",
+        description="A trained detector as a file for another runtime: uint8 image in, boxes, labels and scores out. "
+        "It is compared with the network on your photographs; exit code 5 if they part.",
     )
     weights_flags(parser, device=False)
     parser.add_argument("--format", choices=FORMATS, default="onnx", help="kind of file (default: onnx)")

@@ -1,7 +1,7 @@
 """`detect export`: a trained detector as a file for another runtime, with its card and its parity sheet.
 
     Trained, canvas -> DetectionGraph -> model.onnx | model.xml, model.bin | model.pt2
-                                         card.json     classes, source ids, input, outputs, thresholds, digests, versions
+                                         card.json     classes, input, outputs, thresholds, digests, versions
     photographs     -> both           -> parity.json   detections matched, AP of both, milliseconds
 
 The folder is written aside and appears whole. A folder that holds anything is never written to.
@@ -47,7 +47,7 @@ MEANING = {
     "labels": "index into classes.names; classes.source_ids are the ids of the annotation file",
     "scores": "from 0 to 1, best first; a row of score 0 is padding",
     "masks": "probabilities on a grid over the box, to be resized to the box",
-    "heatmaps": "logits of each keypoint on a grid over the box; resize to the box (bicubic), the maximum is the keypoint",
+    "heatmaps": "logits of each keypoint on a grid over the box; resized to it (bicubic), the maximum is the keypoint",
 }
 
 

@@ -2,8 +2,8 @@
 
     uint8 (B, 3, h, w) -> normalized -> padded to the canvas -> network -> boxes (B, M, 4), labels, scores (B, M), ...
 
-Padding is part of the function: an image of any height and width up to the canvas goes in, and sizes inside are those of
-the canvas. Images of one batch have one size. Rows of score 0 are padding.
+Padding is part of the function: an image of any height and width up to the canvas goes in, and all sizes inside are
+those of the canvas. Images of one batch have one size. Rows of score 0 are padding.
 Shape letters: B images, M detections.
 """
 

@@ -3,7 +3,7 @@
     photographs, resized -> network on the canvas, file in its runtime -> boxes matched, differences, milliseconds
     validation set       -> AP of both
 
-A detection is matched if the other has one of the same label, within PIXELS and SCORE of it, that no better one has taken.
+A detection is matched if the other has one of the same label within PIXELS and SCORE that no better one has taken.
 Detections are compared as sets, since equal scores are ordered differently.
 """
 
@@ -20,19 +20,13 @@ from torch import Tensor
 
 from detection.inference.exported import GraphTask
 from detection.types import Detections
-from shared.errors import Refusal
+from shared.errors import Parted, plural
 
 PIXELS, SCORE = 0.1, 0.001  # how far a matched detection may be: sides of the box in pixels of the input; score
 MASK, CELLS = 0.01, 1.5  # mean difference of a mask's probabilities; distance of keypoints in pixels of the input
 COUNTED, AT_LEAST = 0.05, 10  # detections that are compared: those of this score, and so many of the best in any case
 ENOUGH = 0.99  # share of detections that must be matched
 AP_APART = 0.002  # between the AP of the network and of the file
-
-
-class Parted(Refusal):
-    """The exported file does not find what the network finds."""
-
-    exit_code = 5
 
 
 @dataclass
@@ -78,8 +72,8 @@ class Sheet:
         facts = self.facts()
         ms, most = facts["milliseconds"], max(one["pixels"] for one in self.photographs)
         lines = [
-            f"parity: {self.matched} of {self.compared} detections in {len(self.photographs)} photographs found by both, "
-            f"at most {most:.2g} pixels apart"
+            f"parity: {self.matched} of {self.compared} detections in {plural(len(self.photographs), 'photograph')} "
+            f"found by both, at most {most:.2g} pixels apart"
         ]
         lines += [f"{name}: {own:.4f} by the network, {other:.4f} exported" for name, (own, other) in self.ap.items()]
         lines.append(

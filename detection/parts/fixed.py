@@ -6,9 +6,9 @@
     NMS           boxes moved apart by class; all but the kept ones -> 0
     M best        the best scores, or rows of zeros where there are fewer
 
-What makes the number of rows depend on values asks `shapes_are_fixed`: parts that networks share, so that a network made
-of them needs nothing more to be exported. A part without a fixed form calls `no_fixed_form`. Equal scores may come in
-another order than without.
+What makes the number of rows depend on values asks `shapes_are_fixed`: parts that networks share, so that a network
+made of them needs nothing more to be exported. A part without a fixed form calls `no_fixed_form`. Equal scores may
+come in another order than without.
 Shape letters: N candidates of an image, M detections.
 """
 

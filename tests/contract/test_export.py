@@ -1,4 +1,4 @@
-"""Every detector on offer has a form with fixed shapes that finds the same, or refuses in a sentence; that form exports."""
+"""Every detector on offer has a form with fixed shapes that finds the same, or refuses in a sentence; that exports."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ IN_RUNTIME = [
     "vitdet_mask",
     "smca_detr",
     "deformable_detr",
-]  # one of every kind of part
+]  # every kind of part
 
 
 def graph_of(network: str, canvas: tuple[int, int] = CANVAS) -> DetectionGraph:
@@ -63,7 +63,7 @@ def named(graph: DetectionGraph) -> Any:
 
 @pytest.mark.parametrize("network", EXPORTED)
 def test_fixed_shapes_have_the_detections_of_the_network(network: str) -> None:
-    """Two images smaller than the canvas at once, then another of another size; shapes stay, and padding has score 0."""
+    """Two images smaller than the canvas at once, then a smaller one; shapes stay, padding has score 0."""
     graph = graph_of(network)
     run = named(graph)
     pictures = [picture(90, 125, seed) for seed in (1, 2)]
