@@ -109,7 +109,8 @@ def compare(
         names, pictures = zip(*photographs[first : first + count], strict=True)
         full = torch.stack([*pictures, *pictures[-1:] * (count - len(pictures))])
         if not first:  # the first run of either prepares the others
-            eager(full), exported.graph(full)
+            eager(full)
+            exported.graph(full)
         began = time.perf_counter()
         own = eager(full)
         between = time.perf_counter()
