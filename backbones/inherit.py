@@ -18,6 +18,7 @@ from backbones.conversions import CONVERSIONS, RESIZE, Conversion, conversion_fo
 from backbones.function import on_meta
 from shared.errors import UsageError, WeightsError
 from shared.weights.card import Card, Exported, listed, read_shapes, versions
+from shared.weights.seen import record_of
 from shared.weights.store import NotThere, Store, Transfer
 
 BUILT_WITH = ("img_size", "aws_compat")  # arguments of a card that its weights depend on; stochastic depth is not one
@@ -168,4 +169,4 @@ def keep(
         licence=parent_card.licence,
         versions=versions(),
     )
-    return store.put(inherited.net, card)
+    return store.put(inherited.net, card, seen=record_of(inherited.parent))

@@ -32,7 +32,7 @@ from detection.eval.recall import RecallEvaluator
 from detection.eval.results import write_for_scoring
 from detection.inference.for_lvis import of_another_set
 from detection.inference.open_world import OpenWorld, ask, with_counts
-from detection.inference.overlap import listed_in, seen_in_training
+from detection.inference.overlap import certificate, listed_in, seen_in_training
 from detection.inference.told import ask_for_classes
 from detection.nets import detector, finds, is_agnostic, resize_rule
 from detection.recipe import DataConfig
@@ -202,6 +202,9 @@ def evaluate(
     tell(dataset)
     for sentence in seen_in_training(dataset, trained.exported) + (listed_in(dataset, against) if against else []):
         log.warning("%s", sentence)
+    checked = certificate(dataset, trained.exported)
+    for sentence in checked.lines():
+        (log.info if checked.clean else log.warning)("%s", sentence)
     trained.task.evaluator = lambda: evaluator_for(dataset, config, trained.exported.card.args["network"])
     batches = in_order(dataset, batch_size, workers=workers, pin=trained.device.type == "cuda")
     began = time.perf_counter()

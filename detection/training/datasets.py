@@ -38,7 +38,7 @@ from shared.files import cache_dir
 from shared.recipes.files import recipe_folder
 from shared.runs.session import pair
 from shared.weights.card import Exported
-from shared.weights.seen import hashes_of, joined, read_seen
+from shared.weights.seen import Record, digests_of, record_of, together, write_digests
 
 EVALUATED = "validation needs every image: correct or remove them, in the annotations too"
 
@@ -250,10 +250,17 @@ def sides(given: tuple[int, ...] | None) -> tuple[int, int] | None:
     return None if given is None else (given[0], given[1])
 
 
-def seen_by(trains: Sequence[CocoDetection], start: Exported | None) -> np.ndarray:
-    """Hashes of the images that a run trains on, and of those that the weights it starts from were trained on."""
-    own = [hashes_of(images.photographs.marks) for images in trains]
-    return joined([*own, None if start is None else read_seen(start.path)])
+def seen_by(
+    trains: Sequence[CocoDetection], parents: Sequence[Exported | None], folder: Path, **about: str
+) -> Record | None:
+    """Digests of the images that a run trains on, in a file of its folder, and those of the weights it starts from.
+
+    Args:
+        about: arch and tag of the weights, and where the data is, for the card.
+    """
+    digests = digests_of(np.concatenate([images.photographs.marks for images in trains]))
+    own = write_digests(folder, digests, kind="detector", **about) if len(digests) else None
+    return together([own, *(record_of(parent) for parent in parents)])
 
 
 def evaluator_for(dataset: CocoDetection, config: DataConfig, network: str | None = None) -> Evaluator:

@@ -133,12 +133,13 @@ def train(resolved: Resolved) -> Path | None:
         for note in notes(resolved, feed.step_size):
             log.info(note)
 
-        seen = seen_by(data.trains, start)
+        about = {"arch": arch_of(recipe, opened), "tag": tag, "data": str(recipe.data.data_path)}
+        seen = seen_by(data.trains, [start, opened.parent], run_dir, **about) if dist.is_main() else None
 
         def publish(trained: Any, epoch: int, metrics: dict[str, float], last: bool) -> None:
             kept[:] = [trained]  # the average, where there is one
-            about = card(session, data, opened, tag, epoch, metrics, last, spoken)
-            exported.append(store.put(trained.detector, about, seen=seen))
+            facts = card(session, data, opened, tag, epoch, metrics, last, spoken)
+            exported.append(store.put(trained.detector, facts, seen=seen))
             log.info("exported %s to %s", exported[-1], exported[-1].path)
 
         metrics = session.fit(task, feed, val_loader(session, data), publish, recipe.model.keep_epochs)

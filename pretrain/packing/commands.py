@@ -1,4 +1,4 @@
-"""`pretrain pack`: its flags, its progress and its summary. Imports no torch."""
+"""`pretrain pack` and `pretrain fingerprint`: their flags, progress and summary. Imports no torch."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
-from shared.errors import plural
+from shared.errors import UsageError, plural
 from shared.recipes.commands import Command
 from shared.recipes.flags import Parser, add_pixel_limit
 from shared.recipes.values import number, whole
@@ -39,6 +39,7 @@ def pack(argv: list[str]) -> int:
         short_side=args.short_side,
         restart_markers=args.restart_markers,
         verify=args.verify,
+        fingerprints=args.fingerprints,
         jobs=cores() if args.jobs is None else args.jobs,
         progress=percent(sys.stdout),
     )
@@ -87,6 +88,11 @@ def parser() -> Parser:
     )
     add_pixel_limit(flags)
     flags.add_argument("--verify", action="store_true", help="decode every image instead of reading its header")
+    flags.add_argument(
+        "--fingerprints",
+        action="store_true",
+        help="also what `pretrain fingerprint` writes, which decodes every image at a small size",
+    )
     flags.add_argument("--jobs", type=whole(1, 1024), help="shards written in parallel (default: one per core)")
     return flags
 
@@ -126,7 +132,7 @@ def reasons(left_out: list[tuple[str, str]]) -> str:
     return f", {len(left_out):,} left out ({'; '.join(words)})"
 
 
-def percent(stream: TextIO) -> Callable[[int, int], None]:
+def percent(stream: TextIO, what: str = "packing") -> Callable[[int, int], None]:
     """Progress as one updated line on a terminal, as a line every 10 % elsewhere."""
     shown = -1
 
@@ -136,7 +142,7 @@ def percent(stream: TextIO) -> Callable[[int, int], None]:
         if share == shown or (not stream.isatty() and share // 10 == shown // 10):
             return
         shown = share
-        stream.write(f"\rpacking {share:3d} %" if stream.isatty() else f"packing {share:3d} %\n")
+        stream.write(f"\r{what} {share:3d} %" if stream.isatty() else f"{what} {share:3d} %\n")
         if stream.isatty() and done == total:
             stream.write("\n")
         stream.flush()
@@ -144,4 +150,53 @@ def percent(stream: TextIO) -> Callable[[int, int], None]:
     return show_share
 
 
-COMMANDS = {"pack": Command("pack folders, lists or TFRecords of images into shards with an index", pack, parser)}
+def fingerprint_flags() -> Parser:
+    flags = Parser(
+        prog="pretrain fingerprint",
+        description="Write fingerprints of all images beside their shards, so that `detect eval` can tell whether test "
+        "images were seen in pretraining, also if they were encoded again, resized, mirrored or cropped by 10 %. Run "
+        "again, a stopped command continues.",
+    )
+    flags.add_argument("shards", help="a folder of shards, a tar, a glob or a range such as train-{000000..000009}.tar")
+    flags.add_argument("--jobs", type=whole(1, 1024), help="images decoded in parallel (default: one per core)")
+    add_pixel_limit(flags)
+    return flags
+
+
+def fingerprint(argv: list[str]) -> int:
+    args = fingerprint_flags().parse_exactly(argv)
+    from pretrain.data.digests import fingerprint_shard
+    from pretrain.data.shard_index import open_index
+    from pretrain.data.shards import find_shards, is_remote
+    from shared.feeding.image import limit_pixels
+
+    limit_pixels(args.max_pixels)
+    found = find_shards(args.shards, None)
+    if is_remote(found[0]):
+        raise UsageError("fingerprints are written beside local shards; copy them to a local folder first")
+    shards = [Path(shard) for shard in found]
+    total, done, show = sum(len(open_index(shard).keys) for shard in shards), 0, percent(sys.stdout, "fingerprinting")
+    without, kept = 0, 0
+
+    def tick(count: int) -> None:
+        nonlocal done
+        done += count
+        show(done, total)
+
+    for shard in shards:
+        lacking = fingerprint_shard(shard, cores() if args.jobs is None else args.jobs, tick)
+        kept += lacking is None
+        without += lacking or 0
+    there = f"; {plural(kept, 'shard')} had them already" if kept else ""
+    say(f"{plural(total, 'image')} of {plural(len(shards), 'shard')} have fingerprints{there}")
+    if without:
+        say(f"  {without:,} without a fingerprint: they cannot be decoded, or are of one color")
+    return 0
+
+
+COMMANDS = {
+    "pack": Command("pack folders, lists or TFRecords of images into shards with an index", pack, parser),
+    "fingerprint": Command(
+        "write fingerprints of the images of shards, to find test images among them", fingerprint, fingerprint_flags
+    ),
+}

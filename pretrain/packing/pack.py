@@ -1,4 +1,4 @@
-"""`pretrain pack FROM OUT`: images of folders, lists and TFRecords -> WebDataset shards, each with an index.
+"""`pretrain pack FROM OUT`: folders, lists and TFRecords of images -> WebDataset shards with indexes and digests.
 
     FROM -> entries, split and in order (sources.py) -> divided into shards by count and bytes
          -> shards, in parallel (jobs.py, shard_writer.py), in .OUT.partial/shards, with a note for each
@@ -21,6 +21,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from pretrain.data.classes import NAMES
+from pretrain.data.digests import places
 from pretrain.data.restart_markers import jpegtran
 from pretrain.packing.jobs import write_shards
 from pretrain.packing.shard_writer import Note, Task, Treatment, finished, learn
@@ -71,6 +72,7 @@ def pack(
     short_side: int | None = None,
     restart_markers: bool = False,
     verify: bool = False,
+    fingerprints: bool = False,
     jobs: int = 1,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Packed:
@@ -86,6 +88,7 @@ def pack(
         short_side: in pixels, to which larger images are resized.
         restart_markers: add restart markers to JPEGs; needs the program jpegtran.
         verify: decode every image instead of reading only its header.
+        fingerprints: of what every image shows, in the digests beside the shards; decodes every image small.
         jobs: number of processes.
         progress: called with the number of finished images and their total.
 
@@ -101,7 +104,7 @@ def pack(
         raise UsageError("--jobs and --short-side are at least 1; remove them for all cores and unchanged images")
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise DataError(f"{out} already exists and is not empty; give another folder or remove it first")
-    treatment = Treatment(verify, short_side, jpegtran() if restart_markers else None)
+    treatment = Treatment(verify, short_side, jpegtran() if restart_markers else None, fingerprints)
     source = find_source(place, kind=kind, root=None if root is None else Path(root), val_share=val_share)
     shards = {split: list(cut(entries, shard_size, shard_bytes)) for split, entries in source.splits.items()}
     try:
@@ -202,11 +205,12 @@ def settle(partial: Path, made: Made, packed: Packed, out: Path) -> None:
         lines = (f"{printable(name)}\t{printable(reason)}\n" for name, reason in packed.left_out)
         (partial / "shards" / UNPACKED).write_text("".join(lines), encoding="utf-8")
     taken: Counter[str] = Counter()
-    for shard in (task.shard for task, note in made if note.samples):
+    for shard, note in ((task.shard, note) for task, note in made if note.samples):
         split = shard.name.rpartition("-")[0]
         if (to := shard.with_name(f"{split}-{taken[split]:06d}.tar")) != shard:  # an earlier one had no readable image
             shard.replace(to)
             index_places(shard)[0].replace(index_places(to)[0])
+            places(shard, note.sha256)[0].replace(places(to, note.sha256)[0])
         taken[split] += 1
     for place in (partial / "shards").glob(f"*{SEEN}"):  # of shards kept from a stopped packing
         place.unlink()

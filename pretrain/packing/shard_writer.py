@@ -1,8 +1,9 @@
-"""Writing one shard: entries -> checked and optionally resized images -> tar, index, and note.
+"""Writing one shard: entries -> checked and optionally resized images -> tar, index, digests, and note.
 
     read -> header checked; unreadable images are skipped, with the reason
          -> resized, if the short side is too long; otherwise unchanged
          -> restart markers, if requested; the pixels stay the same
+         -> digests, beside the index: a mark of the bytes and, if requested, a fingerprint of the picture
 
 The same entries and treatment give the same bytes.
 """
@@ -20,15 +21,19 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 from PIL import Image
 from PIL.JpegImagePlugin import get_sampling
 
+from pretrain.data.digests import look, write_digests
 from pretrain.data.layout import LEFT_OUT
 from pretrain.data.restart_markers import marked, rows_of
 from pretrain.data.shard_index import open_index
 from pretrain.data.tfrecord import photograph, read_record
 from pretrain.packing.sources import Entry
 from shared.errors import DataError
+from shared.feeding.fingerprint import fingerprints
+from shared.feeding.headers import FIRST, mark_of
 from shared.feeding.image import BadImage, decode_image, image_size, is_jpeg
 from shared.feeding.tar import OpenFile, index_places
 
@@ -42,11 +47,13 @@ class Treatment:
 
     verify: decode it, instead of reading only its header. short_side: in pixels, to which larger images are resized.
     jpegtran: path of the program that writes restart markers; None for no markers.
+    fingerprints: of what each image shows, beside the mark of its bytes.
     """
 
     verify: bool = False
     short_side: int | None = None
     jpegtran: str | None = None
+    fingerprints: bool = False
 
 
 @dataclass
@@ -84,7 +91,7 @@ class Task(NamedTuple):
 
 
 def write_shard(task: Task, treatment: Treatment, tick: Callable[[], None]) -> Note:
-    """Write one shard, its index and finally its note; only the note if no image is readable.
+    """Write one shard, its index, its digests and finally its note; only the note if no image is readable.
 
     Args:
         tick: called after every entry.
@@ -96,7 +103,8 @@ def write_shard(task: Task, treatment: Treatment, tick: Callable[[], None]) -> N
     from webdataset.writer import TarWriter  # slow to import
 
     reader, aside = Reader(treatment, Note(made_from=task.made_from())), task.shard.with_suffix(".tar.partial")
-    for path in (task.shard, *index_places(task.shard)):  # left by a packing that was stopped before its note
+    stale = task.shard.parent.glob(f"{task.shard.stem}.digests-*.npy")
+    for path in (task.shard, *index_places(task.shard), *stale):  # left by a packing that was stopped before its note
         path.unlink(missing_ok=True)
     with aside.open("wb") as file:
         options: dict[str, Any] = {"encoder": False, "mtime": 0, "format": "PAX_FORMAT"}  # same input, same bytes
@@ -110,6 +118,7 @@ def write_shard(task: Task, treatment: Treatment, tick: Callable[[], None]) -> N
     if reader.note.samples:
         aside.replace(task.shard)
         reader.note.sha256 = open_index(task.shard).sha256
+        write_digests(task.shard, reader.note.sha256, reader.digests())
     else:
         aside.unlink()
     written = task.note.with_suffix(".partial")
@@ -132,6 +141,8 @@ class Reader:
 
     def __init__(self, treatment: Treatment, note: Note) -> None:
         self.treatment, self.note = treatment, note
+        self.marks: list[int] = []
+        self.pictures: list[np.ndarray] = []  # small ones, if fingerprints are wanted
         self._open = lru_cache(maxsize=4)(OpenFile)
 
     def sample(self, entry: Entry) -> dict[str, Any] | None:
@@ -140,14 +151,23 @@ class Reader:
             data, label, notes = self.read(entry)
             ending = Path(entry.name).suffix[1:].lower() if entry.label is not None else ending_of(data)
             data = self.treated(data)
+            mark, picture = look(data) if self.treatment.fingerprints else (mark_of(data[:FIRST], len(data)), None)
         except (BadImage, OSError) as error:
             reason = error.strerror if isinstance(error, OSError) else None
             self.note.skipped.append((entry.name, reason or str(error)))
             return None
         self.note.samples += 1
+        self.marks.append(mark)
+        if picture is not None:
+            self.pictures.append(picture)
         self.note.bytes += len(data)
         about = {"json": json.dumps(notes, sort_keys=True).encode()} if notes else {}
         return {"__key__": entry.key, ending: data, "cls": str(label).encode(), **about}
+
+    def digests(self) -> np.ndarray:
+        """(N, 1) or (N, 4) uint64 of the samples, in their order."""
+        marks = np.array(self.marks, np.uint64)[:, None]
+        return np.column_stack([marks, fingerprints(np.stack(self.pictures))]) if self.pictures else marks
 
     def read(self, entry: Entry) -> tuple[bytes, int, dict[str, str]]:
         """The image file of an entry, its label, and further features of its record."""

@@ -11,6 +11,7 @@ from backbones.base import Backbone
 from backbones.inherit import fill, kept_args, rebuild
 from backbones.sync import join_batch_norms
 from pretrain.data.classes import numbered_alike, without_images
+from pretrain.data.digests import seen_in
 from pretrain.data.labeled import choose, open_labeled, same_classes, seen_as
 from pretrain.data.overlap import overlap
 from pretrain.data.shards import ShardSet, find_shards, is_remote
@@ -31,6 +32,7 @@ from shared.runs.plan import check_plan, doubts
 from shared.runs.report import write_report
 from shared.runs.session import Session, pair
 from shared.weights.card import Card, Exported, check_pixels, expected_pixels, listed, versions
+from shared.weights.seen import Record, record_of, together, write_digests
 from shared.weights.store import Store
 
 log = logging.getLogger(__name__)
@@ -87,7 +89,7 @@ def train(resolved: Resolved) -> Path | None:
         feed = session.feed(data.train, beside=task.beside())
         for line in method_notes(resolved, feed.step_size):
             log.info("%s", line)
-        exported = []
+        exported, seen = [], seen_by(recipe, tag, data.train, parent, run_dir) if dist.is_main() else None
 
         def publish(trained: Any, epoch: int, metrics: dict[str, float], last: bool) -> None:
             card = Card(
@@ -109,7 +111,7 @@ def train(resolved: Resolved) -> Path | None:
                 recipe=session.recipe_values(),
                 versions=versions(),
             )
-            exported.append(store.put(trained.exports()["backbone"], card))
+            exported.append(store.put(trained.exports()["backbone"], card, seen=seen))
             log.info("exported %s to %s", exported[-1], exported[-1].path)
 
         measured = {"probe": probe, "probe_every": recipe.probing.probe or 1}
@@ -123,6 +125,14 @@ def train(resolved: Resolved) -> Path | None:
     finally:
         dist.stop()
     return run_dir
+
+
+def seen_by(recipe: PretrainRecipe, tag: str, train: Any, parent: Exported | None, run_dir: Path) -> Record | None:
+    """Digests of the training images, in a file of the run, and those of the weights it starts from; None for none."""
+    digests = None if recipe.data.data_path is None else seen_in(train)  # not of the demo data
+    about = {"kind": "backbone", "arch": recipe.model.model, "tag": tag, "data": str(recipe.data.data_path)}
+    own = None if digests is None else write_digests(run_dir, digests, **about)
+    return together([own, record_of(parent)])
 
 
 def check_classes(name: str, data: Data) -> None:

@@ -155,7 +155,7 @@ def _read(picture: Picture, length: int) -> tuple[int, int, int, int]:
         data = os.pread(file, min(FIRST, length), picture.offset)
         if not data.startswith(AT_FRONT):
             data = os.pread(file, length, picture.offset)
-        digest = hashlib.blake2b(data[:FIRST] + length.to_bytes(8), digest_size=8).digest()
+        mark = mark_of(data, length)
         tail = b""
         if data[:4] == b"\x89PNG" and length > FIRST:
             tail = os.pread(file, min(TAIL, length), picture.offset + max(0, length - TAIL))
@@ -171,7 +171,13 @@ def _read(picture: Picture, length: int) -> tuple[int, int, int, int]:
             header = image_header(data, tail)
     finally:
         os.close(file)
-    return header.height, header.width, header.orientation, int.from_bytes(digest, "little")
+    return header.height, header.width, header.orientation, mark
+
+
+def mark_of(data: bytes | bytearray, length: int) -> int:
+    """The mark of a file of `length` bytes, from its first 4,096 or more; 64 bits, not 0."""
+    digest = hashlib.blake2b(bytes(data[:FIRST]) + length.to_bytes(8), digest_size=8).digest()
+    return int.from_bytes(digest, "little") or 1
 
 
 # -- the cache ------------------------------------------------------------------------------------

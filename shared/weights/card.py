@@ -43,6 +43,7 @@ class Card:
     conversion: conversion from another backbone: its name, changed tensors, tensors at initial values.
     source: of imported weights: file, sha256, key layout, and the --source text.
     data: fingerprint and number of samples of the training data.
+    seen: files of digests of the images trained on, those of its ancestors' trainings among them (`seen.py`).
     """
 
     arch: str
@@ -61,6 +62,7 @@ class Card:
     metrics: dict[str, float] = field(default_factory=dict)
     recipe: dict[str, Any] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)
+    seen: list[dict[str, Any]] = field(default_factory=list)
     licence: str | None = None
     note: str | None = None
     created: float = 0.0

@@ -2,7 +2,7 @@
 
     weights/<arch>/<tag>/<digest>/model.safetensors      tensors only
                                   card.json              architecture, lineage, metrics
-                                  seen.u32               hashes of the images trained on, of detectors
+                                  seen-<sha256>.npy      digests of the images trained on (seen.py)
 
 Weights load completely, or WeightsError is raised. `Store.put` writes a folder that is never changed again;
 `Store.find` resolves `vicreg`, `vicreg@3fa9c1` or `vicreg` at an epoch to exactly one folder; `Store.load` verifies
@@ -23,7 +23,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from torch import Tensor, nn
 
 from shared.errors import UsageError, WeightsError
@@ -32,7 +31,7 @@ from shared.recipes.files import recipes_for
 from shared.recipes.registry import suggest
 from shared.weights.card import SHORT, Card, Exported, check_name, listed, read_card, read_tensors
 from shared.weights.moved import at_path
-from shared.weights.seen import write_seen
+from shared.weights.seen import Record, keep
 from shared.weights.transfer import Fit, Transfer, fill, not_finite, unshared
 
 PRIVATE = ("il-all", "il-common")  # tags in birder's commands whose weights and images are not public
@@ -56,13 +55,13 @@ class Store:
         card: Card,
         *,
         beside: Mapping[str, Tensor] | None = None,
-        seen: np.ndarray | None = None,
+        seen: Record | None = None,
     ) -> Exported:
         """Write weights and card to a new folder; existing folders are never changed.
 
         Args:
             beside: more tensors for the same file, under names that the module does not have.
-            seen: hashes of the samples that were trained on, kept in a file of the folder (`seen.py`).
+            seen: digests of the images that were trained on, in files that are put into the folder (`seen.py`).
 
         Raises:
             UsageError: an invalid tag or arch, or the folder cannot be written.
@@ -85,6 +84,7 @@ class Store:
             with naming(shelf / "model.safetensors"):
                 save_file(tensors, partial / "model.safetensors")
             facts = asdict(card) | {
+                "seen": seen.on_card() if seen is not None else [],
                 "metrics": {
                     name: value if value is not None and math.isfinite(value) else None
                     for name, value in card.metrics.items()
@@ -96,9 +96,9 @@ class Store:
             content = json.dumps(facts, indent=2, default=str).encode() + b"\n"  # the headline metric stays the first
             with naming(shelf / "card.json"):
                 (partial / "card.json").write_bytes(content)
-            if seen is not None and len(seen):
-                with naming(shelf / "seen.u32"):
-                    write_seen(partial, seen)
+            if seen is not None:
+                with naming(shelf / "seen.npy"):
+                    keep(seen, partial)
             # safetensors makes files that only their owner can read; the umask decides
             (partial / "model.safetensors").chmod((partial / "card.json").stat().st_mode & 0o777)
             for file in partial.iterdir():

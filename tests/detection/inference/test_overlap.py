@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import json
 import logging
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,14 +20,17 @@ from backbones import backbone
 from detection.data.coco import CocoDetection
 from detection.inference import trained
 from detection.inference.for_lvis import limit_of
-from detection.inference.overlap import listed_in, seen_in_training
+from detection.inference.overlap import certificate, listed_in, seen_in_training
 from detection.nets import detector
 from detection.recipe import DataConfig
 from detection.training.datasets import seen_by
 from shared.errors import DataError, UsageError
+from shared.feeding.fingerprint import fingerprints, small_picture
+from shared.feeding.headers import mark_of
 from shared.weights.card import Exported
-from shared.weights.seen import NAME
+from shared.weights.seen import digests_of, read_digests, record_of, write_digests
 from shared.weights.store import Store
+from tests.shared.feeding.of_pictures import jpeg
 
 HOW: dict[str, Any] = {"batch_size": 4, "workers": 0, "size": None, "save": None}
 
@@ -60,14 +65,15 @@ def opened(root: Path, lvis: bool = False) -> CocoDetection:
 def weights(store: Store, card: Callable[..., Any], tmp_path: Path) -> Callable[..., Exported]:
     """An export of random weights that were trained on the photographs of some seeds."""
 
-    def build(names: tuple[str, ...], seeds: list[int], **more: Any) -> Exported:
+    def build(names: tuple[str, ...], seeds: list[int], parent: Exported | None = None, **more: Any) -> Exported:
         train = opened(folder_of(tmp_path / f"train{len(list(store.all()))}", seeds))
         net = detector.build("fcos", backbone.build("test_resnet"), len(names), width=64, min_score=0.0)
         args = {"network": "fcos", "network_args": {"width": 64, "min_score": 0.0}, "backbone": "test_resnet"}
         recipe = {"size": [64, 64], "aug_type": "hflip", **more}
         classes = {"names": list(names), "source_ids": list(range(1, len(names) + 1))}
         own = card(arch="fcos-test_resnet", kind="detector", args=args, classes=classes, recipe=recipe)
-        return store.put(net, own, seen=seen_by([train], None))
+        (run := tmp_path / f"run{len(list(store.all()))}").mkdir()
+        return store.put(net, own, seen=seen_by([train], [parent], run, arch=own.arch, tag=own.tag))
 
     return build
 
@@ -83,7 +89,7 @@ def test_photographs_of_the_training_are_recognized_under_other_names(
     assert not seen_in_training(opened(folder_of(tmp_path / "new", [200, 201])), exported)
     shutil.copytree(exported.path, tmp_path / "copy")
     assert seen_in_training(again, Exported(tmp_path / "copy", exported.card))
-    (tmp_path / "copy" / NAME).unlink()
+    next((tmp_path / "copy").glob("seen-*.npy")).unlink()
     assert not seen_in_training(again, Exported(tmp_path / "copy", exported.card))
 
 
@@ -91,9 +97,81 @@ def test_weights_remember_what_those_they_started_from_have_seen(
     weights: Callable[..., Exported], tmp_path: Path
 ) -> None:
     start = weights(("person",), [1, 2, 3])
-    own = opened(folder_of(tmp_path / "own", [4, 5]))
-    assert len(seen_by([own], start)) == 5 and len(seen_by([own], None)) == 2
-    assert (np.diff(seen_by([own], start).astype(np.int64)) > 0).all()
+    later = weights(("person",), [4, 5], parent=start)
+    assert [entry["images"] for entry in later.card.seen] == [2, 3]
+    for seeds, count in (([1, 2, 9], 2), ([3, 4, 5], 3)):
+        (sentence,) = seen_in_training(opened(folder_of(tmp_path / str(seeds), seeds)), later)
+        assert sentence.startswith(f"{count} of the 3 images")
+
+
+@pytest.fixture
+def pretrained(store: Store, card: Callable[..., Any], tmp_path: Path) -> Callable[..., Exported]:
+    """A backbone that was pretrained on the photographs of some seeds, with or without fingerprints."""
+
+    def build(seeds: list[int], *, fingerprinted: bool = True, quality: int | None = None) -> Exported:
+        dataset = opened(folder_of(tmp_path / f"photos{len(list(store.all()))}", seeds))
+        files = [bytes(dataset.read(row)) for row in range(len(dataset))]
+        if quality is not None:
+            files = [jpeg(Image.open(io.BytesIO(file)), quality) for file in files]
+        marks = np.array([mark_of(file, len(file)) for file in files], np.uint64)
+        prints = fingerprints(np.stack([small_picture(file) for file in files])) if fingerprinted else None
+        own = card(arch="test_resnet")
+        record = write_digests(tmp_path, digests_of(marks, prints), kind="backbone", arch=own.arch, tag=own.tag)
+        return store.put(backbone.build("test_resnet"), own, seen=record)
+
+    return build
+
+
+def test_the_certificate_says_that_no_image_was_seen_in_pretraining(
+    weights: Callable[..., Exported], pretrained: Callable[..., Exported], tmp_path: Path
+) -> None:
+    detector = weights(("person",), [50, 51], parent=pretrained([1, 2, 3]))
+    clean = certificate(opened(folder_of(tmp_path / "clean", [7, 8])), detector)
+    assert clean.clean and clean.compared == 3 and clean.limit == 40
+    (sentence,) = clean.lines()
+    assert sentence.startswith("none of 2 validation images was seen in pretraining, among 3 images (n")
+    assert "40 or fewer are the same picture" in sentence
+
+
+def test_the_certificate_names_images_that_are_the_same_file_or_the_same_picture(
+    weights: Callable[..., Exported], pretrained: Callable[..., Exported], tmp_path: Path
+) -> None:
+    test = opened(folder_of(tmp_path / "test", [7, 1, 8]))
+    for backbone_, what in ((pretrained([1, 2]), "the same file"), (pretrained([1, 2], quality=60), "bits")):
+        found = certificate(test, weights(("person",), [50], parent=backbone_))
+        (leak,) = found.leaks
+        assert not found.clean and leak.row == 1 and leak.name == "000000000002.png"
+        (sentence,) = found.lines()
+        assert sentence.startswith("1 of 3 validation images were seen in pretraining, among 2 images: 0")
+        assert what in sentence
+        assert certificate(test, backbone_).leaks == found.leaks  # a backbone can be asked too
+
+
+def test_what_is_not_known_is_said(
+    weights: Callable[..., Exported],
+    pretrained: Callable[..., Exported],
+    store: Store,
+    card: Callable[..., Any],
+    tmp_path: Path,
+) -> None:
+    test = opened(folder_of(tmp_path / "test", [7, 1]))
+    marks_only = certificate(test, pretrained([1, 2], fingerprinted=False))
+    assert [leak.bits for leak in marks_only.leaks] == [None]
+    assert "have no fingerprints" in marks_only.lines()[1]
+    older = certificate(test, store.put(backbone.build("test_resnet"), card(arch="test_resnet", tag="older")))
+    (sentence,) = older.lines()
+    assert older.clean and sentence.startswith(
+        "whether images were seen in pretraining is not known: test_resnet older"
+    )
+    scratch = weights(("person",), [1])
+    (sentence,) = certificate(test, replace(scratch, card=replace(scratch.card, method="detection"))).lines()
+    assert sentence == "no image was seen in pretraining: the backbone started from random weights"
+    damaged = pretrained([1, 2])
+    record = record_of(damaged)
+    assert record is not None and read_digests(record.entries[0], record.files[0]) is not None
+    record.files[0].write_bytes(b"damaged")
+    lost = certificate(test, damaged)
+    assert lost.compared == 0 and "is missing or damaged" in lost.lines()[0]
 
 
 def test_one_percent_is_tolerated_and_more_is_not(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Hashes of the training images beside weights: sorted, joined, and nothing where they cannot be read."""
+"""Digests of training images beside weights: written once, put into every export, believed only as they were."""
 
 from __future__ import annotations
 
@@ -6,26 +6,44 @@ from pathlib import Path
 
 import numpy as np
 
-from shared.weights.seen import NAME, among, hashes_of, joined, read_seen, write_seen
+from shared.weights.seen import Record, among, digests_of, keep, read_digests, together, write_digests
+
+ABOUT = {"kind": "backbone", "arch": "tiny", "tag": "mine", "data": "shards"}
 
 
-def test_hashes_are_read_as_written(tmp_path: Path) -> None:
-    marks = np.array([0, 2**63 + 5, 77, 2**40], np.uint64)
-    own = hashes_of(marks)
-    assert own.dtype == np.uint32 and own[0] == 0 and own[2] == 77 and own[3] == 2**8
-    everything = joined([own, None, np.array([77, 9], np.uint32)])
-    assert everything.tolist() == sorted({9, 77, 2**8, int(own[1])})
-    write_seen(tmp_path, everything)
-    assert (tmp_path / NAME).stat().st_size == 4 * len(everything)
-    again = read_seen(tmp_path)
-    assert again is not None and again.tolist() == everything.tolist()
-    assert among(own, everything).tolist() == [False, True, True, True]
-    assert not among(np.array([0, 1], np.uint32), everything).any()
+def written(folder: Path, *marks: int) -> Record:
+    folder.mkdir(exist_ok=True)
+    return write_digests(folder, digests_of(np.array(marks, np.uint64)), **ABOUT)
 
 
-def test_a_file_that_is_missing_cut_or_in_disorder_says_nothing(tmp_path: Path) -> None:
-    assert read_seen(tmp_path) is None
-    for content in (b"abc", np.array([5, 3], "<u4").tobytes()):
-        (tmp_path / NAME).write_bytes(content)
-        assert read_seen(tmp_path) is None
-    assert not len(joined([]))
+def test_rows_are_sorted_without_repetition_and_without_unknown_marks() -> None:
+    marks, prints = np.array([9, 0, 2**63, 9, 4], np.uint64), np.arange(15, dtype=np.uint64).reshape(5, 3)
+    rows = digests_of(marks, prints)
+    assert rows.tolist() == [[4, 12, 13, 14], [9, 0, 1, 2], [2**63, 6, 7, 8]]
+    assert digests_of(marks)[:, 0].tolist() == [4, 9, 2**63]
+
+
+def test_digests_are_read_as_written_and_not_if_changed(tmp_path: Path) -> None:
+    record = written(tmp_path, 5, 2**60, 7)
+    (entry,), (path,) = record.entries, record.files
+    assert (entry.images, entry.fingerprints, entry.by) == (3, 0, "tiny mine")
+    assert path.name == f"seen-{entry.sha256[:12]}.npy"
+    again = read_digests(entry, path)
+    assert again is not None and again.tolist() == [[5], [7], [2**60]]
+    assert among(np.array([0, 7, 8, 2**60], np.uint64), again).tolist() == [False, True, False, True]
+    path.write_bytes(path.read_bytes()[:-1] + b"\1")
+    assert read_digests(entry, path) is None
+    path.unlink()
+    assert read_digests(entry, path) is None
+    assert not among(np.array([1], np.uint64), digests_of(np.zeros(0, np.uint64))).any()
+
+
+def test_exports_share_a_file_that_a_copy_of_the_folder_takes_along(tmp_path: Path) -> None:
+    first, second = written(tmp_path / "run", 1, 2), written(tmp_path / "run", 3)
+    both = together([first, None, second, first])
+    assert both is not None and len(both.entries) == 2
+    (tmp_path / "export").mkdir()
+    keep(both, tmp_path / "export")
+    for path in both.files:
+        assert (tmp_path / "export" / path.name).samefile(path)
+    assert together([None]) is None
