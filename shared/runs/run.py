@@ -2,7 +2,7 @@
 
 runs/<name>/    recipe.yaml   the resolved recipe; `--recipe runs/<name>/recipe.yaml` repeats the run
                 train.log  metrics.jsonl  results.csv  events.out.tfevents...
-                last/         the training state
+                last/         the training state; seen-*.npy: digests of the training images
                 transfer.json lineage.json result.json pictures/ report.html
 """
 
