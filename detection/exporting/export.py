@@ -10,10 +10,7 @@ The folder is written aside and appears whole. A folder that holds anything is n
 from __future__ import annotations
 
 import logging
-import shutil
 import time
-import uuid
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import islice
 from pathlib import Path
@@ -36,6 +33,7 @@ from detection.types import Target
 from shared.errors import UsageError
 from shared.feeding.plan import rng_for
 from shared.files import file_digest, naming, write_json
+from shared.graphs.folder import check_empty, new_folder, spread
 from shared.graphs.run import open_graph
 from shared.graphs.write import FORMATS, INPUT, OPSET, check_installed, trace, versions_of, write
 from shared.weights.card import versions
@@ -103,10 +101,7 @@ def export(trained: Trained, wanted: Wanted) -> tuple[Path, Sheet | None]:
     graph = DetectionGraph(trained.task, resize.output.canvas or resize.output.size)
     names = graph.names()
     photographs = photographs_of(wanted, resize) if wanted.most else []
-    partial = out.with_name(f".{out.name}.partial-{uuid.uuid4().hex[:8]}")
-    try:
-        with naming(out):
-            partial.mkdir(parents=True)
+    with new_folder(out) as partial:
         began = time.perf_counter()
         program = trace(graph, *example_of(graph, resize, wanted.batch), name)
         with naming(out / FORMATS[wanted.kind].file):
@@ -125,24 +120,12 @@ def export(trained: Trained, wanted: Wanted) -> tuple[Path, Sheet | None]:
             write_json(partial / "parity.json", sheet.facts())
             facts["parity"] = {key: value for key, value in sheet.facts().items() if key != "photographs"}
         write_json(partial / "card.json", facts)
-        check_empty(out)
-        if out.is_dir():
-            out.rmdir()  # it is empty
-        with naming(out):
-            partial.rename(out)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
     return out, sheet
 
 
 def usual_folder(trained: Trained, kind: str) -> Path:
     card = trained.exported.card
     return Path("exports") / f"{card.arch}-{card.tag}-{trained.exported.digest[:6]}-{kind}"
-
-
-def check_empty(out: Path) -> None:
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise UsageError(f"{out} is not empty, and exports are never overwritten; give another --output")
 
 
 def resize_of(trained: Trained, wanted: Wanted) -> Augmentation:
@@ -193,12 +176,6 @@ def photographs_of(wanted: Wanted, resize: Augmentation) -> list[tuple[str, Tens
         log.warning("no photographs were given, so both are compared on images of the demo; give --photos")
     nothing = Target(boxes=torch.zeros(0, 4), labels=torch.zeros(0, dtype=torch.int64))
     return [(one.path.name, resize(one.pixels, nothing, rng_for(0, 0, 0))[0]) for one in found]
-
-
-def spread(files: Sequence[Path], most: int) -> list[Path]:
-    """At most so many, in equal steps."""
-    count = min(most, len(files))
-    return [files[i * len(files) // count] for i in range(count)]
 
 
 def both_ap(

@@ -1,4 +1,4 @@
-"""`pretrain import` and `pretrain convert`: their flags. Imports no torch."""
+"""`pretrain import`, `pretrain convert` and `pretrain export`: their flags. Imports no torch."""
 
 from __future__ import annotations
 
@@ -84,6 +84,66 @@ def convert(argv: list[str]) -> int:
     return 0
 
 
+def export_flags() -> Parser:
+    parser = Parser(
+        prog="pretrain export",
+        description="A backbone as a file for another runtime: uint8 image in, maps and pooled vector out. It is "
+        "compared with the network on your photographs; exit code 5 if they part.",
+    )
+    parser.add_argument("tag", help="its tag, tag@digest, or the path of a run or an export")
+    parser.add_argument("--model", help="the backbone that has the tag (default: the only one)")
+    parser.add_argument("--epoch", type=whole(0, 1_000_000), help="export of this epoch (default: the last)")
+    parser.add_argument(
+        "--format", choices=("onnx", "openvino", "torch"), default="onnx", help="kind of file (default: onnx)"
+    )
+    parser.add_argument(
+        "--output", "-o", type=Path, help="new folder for it (default: named after the weights, below exports)"
+    )
+    size_flag(parser, "--size", "height and width of the input (default: as in training)")
+    parser.add_argument("--batch-size", "-b", type=whole(1, 1024), help="images of one run (default: any number)")
+    parser.add_argument(
+        "--outputs", choices=("both", "maps", "pooled"), default="both", help="what comes out (default: both)"
+    )
+    parser.add_argument(
+        "--photos",
+        nargs="+",
+        type=Path,
+        default=[],
+        metavar="PATH",
+        help="photographs to compare on, or folders of them",
+    )
+    parser.add_argument(
+        "--compare", type=whole(0, 100_000), default=16, metavar="N", help="how many of them (default: 16); 0: none"
+    )
+    parser.add_argument("--weights-dir", type=Path, default=Path("weights"), help="folder of the exported weights")
+    return parser
+
+
+def export(argv: list[str]) -> int:
+    args = export_flags().parse_exactly(argv)
+    from pretrain.weights import exporting
+    from shared.logs.console import setup_logging
+    from shared.text import say
+    from shared.weights.store import Store
+
+    setup_logging()
+    store = Store(args.weights_dir)
+    wanted = exporting.Wanted(
+        kind=args.format,
+        out=args.output,
+        size=pair(args.size),
+        batch=args.batch_size,
+        outputs=args.outputs,
+        photographs=tuple(args.photos),
+        most=args.compare,
+    )
+    folder, sheet = exporting.export(store.find(args.model, args.tag, args.epoch), store, wanted)
+    say(f"exported to {folder}", *(exporting.lines_of(sheet) if sheet is not None else []))
+    if sheet is not None:
+        exporting.check(sheet, folder)
+    return 0
+
+
 def size_flag(parser: Parser, name: str, meaning: str) -> None:
     parser.add_argument(name, type=whole(8, 16_384), nargs="+", action=OneOrTwo, metavar="PIXELS", help=meaning)
 
@@ -104,6 +164,9 @@ def pair(size: list[int] | None) -> tuple[int, int] | None:
 COMMANDS = {
     "import": Command(
         "export a checkpoint of timm, torchvision, DINO, MAE and others under a tag", import_weights, import_flags
+    ),
+    "export": Command(
+        "a backbone as ONNX, OpenVINO or torch.export file, compared on photographs", export, export_flags
     ),
     "convert": Command("convert a tag to another backbone or another image size", convert, convert_flags),
 }
