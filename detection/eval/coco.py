@@ -20,8 +20,11 @@ import numpy as np
 from detection.data.annotations.box_format import check_boxes, fit_turned_only
 from detection.data.coco import CocoDetection
 from detection.data.masks.paste import merged
+from detection.eval.matched import AREAS_OF, matches_of
 from detection.eval.official import Numbers, Rows, evaluate_kinds
 from detection.eval.results import Found, entries, read_detections, read_entries
+from detection.statistics.bootstrap import Statistic
+from detection.statistics.matching import Matches
 from detection.types import Detections
 from shared.errors import DataError, UsageError, plural
 
@@ -42,6 +45,11 @@ METRICS_OF = {
         *("keypoint_ar", "keypoint_ar50", "keypoint_ar75", "keypoint_ar_medium", "keypoint_ar_large"),
     ),
 }
+
+
+def of_kind(kind: str) -> str:
+    """What AP of a kind is called in the list of classes: "ap", "mask ap", "keypoint ap"."""
+    return "ap" if kind == "boxes" else f"{kind.removesuffix('s')} ap"
 
 
 class CocoEvaluator:
@@ -164,6 +172,30 @@ class CocoEvaluator:
             for name, category in zip(classes.names, classes.source_ids, strict=True)
             if ap[category] > -1
         }
+
+    def matches(self, kind: str = "boxes") -> Matches:
+        """The detections of a kind matched with its objects, for intervals and comparisons."""
+        return matches_of(kind, self.dataset, self._rows(kind), self.sigmas)
+
+    def statistics(self, kind: str = "boxes") -> dict[str, Statistic]:
+        """The metrics of `summary` and `per_class` that can be computed from `matches`: all but recall at 1 and 10."""
+        categories = np.arange(len(self.source_ids))
+        what, limit = ("keypoint", "") if kind == "keypoints" else (kind.removesuffix("es").removesuffix("s"), "100")
+        sizes = ["", "_medium", "_large"] if kind == "keypoints" else ["", "_small", "_medium", "_large"]
+        rows = dict(enumerate([*sizes, "50", "75"]))
+        found = {f"{what}_ap{name}": Statistic("precision", row, categories) for row, name in rows.items()}
+        found |= {
+            f"{what}_ar{name or limit}": Statistic("recall", row, categories)
+            for row, name in rows.items()
+            if kind == "keypoints" or row < len(AREAS_OF[kind])
+        }
+        return found | self.statistics_by_class(kind)
+
+    def statistics_by_class(self, kind: str) -> dict[str, Statistic]:
+        """AP of each class, by the names of `detect eval`."""
+        places = np.searchsorted(np.sort(self.source_ids), self.source_ids)
+        names = [f"{of_kind(kind)} of {name}" for name in self.dataset.classes.names]
+        return {name: Statistic("precision", 0, place[None]) for name, place in zip(names, places, strict=True)}
 
     def _score(self) -> dict[str, Numbers]:
         """Results by kind, cached."""

@@ -24,13 +24,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from detection.data.masks.paste import codec, merged
 from detection.eval.official import IOU_TYPE, Rows, annotations_of, areas_of
+from detection.statistics.matching import AREAS, PLACES, THRESHOLDS, Finds, Matches, Objects, match
 
 PER_IMAGE = 300  # detections that count
 PER_CATEGORY = 10_000  # of AP fixed
-AREAS = ((0.0, 1e10), (0.0, 32.0**2), (32.0**2, 96.0**2), (96.0**2, 1e10))  # all, small, medium, large; inclusive
-THRESHOLDS = np.linspace(0.5, 0.95, 10)
-PLACES = np.linspace(0.0, 1.0, 101)  # of recall
 
 
 class Truth(NamedTuple):
@@ -73,6 +72,14 @@ def curves_of(kind: str, truth: Truth, found: Rows, backend: str, *, fixed: bool
         found: detections, with rows for image and category ids; the category -1 is in no list.
         fixed: limit the detections of each category over all images, not of each image.
     """
+    truth, found, most = counted(kind, truth, found, fixed=fixed)
+    backend_for = _hotcoco if backend == "hotcoco" else _pycocotools
+    with contextlib.redirect_stdout(io.StringIO()):
+        return backend_for(kind, truth, found, most)
+
+
+def counted(kind: str, truth: Truth, found: Rows, *, fixed: bool = False) -> tuple[Truth, Rows, int]:
+    """Steps 1 to 3: the objects and detections that count, and the most of an image."""
     scores, groups = found.rows[:, 4], found.rows[:, 5].astype(np.int64) if fixed else found.images
     found = taken(found, best_of(groups, scores, PER_CATEGORY if fixed else PER_IMAGE))
     sizes = areas_of(kind, found)
@@ -80,10 +87,36 @@ def curves_of(kind: str, truth: Truth, found: Rows, backend: str, *, fixed: bool
     truth = truth.select((truth.areas > 0) & (truth.areas < np.inf))
     known = truth.present() | truth.absent
     found = taken(found, known[found.images, found.rows[:, 5].astype(np.int64)])
-    most = max(np.bincount(found.images).max(initial=1), 1)
-    backend_for = _hotcoco if backend == "hotcoco" else _pycocotools
-    with contextlib.redirect_stdout(io.StringIO()):
-        return backend_for(kind, truth, found, int(most))
+    return truth, found, int(max(np.bincount(found.images).max(initial=1), 1))
+
+
+def matches_of(kind: str, truth: Truth, found: Rows) -> Matches:
+    """The detections matched with the objects by all steps, for intervals."""
+    truth, found, most = counted(kind, truth, found)
+    nothing = np.zeros(len(truth.images), dtype=bool)
+    objects = Objects(truth.images, truth.categories, truth.areas, nothing, nothing)
+    finds = Finds(found.images, found.rows[:, 5].astype(np.int64), found.rows[:, 4], areas_of(kind, found))
+    crowd = nothing.astype(np.uint8)
+
+    def similarity(claims: np.ndarray, own: np.ndarray) -> np.ndarray:
+        if kind == "boxes":
+            return np.asarray(codec.iou(found.rows[claims, :4], truth.boxes[own], crowd[own]))
+        sizes = truth.sizes[truth.images[own]].tolist()
+        outlines = [
+            {"size": size, "counts": merged(truth.masks[row], (size[0], size[1]))}
+            for row, size in zip(own.tolist(), sizes, strict=True)
+        ]
+        return np.asarray(codec.iou([found.masks[row] for row in claims.tolist()], outlines, crowd[own]))
+
+    return match(
+        objects,
+        finds,
+        similarity,
+        num_images=len(truth.sizes),
+        num_categories=truth.absent.shape[1],
+        most=most,
+        unfinished=truth.unfinished,
+    )
 
 
 def best_of(groups: np.ndarray, scores: np.ndarray, most: int) -> np.ndarray:

@@ -19,8 +19,10 @@ import numpy as np
 from detection.data.annotations.lvis import FREQUENCIES, frequencies
 from detection.data.coco import CocoDetection, beyond_boxes
 from detection.eval.coco import CocoEvaluator
-from detection.eval.federated import THRESHOLDS, Curves, Truth, curves_of
+from detection.eval.federated import Curves, Truth, curves_of, matches_of
 from detection.eval.official import Rows
+from detection.statistics.bootstrap import Statistic
+from detection.statistics.matching import THRESHOLDS, Matches
 from shared.errors import UsageError
 from shared.feeding.columns import Ragged
 
@@ -62,8 +64,7 @@ class LvisEvaluator(CocoEvaluator):
 
     def summary(self) -> dict[str, float]:
         """METRICS of each kind, from 0 to 1, the headline first; -1 if the file has no such objects."""
-        frequency = frequencies(self.dataset.table.frequency, self.dataset.table.image_count)
-        groups = np.array([frequency.get(i, "") for i in self.category_ids.tolist()])
+        groups = self._groups()
         metrics: dict[str, float] = {}
         for kind in self.kinds:
             words = METRICS if kind == "boxes" else [name.replace("box", "mask", 1) for name in METRICS]
@@ -79,6 +80,27 @@ class LvisEvaluator(CocoEvaluator):
         classes, rows = self.dataset.classes, np.searchsorted(self.category_ids, self.source_ids)
         ap = [mean_of(precision[..., row]) for row in rows.tolist()]
         return {name: value for name, value in zip(classes.names, ap, strict=True) if value > -1}
+
+    def matches(self, kind: str = "boxes") -> Matches:
+        """The detections matched with the objects by LVIS's rules."""
+        return matches_of(kind, self._truth(kind), self._numbered(kind))
+
+    def statistics(self, kind: str = "boxes") -> dict[str, Statistic]:
+        """The metrics of `summary` and `per_class`, without AP fixed."""
+        categories, groups = np.arange(len(self.category_ids)), self._groups()
+        rows = dict(enumerate(["", *(f"_{size}" for size in SIZES), "50", "75"]))
+        what = "box" if kind == "boxes" else "mask"
+        found = {f"{what}_ap{name}": Statistic("precision", row, categories) for row, name in rows.items()}
+        for letter, group in GROUPS.items():
+            found[f"{what}_ap_{group}"] = Statistic("precision", 0, np.flatnonzero(groups == letter))
+        for row, name in enumerate(["", *(f"_{size}" for size in SIZES)]):
+            found[f"{what}_ar300{name}"] = Statistic("recall", row, categories)
+        return found | self.statistics_by_class(kind)
+
+    def _groups(self) -> np.ndarray:
+        """(C,) r, c or f of each category."""
+        frequency = frequencies(self.dataset.table.frequency, self.dataset.table.image_count)
+        return np.array([frequency.get(i, "") for i in self.category_ids.tolist()])
 
     def _curves(self, kind: str, *, fixed: bool = False) -> Curves:
         """Precision and recall, cached; categories in the order of their ids."""

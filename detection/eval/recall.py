@@ -18,8 +18,9 @@ import numpy as np
 from detection.data.coco import CocoDetection
 from detection.data.masks.paste import codec
 from detection.eval.coco import CocoEvaluator
-from detection.eval.federated import AREAS, THRESHOLDS
 from detection.eval.results import Found
+from detection.statistics.bootstrap import Statistic
+from detection.statistics.matching import AREAS, THRESHOLDS
 
 LIMITS = (100, 300, 1000)  # detections per image
 SIZES = ("small", "medium", "large")
@@ -50,6 +51,10 @@ class RecallEvaluator(CocoEvaluator):
         labels = self.dataset.labels[rows]
         names = self.dataset.classes.names
         return {names[n]: recall(ranks[:, labels == n], LIMITS[0]) for n in np.unique(labels).tolist()}
+
+    def statistics(self, kind: str = "boxes") -> dict[str, Statistic]:
+        """None: objects of all classes are matched together here."""
+        return {}
 
     def _ranks(self) -> list[np.ndarray]:
         """For each of AREAS (T, G): the rank of the detection that finds each object, cached."""
