@@ -39,6 +39,7 @@ def evaluate_only(resolved: Resolved, weights: str) -> int:
         WeightsError: the weights belong to another network than --network.
     """
     from detection.inference import trained
+    from detection.inference.metrics import show_evaluator
 
     recipe, flags = resolved.recipe, {name for name, origin in resolved.origins.items() if origin == "flag"}
     runtime, data = recipe.runtime, recipe.data
@@ -46,7 +47,7 @@ def evaluate_only(resolved: Resolved, weights: str) -> int:
     network = opened.exported.card.args["network"]
     if "network" in resolved.origins and recipe.model.network != network:
         raise WeightsError(f"{weights} has weights of {network}, not {recipe.model.network}; use --network {network}")
-    metrics = trained.evaluate(
+    evaluator = trained.evaluated(
         data if "max_size" in flags else replace(data, max_size=None),
         opened,
         batch_size=runtime.batch_size,
@@ -54,7 +55,7 @@ def evaluate_only(resolved: Resolved, weights: str) -> int:
         size=data.size if "size" in flags else None,
         save=None,
     )
-    trained.show(metrics, None)
+    show_evaluator(evaluator)
     return 0
 
 

@@ -62,13 +62,14 @@ ROOMS = {
     "detection.data.augment": "types parts.dense data.masks",
     "detection.data": "types data.masks data.annotations data.augment",
     "detection.drawing": "types data.masks data.annotations",
-    "detection.eval": "types parts.query data.masks data.annotations data drawing",
+    "detection.statistics": "",
+    "detection.eval": "types parts.query data.masks data.annotations data drawing statistics",
     "detection.published": "nets recipe data.annotations",
     "detection.explaining": "types data drawing eval",
     "detection.training": "types nets recipe data.annotations vocabulary data.augment data drawing eval explaining "
     "published",
     "detection.inference": "types parts.roi parts.query nets recipe data.masks data.annotations vocabulary "
-    "data.augment data drawing eval training",
+    "data.augment data drawing statistics eval training",
     "detection.exporting": "types parts.fixed nets recipe data.augment data training inference",
     "detection.commands": "nets data.augment published training inference",
     "detection.cli": "",

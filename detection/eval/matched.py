@@ -108,11 +108,11 @@ def object_keypoint_similarity(
         boxes: (G, 4) x y w h.
         areas: (G,) pixels.
     """
-    seen = points[:, :, 2] > 0
+    seen = np.asarray(points[:, :, 2] > 0)
     low, high = boxes[:, None, :2] - boxes[:, None, 2:], boxes[:, None, :2] + 2 * boxes[:, None, 2:]
     away = found[:, None] - points[None, :, :, :2]
     beyond = np.maximum(low - found[:, None], 0) + np.maximum(found[:, None] - high, 0)
-    labeled = seen.any(1)
+    labeled = np.asarray(seen.any(1))
     squares = np.where(labeled[:, None, None], away, beyond) ** 2
     error = (squares[..., 0] + squares[..., 1]) / (sigmas * 2) ** 2 / (areas[:, None] + np.spacing(1)) / 2
     counted = seen | ~labeled[:, None]

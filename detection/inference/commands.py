@@ -77,7 +77,18 @@ def eval_flags() -> Parser:
     parser.add_argument("--counts", type=Path, help="write how often each name was detected, for --prior")
     score_flags(parser, "a first pass over the same images")
     parser.add_argument("--json", type=Path, help="write the metrics as JSON")
+    draws_flag(parser)
     return parser
+
+
+def draws_flag(parser: Parser) -> None:
+    """Add --draws."""
+    parser.add_argument(
+        "--draws",
+        type=whole(0, 100_000),
+        default=1000,
+        help="draws of the images with replacement, for the 95 %% intervals; 0 for none (default: 1000)",
+    )
 
 
 def evaluate(argv: list[str]) -> int:
@@ -93,6 +104,7 @@ def evaluate(argv: list[str]) -> int:
     names += ("class_agnostic", "ap_fixed")
     data = read_section(DataConfig, {name: getattr(args, name) for name in names})
     from detection.inference import trained
+    from detection.inference.metrics import show_evaluator
     from detection.inference.open_world import OpenWorld
     from shared.feeding.image import limit_pixels
     from shared.logs.console import setup_logging
@@ -100,9 +112,10 @@ def evaluate(argv: list[str]) -> int:
     limit_pixels(args.max_pixels)
     if args.results is not None:
         setup_logging()
-        trained.show(trained.evaluate_results(data, args.results, args.against), args.json)
+        evaluator = trained.evaluated_results(data, args.results, args.against)
+        show_evaluator(evaluator, args.json, draws=args.draws, by_class=False)
         return 0
-    metrics = trained.evaluate(
+    evaluator = trained.evaluated(
         data,
         open_weights(args.weights, args.weights_dir, args.device, data.dataset, args.max_detections),
         batch_size=args.batch_size,
@@ -113,7 +126,7 @@ def evaluate(argv: list[str]) -> int:
         text_weights=args.text_weights,
         how=OpenWorld(counts=args.counts, **scores_of(args)),
     )
-    trained.show(metrics, args.json)
+    show_evaluator(evaluator, args.json, draws=args.draws)
     return 0
 
 

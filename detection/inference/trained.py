@@ -1,7 +1,7 @@
 """`detect eval`: a trained detector, and its metrics on a data set.
 
-Exported -> Trained -> evaluate: COCO AP or panoptic quality of a data set
-COCO result file    -> evaluate_results
+Exported -> Trained -> evaluated         -> an evaluator, with COCO AP or panoptic quality of a data set
+COCO result file    -> evaluated_results -> the same; `evaluate`, `evaluate_results`: its metrics
 """
 
 from __future__ import annotations
@@ -26,11 +26,10 @@ from detection.data.panoptic import PanopticDetection
 from detection.data.photographs import chosen
 from detection.eval.coco import ground_truth_as_results
 from detection.eval.evaluators import Evaluator
-from detection.eval.official import undefined_as_nan
 from detection.eval.panoptic import PanopticEvaluator
-from detection.eval.recall import RecallEvaluator
 from detection.eval.results import write_for_scoring
 from detection.inference.for_lvis import of_another_set
+from detection.inference.metrics import with_classes
 from detection.inference.open_world import OpenWorld, ask, with_counts
 from detection.inference.overlap import certificate, listed_in, seen_in_training
 from detection.inference.told import ask_for_classes
@@ -57,10 +56,8 @@ from shared.devices.device import has_native_bfloat16, precision
 from shared.errors import DataError, UsageError, WeightsError
 from shared.feeding.feed import in_order
 from shared.files import write_json
-from shared.logs.metrics import or_none, show_metric
 from shared.loop.pace import rate
 from shared.recipes.recipe import RuntimeConfig, all_knobs, coerce
-from shared.text import say
 from shared.weights.card import Exported, expected_pixels
 from shared.weights.store import Store
 
@@ -151,7 +148,12 @@ def all_knobs_of_data() -> dict[str, tuple[Any, Any]]:
     return {name: (hint, f) for name, (section, f, hint) in all_knobs(DetectRecipe).items() if section == "data"}
 
 
-def evaluate(
+def evaluate(config: DataConfig, trained: Trained, **how: Any) -> dict[str, float]:
+    """The metrics of `evaluated`, from 0 to 1, the headline first, and those by class."""
+    return with_classes(evaluated(config, trained, **how))
+
+
+def evaluated(
     config: DataConfig,
     trained: Trained,
     *,
@@ -162,8 +164,8 @@ def evaluate(
     text_weights: Path | None = None,
     how: OpenWorld = OpenWorld(),  # noqa: B008 - a tuple
     against: Path | None = None,
-) -> dict[str, float]:
-    """COCO AP or panoptic quality of a detector, overall and by class; as in the evaluation during training.
+) -> Evaluator:
+    """A detector on a data set, as in the evaluation during training.
 
     Args:
         size: height and width in pixels; None for that of training.
@@ -171,9 +173,6 @@ def evaluate(
         text_weights: file of CLIP's weights, for names of --vocabulary that are not known.
         how: scores of a network on stored proposals.
         against: a file of training annotations: a warning if many of the images are listed there.
-
-    Returns:
-        Metrics from 0 to 1, the headline first.
     """
     if trained.isthing is not None and config.dataset == "auto":
         config = replace(config, dataset="coco_panoptic")
@@ -214,7 +213,7 @@ def evaluate(
     log.info("evaluated %s on %s in %s", rate(len(dataset), time.perf_counter() - began), trained.device, kind)
     if save is not None:
         save_results(evaluator, save)
-    return with_classes(evaluator)
+    return evaluator
 
 
 def take_proposals(dataset: CocoDetection, config: DataConfig, trained: Trained, *, any_proposals: bool) -> None:
@@ -250,7 +249,12 @@ def save_results(evaluator: Evaluator, path: Path) -> None:
 
 
 def evaluate_results(config: DataConfig, results: str, against: Path | None = None) -> dict[str, float]:
-    """COCO AP of a result file, or of the ground truth (results="truth"), which should be 1.
+    """The metrics of `evaluated_results`, from 0 to 1."""
+    return evaluated_results(config, results, against).summary()
+
+
+def evaluated_results(config: DataConfig, results: str, against: Path | None = None) -> Evaluator:
+    """A result file, or the ground truth (results="truth"), whose AP should be 1.
 
     Masks and keypoints are evaluated if both the results and the annotations have them.
 
@@ -296,11 +300,12 @@ def evaluate_results(config: DataConfig, results: str, against: Path | None = No
     evaluator = evaluator_for(dataset, config)
     assert not isinstance(evaluator, PanopticEvaluator)
     evaluator.merge([ground_truth_as_results(dataset) if found is None else found])
-    return evaluator.summary()
+    return evaluator
 
 
-def evaluate_segments(config: DataConfig, results: str) -> dict[str, float]:
-    """Panoptic quality of a COCO panoptic JSON with its folder of PNGs, or of the ground truth ("truth"), which is 1.
+def evaluate_segments(config: DataConfig, results: str) -> PanopticEvaluator:
+    """The panoptic segments of a COCO panoptic JSON with its folder of PNGs, or the ground truth ("truth"), whose
+    quality is 1.
 
     Raises:
         UsageError: the annotations are in shards.
@@ -310,7 +315,7 @@ def evaluate_segments(config: DataConfig, results: str) -> dict[str, float]:
         raise UsageError("panoptic annotations cannot be in shards; give the image folder and the JSON file")
     evaluator = PanopticEvaluator(PanopticDetection(place.images, place.annotations, finds=("masks",)))
     evaluator.merge([place.annotations if results == "truth" else Path(results)])
-    return evaluator.summary()
+    return evaluator
 
 
 def read_results(path: str) -> list[Any]:
@@ -358,19 +363,6 @@ def tell(dataset: CocoDetection) -> None:
         log.info("validation data: %s", note)
 
 
-def with_classes(evaluator: Evaluator) -> dict[str, float]:
-    """The summary, and AP of each kind or panoptic quality by class."""
-    metrics = evaluator.summary()
-    if isinstance(evaluator, PanopticEvaluator):
-        return metrics | {f"pq of {name}": value for name, value in evaluator.per_class().items()}
-    if isinstance(evaluator, RecallEvaluator):
-        return metrics | {f"ar100 of {name}": value for name, value in evaluator.per_class().items()}
-    for kind in evaluator.kinds:
-        what = "ap" if kind == "boxes" else f"{kind.removesuffix('s')} ap"
-        metrics |= {f"{what} of {name}": value for name, value in evaluator.per_class(kind).items()}
-    return metrics
-
-
 def validation_place(config: DataConfig, learns: Sequence[str] = ()) -> Place:
     """The validation images, or the training images if there are no others.
 
@@ -384,12 +376,3 @@ def validation_place(config: DataConfig, learns: Sequence[str] = ()) -> Place:
         return place_of(config.data_path, None, "val", "lvis")
     training, validation = places(config, learns)
     return validation or training
-
-
-def show(metrics: dict[str, float], out: Path | None) -> None:
-    """Print metrics, one per line, and write them as JSON to `out`: n/a and null where one is not defined."""
-    metrics, width = undefined_as_nan(metrics), max(map(len, metrics))
-    for name, value in metrics.items():
-        say(f"{name:<{width}}  {show_metric(value)}")
-    if out is not None:
-        write_json(out, {name: or_none(value) for name, value in metrics.items()})

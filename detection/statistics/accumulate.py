@@ -93,7 +93,7 @@ def events_of(matches: Matches, category: int, area: int) -> Events:
     hit, excused = np.zeros((2, len(images), len(THRESHOLDS)), dtype=bool)
     hit[some], excused[some] = matches.hit[place[some], area], matches.excused[place[some], area]
     counted = hit | (inside[:, None] & ~excused)
-    always = counted.all(1)
+    always = np.asarray(counted.all(1))
     which = np.flatnonzero(hit.any(1) | (counted.any(1) & ~always))
     summed = np.flatnonzero(always)
     ends = np.searchsorted(summed, which, "right")
@@ -111,10 +111,10 @@ def _walk(events: Events, weights: np.ndarray, count: np.ndarray) -> tuple[np.nd
     """
     found = sums([events.images[row] for row in events.hit.T], weights)
     everything = sums([events.between.indices], weights)[0]
-    some = ~events.always
+    some = np.asarray(~events.always)
     extra = sums([events.images[some][row] for row in events.counted[some].T], weights) if some.any() else None
     first, last = events.hit.argmax(1).tolist(), (len(THRESHOLDS) - events.hit[:, ::-1].argmax(1)).tolist()
-    any_hit, solid = events.hit.any(1).tolist(), events.hit.sum(1).tolist()
+    any_hit, solid = np.asarray(events.hit.any(1)).tolist(), events.hit.sum(1).tolist()
     in_all, places = found.copy(), _reached(found, count)
     best, area, work, part = (np.zeros_like(found) for _ in range(4))
     tiny = weights.dtype.type(np.spacing(1.0))  # as pycocotools adds it

@@ -3,14 +3,14 @@
     Matches -> sample_of: every metric, of the set, of D draws with replacement, of H halves -> Sample -> intervals
     Sample, another of the same images -> minus -> Sample -> intervals
 
-A draw takes as many images as there are, some of them twice and others not at all. Copies are kept, as weights: without
-them the spread would be three quarters of the right one. Two things are added to the spread of the draws. It is a little
-too small, the more so the fewer images; and AP of few images is too high on average, since the envelope of a rough
-curve lies above that of a smooth one. By how much is seen from halves of the set, which err more. In a paired
+A draw takes as many images as there are, some of them twice and others not at all. Copies are kept, as weights:
+without them the spread would be three quarters of the right one. Two things are added to the spread of the draws. It is
+a little too small, the more so the fewer images; and AP of few images is too high on average, since the envelope of a
+rough curve lies above that of a smooth one. By how much is seen from halves of the set, which err more. In a paired
 difference both sets err alike, so it is not moved.
 
-Efron, "Bootstrap Methods: Another Look at the Jackknife", 1979. The three constants were fitted to simulated sets of 50,
-150 and 500 images, and tests/bench/bench_interval_coverage.py measures how often the intervals hold on others.
+Efron, "Bootstrap Methods: Another Look at the Jackknife", 1979. The three constants were fitted to simulated sets of
+50, 150 and 500 images; tests/bench/bench_interval_coverage.py measures how often the intervals hold on others.
 """
 
 from __future__ import annotations

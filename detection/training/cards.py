@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from detection.data.coco import CocoDetection
 from detection.data.panoptic import PanopticDetection
+from detection.eval.intervals import bounds_of
 from detection.recipe import DataConfig, DetectRecipe
 from detection.training.build import OpenedBackbone, default_backbone
 from detection.training.datasets import Data
@@ -13,6 +16,8 @@ from detection.training.stored_proposals import made_by
 from detection.training.vocabularies import Spoken
 from shared.runs.session import Session
 from shared.weights.card import Card, versions
+
+log = logging.getLogger(__name__)
 
 
 def card(
@@ -24,6 +29,7 @@ def card(
     metrics: dict,
     last: bool,
     spoken: Spoken | None = None,
+    intervals: dict[str, Any] | None = None,
 ) -> Card:
     """The card of a detector's weights; those that made its proposals are parents."""
     recipe: DetectRecipe = session.recipe
@@ -41,9 +47,25 @@ def card(
         parents=[*([opened.parent.reference] if opened.parent else []), *makers],
         data=data_of_card(data, recipe.data) | ({"proposals": makers[0]} if makers else {}),
         metrics=metrics,
+        intervals=intervals or {},
         recipe=session.recipe_values(),
         versions=versions(),
     )
+
+
+def intervals_of(latest: Sequence[Any], metrics: Mapping[str, float]) -> dict[str, Any]:
+    """The bounds of the last evaluation's metrics for the card; none if this process did not evaluate."""
+    if not latest or not metrics:
+        return {}
+    bounds = bounds_of(latest[0])
+    shown = bounds._replace(of={name: pair for name, pair in bounds.of.items() if name in metrics})
+    headline = next(iter(metrics))
+    if headline in shown.of:
+        low, high = shown.of[headline]
+        log.info("%s of many such images is between %.4f and %.4f", headline, low, high)
+    elif bounds.note:
+        log.info("%s", bounds.note)
+    return shown.to_dict()
 
 
 def makers_of(data: Data) -> list[Any]:

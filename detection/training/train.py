@@ -30,7 +30,7 @@ from detection.training.build import (
     fill_what_follows,
     open_backbone,
 )
-from detection.training.cards import arch_of, backbone_of, built_from, card
+from detection.training.cards import arch_of, backbone_of, built_from, card, intervals_of
 from detection.training.data_notes import notes_on_queries
 from detection.training.datasets import (
     Data,
@@ -138,7 +138,8 @@ def train(resolved: Resolved) -> Path | None:
 
         def publish(trained: Any, epoch: int, metrics: dict[str, float], last: bool) -> None:
             kept[:] = [trained]  # the average, where there is one
-            facts = card(session, data, opened, tag, epoch, metrics, last, spoken)
+            intervals = intervals_of(latest, metrics) if last else {}
+            facts = card(session, data, opened, tag, epoch, metrics, last, spoken, intervals)
             exported.append(store.put(trained.detector, facts, seen=seen))
             log.info("exported %s to %s", exported[-1], exported[-1].path)
 

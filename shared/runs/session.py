@@ -228,6 +228,7 @@ class Session:
         """Write the results of a finished run: metrics, weights and lineage."""
         assert self.run_dir is not None
         result = {"metrics": plain_metrics(metrics), **where(exported, self.run_dir)}
+        result |= {"intervals": exported.card.intervals} if exported.card.intervals else {}
         result |= {"finished": True, "step": self.total, "seconds": self.seconds()}
         self.write("result.json", result)
         self.write("lineage.json", store.lineage(exported))

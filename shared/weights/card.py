@@ -44,6 +44,7 @@ class Card:
     source: of imported weights: file, sha256, key layout, and the --source text.
     data: fingerprint and number of samples of the training data.
     seen: files of digests of the images trained on, those of its ancestors' trainings among them (`seen.py`).
+    intervals: of the metrics, where they were computed: level, draws, images, and bounds (low, high) by metric.
     """
 
     arch: str
@@ -60,6 +61,7 @@ class Card:
     source: dict[str, Any] = field(default_factory=dict)
     data: dict[str, Any] = field(default_factory=dict)
     metrics: dict[str, float] = field(default_factory=dict)
+    intervals: dict[str, Any] = field(default_factory=dict)
     recipe: dict[str, Any] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)
     seen: list[dict[str, Any]] = field(default_factory=list)

@@ -19,6 +19,8 @@ echo "== R-CNNs";         $python -W ignore tests/bench/bench_rcnn_steps.py
 echo "== open vocabulary"; $python -W ignore tests/bench/bench_open_vocabulary.py
 echo "== COCO AP";        $python -W ignore tests/bench/bench_coco_eval.py
 echo "== what explains an AP"; $python -W ignore tests/bench/bench_explained.py
+echo "== intervals of AP"; $python -W ignore tests/bench/bench_intervals.py
+echo "== how often intervals hold"; $python -W ignore tests/bench/bench_interval_coverage.py
 echo "== LVIS AP";        $python -W ignore tests/bench/bench_lvis_eval.py
 echo "== mask and keypoint AP"; $python -W ignore tests/bench/bench_mask_keypoint_eval.py
 echo "== opening a large COCO file"; $python -W ignore tests/bench/bench_opening.py
