@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -23,19 +25,9 @@ NAMED = 3  # photographs to name in a note
 def notes_on_photographs(train: CocoDetection, val: CocoDetection | None) -> list[str]:
     """Notes about photographs that come twice in training, or in training and validation, by their content."""
     sets = [train] if val is None else [train, val]
-    where = [(which, row) for which, data in enumerate(sets) for row in range(len(data))]
-    marks = np.concatenate([data.photographs.marks for data in sets])
-    _, group, count = np.unique(marks, return_inverse=True, return_counts=True)
-    groups: dict[str, list[tuple[int, int]]] = {}
-    for place in np.flatnonzero((count[group] > 1) & (marks != 0)).tolist():
-        which, row = where[place]
-        try:
-            digest = hashlib.sha256(sets[which].read(row)).hexdigest()
-        except (OSError, DataError):
-            continue
-        groups.setdefault(digest, []).append((which, row))
-    again = [rows for rows in groups.values() if sum(which == 0 for which, _ in rows) > 1]
-    both = [rows for rows in groups.values() if {which for which, _ in rows} == {0, 1}]
+    groups = same_files(sets)
+    again = [rows for rows in groups if sum(which == 0 for which, _ in rows) > 1]
+    both = [rows for rows in groups if {which for which, _ in rows} == {0, 1}]
     notes = []
     if again:
         extra = sum(sum(which == 0 for which, _ in rows) - 1 for rows in again)
@@ -48,6 +40,26 @@ def notes_on_photographs(train: CocoDetection, val: CocoDetection | None) -> lis
             f"{_names(sets, both)}; metrics on them say little"
         )
     return notes
+
+
+def same_files(sets: Sequence[Any]) -> list[list[tuple[int, int]]]:
+    """Groups of photographs of equal content, byte for byte, each as (number of the set, row).
+
+    Args:
+        sets: data sets, with `photographs`, `read(row)` and a length.
+    """
+    where = [(which, row) for which, data in enumerate(sets) for row in range(len(data))]
+    marks = np.concatenate([data.photographs.marks for data in sets])
+    _, group, count = np.unique(marks, return_inverse=True, return_counts=True)
+    groups: dict[str, list[tuple[int, int]]] = {}
+    for place in np.flatnonzero((count[group] > 1) & (marks != 0)).tolist():
+        which, row = where[place]
+        try:
+            digest = hashlib.sha256(sets[which].read(row)).hexdigest()
+        except (OSError, DataError):
+            continue
+        groups.setdefault(digest, []).append((which, row))
+    return [rows for rows in groups.values() if len(rows) > 1]
 
 
 def notes_on_shared(train: CocoDetection, val: CocoDetection, where: str) -> list[str]:

@@ -12,6 +12,7 @@ import json
 import math
 from array import array
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,8 +31,14 @@ ID_LIMITS = {"id": 2**63, "image_id": 2**63, "category_id": EXACT}  # category i
 NOT_A_NUMBER = float("nan")
 
 
+# kind of what is wrong, rows of the invalid annotations, and a function from row to message
+Collect = Callable[[str, np.ndarray, Callable[[int], str]], None]
+
+
 class Rows:
     """Annotations as growing columns.
+
+    order: after `columns`, the annotation, in the order they were taken, of each of its rows.
 
     Args:
         path: for error messages.
@@ -39,7 +46,7 @@ class Rows:
     """
 
     def __init__(self, path: Path, finds: Sequence[str] | None = ()) -> None:
-        self.path, self.finds = path, finds
+        self.path, self.finds, self.order = path, finds, np.zeros(0, np.int64)
         self.failed = False  # as an object hook: an object that looked like an annotation was none
         self.outlines = OutlineRows() if finds is None or "masks" in finds else None
         self.points = KeypointRows() if finds is None or "keypoints" in finds else None
@@ -59,33 +66,42 @@ class Rows:
         return TAKEN
 
     def take(self, entry: Any) -> None:
-        """Add one annotation. Raises DataError if it is invalid."""
+        """Add one annotation. Raises DataError if it is invalid; nothing is added then."""
         if not isinstance(entry, dict) or "image_id" not in entry:
             raise DataError(f"{self.path}: annotation number {len(self.ids) + 1} has no image_id; correct or remove it")
         try:
-            self.ids.append(_id(entry, "id"))
-            self.images.append(_id(entry, "image_id"))
-            self.category_ids.append(_id(entry, "category_id"))
+            own_id, image, category = (_id(entry, key) for key in ID_LIMITS)
             x, y, width, height = entry["bbox"]
-            self.boxes.extend((_number(x), _number(y), _number(width), _number(height)))
+            box = (_number(x), _number(y), _number(width), _number(height))
             area = entry.get("area")
             area = NOT_A_NUMBER if area is None else _number(area)
-            self.areas.append(area)
-            self.crowd.append(_crowd(entry))
+            crowd = _crowd(entry)
         except WRONG:
             raise DataError(self.complaint(entry)) from None
-        for rows, key, what in (
-            (self.outlines, "segmentation", "polygons [[x, y, ...], ...] or an RLE of counts and size belong"),
-            (self.points, "keypoints", "numbers x y visibility belong"),
-        ):
-            if rows is not None:
-                try:
-                    rows.take(entry.get(key))
-                except WRONG:
-                    where = f"{self.path}: annotation {entry['id']}"
-                    raise DataError(f"{where} has {_shown(entry, key)} where {what}; correct or remove it") from None
+        numbers: Any = None
+        if self.points is not None:
+            numbers = self._read(entry, "keypoints", "numbers x y visibility belong", lambda v: array("d", v or ()))
+        if self.outlines is not None:
+            what = "polygons [[x, y, ...], ...] or an RLE of counts and size belong"
+            self._read(entry, "segmentation", what, self.outlines.take)
+        if self.points is not None:
+            self.points.take(numbers)
+        self.ids.append(own_id)
+        self.images.append(image)
+        self.category_ids.append(category)
+        self.boxes.extend(box)
+        self.areas.append(area)
+        self.crowd.append(crowd)
         if self.outlines is None and not math.isfinite(area):
             self._take_area(entry.get("segmentation"))
+
+    def _read(self, entry: dict[str, Any], key: str, what: str, read: Callable[[Any], Any]) -> Any:
+        """A field by its reader. Raises DataError."""
+        try:
+            return read(entry.get(key))
+        except WRONG:
+            where = f"{self.path}: annotation {entry['id']}"
+            raise DataError(f"{where} has {_shown(entry, key)} where {what}; correct or remove it") from None
 
     def _take_area(self, segmentation: Any) -> None:
         """Keep the mask of the last annotation, which lacks an area; one that cannot be read gives none."""
@@ -121,31 +137,51 @@ class Rows:
         return [f"{dropped} {what}, left out beside other polygons of the same object"] if dropped else []
 
     def columns(
-        self, categories: dict[int, str], image_ids: np.ndarray, sizes: np.ndarray, skeletons: dict[int, Skeleton]
+        self,
+        categories: dict[int, str],
+        image_ids: np.ndarray,
+        sizes: np.ndarray,
+        skeletons: dict[int, Skeleton],
+        collect: Collect | None = None,
     ) -> dict[str, Any]:
-        """The checked columns of `CocoTable`, sorted by image. Raises DataError for an invalid annotation."""
+        """The checked columns of `CocoTable`, sorted by image.
+
+        Args:
+            collect: called with all invalid annotations of a kind, which are left out then.
+
+        Raises:
+            DataError: an invalid annotation, if nothing collects them.
+        """
         ids, images = np.array(self.ids, np.int64), np.array(self.images, np.int64)
         category_ids, boxes = _narrow(np.array(self.category_ids, np.int64)), np.array(self.boxes).reshape(-1, 4)
         order = np.argsort(image_ids, kind="stable")
         place = np.minimum(np.searchsorted(image_ids, images, sorter=order), len(order) - 1)
         image_of = order[place].astype(np.int32)
 
-        def refuse(wrong: np.ndarray, say: Callable[[int], str]) -> None:
-            if wrong.any():
+        dropped = np.zeros(len(ids), dtype=bool)
+
+        def refuse(kind: str, wrong: np.ndarray, say: Callable[[int], str]) -> None:
+            if not wrong.any():
+                return
+            if collect is None:
                 row = int(wrong.argmax())
                 raise DataError(f"{self.path}: annotation {ids[row]} {say(row)}; correct or remove it")
+            collect(kind, np.flatnonzero(wrong & ~dropped), say)
+            np.logical_or(dropped, wrong, out=dropped)
 
-        refuse(repeated(ids), lambda row: "has an id that appears twice")
-        refuse(image_ids[image_of] != images, lambda row: f"belongs to image {images[row]}, which is not listed")
-        listed = np.isin(category_ids, list(categories))
-        refuse(~listed, lambda row: f"has category {category_ids[row]}, which is not listed")
-        odd = np.any(~np.isfinite(boxes), axis=1)
-        refuse(odd, lambda row: f"has the bbox {boxes[row].tolist()} where four finite numbers belong")
-        by_image = np.argsort(image_of, kind="stable")
+        refuse("annotation-id-twice", repeated(ids), lambda row: "has an id that appears twice")
+        strange = image_ids[image_of] != images
+        refuse("annotation-without-image", strange, lambda row: f"belongs to image {images[row]}, which is not listed")
+        unlisted = ~np.isin(category_ids, list(categories))
+        refuse("category-not-listed", unlisted, lambda row: f"has category {category_ids[row]}, which is not listed")
+        odd, what = np.any(~np.isfinite(boxes), axis=1), "where four finite numbers belong"
+        refuse("annotation-entry", odd, lambda row: f"has the bbox {boxes[row].tolist()} {what}")
         masks, keypoints = (
-            self._masks(sizes[image_of], refuse),
-            self._keypoints(category_ids, categories, skeletons, refuse),
+            self._masks(sizes[image_of], partial(refuse, "mask")),
+            self._keypoints(category_ids, categories, skeletons, partial(refuse, "keypoints")),
         )
+        by_image = np.argsort(image_of, kind="stable")
+        self.order = by_image = by_image[~dropped[by_image]]
         return {
             "masks": None if masks is None else masks.select(by_image),
             "keypoints": None if keypoints is None else keypoints[by_image],

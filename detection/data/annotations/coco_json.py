@@ -150,16 +150,17 @@ def _parsed(raw: bytes, path: Path, finds: Sequence[str] | None) -> tuple[dict[s
     `image_id` in other places, the file is parsed again and the list taken alone, with more memory.
     """
     rows = Rows(path, finds)
-    top = _loaded(raw, path, rows)
+    top = loaded(raw, path, rows)
     annotations = top["annotations"]
     if rows.failed or len(rows.ids) != len(annotations) or any(entry is not TAKEN for entry in annotations):
-        rows, top = Rows(path, finds), _loaded(raw, path, None)
+        rows, top = Rows(path, finds), loaded(raw, path, None)
         for entry in top["annotations"]:
             rows.take(entry)
     return top, rows
 
 
-def _loaded(raw: bytes, path: Path, hook: Any) -> dict[str, Any]:
+def loaded(raw: bytes, path: Path, hook: Any) -> dict[str, Any]:
+    """The JSON, with its three lists. Raises DataError."""
     try:
         top = json.loads(raw, object_hook=hook)
     except (ValueError, RecursionError) as error:
@@ -231,23 +232,7 @@ def exact_duplicates(table: CocoTable) -> np.ndarray:
 
 def image_columns(images: list[Any], path: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Ids (I,), heights and widths (I, 2), file names (I,) of the list 'images', checked."""
-    ids, sizes, names = [], [], []
-    for number, image in enumerate(images):
-        where = f"{path}: image {image.get('id', number + 1) if isinstance(image, dict) else f'number {number + 1}'}"
-        image_id = whole_number(image.get("id")) if isinstance(image, dict) else None
-        if image_id is None:
-            raise DataError(f"{where} has no integer id; correct or remove it")
-        if abs(image_id) >= 2**63:
-            raise DataError(f"{where} has an id of more than 64 bits; give it a smaller one")
-        name = place_of(image) or image.get("file_name")
-        if not isinstance(name, str) or not name:
-            raise DataError(f"{where} has no file_name; correct or remove it")
-        height, width = (whole_number(image.get(side)) or 0 for side in ("height", "width"))
-        if not (0 < height < 2**31 and 0 < width < 2**31):
-            raise DataError(f"{where} has no height and width in whole pixels; correct or remove it")
-        ids.append(image_id)
-        sizes.append((height, width))
-        names.append(name.encode())
+    ids, sizes, names = zip(*(read_image(image, number, path) for number, image in enumerate(images)), strict=True)
     column = np.array(ids, np.int64)
     twice = repeated(column)
     if twice.any():
@@ -255,16 +240,46 @@ def image_columns(images: list[Any], path: Path) -> tuple[np.ndarray, np.ndarray
     return column, np.array(sizes, np.int32), np.array(names)
 
 
+def read_image(image: Any, number: int, path: Path) -> tuple[int, tuple[int, int], bytes]:
+    """Id, (height, width) and file name of an entry of the list 'images'. Raises DataError."""
+    where = f"{path}: image {image.get('id', number + 1) if isinstance(image, dict) else f'number {number + 1}'}"
+    image_id = whole_number(image.get("id")) if isinstance(image, dict) else None
+    if image_id is None:
+        raise DataError(f"{where} has no integer id; correct or remove it")
+    if abs(image_id) >= 2**63:
+        raise DataError(f"{where} has an id of more than 64 bits; give it a smaller one")
+    name = place_of(image) or image.get("file_name")
+    if not isinstance(name, str) or not name:
+        raise DataError(f"{where} has no file_name; correct or remove it")
+    height, width = (whole_number(image.get(side)) or 0 for side in ("height", "width"))
+    if not (0 < height < 2**31 and 0 < width < 2**31):
+        raise DataError(f"{where} has no height and width in whole pixels; correct or remove it")
+    return image_id, (height, width), name.encode()
+
+
 def read_categories(entries: list[Any], path: Path) -> dict[int, str]:
     """{id: name} of the list 'categories', checked."""
     names: dict[int, str] = {}
     for entry in entries:
-        category = category_id(entry)
-        if category is None or not isinstance(entry.get("name"), str) or not entry["name"].strip():
-            raise DataError(f"{path}: the category {json.dumps(entry)[:60]} needs an integer id and a name; correct it")
-        if category in names:
-            raise DataError(f"{path}: the category id {category} appears twice; give each category its own")
-        if entry["name"] in names.values():
-            raise DataError(f"{path}: the category name '{entry['name']}' appears twice; merge the two")
-        names[category] = entry["name"]
+        fault = wrong_category(entry, names)
+        if fault is not None:
+            raise DataError(f"{path}: {fault[1]}")
+        names[category_id(entry)] = entry["name"]  # type: ignore[index] - it has one
     return names
+
+
+def wrong_category(entry: Any, names: dict[int, str]) -> tuple[str, str] | None:
+    """What is wrong with an entry of the list 'categories', its kind and a sentence; None if nothing is.
+
+    Args:
+        names: {id: name} of the entries before it.
+    """
+    category = category_id(entry)
+    if category is None or not isinstance(entry.get("name"), str) or not entry["name"].strip():
+        what = f"the category {json.dumps(entry)[:60]} needs an integer id and a name; correct it"
+        return "category-entry", what
+    if category in names:
+        return "category-id-twice", f"the category id {category} appears twice; give each category its own"
+    if entry["name"] in names.values():
+        return "category-name-twice", f"the category name '{entry['name']}' appears twice; merge the two"
+    return None

@@ -77,8 +77,8 @@ class KeypointRows:
                 f"has {lengths[row] // 3} keypoints where {whose.format(names[int(category_ids[row])])} {count}"
             ),
         )
-        points = np.zeros((len(lengths), 3 * count))
-        points[some] = numbers.reshape(-1, 3 * count) if count else 0
+        points, sound = np.zeros((len(lengths), 3 * count)), some & (lengths == 3 * count)
+        points[sound] = numbers[np.repeat(sound, lengths)].reshape(-1, 3 * count) if count else 0
         refuse(~np.isfinite(points).all(axis=1), lambda row: "has keypoints that are not finite")
         points = points.reshape(len(lengths), count, 3)
         seen = points[:, :, 2]

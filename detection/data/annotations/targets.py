@@ -9,6 +9,7 @@ Evaluation uses all of them.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 
@@ -35,10 +36,8 @@ def find_targets(table: CocoTable, finds: Sequence[str]) -> tuple[np.ndarray, li
         DataError: there are none.
     """
     check_box_format(table)
-    corners, objects = table.corners(), ~table.crowd
-    outside = (corners != np.hstack((table.boxes[:, :2], table.boxes[:, :2] + table.boxes[:, 2:]))).any(axis=1)
-    wide = (corners[:, 2:] - corners[:, :2] >= 1).all(axis=1)
-    again = exact_duplicates(table) & wide & objects
+    objects = ~table.crowd
+    outside, wide, again = kinds_of(table)
     notes = note(int((outside & wide & objects).sum()), "box reaches", "boxes reach", "outside the image, clipped")
     notes += note(int((~wide & objects).sum()), "box is", "boxes are", "narrower than 1 pixel, dropped")
     notes += note(int(again.sum()), "annotation is", "annotations are", "duplicated, counted once")
@@ -54,6 +53,23 @@ def find_targets(table: CocoTable, finds: Sequence[str]) -> tuple[np.ndarray, li
         targets, more = _with_masks(table, targets)
         notes += more
     return targets, notes
+
+
+class Kinds(NamedTuple):
+    """Each (A,) bool. outside: a side of the box is outside the image. wide: inside it, the box is at least a pixel
+    wide and high. again: of the objects that are, a later one of the same class and box."""
+
+    outside: np.ndarray
+    wide: np.ndarray
+    again: np.ndarray
+
+
+def kinds_of(table: CocoTable) -> Kinds:
+    """What the boxes of a table are, as `find_targets` looks at them."""
+    corners = table.corners()
+    outside = (corners != np.hstack((table.boxes[:, :2], table.boxes[:, :2] + table.boxes[:, 2:]))).any(axis=1)
+    wide = (corners[:, 2:] - corners[:, :2] >= 1).all(axis=1)
+    return Kinds(outside, wide, exact_duplicates(table) & wide & ~table.crowd)
 
 
 def area_notes(table: CocoTable, objects: np.ndarray) -> list[str]:
@@ -89,10 +105,7 @@ def _with_masks(table: CocoTable, targets: np.ndarray) -> tuple[np.ndarray, list
     """The targets whose mask has a pixel in the image."""
     assert table.masks is not None
     rows = np.flatnonzero(targets)
-    outlines, sizes = table.masks.select(rows), table.sizes[table.image_of[rows]]
-    nothing = empty(outlines, sizes)
-    extents, limit = outlines.extents(), sizes[:, ::-1]
-    outside = ((extents[:, :2] < 0) | (extents[:, 2:] > limit)).any(axis=1) & ~nothing
+    outside, nothing = masks_outside(table, rows)
     notes = note(int(outside.sum()), "polygon reaches", "polygons reach", "outside the image, clipped")
     notes += note(int(nothing.sum()), "mask has", "masks have", "no pixel in the image, dropped")
     if nothing.all():
@@ -100,6 +113,16 @@ def _with_masks(table: CocoTable, targets: np.ndarray) -> tuple[np.ndarray, list
     targets = targets.copy()
     targets[rows[nothing]] = False
     return targets, notes
+
+
+def masks_outside(table: CocoTable, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(R,) indices of annotations -> (R,) bool each: the polygon reaches outside the image; the mask has no pixel in
+    it."""
+    assert table.masks is not None
+    outlines, sizes = table.masks.select(rows), table.sizes[table.image_of[rows]]
+    nothing = empty(outlines, sizes)
+    extents, limit = outlines.extents(), sizes[:, ::-1]
+    return ((extents[:, :2] < 0) | (extents[:, 2:] > limit)).any(axis=1) & ~nothing, nothing
 
 
 def labeled_points(table: CocoTable, targets: np.ndarray) -> np.ndarray:
