@@ -25,6 +25,7 @@ ROOMS = {
     "shared.text": "",
     "shared.errors": "text",
     "shared.files": "",
+    "shared.findings": "text errors",
     "shared.versions": "errors",
     "shared.graphs": "errors files versions",
     "shared.recipes": "errors text versions",
@@ -71,6 +72,7 @@ ROOMS = {
     "detection.inference": "types parts.roi parts.query nets recipe data.masks data.annotations vocabulary "
     "data.augment data drawing statistics eval training",
     "detection.exporting": "types parts.fixed nets recipe data.augment data training inference",
+    "detection.doctor": "nets recipe data.masks data.annotations data.augment data eval training inference",
     "detection.commands": "nets data.augment published training inference",
     "detection.cli": "",
     "detection.__main__": "cli",

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 
 from detection.data.annotations.box_format import check_box_format, check_points
@@ -139,8 +137,3 @@ def only(read: Read, keep: np.ndarray) -> Read:
     """(I,) bool -> the same of these images."""
     rows = keep[read.table.image_of]
     return read._replace(table=read.table.select(keep), ids=read.ids[rows], places=read.places[rows])
-
-
-def renamed(read: Read, names: np.ndarray) -> Read:
-    """The same with other file names, (I,) bytes."""
-    return read._replace(table=replace(read.table, file_names=names))

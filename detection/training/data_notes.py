@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from detection.data.annotations.coco_json import CocoTable
 from detection.data.augment.presets import Augmentation, Output
 from detection.data.augment.sizes import Size, fitted
 from detection.data.coco import CocoDetection
@@ -81,19 +82,23 @@ def notes_on_small(data: CocoDetection) -> list[str]:
     """A note about objects that are smaller than a pixel of the network's input, at the largest size it varies to."""
     if not isinstance(data.augment, Augmentation):
         return []
-    output, table = data.augment.output, data.table
-    shapes, kind = np.unique(table.sizes, axis=0, return_inverse=True)
-    after = np.array([_largest(output, (height, width)) for height, width in shapes.tolist()])
-    factor = (after / shapes)[kind.reshape(-1)][table.image_of][:, ::-1]
-    corners = table.corners()
-    sides = (corners[:, 2:] - corners[:, :2]) * factor
-    lost = int(((sides < 1).any(axis=1) & data.is_target).sum())
+    output = data.augment.output
+    lost = int(((sides_seen(data.table, output) < 1).any(axis=1) & data.is_target).sum())
     if not lost:
         return []
     side = f"{max(output.size)} pixels" if output.long is None else f"at most {output.long} pixels"
     objects = "1 object is" if lost == 1 else f"{lost:,} objects are"
     lost_how = f"less than a pixel wide or high after the resize to {side} and cannot be found"
     return [f"{objects} {lost_how}; a larger --size helps"]
+
+
+def sides_seen(table: CocoTable, output: Output) -> np.ndarray:
+    """(A, 2) widths and heights of the boxes after the resize, in pixels, at the largest size it varies to."""
+    shapes, kind = np.unique(table.sizes, axis=0, return_inverse=True)
+    after = np.array([_largest(output, (height, width)) for height, width in shapes.tolist()])
+    factor = (after / shapes)[kind.reshape(-1)][table.image_of][:, ::-1]
+    corners = table.corners()
+    return (corners[:, 2:] - corners[:, :2]) * factor
 
 
 def _largest(output: Output, size: Size) -> Size:

@@ -22,6 +22,12 @@ if TYPE_CHECKING:
 
 NEARLY_ALL = 0.99  # of the boxes fit the other format; the rest are mistakes
 MANY = 20  # boxes from which a few outside are evidence; with fewer, it takes more of them
+SHARES, CORNERS, TURNED, CENTERS = "shares of the image", "x0 y0 x1 y1", "y0 x0 y1 x1", "cx cy width height"
+WAYS_OUT = {
+    CORNERS: "[x0, y0, x1 - x0, y1 - y0]",
+    TURNED: "[x0, y0, x1 - x0, y1 - y0]",
+    CENTERS: "[cx - width / 2, cy - height / 2, width, height]",
+}
 SLACK = 1.0  # pixels that a box of any format may reach outside
 FAR = 0.1  # of the image's side: outside by more than a careless drawing
 
@@ -42,10 +48,29 @@ def check_boxes(boxes: np.ndarray, limit: np.ndarray, where: str) -> None:
         limit: (N, 2), width and height of each box's image in pixels.
         where: the file, for the message.
     """
-    if are_shares(boxes):
+    found = format_of(boxes, limit)
+    if found == SHARES:
         raise shares_instead(boxes, where)
-    if not len(boxes):
+    if found is None:
         return
+    over = boxes[:, :2] + boxes[:, 2:] - limit
+    raise DataError(
+        f"{where}: the boxes are {found}, such as {_shown(boxes, over / limit)}: read as COCO's x y width height, "
+        f"{(over > SLACK).any(axis=1).mean():.0%} of them reach outside their images; write each as {WAYS_OUT[found]}"
+    )
+
+
+def format_of(boxes: np.ndarray, limit: np.ndarray) -> str | None:
+    """The format of all boxes together, of WAYS_OUT or SHARES; None for x y width height in pixels, or no boxes.
+
+    Args:
+        boxes: (N, 4).
+        limit: (N, 2), width and height of each box's image in pixels.
+    """
+    if are_shares(boxes):
+        return SHARES
+    if not len(boxes):
+        return None
     low, high, many = boxes[:, :2], boxes[:, 2:], len(boxes) >= MANY
     over = low + high - limit
     far, outside = (over > FAR * limit).any(axis=1).mean(), (over > SLACK).any(axis=1).mean()
@@ -53,17 +78,24 @@ def check_boxes(boxes: np.ndarray, limit: np.ndarray, where: str) -> None:
     ordered = (low >= -SLACK).all(axis=1) & (high >= low).all(axis=1) & bool(far > (0.05 if many else 1 / 3))
     centered = (low - high / 2 >= -SLACK).all(axis=1) & (low + high / 2 <= wide).all(axis=1) & (high > 0).all(axis=1)
     if _nearly_all(ordered & (high <= wide).all(axis=1)):
-        found, way_out = "x0 y0 x1 y1", "[x0, y0, x1 - x0, y1 - y0]"
-    elif _nearly_all(ordered & (high <= wide[:, ::-1]).all(axis=1)):
-        found, way_out = "y0 x0 y1 x1", "[x0, y0, x1 - x0, y1 - y0]"
-    elif many and outside > 0.1 and _nearly_all(centered):
-        found, way_out = "cx cy width height", "[cx - width / 2, cy - height / 2, width, height]"
-    else:
-        return
-    raise DataError(
-        f"{where}: the boxes are {found}, such as {_shown(boxes, over / limit)}: read as COCO's x y width height, "
-        f"{outside:.0%} of them reach outside their images; write each as {way_out}"
-    )
+        return CORNERS
+    if _nearly_all(ordered & (high <= wide[:, ::-1]).all(axis=1)):
+        return TURNED
+    if many and outside > 0.1 and _nearly_all(centered):
+        return CENTERS
+    return None
+
+
+def in_pixels(boxes: np.ndarray, limit: np.ndarray, found: str) -> np.ndarray:
+    """(N, 4) boxes of a format of `format_of`, and the (N, 2) sizes of their images -> x y width height in pixels."""
+    first, second = boxes[:, :2], boxes[:, 2:]
+    if found == SHARES:
+        return boxes * np.hstack((limit, limit))
+    if found == CENTERS:
+        return np.hstack((first - second / 2, second))
+    if found == TURNED:
+        first, second = first[:, ::-1], second[:, ::-1]
+    return np.hstack((first, second - first))
 
 
 def shares_instead(boxes: np.ndarray, where: str) -> DataError:

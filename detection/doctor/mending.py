@@ -1,0 +1,127 @@
+"""`detect doctor --fix OUT`: mended copies of annotation files, and a list of what was changed. Nothing else is touched.
+
+    annotations.json -> entries that cannot be used: left out      boxes in another format: written as x y width height
+                     -> ids that come twice: new ones              boxes over the edge: clipped
+                     -> objects annotated twice, without a pixel: left out
+                     -> images that are missing, unreadable, or in validation too: left out, with their annotations
+                     -> areas that cannot be: removed, so that they are measured
+    OUT/NAME.json, OUT/changes.json
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from detection.data.annotations.box_format import format_of, in_pixels
+from detection.data.annotations.coco_json import CocoTable
+from detection.data.annotations.json_values import read_json_bytes, whole_number
+from detection.data.annotations.targets import kinds_of
+from detection.doctor.examine import Examined, Part
+from shared.errors import UsageError
+from shared.files import write_json
+
+LEFT_OUT = ("annotation-entry", "annotation-without-image", "category-not-listed", "mask", "keypoints")
+
+
+def mend(found: Examined, out: Path) -> list[str]:
+    """Write mended copies of the JSON files that were examined; returns lines that describe them.
+
+    Raises:
+        UsageError: `out` is not empty, or there is no JSON file that could be mended.
+    """
+    files = {where: part for where, part in found.parts.items() if (p := part.place.annotations) and p.is_file()}
+    if not files:
+        raise UsageError("--fix mends COCO JSON files, and none of these could be read; correct the file first")
+    out.mkdir(parents=True, exist_ok=True)
+    if any(out.iterdir()):
+        raise UsageError(f"{out} is not empty, and nothing is overwritten; give another folder for --fix")
+    lines, changes = [], {}
+    for where, part in files.items():
+        content, changed = mended(part, found.overlapping if where == "training" else [], no_areas(found, where))
+        name = (part.place.annotations or out).name.removesuffix(".gz")
+        path = out / (name if not (out / name).exists() else f"{where}_{name}")
+        write_json(path, content)
+        changes[str(part.place.annotations)] = {"written": path.name, "changes": dict(changed)}
+        told = ", ".join(f"{count:,} {what}" for what, count in changed.items()) or "nothing to mend"
+        lines.append(f"{path}: {told}")
+    write_json(out / "changes.json", changes)
+    return lines
+
+
+def no_areas(found: Examined, where: str) -> bool:
+    """Whether the areas of a part cannot be."""
+    return any(one.kind == "area" and one.where == where for one in found.sheet.findings)
+
+
+def mended(part: Part, overlapping: list[int], remove_areas: bool) -> tuple[dict[str, Any], Counter[str]]:
+    """The content of the mended file, and how often something was changed, by what.
+
+    Args:
+        overlapping: ids of images to leave out.
+    """
+    path, read, changed = part.place.annotations, part.read, Counter[str]()
+    assert path is not None
+    top = json.loads(read_json_bytes(path, "the annotations", "a COCO JSON"))
+    gone = {*overlapping, *(part.seen.missing if part.seen is not None else [])}
+    wrong, images = set(read.dropped_images), []
+    for place, entry in enumerate(top["images"]):
+        if place in wrong:
+            changed["images that could not be used left out"] += 1
+        elif whole_number(entry["id"]) in gone:
+            changed["images left out"] += 1
+        else:
+            images.append(entry)
+    left_out = {place for kind in LEFT_OUT for place in read.dropped.get(kind, [])}
+    ids = {place: number for number, place in enumerate(read.dropped.get("annotation-id-twice", []))}
+    new_id = 1 + max((whole_number(e["id"]) or 0 for e in top["annotations"] if isinstance(e, dict) and "id" in e), default=0)
+    boxes = mended_boxes(read.table, read.places)
+    kept = {whole_number(entry["id"]) for entry in images}
+    annotations = []
+    for place, entry in enumerate(top["annotations"]):
+        if place in left_out or not isinstance(entry, dict):
+            changed["annotations that could not be used left out"] += 1
+            continue
+        if whole_number(entry["image_id"]) not in kept:
+            changed["annotations of images left out"] += 1
+            continue
+        if place in ids:
+            entry = {**entry, "id": new_id + ids[place]}
+            changed["annotations with a new id"] += 1
+        if place in boxes:
+            box, what = boxes[place]
+            changed[what] += 1
+            if box is None:
+                continue
+            entry = {**entry, "bbox": box}
+        if remove_areas and "area" in entry:
+            entry = {key: value for key, value in entry.items() if key != "area"}
+            changed["areas removed"] += 1
+        annotations.append(entry)
+    return {**top, "images": images, "annotations": annotations}, changed
+
+
+def mended_boxes(table: CocoTable, places: np.ndarray) -> dict[int, tuple[list[float] | None, str]]:
+    """{place in the file: (box, or None to leave the annotation out; what was done)} for boxes that are changed."""
+    found: dict[int, tuple[list[float] | None, str]] = {}
+    limit = table.sizes[table.image_of][:, ::-1]
+    known = format_of(table.boxes, limit) if len(table.boxes) else None
+    if known is not None:
+        boxes = in_pixels(table.boxes, limit, known)
+        for place, box in zip(places.tolist(), boxes.round(3).tolist(), strict=True):
+            found[place] = box, f"boxes written as x y width height instead of {known}"
+        return found
+    kinds, objects = kinds_of(table), ~table.crowd
+    corners = table.corners()
+    for row in np.flatnonzero(kinds.outside & kinds.wide & objects).tolist():
+        x0, y0, x1, y1 = corners[row].tolist()
+        found[int(places[row])] = [x0, y0, x1 - x0, y1 - y0], "boxes clipped to their image"
+    for row in np.flatnonzero(~kinds.wide & objects).tolist():
+        found[int(places[row])] = None, "boxes without a pixel left out"
+    for row in np.flatnonzero(kinds.again).tolist():
+        found[int(places[row])] = None, "objects annotated twice left out"
+    return found
