@@ -44,6 +44,7 @@ ROOMS = {
     "pretrain.packing": "data",
     "pretrain.weights": "views",
     "pretrain.probing": "recipe views methods data",
+    "pretrain.doctor": "data",
     "pretrain.training": "recipe views methods data probing",
     "pretrain.commands": "methods",
     "pretrain.cli": "",

@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -85,14 +86,14 @@ def examine_photographs(read: Read, folder: Path, where: str, sheet: Sheet, turn
     words = [photographs.bad[row] for row in sorted(sizes)]
     sheet.add("image-size", where, f"{plural(len(sizes), 'image')} of another size than annotated", len(sizes), words)
     seen.missing += seen.ids(sorted(damaged))
-    unlisted(seen, table, where, sheet)
+    unlisted(seen, where, sheet)
     return seen
 
 
-def unlisted(seen: Seen, table: object, where: str, sheet: Sheet) -> None:
+def unlisted(seen: Seen, where: str, sheet: Sheet) -> None:
     """Note images of the folder that the annotations do not list."""
-    known = {(seen.folder / seen.name(row)).as_posix() for row in range(len(seen))}
-    files = [path for path in images_below(seen.folder)[0] if path.as_posix() not in known]
+    known = {os.path.join(seen.folder, seen.name(row)) for row in range(len(seen))}
+    files = [path for path in images_below(seen.folder)[0] if str(path) not in known]
     what = f"{plural(len(files), 'image')} of the folder not in the annotations"
     sheet.add("image-not-listed", where, what, len(files), [path.name for path in files[:100]])
 

@@ -86,8 +86,7 @@ class EveryRow(Rows):
 def read_file(path: Path, where: str, sheet: Sheet) -> Read | None:
     """Read a COCO file; None if nothing of it can be used."""
     try:
-        raw = read_json_bytes(path, "the annotations", "a COCO JSON")
-        top, rows = parsed(raw, path)
+        top, rows, digest = parsed(path)
     except DataError as refusal:
         sheet.refused("file", where, refusal)
         return None
@@ -123,7 +122,7 @@ def read_file(path: Path, where: str, sheet: Sheet) -> Read | None:
     places = np.array(rows.places, np.int64)[rows.order]
     table = CocoTable(
         path,
-        hashlib.sha256(raw).hexdigest(),
+        digest,
         image_ids=np.array(ids, np.int64),
         sizes=np.array(sizes, np.int32),
         file_names=np.array(names),
@@ -150,15 +149,17 @@ def quietly(read: Callable[[], Any], otherwise: Any) -> Any:
         return otherwise
 
 
-def parsed(raw: bytes, path: Path) -> tuple[dict[str, Any], EveryRow]:
-    """The JSON and its annotations, moved into columns as they are parsed where the list holds nothing else."""
+def parsed(path: Path) -> tuple[dict[str, Any], EveryRow, str]:
+    """The JSON, its annotations, moved into columns as they are parsed where the list holds nothing else, and its
+    sha256."""
+    raw = read_json_bytes(path, "the annotations", "a COCO JSON")
     rows = EveryRow(path)
     top = loaded(raw, path, rows)
     if rows.seen != len(top["annotations"]) or any(entry is not TAKEN for entry in top["annotations"]):
         rows, top = EveryRow(path), loaded(raw, path, None)
         for entry in top["annotations"]:
             rows.take(entry)
-    return top, rows
+    return top, rows, hashlib.sha256(raw).hexdigest()
 
 
 def usable_images(entries: list[Any], path: Path, where: str, sheet: Sheet) -> tuple[list[int], list[int]]:

@@ -28,6 +28,10 @@ HEAD = 4096  # bytes at the start of a shard, to detect a rewritten shard of the
 LABELS = ("cls",)  # extensions of members whose content is part of the index
 
 
+class ChangedShard(DataError):
+    """A shard that is not the one its index was built from."""
+
+
 class ShardIndex(NamedTuple):
     """N images of a shard: keys (N,) as bytes; offsets, sizes and, if it has any, labels (N,) int64."""
 
@@ -38,8 +42,12 @@ class ShardIndex(NamedTuple):
     labels: np.ndarray | None
 
 
-def open_index(shard: Path, *, verify: bool = False) -> ShardIndex:
+def open_index(shard: Path, *, verify: bool = False, keep: bool = True) -> ShardIndex:
     """Read the index of a shard, or build it.
+
+    Args:
+        verify: compare the shard with the sha256 in its index, which reads it completely.
+        keep: write an index that was built beside the shard.
 
     Raises:
         DataError: the shard is missing, damaged or invalid, or was changed after its index was built.
@@ -51,16 +59,17 @@ def open_index(shard: Path, *, verify: bool = False) -> ShardIndex:
         log.info("indexing shard %s", shard)
         document = build_index(shard)
         text = json.dumps(document, separators=(",", ":"))
-        write_first(index_places(shard), lambda aside: aside.write_text(text, encoding="utf-8"))
+        if keep:
+            write_first(index_places(shard), lambda aside: aside.write_text(text, encoding="utf-8"))
         return _from_document(document)
     place, document, index = complete[0]
     anew = f"if the shard is correct, delete {place} to index it again"
     if document["bytes"] != shard.stat().st_size:
         raise damaged(shard, shard.stat().st_size, f"it ends there, but its index says {document['bytes']}; {anew}")
     if document["head"] != sha256_of(shard, HEAD) or document["headers"] != header_digest(shard, LABELS):
-        raise DataError(f"shard {shard} was changed after its index was built; {anew}")
+        raise ChangedShard(f"shard {shard} was changed after its index was built; {anew}")
     if verify and document["sha256"] != sha256_of(shard):
-        raise DataError(f"the sha256 of shard {shard} differs from its index, so it was changed or damaged; {anew}")
+        raise ChangedShard(f"the sha256 of shard {shard} differs from its index, so it was changed or damaged; {anew}")
     return index
 
 

@@ -48,6 +48,7 @@ class ShardSet:
             folders are joined by the names in their `classes.txt`.
         labeled: require a class for every image; otherwise missing labels are -1.
         verify: compare every shard with the sha256 in its index, which reads it completely.
+        indexes: of the shards; None to open or build them.
     """
 
     def __init__(
@@ -58,10 +59,12 @@ class ShardSet:
         num_classes: int | None = None,
         labeled: bool = True,
         verify: bool = False,
+        indexes: Sequence[ShardIndex] | None = None,
     ) -> None:
         self.shards, self.view = [Path(shard) for shard in shards], view
         self.unmatched: DataError | None = None  # why the classes of several folders cannot be matched
-        indexes = [open_index(shard, verify=verify) for shard in self.shards]
+        if indexes is None:
+            indexes = [open_index(shard, verify=verify) for shard in self.shards]
         self.sizes = [len(index.keys) for index in indexes]
         self.fingerprint = hashlib.sha256("".join(index.sha256 for index in indexes).encode()).hexdigest()
         self._ends = np.cumsum(self.sizes)

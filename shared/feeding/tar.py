@@ -60,8 +60,12 @@ def _next(tar: tarfile.TarFile, path: Path) -> tarfile.TarInfo | None:
         raise damaged(path, tar.offset, f"a header is damaged ({error})") from None
 
 
-def damaged(shard: Path | str, at: int, what: str) -> DataError:
-    return DataError(f"shard {shard} is damaged at byte {at}: {what}; fetch or pack it again")
+class Damaged(DataError):
+    """A shard that is cut off, or has bytes that cannot be."""
+
+
+def damaged(shard: Path | str, at: int, what: str) -> Damaged:
+    return Damaged(f"shard {shard} is damaged at byte {at}: {what}; fetch or pack it again")
 
 
 def split_name(name: str) -> tuple[str, str]:
@@ -100,7 +104,8 @@ class OpenFiles:
         """`size` bytes from `offset` on. Raises DataError."""
         data = bytearray(size)
         try:
-            count = os.preadv(self._open(path).descriptor, [data], offset)
+            held = self._open(path)  # another thread may put it out of the cache, and so close it
+            count = os.preadv(held.descriptor, [data], offset)
         except OSError as error:
             raise DataError(f"cannot read shard {path}: {error.strerror}; check the disk or --data-path") from None
         if count != size:
