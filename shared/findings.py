@@ -1,8 +1,8 @@
 """What a doctor found in data: findings on one page, in one JSON, and the exit code.
 
-    error      training or evaluation stops, or its numbers would be wrong
-    warning    it runs, and something is left out or is probably not meant
-    note       a fact worth knowing
+error      training or evaluation stops, or its numbers would be wrong
+warning    it runs, and something is left out or is probably not meant
+note       a fact worth knowing
 """
 
 from __future__ import annotations
@@ -151,7 +151,8 @@ class Sheet:
 
 STYLE = (
     "body{font:15px/1.5 system-ui,sans-serif;margin:2em auto;max-width:70em;padding:0 1em}"
-    "table{border-collapse:collapse}td,th{text-align:left;vertical-align:top;padding:.3em .8em;border-top:1px solid #ddd}"
+    "table{border-collapse:collapse}"
+    "td,th{text-align:left;vertical-align:top;padding:.3em .8em;border-top:1px solid #ddd}"
     ".error td:first-child{color:#b91c1c;font-weight:600}.warning td:first-child{color:#b45309;font-weight:600}"
 )
 

@@ -30,7 +30,10 @@ def doctor_flags() -> Parser:
     )
     parser.add_argument("--max-size", type=whole(32, 16_384), help="longest side, which keeps the aspect ratio")
     parser.add_argument(
-        "--pixels", action="store_true", help="decode every image, which finds damage behind the header; minutes"
+        "--pixels",
+        action="store_true",
+        help="decode every image, which finds damage behind the header, and validation "
+        "images that are copies of training images, encoded again, resized, mirrored or cropped; minutes",
     )
     parser.add_argument("--no-images", action="store_true", help="look at the annotations alone")
     parser.add_argument("--self-test", action="store_true", help="also evaluate the annotations as detections: AP is 1")
@@ -61,9 +64,9 @@ def doctor(argv: list[str]) -> int:
     found = examine(data, title, network=args.network, need_images=not args.no_images, pixels=args.pixels)
     check_outputs(found.files(), args.json, args.html)
     if args.self_test:
-        from detection.doctor.self_test import test_evaluation
+        from detection.doctor.self_test import evaluate_truth
 
-        test_evaluation(data, found.sheet)
+        evaluate_truth(data, found.sheet)
     say(*found.sheet.lines())
     if args.fix is not None:
         from detection.doctor.mending import mend
@@ -84,5 +87,7 @@ def check_outputs(files: list[Path], *outputs: Path | None) -> None:
 
 
 COMMANDS = {
-    "doctor": Command("everything that is wrong with a data set, on one page; mended copies on request", doctor, doctor_flags),
+    "doctor": Command(
+        "everything that is wrong with a data set, on one page; mended copies on request", doctor, doctor_flags
+    ),
 }

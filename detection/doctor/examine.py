@@ -1,6 +1,6 @@
 """`detect doctor`: everything that can be known about a data set before it is trained on.
 
-    places -> read_file -> photographs -> objects, classes -> training against validation -> facts -> Sheet
+places -> read_file -> photographs -> objects, classes -> training against validation -> facts -> Sheet
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from detection.data.photographs import Turn, chosen
 from detection.doctor.facts import amounts, balance, examine_sizes
 from detection.doctor.kinds import KINDS
 from detection.doctor.objects import examine_classes, examine_objects
-from detection.doctor.pictures import Seen, examine_copies, examine_photographs
+from detection.doctor.pictures import Seen, examine_copies, examine_lookalikes, examine_photographs
 from detection.doctor.reading import Read, read_file
 from detection.doctor.splits import examine_classes_of_both
 from detection.recipe import DataConfig
@@ -82,6 +82,8 @@ def examine(
     overlapping: list[int] = []
     if train is not None and train.seen is not None:
         overlapping = examine_copies(train.seen, None if val is None else val.seen, sheet)
+        if pixels and val is not None and val.seen is not None:
+            examine_lookalikes(train.seen, val.seen, overlapping, sheet)
     elif val is not None and val.seen is not None:
         examine_copies(val.seen, None, sheet)
     if train is not None and val is not None:
@@ -92,9 +94,7 @@ def examine(
         table = train.read.table
         size = None if config.size is None else (config.size[0], config.size[-1])
         sheet.facts["objects of training"] = amounts(table, train.targets)
-        sheet.facts["objects of training"] += examine_sizes(
-            table, train.targets, network, size, config.max_size, sheet
-        )
+        sheet.facts["objects of training"] += examine_sizes(table, train.targets, network, size, config.max_size, sheet)
         sheet.facts["classes of training"] = balance(table, train.targets)
     return Examined(sheet, parts, overlapping)
 

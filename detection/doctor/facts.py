@@ -14,6 +14,7 @@ from shared.findings import Sheet
 MOST = 5  # classes of a list
 EDGES = (32**2, 96**2)  # pixels: COCO's small, medium and large
 ANCHORS, RATIOS = 32.0 * 2.0 ** (np.arange(15) / 3), np.array([0.5, 1.0, 2.0])  # RetinaNet's sides and shapes
+SAMPLED = 50_000  # objects that are compared with anchors, spread over the file
 MATCHED = 0.5  # overlap from which an anchor is the object's
 
 
@@ -69,7 +70,7 @@ def examine_sizes(
     return [
         f"at {where} pixels, square roots of areas: {low:.0f} (5 %), {middle:.0f} (median), {high:.0f} (95 %)",
         f"best overlap with an anchor of RetinaNet's sizes and shapes, wherever it stands: at least {MATCHED} for "
-        f"{(best_overlap(sides) >= MATCHED).mean():.1%}",
+        f"{(best_overlap(sides[:: len(sides) // SAMPLED + 1]) >= MATCHED).mean():.1%}",
     ]
 
 

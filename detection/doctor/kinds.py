@@ -55,6 +55,7 @@ KINDS = {
     "object-too-small": Kind("warning", ""),
     # splits
     "overlap": Kind("error", f"remove them from training: metrics on them say little; {FIXED} by leaving out"),
+    "near-overlap": Kind("warning", "look at both: one may be the other, encoded again, resized or cropped"),
     "no-validation": Kind("note", "give --val-path to have them compared"),
 }
 # fmt: on

@@ -1,11 +1,11 @@
-"""`detect doctor --fix OUT`: mended copies of annotation files, and a list of what was changed. Nothing else is touched.
+"""`detect doctor --fix OUT`: mended copies of annotation files, and what was changed; nothing else is touched.
 
-    annotations.json -> entries that cannot be used: left out      boxes in another format: written as x y width height
-                     -> ids that come twice: new ones              boxes over the edge: clipped
-                     -> objects annotated twice, without a pixel: left out
-                     -> images that are missing, unreadable, or in validation too: left out, with their annotations
-                     -> areas that cannot be: removed, so that they are measured
-    OUT/NAME.json, OUT/changes.json
+annotations.json -> entries that cannot be used: left out      boxes in another format: written as x y width height
+                 -> ids that come twice: new ones              boxes over the edge: clipped
+                 -> objects annotated twice, without a pixel: left out
+                 -> images that are missing, unreadable, or in validation too: left out, with their annotations
+                 -> areas that cannot be: removed, so that they are measured
+OUT/NAME.json, OUT/changes.json
 """
 
 from __future__ import annotations
@@ -78,7 +78,9 @@ def mended(part: Part, overlapping: list[int], remove_areas: bool) -> tuple[dict
             images.append(entry)
     left_out = {place for kind in LEFT_OUT for place in read.dropped.get(kind, [])}
     ids = {place: number for number, place in enumerate(read.dropped.get("annotation-id-twice", []))}
-    new_id = 1 + max((whole_number(e["id"]) or 0 for e in top["annotations"] if isinstance(e, dict) and "id" in e), default=0)
+    new_id = 1 + max(
+        (whole_number(e["id"]) or 0 for e in top["annotations"] if isinstance(e, dict) and "id" in e), default=0
+    )
     boxes = mended_boxes(read.table, read.places)
     kept = {whole_number(entry["id"]) for entry in images}
     annotations = []

@@ -88,14 +88,16 @@ def apart(read: Read, rows: np.ndarray, extents: np.ndarray) -> np.ndarray:
     for block in np.array_split(in_code, len(in_code) // BLOCK + 1):
         if len(block):
             sizes = table.sizes[table.image_of[rows[block]]].tolist()
-            codes = [{"size": s, "counts": table.masks.code(r)} for r, s in zip(rows[block].tolist(), sizes, strict=True)]
+            codes = [
+                {"size": s, "counts": table.masks.code(r)} for r, s in zip(rows[block].tolist(), sizes, strict=True)
+            ]
             found = codec.toBbox(codes)
             extents[block] = np.hstack((found[:, :2], found[:, :2] + found[:, 2:]))
     boxes = table.boxes[rows]
     slack = np.maximum(APART, APART_SHARE * boxes[:, 2:])
     corners = np.hstack((boxes[:, :2], boxes[:, :2] + boxes[:, 2:]))
     with np.errstate(invalid="ignore"):
-        return (np.abs(extents - corners) > np.hstack((slack, slack))).any(axis=1)
+        return np.asarray((np.abs(extents - corners) > np.hstack((slack, slack))).any(axis=1))
 
 
 def examine_keypoints(read: Read, targets: np.ndarray, where: str, sheet: Sheet) -> None:

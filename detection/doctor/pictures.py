@@ -1,7 +1,7 @@
 """The photographs of one annotation file: there, readable, of the size that the annotations say, once.
 
-    file names -> files in the folder -> headers -> turned by EXIF, another size, unreadable
-                                      -> pixels, on request: damage behind the header
+file names -> files in the folder -> headers -> turned by EXIF, another size, unreadable
+                                  -> pixels, on request: damage behind the header
 """
 
 from __future__ import annotations
@@ -19,10 +19,12 @@ from detection.doctor.objects import only
 from detection.doctor.reading import Read
 from detection.training.data_notes import same_files
 from shared.errors import DataError, plural
+from shared.feeding.fingerprint import fingerprints, small_picture
 from shared.feeding.headers import Picture
 from shared.feeding.image import BadImage, decode_image
 from shared.feeding.names import images_below
 from shared.findings import Sheet
+from shared.weights.lookalikes import limit_of, look_for
 
 
 class Seen:
@@ -61,7 +63,7 @@ def examine_photographs(read: Read, folder: Path, where: str, sheet: Sheet, turn
     listed = table.image_ids
     names = dict(zip(listed.tolist(), table.file_names.tolist(), strict=True))
     try:
-        found, notes = find_photographs(table, folder, len(listed))
+        found, _ = find_photographs(table, folder, len(listed))
     except DataError as refusal:
         sheet.refused("file-name", where, refusal)
         return None
@@ -111,6 +113,39 @@ def damaged_pixels(seen: Seen, known: set[int]) -> dict[int, str]:
     rows = [row for row in range(len(seen)) if row not in known]
     with ThreadPoolExecutor() as pool:
         return {row: sentence for row, sentence in zip(rows, pool.map(look, rows), strict=True) if sentence}
+
+
+def examine_lookalikes(train: Seen, val: Seen, known: Sequence[int], sheet: Sheet) -> None:
+    """Add a finding about validation photographs that look like one of training; this decodes all of both.
+
+    Args:
+        known: ids of training images that are the same byte for byte, which are not said again.
+    """
+    rows, pictures = small_pictures(train, set(known))
+    asked, looked_for = small_pictures(val, set())
+    if not rows or not asked:
+        return
+    digests = np.column_stack((np.zeros(len(rows), np.uint64), fingerprints(pictures)))
+    found = look_for(looked_for, digests)
+    near = np.flatnonzero((found.rows >= 0) & (found.distances <= limit_of(len(asked), len(rows)))).tolist()
+    words = [f"{val.name(asked[i])} and {train.name(rows[found.rows[i]])}" for i in near]
+    what = f"{plural(len(near), 'validation image')} like one of training"
+    sheet.add("near-overlap", "training and validation", what, len(near), words)
+
+
+def small_pictures(seen: Seen, without: set[int]) -> tuple[list[int], np.ndarray]:
+    """Rows of the photographs that can be read, and (N, 64, 64) uint8 of them; those of ids `without` are left out."""
+
+    def look(row: int) -> np.ndarray | None:
+        try:
+            return small_picture(seen.read(row))
+        except (OSError, BadImage):
+            return None
+
+    rows = [row for row, image_id in enumerate(seen.read_.table.image_ids.tolist()) if image_id not in without]
+    with ThreadPoolExecutor() as pool:
+        found = [(row, picture) for row, picture in zip(rows, pool.map(look, rows), strict=True) if picture is not None]
+    return [row for row, _ in found], np.array([picture for _, picture in found], np.uint8)
 
 
 def examine_copies(train: Seen, val: Seen | None, sheet: Sheet) -> list[int]:

@@ -9,6 +9,7 @@ What is refused here would stop a training run at the first of its kind.
 from __future__ import annotations
 
 import hashlib
+import json
 from array import array
 from collections import Counter
 from collections.abc import Callable
@@ -104,7 +105,9 @@ def read_file(path: Path, where: str, sheet: Sheet) -> Read | None:
     dropped: dict[str, list[int]] = {}
     if rows.refused:
         dropped["annotation-entry"] = [place for place, _ in rows.refused]
-        words = [sentence.partition(f"{path}: ")[2].removesuffix("; correct or remove it") for _, sentence in rows.refused]
+        words = [
+            sentence.partition(f"{path}: ")[2].removesuffix("; correct or remove it") for _, sentence in rows.refused
+        ]
         sheet.add("annotation-entry", where, f"{have(len(words))} a value that cannot be", len(words), words)
 
     known_bad = {whole_number(top["images"][n].get("id")) for n in dropped_images if isinstance(top["images"][n], dict)}
@@ -152,14 +155,23 @@ def quietly(read: Callable[[], Any], otherwise: Any) -> Any:
 def parsed(path: Path) -> tuple[dict[str, Any], EveryRow, str]:
     """The JSON, its annotations, moved into columns as they are parsed where the list holds nothing else, and its
     sha256."""
-    raw = read_json_bytes(path, "the annotations", "a COCO JSON")
+    text, digest = text_of(path)
     rows = EveryRow(path)
-    top = loaded(raw, path, rows)
+    top = loaded(text, path, rows)
     if rows.seen != len(top["annotations"]) or any(entry is not TAKEN for entry in top["annotations"]):
-        rows, top = EveryRow(path), loaded(raw, path, None)
+        rows, top = EveryRow(path), loaded(text, path, None)
         for entry in top["annotations"]:
             rows.take(entry)
-    return top, rows, hashlib.sha256(raw).hexdigest()
+    return top, rows, digest
+
+
+def text_of(path: Path) -> tuple[str, str]:
+    """The text of a JSON file and the sha256 of its bytes, which are not kept: they are as large as all the rest."""
+    raw = read_json_bytes(path, "the annotations", "a COCO JSON")
+    try:
+        return raw.decode(json.detect_encoding(raw), "surrogatepass"), hashlib.sha256(raw).hexdigest()
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path} is not readable JSON ({error}); it may be damaged or truncated") from None
 
 
 def usable_images(entries: list[Any], path: Path, where: str, sheet: Sheet) -> tuple[list[int], list[int]]:

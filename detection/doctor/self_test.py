@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 from detection.eval.official import undefined_as_nan
 from detection.inference.trained import evaluate_results
 from detection.recipe import DataConfig
@@ -14,7 +12,7 @@ NAME = "truth as detections"
 LOWEST = 0.999  # AP of a perfect detector, on data without objects annotated twice
 
 
-def test_evaluation(config: DataConfig, sheet: Sheet) -> None:
+def evaluate_truth(config: DataConfig, sheet: Sheet) -> None:
     """Evaluate the validation annotations against themselves, and add what came out."""
     try:
         metrics = undefined_as_nan(evaluate_results(config, "truth"))

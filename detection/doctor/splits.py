@@ -12,9 +12,7 @@ from shared.text import folded
 BOTH = "training and validation"
 
 
-def examine_classes_of_both(
-    train: Read, val: Read, trained: np.ndarray, evaluated: np.ndarray, sheet: Sheet
-) -> None:
+def examine_classes_of_both(train: Read, val: Read, trained: np.ndarray, evaluated: np.ndarray, sheet: Sheet) -> None:
     """Add findings about classes that are listed, annotated or numbered differently.
 
     Args:

@@ -15,7 +15,9 @@ def doctor_flags() -> Parser:
         description="Everything that is wrong with shards, on one page, before they are trained on. Exit code 3 if "
         "training or a probe would stop, or their numbers would be wrong. Nothing is written beside the shards.",
     )
-    parser.add_argument("data_path", metavar="SHARDS", help="a folder of shards, a tar, or a range, as --data-path of train")
+    parser.add_argument(
+        "data_path", metavar="SHARDS", help="a folder of shards, a tar, or a range, as --data-path of train"
+    )
     parser.add_argument("--val-path", help="validation shards (default: the validation split of SHARDS)")
     parser.add_argument("--verify-shards", action="store_true", help="compare each shard with the sha256 of its index")
     parser.add_argument(

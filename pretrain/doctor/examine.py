@@ -1,7 +1,7 @@
 """`pretrain doctor`: everything that can be known about shards before they are trained on.
 
-    shards -> index of each, read or built, none written -> damage, contents, labels and class names
-           -> headers of all images; pixels on request   -> unreadable, twice, in training and validation
+shards -> index of each, read or built, none written -> damage, contents, labels and class names
+       -> headers of all images; pixels on request   -> unreadable, twice, in training and validation
 """
 
 from __future__ import annotations
@@ -52,7 +52,9 @@ def examine(path: str, val_path: str | None, title: str, *, verify: bool = False
     """
     sheet = Sheet(title, KINDS)
     training = find_shards(path, "train")
-    validation = find_shards(path, "val") if val_path is None else find_shards(val_path, "val") or find_shards(val_path, None)
+    validation = (
+        find_shards(path, "val") if val_path is None else find_shards(val_path, "val") or find_shards(val_path, None)
+    )
     if remote := next((shard for shard in (*training, *validation) if is_remote(shard)), None):
         raise DataError(f"{remote} is remote, and a doctor reads all of it; copy the shards to a local folder")
     for folder in dict.fromkeys(Path(shard).resolve().parent for shard in (*training, *validation)):
@@ -104,7 +106,9 @@ def part_of(shards: Sequence[str], where: str, sheet: Sheet, *, verify: bool) ->
     sheet.looked_at.append(f"{where}: {plural(len(good), 'shard')}, {plural(total, 'image')}")
     keys, counts = np.unique(np.concatenate([index.keys for index in usable]), return_counts=True)
     again = [key.decode(errors="replace") for key in keys[counts > 1][:100].tolist()]
-    sheet.add("key-twice", where, f"{plural(int((counts > 1).sum()), 'key')} in two shards", int((counts > 1).sum()), again)
+    sheet.add(
+        "key-twice", where, f"{plural(int((counts > 1).sum()), 'key')} in two shards", int((counts > 1).sum()), again
+    )
     return Part(where, images, usable)
 
 
@@ -127,7 +131,10 @@ def within(index: ShardIndex, shard: Path, names: list[str] | None, where: str, 
     if index.labels is None or not names:
         return index
     wrong = np.flatnonzero(index.labels >= len(names))
-    words = [f"class {index.labels[row]} of {shard.name}:{index.keys[row].decode(errors='replace')}" for row in wrong[:100]]
+    words = [
+        f"class {index.labels[row]} of {shard.name}:{bytes(index.keys[row]).decode(errors='replace')}"
+        for row in wrong[:100]
+    ]
     what = f"{plural(len(wrong), 'image')} of a class outside the {len(names)} of classes.txt"
     sheet.add("class-outside", where, what, len(wrong), words)
     return index._replace(labels=np.where(index.labels >= len(names), -1, index.labels))

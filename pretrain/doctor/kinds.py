@@ -19,7 +19,7 @@ KINDS = {
     "image-twice": Kind("warning", "remove the copies, or they count twice"),
     "class-without-images": Kind("warning", "remove the name, or add images of it; it costs an output"),
     "class-order": Kind("warning", "they are matched by name here; other programs match them by number"),
-    "names-missing": Kind("note", "put a classes.txt beside the shards, one name per line, to have them matched by name"),
+    "names-missing": Kind("note", "put a classes.txt beside the shards, one name per line, to match them by name"),
     "no-labels": Kind("note", "methods without labels need none"),
     "no-validation": Kind("note", "give shards of a split val, or --val-path, to have them compared"),
     "unfinished": Kind("warning", "run the same `pretrain pack` again to finish it, or remove the folder"),

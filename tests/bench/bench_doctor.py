@@ -2,8 +2,9 @@
 
     python tests/bench/bench_doctor.py
 
-The file is made first, as in bench_opening.py, with a small picture of its own for each image. Each figure is of a process of
-its own: seconds from start to end, CPU seconds, and memory at the peak. Headers are read in the first round and kept.
+The file is made first, as in bench_opening.py, with a small picture of its own for each image. Each figure is of a
+process of its own: seconds from start to end, CPU seconds, and memory at the peak. Headers are read in the first round
+and kept.
 """
 
 from __future__ import annotations
@@ -30,7 +31,9 @@ def looked_at(root: Path, flags: list[str]) -> tuple[float, float, float]:
     before, start = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
     told = ["-c", f"import resource, sys\nfrom detection.cli import main\nmain({words!r})\n{PEAK}"]
     environment = {**os.environ, **paths}
-    done = subprocess.run([sys.executable, *told], env=environment, cwd=HERE, check=True, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, *told], env=environment, cwd=HERE, check=True, capture_output=True, text=True
+    )
     seconds, after = time.perf_counter() - start, resource.getrusage(resource.RUSAGE_CHILDREN)
     cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
     return seconds, cpu, float(done.stdout.split()[-1]) / 1024

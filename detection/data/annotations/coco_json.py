@@ -159,7 +159,7 @@ def _parsed(raw: bytes, path: Path, finds: Sequence[str] | None) -> tuple[dict[s
     return top, rows
 
 
-def loaded(raw: bytes, path: Path, hook: Any) -> dict[str, Any]:
+def loaded(raw: bytes | str, path: Path, hook: Any) -> dict[str, Any]:
     """The JSON, with its three lists. Raises DataError."""
     try:
         top = json.loads(raw, object_hook=hook)

@@ -69,7 +69,8 @@ def kinds_of(table: CocoTable) -> Kinds:
     corners = table.corners()
     outside = (corners != np.hstack((table.boxes[:, :2], table.boxes[:, :2] + table.boxes[:, 2:]))).any(axis=1)
     wide = (corners[:, 2:] - corners[:, :2] >= 1).all(axis=1)
-    return Kinds(outside, wide, exact_duplicates(table) & wide & ~table.crowd)
+    again = exact_duplicates(table) & wide & ~table.crowd
+    return Kinds(np.asarray(outside), np.asarray(wide), np.asarray(again))
 
 
 def area_notes(table: CocoTable, objects: np.ndarray) -> list[str]:

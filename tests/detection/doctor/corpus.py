@@ -331,7 +331,7 @@ def a_mask_beside_its_image(data: Corpus) -> None:
 
 @spoilt("mask-outside", "mask-not-in-box")
 def a_mask_over_the_edge(data: Corpus) -> None:
-    x, y, w, h = data.objects[2]["bbox"]
+    x, y, _, h = data.objects[2]["bbox"]
     data.objects[2]["segmentation"] = [[x, y, x + 70, y, x + 70, y + h, x, y + h]]
 
 
@@ -439,6 +439,18 @@ def a_copy_under_another_name(data: Corpus) -> None:
 @spoilt("overlap")
 def a_photograph_of_both_splits(data: Corpus) -> None:
     shutil.copy(data.photograph(1), data.photograph(2, "val"))
+
+
+@spoilt("near-overlap")
+def a_copy_in_validation_encoded_again(data: Corpus) -> None:
+    rng = np.random.default_rng(5)
+    smooth = Image.fromarray(rng.integers(0, 255, (6, 8, 3), np.uint8)).resize(
+        (WIDTH, HEIGHT), Image.Resampling.BICUBIC
+    )
+    smooth.save(data.photograph(1))
+    smooth.transpose(Image.Transpose.FLIP_LEFT_RIGHT).save(data.root / "val" / "2.jpg", quality=60)
+    data.photograph(2, "val").unlink()
+    data.val["images"][1]["file_name"] = "2.jpg"
 
 
 @spoilt("object-too-small")

@@ -120,7 +120,12 @@ def test_boxes_in_another_format_are_mended_to_the_very_boxes(tmp_path: Path) ->
 def test_several_faults_are_all_found_at_once(tmp_path: Path) -> None:
     data = corpus.Corpus.make(tmp_path / "coco")
     wanted: set[str] = set()
-    for name in ("a_box_of_words", "an_annotation_of_no_category", "a_photograph_of_both_splits", "a_box_over_the_edge"):
+    for name in (
+        "a_box_of_words",
+        "an_annotation_of_no_category",
+        "a_photograph_of_both_splits",
+        "a_box_over_the_edge",
+    ):
         corpus.SPOILT[name][0](data)
         wanted |= corpus.SPOILT[name][1]
     data.objects[4]["image_id"] = 4711  # an entry that is refused already is not refused twice
@@ -171,7 +176,9 @@ def test_what_cannot_be_done_is_one_sentence(
     assert digests(data.root) == before
 
 
-def test_a_folder_that_is_no_data_set_is_refused_as_in_training(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_folder_that_is_no_data_set_is_refused_as_in_training(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert main(["doctor", str(tmp_path)]) == 3
     assert capsys.readouterr().err.startswith("detect: ")
 

@@ -182,9 +182,7 @@ def test_clean_shards_are_not_accused_and_get_no_index(change: Callable, tmp_pat
 
 
 @pytest.mark.parametrize("change", SPOILT, ids=lambda change: change.__name__)
-def test_spoilt_shards_are_named_exactly(
-    change: Callable, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_spoilt_shards_are_named_exactly(change: Callable, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     shards = Shards(tmp_path / "shards")
     change(shards)
     shards.write()
