@@ -139,6 +139,53 @@ class Model:
         found = evaluate(config, self._trained, batch_size=batch_size, workers=workers, size=None, save=None)
         return {name: or_none(value) for name, value in undefined_as_nan(found).items()}
 
+    def export(
+        self,
+        output: str | Path | None = None,
+        *,
+        format: Literal["onnx", "openvino", "torch"] = "onnx",
+        photos: Sequence[str | Path] = (),
+        size: Sequence[int] | None = None,
+        batch_size: int = 1,
+    ) -> Path:
+        """Write the folder of `detect export`: a file for another runtime, its card, and its parity sheet.
+
+        Args:
+            output: a new folder; None for one named after the weights, below `exports`.
+            photos: photographs to compare on, or folders of them; () for images of the demo.
+            size: height and width of the input in pixels; None for that of training.
+            batch_size: images of one run.
+
+        Returns:
+            The folder, which `load` takes as well.
+
+        Raises:
+            Refusal: exit code 5, if the file does not find what the network finds; the folder stays.
+            UsageError: a missing package, a network that cannot be exported, or a folder that is not empty.
+        """
+        import torch
+
+        from detection.exporting.export import Wanted, export
+        from detection.inference.exported import Written
+        from detection.inference.trained import Trained
+
+        trained = self._trained
+        if not isinstance(trained, Written):
+            trained = Trained(trained.exported, torch.device("cpu"))
+        folder, sheet = export(
+            trained,
+            Wanted(
+                kind=format,
+                out=None if output is None else Path(output),
+                size=None if size is None else tuple(size),
+                batch=batch_size,
+                photographs=tuple(map(str, photos)),
+            ),
+        )
+        assert sheet is not None
+        sheet.check(str(folder))
+        return folder
+
 
 def load(
     weights: str | Path,
@@ -153,8 +200,8 @@ def load(
     """Load a trained detector: completely, or not at all.
 
     Args:
-        weights: a tag, `network-backbone/tag`, `tag@digest`, a run folder, an export folder, or another program's
-            checkpoint that `detect import` takes.
+        weights: a tag, `network-backbone/tag`, `tag@digest`, a run folder, an export folder, another program's
+            checkpoint that `detect import` takes, or what `detect export` wrote, which runs on the processor.
         weights_dir: folder of the exported weights, where tags are looked up.
         device: "cuda", "cuda:1", "cpu", or "auto" for the GPU if there is one.
         size: height and width in pixels of the network's input; None for that of training.
@@ -165,6 +212,7 @@ def load(
     Raises:
         WeightsError: no such weights, or they do not match.
     """
+    from detection.inference.exported import Written, folder_of
     from detection.inference.open_world import OpenWorld, ask
     from detection.inference.predict import check_proposer
     from detection.inference.told import ask_for
@@ -173,7 +221,8 @@ def load(
     from shared.devices.device import pick_device
 
     root, place = Path(weights_dir), pick_device(device)
-    trained = Trained(find_weights(str(weights), root), place)
+    folder = folder_of(str(weights))
+    trained = Trained(find_weights(str(weights), root), place) if folder is None else Written(folder)
     proposer = None if proposal_weights is None else Trained(find_weights(str(proposal_weights), root), place)
     if vocabulary is not None:
         ask_for(trained, vocabulary, None if text_weights is None else Path(text_weights))

@@ -91,6 +91,21 @@ def test_a_folder_gives_the_very_results_of_detect_predict(network: str, export:
         assert drawn.read_bytes() == next(Path("out").glob(f"*-{name}.jpg")).read_bytes()
 
 
+@pytest.mark.slow
+def test_an_exported_model_predicts_what_it_was_made_from(export: Callable, photos: Path) -> None:
+    pytest.importorskip("onnxscript", reason="needs pip install 'chordate[export]'")
+    pytest.importorskip("onnxruntime", reason="needs pip install 'chordate[export]'")
+    model = chordate.load(export("fcos"), device="cpu")
+    folder = model.export("exported", photos=[photos])
+    for own, other in zip(model.predict(photos), chordate.load(folder).predict(photos), strict=True):
+        assert len(own) == len(other) > 0
+        apart = np.abs(own.boxes[:, None] - other.boxes).max(2) + (own.labels[:, None] != other.labels) * 1e3
+        apart += np.abs(own.scores[:, None] - other.scores) * 100
+        assert (apart.min(1) < 0.1).all()  # in pixels, and hundredths of the score
+    with pytest.raises(UsageError, match="exported already"):
+        chordate.load(folder).export("again")
+
+
 def test_a_prediction_says_what_was_found_where(export: Callable, photos: Path) -> None:
     model = chordate.load(export("mask_rcnn"), device="cpu")
     assert (model.names, model.network, model.backbone) == (CLASSES["names"], "mask_rcnn", "test_resnet")
