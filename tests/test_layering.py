@@ -74,6 +74,7 @@ ROOMS = {
     "data.augment data drawing statistics eval training",
     "detection.exporting": "types parts.fixed nets recipe data.augment data training inference",
     "detection.doctor": "nets recipe data.masks data.annotations data.augment data eval training inference",
+    "detection.comparing": "types recipe data.annotations drawing statistics eval explaining inference",
     "detection.commands": "nets data.augment published training inference",
     "detection.cli": "",
     "detection.__main__": "cli",

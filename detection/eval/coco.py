@@ -175,7 +175,7 @@ class CocoEvaluator:
 
     def matches(self, kind: str = "boxes") -> Matches:
         """The detections of a kind matched with its objects, for intervals and comparisons."""
-        return matches_of(kind, self.dataset, self._rows(kind), self.sigmas)
+        return matches_of(kind, self.dataset, self.rows(kind), self.sigmas)
 
     def statistics(self, kind: str = "boxes") -> dict[str, Statistic]:
         """The metrics of `summary` and `per_class` that can be computed from `matches`: all but recall at 1 and 10."""
@@ -203,11 +203,11 @@ class CocoEvaluator:
             truth = self.dataset.ground_truth()
             if self.sigmas is not None:
                 _complete_keypoints(truth, len(self.sigmas))
-            found = {kind: self._rows(kind) for kind in self.kinds}
+            found = {kind: self.rows(kind) for kind in self.kinds}
             self.scored = evaluate_kinds(truth, found, self.backend, self.sigmas)
         return self.scored
 
-    def _rows(self, kind: str) -> Rows:
+    def rows(self, kind: str) -> Rows:
         """Detections of all images that have this kind."""
         count, ids = len(self.sigmas or ()), sorted(self.found)
         every = [self.found[i] for i in ids]

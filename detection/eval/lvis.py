@@ -130,7 +130,7 @@ class LvisEvaluator(CocoEvaluator):
 
     def _numbered(self, kind: str) -> Rows:
         """Detections with rows for ids; -1 for categories that the annotations do not list."""
-        found = self._rows(kind)
+        found = self.rows(kind)
         images = np.searchsorted(np.sort(self.dataset.table.image_ids), found.images)
         rows, ids = found.rows.copy(), found.rows[:, 5].astype(np.int64)
         place = np.searchsorted(self.category_ids, ids).clip(max=len(self.category_ids) - 1)

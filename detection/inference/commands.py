@@ -81,13 +81,14 @@ def eval_flags() -> Parser:
     return parser
 
 
-def draws_flag(parser: Parser) -> None:
+def draws_flag(parser: Parser, least: int = 0) -> None:
     """Add --draws."""
     parser.add_argument(
         "--draws",
-        type=whole(0, 100_000),
+        type=whole(least, 100_000),
         default=1000,
-        help="draws of the images with replacement, for the 95 %% intervals; 0 for none (default: 1000)",
+        help=f"draws of the images with replacement, for the 95 %% intervals{'' if least else '; 0 for none'} "
+        "(default: 1000)",
     )
 
 

@@ -6,40 +6,15 @@ import json
 import logging
 from pathlib import Path
 
-import numpy as np
 import pytest
 
-from detection.data.coco import CocoDetection
 from detection.eval.coco import CocoEvaluator
 from detection.eval.intervals import bounds_of
 from detection.eval.recall import RecallEvaluator
 from detection.eval.several import SeveralEvaluators
 from detection.inference.metrics import show_evaluator, with_classes
 from detection.training.cards import intervals_of
-
-SIDE = 128
-
-
-def truth_and_results(folder: Path, images: int) -> tuple[CocoDetection, list[dict]]:
-    """Squares of two classes, two in every image, a third class in three; a detector that finds most of them."""
-    rng = np.random.default_rng(0)
-    annotations, results = [], []
-    for number in range(2 * images + 3):
-        image, category = (number // 2, number % 2 + 1) if number < 2 * images else (number - 2 * images, 3)
-        side = float(rng.integers(10, 50))
-        box = [*rng.integers(0, SIDE - 50, 2).astype(float).tolist(), side, side]
-        told = {"image_id": image, "category_id": category, "bbox": box}
-        annotations.append({**told, "id": number + 1, "area": side**2, "iscrowd": 0})
-        moved = (np.array(box) + rng.normal(0, 2, 4)).tolist()
-        results.append({**told, "bbox": moved, "score": float(rng.random())})
-    content = {
-        "images": [{"id": n, "file_name": "a.png", "width": SIDE, "height": SIDE} for n in range(images)],
-        "categories": [{"id": n, "name": name} for n, name in enumerate(("disc", "square", "rare"), start=1)],
-        "annotations": annotations,
-    }
-    (folder / "a.png").write_bytes(b"")
-    (folder / "truth.json").write_text(json.dumps(content))
-    return CocoDetection(folder, folder / "truth.json"), results
+from tests.detection.eval.of_squares import truth_and_results
 
 
 def evaluator_of(folder: Path, images: int) -> CocoEvaluator:

@@ -46,7 +46,7 @@ def curves_by_pycocotools(evaluator: CocoEvaluator, kind: str, copies: np.ndarra
     from pycocotools.coco import COCO
     from pycocotools.cocoeval import COCOeval
 
-    truth, found = evaluator.dataset.ground_truth(), annotations_of(kind, evaluator._rows(kind))
+    truth, found = evaluator.dataset.ground_truth(), annotations_of(kind, evaluator.rows(kind))
     ids = sorted(image["id"] for image in truth["images"])
     sides: list[Any] = [COCO(), COCO()]
     for side, entries in zip(sides, (truth["annotations"], found), strict=True):

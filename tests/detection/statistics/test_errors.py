@@ -44,7 +44,7 @@ def evaluator_of(folder: Path, seed: int) -> CocoEvaluator:
 
 
 def errors(evaluator: CocoEvaluator) -> Errors:
-    data, found = evaluator.dataset, evaluator._rows("boxes")
+    data, found = evaluator.dataset, evaluator.rows("boxes")
     return errors_of(evaluator.matches(), similarity_of("boxes", data, found), data.table.crowd)
 
 
@@ -56,7 +56,7 @@ def test_kinds_and_costs_are_those_of_hotcoco(seed: int, tmp_path: Path) -> None
     truth = evaluator.dataset.ground_truth()
     numbering = Numbering.of(truth)
     numbering.renumber(truth)
-    evaluation = _hotcoco(truth)("boxes", numbering.rows(evaluator._rows("boxes")))
+    evaluation = _hotcoco(truth)("boxes", numbering.rows(evaluator.rows("boxes")))
     evaluation.evaluate()
     theirs = evaluation.tide_errors()
     assert dict(zip(KINDS, mine.counts.tolist(), strict=True)) == {k: theirs["counts"][v] for k, v in THEIRS.items()}
