@@ -87,7 +87,7 @@ def compared(a: CocoEvaluator, b: CocoEvaluator, draws: int) -> Comparison:
     images = len(a.dataset)
     return Comparison(
         metrics,
-        sorted(classes, key=lambda one: -abs(one.difference)),
+        sorted(classes, key=lambda one: (one.low != one.low, -abs(one.difference))),  # those without bounds last
         {} if isinstance(a, LvisEvaluator) else errors_of_both(a, b, boxes),
         changes(a, boxes, scores),
         scores,
