@@ -136,11 +136,11 @@ def train(resolved: Resolved) -> Path | None:
         about = {"arch": arch_of(recipe, opened), "tag": tag, "data": str(recipe.data.data_path)}
         seen = seen_by(data.trains, [start, opened.parent], run_dir, **about) if dist.is_main() else None
 
-        def publish(trained: Any, epoch: int, metrics: dict[str, float], last: bool) -> None:
+        def publish(trained: Any, epoch: int, metrics: dict[str, float], last: bool, note: str | None = None) -> None:
             kept[:] = [trained]  # the average, where there is one
             intervals = intervals_of(latest, metrics) if last else {}
             facts = card(session, data, opened, tag, epoch, metrics, last, spoken, intervals)
-            exported.append(store.put(trained.detector, facts, seen=seen))
+            exported.append(store.put(trained.detector, replace(facts, note=note), seen=seen))
             log.info("exported %s to %s", exported[-1], exported[-1].path)
 
         metrics = session.fit(task, feed, val_loader(session, data), publish, recipe.model.keep_epochs)

@@ -91,7 +91,7 @@ def train(resolved: Resolved) -> Path | None:
             log.info("%s", line)
         exported, seen = [], seen_by(recipe, tag, data.train, parent, run_dir) if dist.is_main() else None
 
-        def publish(trained: Any, epoch: int, metrics: dict[str, float], last: bool) -> None:
+        def publish(trained: Any, epoch: int, metrics: dict[str, float], last: bool, note: str | None = None) -> None:
             card = Card(
                 arch=recipe.model.model,
                 tag=tag,
@@ -110,6 +110,7 @@ def train(resolved: Resolved) -> Path | None:
                 metrics=metrics,
                 recipe=session.recipe_values(),
                 versions=versions(),
+                note=note,
             )
             exported.append(store.put(trained.exports()["backbone"], card, seen=seen))
             log.info("exported %s to %s", exported[-1], exported[-1].path)

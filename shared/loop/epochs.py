@@ -17,6 +17,7 @@ from typing import Any
 
 from shared.files import write_json
 from shared.logs.metrics import or_none
+from shared.loop.best import Best, read_best
 
 ROUNDING = 1e-9  # 985 steps at 197 / 24 per epoch are 120 epochs, minus a rounding error
 
@@ -56,11 +57,11 @@ class EpochEnd:
 
     step: int
     metrics: dict[str, float]
-    best: float
+    best: Best
     exported: bool = False
 
     def write(self, folder: Path) -> None:
-        values = {"step": self.step, "metrics": plain_metrics(self.metrics), "best": or_none(self.best)}
+        values = {"step": self.step, "metrics": plain_metrics(self.metrics), "best": self.best.plain()}
         write_json(folder / "epoch-end.json", {**values, "exported": self.exported})
 
 
@@ -70,7 +71,7 @@ def read_epoch_end(folder: Path, step: int) -> EpochEnd | None:
         content = json.loads((folder / "epoch-end.json").read_text(encoding="utf-8"))
         if content["step"] != step:
             return None
-        best = -math.inf if content["best"] is None else float(content["best"])
+        best = read_best(content["best"])
         return EpochEnd(step, nan_for_none(content["metrics"]), best, content["exported"] is True)
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None

@@ -51,6 +51,20 @@ class StopRequest:
                 1, b"\nstopping after this step, to save; Ctrl-C again stops without saving\n"
             )  # print may be busy
 
+    def at(self, step: int, total: int, *, saved: int, command: str) -> str:
+        """The message of a run that was asked to stop.
+
+        Args:
+            saved: the step of the last saved state; 0 for none.
+            command: the command that continues the run.
+        """
+        where = f"stopped by {self.reason} at step {step} of {total}"
+        if saved == step:
+            return f"{where}; the state is saved, continue with `{command}`"
+        if saved:
+            return f"{where}; the state of step {saved} is saved, continue with `{command}`"
+        return f"{where}; nothing is saved yet, since streamed shards are saved at epoch ends; start the run again"
+
     @property
     def reason(self) -> str:
         return "Ctrl-C" if self.asked == "SIGINT" else "a signal"

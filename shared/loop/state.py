@@ -99,15 +99,23 @@ def load_state(folder: Path) -> dict[str, Any] | None:
         stale.unlink(missing_ok=True)
     found = states(folder)
     for _, path in found:
-        if file_digest(path)[:12] == NAME.fullmatch(path.name)[2]:  # type: ignore[index]
-            try:
-                return torch.load(path, map_location="cpu", weights_only=True)
-            except (pickle.UnpicklingError, RuntimeError, EOFError):
-                pass  # the digest matches, but the file is not a saved state
-        log.warning("%s is damaged; trying the state before it", path)
+        try:
+            return read_state(path)
+        except WeightsError:
+            log.warning("%s is damaged; trying the state before it", path)
     if found:
         raise WeightsError(f"every training state in {folder} is damaged; start a new run with another --name")
     return None
+
+
+def read_state(path: Path) -> dict[str, Any]:
+    """Read one state. Raises WeightsError if it is damaged."""
+    if file_digest(path)[:12] == NAME.fullmatch(path.name)[2]:  # type: ignore[index]
+        try:
+            return torch.load(path, map_location="cpu", weights_only=True)
+        except (pickle.UnpicklingError, RuntimeError, EOFError):
+            pass  # the digest matches, but the file is not a saved state
+    raise WeightsError(f"{path} is damaged; start a new run with another --name")
 
 
 def insist_on_finite_weights(task: nn.Module, step: int) -> None:

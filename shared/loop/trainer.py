@@ -27,11 +27,12 @@ from shared.devices import dist
 from shared.devices.ahead import ahead
 from shared.devices.device import precision, to_device
 from shared.devices.sharding import accumulate, check_sharding, put_together, shard, whole_state, whole_weights
-from shared.errors import Refusal, UsageError
+from shared.errors import Refusal, UsageError, plural
 from shared.feeding.feed import Feed
 from shared.feeding.plan import seed_of
 from shared.logs.metrics import RunLog, show_metric
 from shared.logs.progress import Progress
+from shared.loop.best import Best, check_measured, keep_weights, publish_both, read_best
 from shared.loop.compiled import compile_backbone
 from shared.loop.ema import Average
 from shared.loop.epochs import EpochEnd, Epochs, is_finished, nan_for_none, plain_metrics, read_epoch_end
@@ -57,7 +58,7 @@ class Trainer:
         val_loader: passed to `task.evaluate` after every epoch; None for no evaluation.
         optim, schedule, runtime: the recipe sections the loop reads.
         run_dir: folder of the training state and the logs.
-        publish: called with (module holder, epoch, metrics) to export; see `publish_every`.
+        publish: called with (module holder, epoch, metrics, last, note for the card) to export; see `publish_every`.
         publish_every: export every N epochs and at the end; 0 for the end only.
         probe: called with the evaluated task, in eval mode; its metrics are appended to the task's.
         probe_every: probe every N epochs and at the end.
@@ -77,7 +78,7 @@ class Trainer:
         runtime: RuntimeConfig,
         run_dir: Path,
         device: torch.device,
-        publish: Callable[[Task, int, dict[str, float], bool], None] | None = None,
+        publish: Callable[..., None] | None = None,
         publish_every: int = 0,
         probe: Callable[[Any], dict[str, float]] | None = None,
         probe_every: int = 1,
@@ -111,7 +112,7 @@ class Trainer:
         self.done: EpochEnd | None = None  # what was done after the epoch that ended last
         self.stop = StopRequest()
         self.step = self.saved_step = 0
-        self.best = -math.inf
+        self.best = Best()
         self.metrics: dict[str, float] = {}
 
     # --- the loop ---------------------------------------------------------------------------
@@ -124,8 +125,10 @@ class Trainer:
             Refusal: a loss is NaN or Inf, or the disk is full.
         """
         self.load()
-        self.begin(self.step, self.total)
-        if is_finished(self.run_dir, self.step) and self.step == self.total:
+        check_measured(self.task, self.runtime, validated=self.val_loader is not None, probed=self.probe is not None)
+        ended = self.step == self.total or (self.done is not None and self.best.stale(self.runtime.patience))
+        self.begin(self.step, self.step if ended else self.total)
+        if is_finished(self.run_dir, self.step) and ended:
             return self.metrics
         pending = self.epochs.ends(self.step) and self.done is None
         with (
@@ -142,7 +145,7 @@ class Trainer:
         steps, workers = ahead(self.feed.steps(self.step, self.total), self.device), self.feed.workers
         counts = (self.total, self.feed.step_size, self.feed.steps_per_epoch, workers)
         log.info("%d steps of %d images, %.4g steps an epoch, %d workers", *counts)
-        while self.step < self.total:
+        while self.step < self.total and not self.best.stale(self.runtime.patience):
             asked = time.perf_counter()
             micro_batches = next(steps)
             waited = time.perf_counter() - asked
@@ -158,6 +161,8 @@ class Trainer:
                 raise self.stop.stopped(self.stopped_at())
             if ends:
                 self.end_epoch()
+        if self.step < self.total:
+            log.info("stopped early: %s without a better %s", plural(self.best.waited, "evaluation"), self.best.name)
 
     @property
     def asked_to_stop(self) -> bool:
@@ -169,13 +174,7 @@ class Trainer:
         self.stop.asked = "SIGTERM" if asked else None
 
     def stopped_at(self) -> str:
-        """The message of a run that was asked to stop."""
-        where = f"stopped by {self.stop.reason} at step {self.step} of {self.total}"
-        if self.saved_step == self.step:
-            return f"{where}; the state is saved, continue with `{self.command}`"
-        if self.saved_step:
-            return f"{where}; the state of step {self.saved_step} is saved, continue with `{self.command}`"
-        return f"{where}; nothing is saved yet, since streamed shards are saved at epoch ends; start the run again"
+        return self.stop.at(self.step, self.total, saved=self.saved_step, command=self.command)
 
     def train_step(self, micro_batches: list[Any]) -> None:
         """One optimizer step over this process's micro batches."""
@@ -245,11 +244,12 @@ class Trainer:
 
     def end_epoch(self) -> None:
         """Evaluate and export, in the epochs where each is due and not done yet; the state of the epoch is saved."""
-        epoch, last = self.epochs.number(self.step), self.step == self.total
+        epoch = self.epochs.number(self.step)
         done = self.done if self.done is not None and self.done.step == self.step else None
         if done is None:
             self.measure(epoch)
             done = self.note_done(exported=False)
+        last = self.step == self.total or self.best.stale(self.runtime.patience)
         asked = self.publish_every > 0 and self.epochs.due(self.step, self.publish_every)
         if last or (asked and not done.exported):
             self.deliver(epoch, last)
@@ -268,7 +268,9 @@ class Trainer:
             # all of them where none is a headline, as of a network that is measured by recall alone
             named = {k: v for k, v in self.metrics.items() if not self.task.detail(k)} or self.metrics
             self.log.note(f"epoch {epoch}: " + "  ".join(f"{k} {show_metric(v)}" for k, v in named.items()))
-            self.best = max(self.best, next(iter(self.metrics.values())))
+            self.best = self.best.after(self.metrics, self.step, epoch)
+            if self.runtime.keep_best and self.best.step == self.step:
+                keep_weights(self.run_dir, self.best, self.exported())
 
     def note_done(self, *, exported: bool) -> EpochEnd:
         self.done = EpochEnd(self.step, self.metrics, self.best, exported)
@@ -299,7 +301,10 @@ class Trainer:
         weights = self.exported()
         if self.publish:
             try:
-                self.publish(weights, epoch, self.metrics, last)
+                if last and self.runtime.keep_best and self.best.step:
+                    publish_both(self.publish, weights, self.best, self.run_dir, self.step, epoch, self.metrics)
+                else:
+                    self.publish(weights, epoch, self.metrics, last)
             except UsageError as refusal:  # the store's, of a disk that is full or read-only
                 raise UsageError(f"{refusal}, and continue with `{self.command}`") from None
 
@@ -332,7 +337,7 @@ class Trainer:
             "average": self.average.state_dict() if self.average is not None else None,
             "optimizer": optimizer,
             "scaler": self.scaler.state_dict(),
-            "best": self.best,
+            "best": self.best.plain(),
             "metrics": plain_metrics(self.metrics),
             "bad": sorted(self.feed.bad),
         }
@@ -361,7 +366,7 @@ class Trainer:
         restore(state, self.run_dir, self.task, self.optimizer, self.average)
         self.scaler.load_state_dict(state["scaler"])
         self.step = self.saved_step = state["step"]
-        self.metrics, self.best = nan_for_none(state["metrics"]), state["best"]
+        self.metrics, self.best = nan_for_none(state["metrics"]), read_best(state["best"])
         self.feed.bad |= set(state["bad"])
         self.done = read_epoch_end(self.run_dir / "last", self.step)
         if self.done is not None:

@@ -191,6 +191,12 @@ class RuntimeConfig:
         metavar="N|Nm",
         reads=read_interval,
     )
+    keep_best: bool = knob(
+        False, "also export the epoch with the best main metric (box_ap, top1, or knn of --probe), beside the last"
+    )
+    patience: int | None = knob(
+        None, "stop after N evaluations without a better main metric", metavar="N", low=1, high=1_000_000
+    )
     eval_every: int = knob(1, "evaluate every N epochs, and at the end", low=1, high=1_000_000)
     log_every: int = knob(20, "log losses every N optimizer steps", "--print-freq", low=1, high=1e9)
     offline: bool = knob(False, "never download anything")

@@ -168,7 +168,9 @@ class Session:
             command=self.to_continue(),
             **more,
         )
-        return trainer.fit()
+        metrics = trainer.fit()
+        self.total = trainer.step  # fewer than planned, if it was stopped early
+        return metrics
 
     def to_continue(self) -> str:
         """The command that continues the run."""
@@ -206,7 +208,7 @@ class Session:
             if changed:
                 raise UsageError(
                     f"{self.run_dir} is finished, at step {step} of {total}, so {described(changed)} would train "
-                    f"nothing; give more --epochs to train on, or start a new run without --resume"
+                    f"nothing; give more --epochs (or --patience) to train on, or start a new run without --resume"
                 )
             log.info("%s is finished, at step %d of %d; more --epochs continue it", self.run_dir, step, total)
             return

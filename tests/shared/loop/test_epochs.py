@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from shared.loop.best import Best
 from shared.loop.epochs import EpochEnd, Epochs, is_finished, read_epoch_end
 
 
@@ -35,11 +36,11 @@ def test_every_third_epoch_is_due_though_steps_pass_over_it() -> None:
 
 
 def test_what_was_done_is_read_back_for_its_step_only(tmp_path: Path) -> None:
-    EpochEnd(8, {"box_ap": 0.1, "box_ap_large": math.nan}, 0.1).write(tmp_path)
+    EpochEnd(8, {"box_ap": 0.1, "box_ap_large": math.nan}, Best(0.1, "box_ap", 8, 2)).write(tmp_path)
     assert json.loads((tmp_path / "epoch-end.json").read_text())["metrics"] == {"box_ap": 0.1, "box_ap_large": None}
     done = read_epoch_end(tmp_path, 8)
     assert done is not None and done.metrics["box_ap"] == 0.1 and math.isnan(done.metrics["box_ap_large"])
-    assert not done.exported and done.best == 0.1
+    assert not done.exported and done.best == Best(0.1, "box_ap", 8, 2)
     assert read_epoch_end(tmp_path, 12) is None
     (tmp_path / "epoch-end.json").write_text("{")
     assert read_epoch_end(tmp_path, 8) is None
