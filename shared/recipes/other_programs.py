@@ -103,8 +103,8 @@ ELSEWHERE: dict[str, tuple[str, ...]] = {  # what to do instead: flags that mean
     "the final learning rate is a number and not a share of --lr; use --lr-cosine-min": ("--lrf",),
     "warm-up starts at a share of --lr; use --warmup-start": ("--warmup-lr", "--warmup-bias-lr", "--lr-warmup-factor"),
     "warm-up is linear; remove it": ("--lr-warmup-method", "--warmup-momentum"),
-    "there is no early stopping; give the number of --epochs, and --keep-epochs N to export on the way": (
-        "--patience", "--early-stopping", "--early-stopping-patience", "--stop-epoch"),
+    "a run is stopped early by --patience N, the evaluations without a better main metric": (
+        "--early-stopping", "--early-stopping-patience", "--stop-epoch"),
     "a run never writes over another; give a new --name": ("--exist-ok", "--overwrite", "--overwrite-output-dir"),
     "classes are counted in the annotations; remove it, or choose them with --class-file": ("--num-classes", "--nc"),
     "the classes are those the weights were trained on; results.json has all of them to choose from": ("--classes",),

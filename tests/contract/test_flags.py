@@ -177,7 +177,7 @@ ANSWERED = [
     ("detect train --network fcoss", "no detector 'fcoss', did you mean 'fcos'"),
     ("detect train --network detr --dropout 1.5", "dropout is 1.5; it must be from 0 to below 1"),
     ("detect train --network-args nonsense=3", "detector 'faster_rcnn' has no option 'nonsense'"),
-    ("detect show-augment --patience 3", "there is no early stopping"),
+    ("detect show-augment --early-stopping", "stopped early by --patience N"),
     ("detect import x.pth --network fcos --tag a --heads 4", "--heads is an option of deformable_detr"),
     ("detect predict --source a.jpg --weights x", "the images come first"),
     ("detect eval --weights x --data y --iou 0.5", "--nms-iou of `detect train`"),
