@@ -22,7 +22,7 @@ from shared.errors import DataError, plural
 from shared.feeding.fingerprint import fingerprints, small_picture
 from shared.feeding.headers import Picture
 from shared.feeding.image import BadImage, decode_image
-from shared.feeding.names import images_below
+from shared.feeding.names import is_hidden, is_image
 from shared.findings import Sheet
 from shared.weights.lookalikes import limit_of, look_for
 
@@ -74,7 +74,8 @@ def examine_photographs(read: Read, folder: Path, where: str, sheet: Sheet, turn
     if not len(found.image_ids):
         return None
     kept = only(read, np.isin(listed, found.image_ids))._replace(table=found)
-    photographs = look_at(found, [Picture(folder / name.decode()) for name in found.file_names.tolist()], turn)
+    inside = os.path.join(folder, "")
+    photographs = look_at(found, [Picture(inside + name.decode()) for name in found.file_names.tolist()], turn)
     seen = Seen(kept._replace(table=photographs.table), folder, photographs, missing)
     for note in photographs.notes:
         sheet.add("orientation" if "no size in the annotations tells" in note else "turned", where, note)
@@ -93,11 +94,19 @@ def examine_photographs(read: Read, folder: Path, where: str, sheet: Sheet, turn
 
 
 def unlisted(seen: Seen, where: str, sheet: Sheet) -> None:
-    """Note images of the folder that the annotations do not list."""
-    known = {os.path.join(seen.folder, seen.name(row)) for row in range(len(seen))}
-    files = [path for path in images_below(seen.folder)[0] if str(path) not in known]
+    """Note images that the annotations do not list, in the folders of those that they do."""
+    known: dict[str, set[str]] = {}
+    for row in range(len(seen)):
+        folder, name = os.path.split(seen.name(row))
+        known.setdefault(folder, set()).add(name)
+    files = [
+        name
+        for folder, names in sorted(known.items())
+        for name in sorted(os.listdir(seen.folder / folder))
+        if name not in names and is_image(name) and not is_hidden(name)
+    ]
     what = f"{plural(len(files), 'image')} of the folder not in the annotations"
-    sheet.add("image-not-listed", where, what, len(files), [path.name for path in files[:100]])
+    sheet.add("image-not-listed", where, what, len(files), files)
 
 
 def damaged_pixels(seen: Seen, known: set[int]) -> dict[int, str]:

@@ -91,7 +91,8 @@ def read_file(path: Path, where: str, sheet: Sheet) -> Read | None:
     except DataError as refusal:
         sheet.refused("file", where, refusal)
         return None
-    images, dropped_images = usable_images(top["images"], path, where, sheet)
+    images, columns_of_images = usable_images(top["images"], path, where, sheet)
+    dropped_images = sorted({*range(len(top["images"]))} - {*images}) if len(images) < len(top["images"]) else []
     categories = usable_categories(top["categories"], path, where, sheet)
     if not images or not categories:
         sheet.add("file", where, f"{path} has no {'image' if categories else 'category'} that can be used")
@@ -101,7 +102,7 @@ def read_file(path: Path, where: str, sheet: Sheet) -> Read | None:
     except DataError as refusal:
         sheet.refused("skeleton", where, refusal)
         skeletons = {}
-    ids, sizes, names = zip(*(read_image(top["images"][n], n, path) for n in images), strict=True)
+    ids, sizes, names = zip(*columns_of_images, strict=True)
     dropped: dict[str, list[int]] = {}
     if rows.refused:
         dropped["annotation-entry"] = [place for place, _ in rows.refused]
@@ -174,30 +175,31 @@ def text_of(path: Path) -> tuple[str, str]:
         raise DataError(f"{path} is not readable JSON ({error}); it may be damaged or truncated") from None
 
 
-def usable_images(entries: list[Any], path: Path, where: str, sheet: Sheet) -> tuple[list[int], list[int]]:
-    """Places in the list 'images' of entries that can be used, and of the others."""
-    good, ids, names, wrong = [], array("q"), [], []
+def usable_images(
+    entries: list[Any], path: Path, where: str, sheet: Sheet
+) -> tuple[list[int], list[tuple[int, tuple[int, int], bytes]]]:
+    """Places in the list 'images' of entries that can be used, and (id, (height, width), file name) of each."""
+    good: list[int] = []
+    read: list[tuple[int, tuple[int, int], bytes]] = []
+    wrong: list[str] = []
     for number, entry in enumerate(entries):
         try:
-            image_id, _, name = read_image(entry, number, path)
+            read.append(read_image(entry, number, path))
         except DataError as refusal:
-            wrong.append((number, str(refusal).removeprefix(f"{path}: ").removesuffix("; correct or remove it")))
+            wrong.append(str(refusal).removeprefix(f"{path}: ").removesuffix("; correct or remove it"))
             continue
         good.append(number)
-        ids.append(image_id)
-        names.append(name)
-    words = [sentence for _, sentence in wrong]
     what = "1 image is listed in a way" if len(wrong) == 1 else f"{len(wrong):,} images are listed in a way"
-    sheet.add("image-entry", where, f"{what} that cannot be used", len(wrong), words)
-    column = np.array(ids, np.int64)
+    sheet.add("image-entry", where, f"{what} that cannot be used", len(wrong), wrong)
+    column = np.array([image_id for image_id, _, _ in read], np.int64)
     again = repeated(column)
     doubled = [f"image id {image_id}" for image_id in dict.fromkeys(column[again].tolist())]
     sheet.add("image-id-twice", where, f"{plural(len(doubled), 'image id')} listed twice", len(doubled), doubled)
-    listed = Counter(name for name, later in zip(names, again.tolist(), strict=True) if not later)
+    kept = np.flatnonzero(~again).tolist()
+    listed = Counter(read[i][2] for i in kept)
     twice = [name.decode(errors="replace") for name, count in listed.items() if count > 1]
     sheet.add("image-listed-twice", where, f"{plural(len(twice), 'file name')} of several images", len(twice), twice)
-    kept = [number for number, later in zip(good, again.tolist(), strict=True) if not later]
-    return kept, sorted({*range(len(entries))} - {*kept}) if len(kept) < len(entries) else []
+    return [good[i] for i in kept], [read[i] for i in kept]
 
 
 def usable_categories(entries: list[Any], path: Path, where: str, sheet: Sheet) -> dict[int, str]:

@@ -13,6 +13,7 @@ import pytest
 
 from detection.cli import main
 from detection.doctor.kinds import KINDS
+from detection.doctor.self_test import judged
 from shared.findings import Sheet
 
 
@@ -53,9 +54,27 @@ def test_a_clean_data_set_is_not_accused(name: str, tmp_path: Path) -> None:
     data = corpus.Corpus.make(tmp_path / "coco")
     corpus.CLEAN[name](data)
     data.write()
-    code, kinds, page = examined(data, "--strict", "--pixels", "--self-test")
+    code, kinds, page = examined(data, "--strict", "--pixels")
     assert (code, kinds) == (0, set()), page["findings"]
-    assert page["self_tests"][0]["passed"]
+
+
+@pytest.mark.slow
+def test_the_self_tests_pass_on_clean_data(tmp_path: Path) -> None:
+    data = corpus.Corpus.make(tmp_path / "coco")
+    data.write()
+    page = examined(data, "--self-test", "--self-test-size", "64")[2]
+    assert [test["name"] for test in page["self_tests"]] == ["truth as detections", "loss at the start", "one batch"]
+    assert all(test["passed"] for test in page["self_tests"]), page["self_tests"]
+
+
+def test_self_tests_that_fail_say_what_came_out() -> None:
+    rows = [{"classification": 3.0, "step": 1}, {"classification": 2.0, "step": 40}]
+    start, batch = judged(rows)
+    assert start == ("loss at the start", False, "classification 3.00, where theory says 1.13")
+    assert not batch[1] and "from 3.00 to 2.00 in 40 steps, and should halve" in batch[2]
+    assert all(
+        passed for _, passed, _ in judged([{"classification": 1.2, "step": 1}, {"classification": 0.5, "step": 9}])
+    )
 
 
 @pytest.mark.parametrize("name", sorted(corpus.SPOILT))
