@@ -15,7 +15,7 @@ PAGE = ROOT / "recipes" / "notebooks" / "photographs_to_verdict.ipynb"
 SMALL = """
 from shared.runs import curves
 curves.draw_curves = lambda *_: []  # drawing takes longer than these runs
-EPOCHS, LIMIT = 1, 16
+EPOCHS, LIMIT = 1, 4
 MODEL = "test_resnet"
 NETWORK = {"network": "fcos", "width": 64, "depth": 1, "device": "cpu"}
 """
