@@ -7,6 +7,7 @@ from pathlib import Path
 from shared.recipes.commands import Command
 from shared.recipes.flags import Parser
 from shared.recipes.values import OneOrTwo, Pixels, of_type, whole
+from shared.runs.ancestry import commands
 
 
 def import_flags() -> Parser:
@@ -168,5 +169,6 @@ COMMANDS = {
     "export": Command(
         "a backbone as ONNX, OpenVINO or torch.export file, compared on photographs", export, export_flags
     ),
+    **commands("pretrain"),
     "convert": Command("convert a tag to another backbone or another image size", convert, convert_flags),
 }

@@ -233,9 +233,9 @@ class Store:
             if reference["digest"] in seen:
                 continue
             seen.add(reference["digest"])
-            path = self.root / reference["arch"] / reference["tag"] / reference["digest"]
+            own = reference["digest"] == exported.digest  # it may be a copy outside of the store
             try:
-                card = read_card(path)
+                card = exported.card if own else read_card(self.place_of(reference))
             except WeightsError:
                 nodes.append(
                     {
@@ -249,9 +249,14 @@ class Store:
                 )
                 continue
             facts = {"method": card.method, "created": card.created, "metrics": card.metrics, "data": card.data}
+            facts |= {"licence": card.licence, "source": card.source}
             nodes.append({**reference, **facts, "parents": [p["digest"] for p in card.parents]})
             queue += card.parents
         return nodes
+
+    def place_of(self, reference: Mapping[str, str]) -> Path:
+        """Where an export is, by {arch, tag, digest} of a card."""
+        return self.root / reference["arch"] / reference["tag"] / reference["digest"]
 
     # --- loading ----------------------------------------------------------------------------
 
