@@ -32,8 +32,8 @@ from detection.recipe import DataConfig
 from detection.types import Target
 from shared.errors import UsageError
 from shared.feeding.plan import rng_for
-from shared.files import file_digest, naming, write_json
-from shared.graphs.folder import check_empty, new_folder, spread
+from shared.files import naming, write_json
+from shared.graphs.folder import check_empty, digests, new_folder, spread
 from shared.graphs.run import open_graph
 from shared.graphs.write import FORMATS, INPUT, OPSET, check_installed, trace, versions_of, write
 from shared.weights.card import versions
@@ -107,10 +107,7 @@ def export(trained: Trained, wanted: Wanted) -> tuple[Path, Sheet | None]:
         with naming(out / FORMATS[wanted.kind].file):
             file = write(program, partial, wanted.kind, names, name)
         log.info("wrote %s of %s in %.0f s", file.name, trained.exported, time.perf_counter() - began)
-        facts = facts_of(trained, wanted, resize, graph, program, names) | {
-            "sha256": file_digest(file),
-            "bytes": sum(part.stat().st_size for part in partial.iterdir()),
-        }
+        facts = facts_of(trained, wanted, resize, graph, program, names) | {"files": digests(partial)}
         sheet = None
         if photographs:
             task = GraphTask(open_graph(partial, wanted.kind, names), wanted.batch)

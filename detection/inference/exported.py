@@ -102,9 +102,10 @@ class Written(Trained):
                 f"{folder} is a program of torch.export, and reading one could run code of others; give the weights it "
                 f"was made from, or export them with --format onnx"
             )
-        file = folder / FORMATS[kind].file
-        if not file.is_file() or file_digest(file) != facts["sha256"]:
-            raise WeightsError(f"{file} is not the file that its card tells of; copy both again, or export again")
+        for name, digest in facts["files"].items():
+            file = folder / name
+            if not file.is_file() or file_digest(file) != digest:
+                raise WeightsError(f"{file} is not the file that its card tells of; copy both again, or export again")
         task = GraphTask(open_graph(folder, kind, list(facts["outputs"])), facts["batch"])
         self.sized = Augmentation(plain, Output(**as_tuples(facts["resize"])))
         super().__init__(
@@ -128,7 +129,8 @@ def read_facts(folder: Path) -> dict[str, Any]:
         facts = json.loads(path.read_text(encoding="utf-8"))
         known = {f.name for f in fields(Card)}
         sane = facts["format"] in FORMATS and set(facts["trained"]) <= known and isinstance(facts["outputs"], dict)
-        sane = sane and {"sha256", "batch", "resize"} <= facts.keys() and "digest" in facts["weights"]
+        sane = sane and {"batch", "resize"} <= facts.keys() and "digest" in facts["weights"]
+        sane = sane and isinstance(facts["files"], dict) and FORMATS[facts["format"]].file in facts["files"]
     except (OSError, ValueError, KeyError, TypeError):
         sane, facts = False, {}
     if not sane:

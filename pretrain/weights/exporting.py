@@ -29,8 +29,8 @@ from shared.errors import DataError, Parted, UsageError, WeightsError
 from shared.feeding.image import BadImage, decode_image
 from shared.feeding.names import images_below
 from shared.feeding.pixels import Normalize, PixelStats
-from shared.files import file_digest, naming, write_json
-from shared.graphs.folder import check_empty, new_folder, spread
+from shared.files import naming, write_json
+from shared.graphs.folder import check_empty, digests, new_folder, spread
 from shared.graphs.run import Graph, open_graph
 from shared.graphs.write import FORMATS, INPUT, OPSET, check_installed, trace, versions_of, write
 from shared.weights.card import Exported, expected_pixels, versions
@@ -135,12 +135,12 @@ def export(exported: Exported, store: Store, wanted: Wanted) -> tuple[Path, dict
         with naming(out / FORMATS[wanted.kind].file):
             file = write(program, partial, wanted.kind, graph.names, card.arch)
         log.info("wrote %s of %s in %.0f s", file.name, exported, time.perf_counter() - began)
+        facts = facts_of(exported, wanted, graph, size) | {"files": digests(partial)}
         sheet = None
         if images:
             sheet = compare(graph, open_graph(partial, wanted.kind, graph.names), images, wanted.batch or 1)
             write_json(partial / "parity.json", sheet)
-        facts = facts_of(exported, wanted, graph, size) | {"sha256": file_digest(file), "parity": sheet}
-        write_json(partial / "card.json", facts)
+        write_json(partial / "card.json", facts | {"parity": sheet})
     return out, sheet
 
 

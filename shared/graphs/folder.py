@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from shared.errors import UsageError
-from shared.files import naming
+from shared.files import file_digest, naming
 
 
 def check_empty(out: Path) -> None:
@@ -33,6 +33,11 @@ def new_folder(out: Path) -> Iterator[Path]:
             partial.rename(out)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+
+
+def digests(folder: Path) -> dict[str, str]:
+    """sha256 of each file of a folder, by name: a model's weights may lie beside it."""
+    return {path.name: file_digest(path) for path in sorted(folder.iterdir())}
 
 
 def spread(files: list[Path], most: int) -> list[Path]:

@@ -17,6 +17,8 @@ from detection.nets import detector
 from detection.training.task import DetectTask
 from shared.errors import UsageError
 from shared.feeding.pixels import pixel_stats
+from shared.graphs.run import open_graph
+from shared.graphs.write import FORMATS, trace, write
 from tests.contract.test_detectors import once_tiny, tiny
 
 CANVAS = (96, 128)
@@ -85,20 +87,17 @@ def test_a_network_without_a_fixed_form_says_so(network: str) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("network", IN_RUNTIME)
-def test_onnxruntime_finds_what_the_network_finds(network: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("network", "kind"), [*((name, "onnx") for name in IN_RUNTIME), ("keypoint_rcnn", "openvino")])
+def test_other_runtimes_find_what_the_network_finds(network: str, kind: str, tmp_path: Path) -> None:
     """In images of several sizes up to the canvas, with one file."""
     pytest.importorskip("onnxscript", reason="needs pip install 'chordate[export]'")
-    pytest.importorskip("onnxruntime", reason="needs pip install 'chordate[export]'")
-    from shared.graphs.run import open_graph
-    from shared.graphs.write import trace, write
-
+    pytest.importorskip(FORMATS[kind].runtime, reason="needs pip install 'chordate[export]', or 'chordate[openvino]'")
     graph = graph_of(network)
     names = graph.names()
     ranges = {2: (2, CANVAS[0]), 3: (2, CANVAS[1])}
     program = trace(graph, picture(90, 125)[None], ranges, network)
-    write(program, tmp_path, "onnx", names, network)
+    write(program, tmp_path, kind, names, network)
     pictures = [("usual", picture(90, 125)), ("whole", picture(*CANVAS)), ("small", picture(17, 21))]
-    sheet = compare(graph.eager, GraphTask(open_graph(tmp_path, "onnx", names), 1), pictures)
+    sheet = compare(graph.eager, GraphTask(open_graph(tmp_path, kind, names), 1), pictures)
     assert sheet.compared >= 20
     assert sheet.matched == sheet.compared, sheet.photographs

@@ -75,6 +75,7 @@ def test_the_folder_has_the_file_a_card_and_a_parity_sheet(weights: Callable, ph
     assert facts["weights"]["digest"] == exported.digest and facts["weights"]["sha256"] == exported.card.sha256
     assert (facts["input"]["height"], facts["input"]["width"], facts["input"]["colors"]) == (64, 96, "RGB")
     assert facts["outputs"]["boxes"]["shape"] == [1, 30, 4] and list(facts["outputs"]) == ["boxes", "labels", "scores"]
+    assert list(facts["files"]) == ["model.pt2"]
     assert facts["thresholds"] == {"min_score": 0.01, "nms_iou": 0.6, "max_detections": 30}
     assert sheet["alike"] and sheet["matched"] == sheet["compared"] >= 30
     assert [one["file"] for one in sheet["photographs"]] == ["landscape.png", "portrait.png", "stamp.png"]
@@ -174,7 +175,9 @@ def test_a_torch_program_and_a_changed_file_are_not_opened(
     words = ["predict", str(photos), "--weights", "out", "--output", "found"]
     assert main(words) == 2 and "could run code" in capsys.readouterr().err
     path = Path("out", "card.json")
-    path.write_text(path.read_text().replace('"format": "torch"', '"format": "onnx"'))
+    path.write_text(
+        path.read_text().replace('"format": "torch"', '"format": "onnx"').replace("model.pt2", "model.onnx")
+    )
     Path("out", "model.onnx").write_bytes(b"another")
     assert main(words) == 4 and "not the file that its card tells of" in capsys.readouterr().err
 
