@@ -96,13 +96,17 @@ class Sheet:
 
 
 def compare(
-    eager: Callable[[Tensor], list[Detections]], exported: GraphTask, photographs: Sequence[tuple[str, Tensor]]
+    eager: Callable[[Tensor], list[Detections]],
+    exported: GraphTask,
+    photographs: Sequence[tuple[str, Tensor]],
+    clock: Callable[[], float] = time.perf_counter,
 ) -> Sheet:
     """Run both on each photograph, one after the other.
 
     Args:
         eager: what the network finds: uint8 (B, 3, h, w) on the processor -> detections.
         photographs: names and uint8 (3, h, w), of one size if the file takes several at once.
+        clock: what is measured, in seconds.
     """
     sheet, count = Sheet(), exported.batch
     for first in range(0, len(photographs), count):
@@ -111,11 +115,11 @@ def compare(
         if not first:  # the first run of either prepares the others
             eager(full)
             exported.graph(full)
-        began = time.perf_counter()
+        began = clock()
         own = eager(full)
-        between = time.perf_counter()
+        between = clock()
         found = exported.of_batch(list(full))
-        ended = time.perf_counter()
+        ended = clock()
         sheet.network_ms.append((between - began) * 1000 / count)
         sheet.exported_ms.append((ended - between) * 1000 / count)
         for name, one, other in zip(names, own, found, strict=False):

@@ -17,7 +17,7 @@ echo "== detectors";      $python -W ignore tests/bench/bench_detector_steps.py
 echo "== SMCA";           $python -W ignore tests/bench/bench_smca_step.py
 echo "== R-CNNs";         $python -W ignore tests/bench/bench_rcnn_steps.py
 echo "== open vocabulary"; $python -W ignore tests/bench/bench_open_vocabulary.py
-echo "== exported detectors"; OMP_NUM_THREADS=2 $python -W ignore tests/bench/bench_export.py ${CHORDATE_REAL_DATA:+--data "$CHORDATE_REAL_DATA"}
+echo "== exported detectors"; $python -W ignore tests/bench/bench_export.py ${CHORDATE_REAL_DATA:+--data "$CHORDATE_REAL_DATA"}
 echo "== COCO AP";        $python -W ignore tests/bench/bench_coco_eval.py
 echo "== what explains an AP"; $python -W ignore tests/bench/bench_explained.py
 echo "== intervals of AP"; $python -W ignore tests/bench/bench_intervals.py
