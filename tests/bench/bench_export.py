@@ -1,7 +1,7 @@
 """Exported detectors beside the networks they were made from: `python tests/bench/bench_export.py [--data FOLDER]`.
 
-Every family of networks on a ResNet-50 (SSDLite on a MobileNet V2, ViTDet on a ViT), 80 classes, random weights: one
-image at a time from bytes to detections, in torch and in onnxruntime (--format). Both see the same image in turn, on one
+Every family of networks on a ResNet-50 (SSDLite on a MobileNet V2, ViTDet on a ViT), 80 classes, random weights:
+one image at a time from bytes to detections, in torch and in onnxruntime (--format). Both see an image in turn, on one
 thread; CPU time, the median of the ratios, and they must find the same boxes. --threads 2 measures wall time instead.
 Photographs are those of FOLDER/coco-tiny.
 """
