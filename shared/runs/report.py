@@ -63,6 +63,7 @@ def write_report(
     nodes, arrows = draw_lineage([node for run in read for node in run.lineage])
     page = template.render(
         title=title,
+        style=page_style(),
         runs=read,
         verdict=verdict(read),
         panels=[(panel.title, Markup(panel.svg)) for panel in curves.draw_curves(read, smooth, skip_first_above)],
@@ -75,6 +76,13 @@ def write_report(
     out.parent.mkdir(parents=True, exist_ok=True)
     write_aside(out, page)
     return out
+
+
+def page_style() -> Any:
+    """The style sheet of reports, to stand in a page."""
+    from markupsafe import Markup
+
+    return Markup(Path(__file__).with_name("page.css").read_text(encoding="utf-8"))
 
 
 def check_runs(folders: Sequence[Path]) -> None:
@@ -151,7 +159,7 @@ def explained(run: Run, number: int) -> Why:
             shown.append((uri, str(picture["name"]), str(picture["caption"])))
         except (OSError, KeyError, TypeError) as error:
             log.warning("a picture of %s is not in the report: %s", run.name, error)
-    intervals = run.result.get("intervals") or {}
+    intervals = (run.result.get("intervals") or {}).get("bounds") or {}
     tiles = [(name, value, intervals.get(name)) for name, value in run.metrics().items()]
     drawn = charts.draw_charts(told.get("charts") or [], f"why{number}")
     return Why(run, tiles, str(told.get("sentence", "")), drawn, shown)

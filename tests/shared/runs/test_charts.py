@@ -60,7 +60,7 @@ def test_the_page_says_why_and_no_name_is_markup(tmp_path: Path) -> None:
     files = ("mistakes/00.png", "../secret.png", "/etc/hostname", "mistakes/lost.png")
     explain(run, pictures=[{"file": file, "name": EVIL, "caption": f"from {file}"} for file in files], sentence=EVIL)
     result = json.loads((run / "result.json").read_text())
-    (run / "result.json").write_text(json.dumps({**result, "intervals": {"box_ap": [0.25, 0.36]}}))
+    (run / "result.json").write_text(json.dumps({**result, "intervals": {"bounds": {"box_ap": [0.25, 0.36]}}}))
     page = checked(write_report([run], tmp_path / "report.html"))
     assert "Why this result" in page.text and "95 %: 0.25 to 0.36" in page.text
     assert "from mistakes/00.png" in page.text and page.text.count("from ") == 1
