@@ -54,6 +54,16 @@ def unpadded(images: Images) -> list[Tensor]:
     return [pixels[:, :h, :w] for pixels, (h, w) in zip(images.pixels, images.sizes, strict=True)]
 
 
+@pytest.mark.parametrize("seed", range(8))
+def test_every_side_has_a_gradient_at_the_start(tiny_backbone: Callable[..., Any], scenes: Callable, seed: int) -> None:
+    """As with exp(0) = 1 of the paper; with torchvision's bias of 0 it is half of them, and all four in few places."""
+    torch.manual_seed(seed)
+    net = FCOS(tiny_backbone(), CLASSES, width=64, depth=1).train()
+    images, _ = scenes([2, 3], size=256, classes=CLASSES, seed=seed)
+    _, levels, _ = net.predict(images)
+    assert (torch.cat(levels, 1)[..., :4] > 0).float().mean() > 0.9
+
+
 @pytest.mark.parametrize("counts", [[3, 5, 1], [4, 0, 2], [0, 0, 0]])
 @pytest.mark.parametrize("seed", [0, 1])
 def test_losses_are_those_of_torchvision(net: FCOS, scenes: Callable, counts: list[int], seed: int) -> None:
