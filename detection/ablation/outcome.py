@@ -89,11 +89,13 @@ def compared(study: Study, measured: list[Measured], images: int, margin: float)
         for fraction in study.fractions
     }
     scratch = {fraction: means[SCRATCH, fraction] for fraction in study.fractions}
+    best = [max(float(means[arm, fraction][0]), float(scratch[fraction][0])) for arm, fraction in pairs]
+    told = verdicts(differences, images, margin, best)
     found = []
-    for (arm, fraction), verdict in zip(pairs, verdicts(differences, images, margin), strict=True):
+    for (arm, fraction), verdict in zip(pairs, told, strict=True):
         worth = worth_of(fraction, means[arm, fraction], scratch) if verdict.kind == "helps" else None
-        told = worth_words(arm, fraction, worth) if worth else ""
-        found.append(Comparison(arm, fraction, verdict, worth, sentence(arm, fraction, verdict, images, margin), told))
+        value = worth_words(arm, fraction, worth) if worth else ""
+        found.append(Comparison(arm, fraction, verdict, worth, sentence(arm, fraction, verdict, images, margin), value))
     return found
 
 

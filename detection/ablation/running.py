@@ -132,11 +132,16 @@ def is_done(study: Study, run: Run) -> bool:
 
 
 def best_factors(study: Study) -> dict[str, float]:
-    """The factor of the learning rate of each arm: that of its best trial, by the first metric; 1 without trials."""
+    """The factor of the learning rate of each arm: that of its best trial, by the first metric; 1 without trials.
+
+    Of equal trials, as of those that found nothing, the one that is nearest to 1.
+    """
     factors = dict.fromkeys(study.arms, study.grid[0] if len(study.grid) == 1 else 1.0)
-    scores: dict[str, list[tuple[float, float]]] = {}
+    scores: dict[str, list[tuple[float, float, float]]] = {}
     for run in trials(study):
         metrics = result_of(study, run).get("metrics") or {}
         value = next(iter(metrics.values()), None)
-        scores.setdefault(run.arm, []).append((-math.inf if value is None else float(value), run.factor))
-    return factors | {arm: max(found)[1] for arm, found in scores.items()}
+        scores.setdefault(run.arm, []).append(
+            (-math.inf if value is None else float(value), -abs(math.log(run.factor)), run.factor)
+        )
+    return factors | {arm: max(found)[2] for arm, found in scores.items()}

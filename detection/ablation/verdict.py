@@ -28,6 +28,7 @@ from scipy.special import ndtr, ndtri, stdtrit
 
 LEVEL = 0.95
 MARGIN = 0.005  # AP below which a difference does not matter
+LEARNT = 0.02  # mean AP that at least one arm must reach, or nothing was compared but detectors that found nothing
 SIGNS = 6  # seeds from which signs alone can be significant: 2 / 2^6 < 0.05
 LEAST_P = 1e-20
 MOST_SEEDS = 16  # for all 2^S signs; a normal approximation beyond
@@ -50,10 +51,13 @@ class Difference(NamedTuple):
 
 
 class Verdict(NamedTuple):
+    """learnt: whether one of the two arms has learnt to detect at all."""
+
     kind: Kind
     difference: Difference
     more_seeds: int | None  # that would settle the margin, with these images; None if no number would
     more_images: int | None  # that would settle it, with these seeds
+    learnt: bool = True
 
 
 def difference_of(seeds: Sequence[float], draws: np.ndarray, widened: float = 1.0) -> Difference:
@@ -106,17 +110,27 @@ def signs_of(seeds: np.ndarray) -> float | None:
     return float((np.abs(flipped) >= abs(seeds.sum()) - 1e-12).mean())
 
 
-def verdicts(differences: Sequence[Difference], images: int, margin: float = MARGIN) -> list[Verdict]:
+def verdicts(
+    differences: Sequence[Difference], images: int, margin: float = MARGIN, best: Sequence[float] | None = None
+) -> list[Verdict]:
     """The verdict of each of several comparisons, of which together at most one in twenty is wrong by chance.
 
     Args:
         images: validation images.
         margin: AP below which a difference does not matter.
+        best: mean AP of the better arm of each comparison; below LEARNT nothing can be told.
     """
     real = holm([one.p for one in differences])
+    learnt = [True] * len(real) if best is None else [ap >= LEARNT for ap in best]
     return [
-        Verdict(kind_of(one, sure, margin), one, more_seeds(one, margin), more_images(one, images, margin))
-        for one, sure in zip(differences, real, strict=True)
+        Verdict(
+            kind_of(one, sure, margin) if able else "cannot tell",
+            one,
+            more_seeds(one, margin),
+            more_images(one, images, margin),
+            able,
+        )
+        for one, sure, able in zip(differences, real, learnt, strict=True)
     ]
 
 
@@ -170,6 +184,11 @@ def sentence(arm: str, fraction: float, verdict: Verdict, images: int, margin: f
         return f"{arm} {where}: any difference is smaller than {100 * margin:g} AP ({between}; {measured})."
     if verdict.kind != "cannot tell":
         return f"{arm} {verdict.kind} {where}: {points(one.mean)} AP ({between}; {measured})."
+    if not verdict.learnt:
+        return (
+            f"Nobody can tell yet whether {arm} helps {where}: neither it nor scratch has learnt to detect, both are "
+            f"below {100 * LEARNT:g} AP ({measured}). Train longer."
+        )
     told = f"Nobody can tell yet whether {arm} helps {where}: {points(one.mean)} AP ({between}; {measured})."
     return f"{told} {more(verdict, margin)}"
 

@@ -149,6 +149,11 @@ def test_equal_arms_are_not_said_to_differ(ablate: Any) -> None:
     assert told["comparisons"][0]["interval"][0] < 0 < told["comparisons"][0]["interval"][1]
 
 
+def test_arms_that_find_nothing_are_not_said_to_be_equal(ablate: Any) -> None:
+    (told,) = ablate(Program({"scratch": 0.0, "vicreg": 0.0}), "--seeds", "2", "--lr-grid", "1")["comparisons"]
+    assert told["verdict"] == "cannot tell" and "neither it nor scratch has learnt to detect" in told["sentence"]
+
+
 def test_each_arm_gets_the_learning_rate_that_is_best_for_it(ablate: Any) -> None:
     """The planted case of a spoilt rate: the arm that needs a third of it is not compared at another's."""
     program = Program({"scratch": 0.5, "vicreg": 0.5}, best_lr={"vicreg": 0.003, "scratch": 0.01})
