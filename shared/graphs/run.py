@@ -58,7 +58,7 @@ def in_onnxruntime(file: Path, outputs: Sequence[str]) -> Graph:
 
 
 def in_openvino(file: Path, outputs: Sequence[str]) -> Graph:
-    import openvino
+    import openvino  # pyright: ignore[reportMissingImports] - an extra
 
     # without the hint, processors with bfloat16 instructions compute in bfloat16
     hints: dict[str, Any] = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": torch.get_num_threads()}

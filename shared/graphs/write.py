@@ -119,7 +119,7 @@ def write(program: Any, folder: Path, kind: str, outputs: Sequence[str], name: s
         assert made is not None
         made.save(onnx)
     if kind == "openvino":
-        import openvino
+        import openvino  # pyright: ignore[reportMissingImports] - an extra
 
         with quiet(), failing(name, "openvino"):
             openvino.save_model(openvino.convert_model(onnx), file, compress_to_fp16=False)

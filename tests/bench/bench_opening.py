@@ -23,15 +23,16 @@ from PIL import Image
 
 NAME = "annotations/instances_train2017.json"
 OPEN = """
-import resource, sys, time
+import sys, time
 from pathlib import Path
 from detection.data.augment.presets import build_augment
 from detection.data.coco import CocoDetection
 root, finds = Path(sys.argv[1]), tuple(sys.argv[2:])
-base, start = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.process_time()
+def peak():  # of this process; ru_maxrss would be at least that of the process which started this one
+    return int(next(line.split()[1] for line in open("/proc/self/status") if line.startswith("VmHWM")))
+base, start = peak(), time.process_time()
 CocoDetection(root / "train2017", root / "annotations/instances_train2017.json", finds=finds)
-peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-print(time.process_time() - start, (peak - base) / 1024)
+print(time.process_time() - start, (peak() - base) / 1024)
 """
 
 
