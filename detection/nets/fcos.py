@@ -95,7 +95,7 @@ class FCOS(Detector):
         self.head = FCOSHead(width, num_anchors=1, num_classes=num_classes, num_convs=depth)
         # torchvision's sides are relu(x): most start at 0, where they have no gradient, and with some seeds all of them
         # stay there. 1, in strides, is where the paper's exp(x) starts.
-        nn.init.ones_(self.head.regression_head.bbox_reg.bias)
+        nn.init.ones_(self.head.regression_head.bbox_reg.bias)  # type: ignore[arg-type]
         self.center_radius = center_radius
         self.min_score, self.nms_iou, self.max_detections = min_score, nms_iou, max_detections
 
