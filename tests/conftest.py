@@ -26,6 +26,10 @@ from shared.logs.console import PROJECT, Held
 from shared.weights.card import Card
 from shared.weights.store import Store
 
+# Before anything is traced: tracing sets up a pretended GPU, for which the first backward pass of a process would start
+# threads, and a process with such threads cannot be forked and train, as the end-to-end tests do.
+torch.ones(1, requires_grad=True).sum().backward()
+
 settings.register_profile(
     "chordate",
     max_examples=60,

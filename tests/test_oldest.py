@@ -30,5 +30,5 @@ def test_dependency_without_a_lower_bound_is_refused(text: str) -> None:
 
 
 def test_extra_that_does_not_exist_is_refused() -> None:
-    with pytest.raises(SystemExit, match="no extra tests; there is demo, fast, text, words, test, dev"):
+    with pytest.raises(SystemExit, match="no extra tests; there is demo, fast, .*test, dev"):
         pins(PROJECT, ["tests"])
