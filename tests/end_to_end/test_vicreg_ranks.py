@@ -104,6 +104,7 @@ def in_processes(world: int, tmp_path: Path, work: Callable[[int], Any]) -> list
     answers: Any = fork.Queue()
 
     def live(rank: int) -> None:
+        torch.set_num_threads(1)  # the threads of the parent are not there after a fork, and would be waited for
         torch.distributed.init_process_group(
             "gloo", init_method=f"file://{tmp_path}/meeting", rank=rank, world_size=world
         )

@@ -188,6 +188,7 @@ def test_two_processes_divide_by_their_mean_count_of_boxes(kind: CostKind, tmp_p
     answers: Any = fork.Queue()
 
     def live(rank: int) -> None:
+        torch.set_num_threads(1)  # the threads of the parent are not there after a fork, and would be waited for
         torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/meeting", rank=rank, world_size=2)
         one = slice(rank, rank + 1)
         mine = loss(logits[:, one].detach(), boxes[:, one].detach(), targets[one], sizes[one])
