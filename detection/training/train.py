@@ -21,7 +21,7 @@ from detection.eval.several import SeveralEvaluators, evaluators
 from detection.explaining.charts import explained_json
 from detection.explaining.explanation import explained
 from detection.explaining.mistakes import LABELED, draw_mistakes
-from detection.nets import takes_several
+from detection.nets import Detector, takes_several
 from detection.recipe import DataConfig, DetectRecipe, ModelConfig, run_stem
 from detection.training.build import (
     OpenedBackbone,
@@ -60,7 +60,7 @@ from shared.runs.folders import EXPLAINED
 from shared.runs.plan import check_plan, doubts, planned_folder
 from shared.runs.report import write_report
 from shared.runs.session import Session
-from shared.weights.card import check_name
+from shared.weights.card import Exported, check_name
 from shared.weights.store import Store
 
 log = logging.getLogger(__name__)
@@ -84,19 +84,7 @@ def train(resolved: Resolved) -> Path | None:
         spoken = spoken_for(names_of_sets(data, recipe.data), recipe.model, head) if told else None
         resolved = session.replace_recipe(resolved_for(resolved, data, spoken))
         recipe = resolved.recipe
-        opened = open_backbone(recipe, store) if start is None else rebuild_backbone(start, recipe)
-        built = build_detector(recipe, opened.net, len(data.train.classes))
-        for images in data.trains:
-            check_input(opened.net, images)
-        if start is not None:
-            opened = opened._replace(transfer=fill_from(start, built, store, recipe.model))
-        else:
-            opened = fill_what_follows(built, opened)
-        if spoken is not None:
-            spoken.tell(built)
-            data.train.notes += spoken.notes()
-        for images in (*data.trains, *data.vals.values()):
-            images.notes += notes_on_queries(images, built.max_objects)
+        opened, built = network_of(recipe, store, start, data, spoken)
         latest: list[Any] = []  # the evaluator that was made last
 
         def evaluator() -> Any:
@@ -156,6 +144,26 @@ def train(resolved: Resolved) -> Path | None:
     finally:
         dist.stop()
     return run_dir
+
+
+def network_of(
+    recipe: DetectRecipe, store: Store, start: Exported | None, data: Data, spoken: Spoken | None
+) -> tuple[OpenedBackbone, Detector]:
+    """The backbone as it was opened, and the detector on it, filled from what it starts from."""
+    opened = open_backbone(recipe, store) if start is None else rebuild_backbone(start, recipe)
+    built = build_detector(recipe, opened.net, len(data.train.classes))
+    for images in data.trains:
+        check_input(opened.net, images)
+    if start is not None:
+        opened = opened._replace(transfer=fill_from(start, built, store, recipe.model))
+    else:
+        opened = fill_what_follows(built, opened)
+    if spoken is not None:
+        spoken.tell(built)
+        data.train.notes += spoken.notes()
+    for images in (*data.trains, *data.vals.values()):
+        images.notes += notes_on_queries(images, built.max_objects)
+    return opened, built
 
 
 def names_of_sets(data: Data, config: DataConfig) -> list[AskedSet]:
