@@ -18,19 +18,25 @@ import math
 from typing import Any, NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from backbones.base import Backbone
 from detection.nets import Detector, detector
-from detection.parts.dense.necks import build_pyramid
-from detection.parts.query.deform import DeformableAttention
-from detection.parts.query.position import Extent, extent, padding, sine_positions, sines
+from detection.parts.query.levels import Levels
+from detection.parts.query.multiscale import (
+    DecoderLayer,
+    EncoderLayer,
+    Memory,
+    add_to_references,
+    encode,
+    first_boxes,
+    on_levels,
+)
+from detection.parts.query.position import Extent, extent, sine_positions, sines
 from detection.parts.query.queries import best_pairs, detections
 from detection.parts.query.set_loss import SetLoss
-from detection.parts.query.transformer import MLP, Attention, FeedForward, ResidualNorm, check_width, xavier
+from detection.parts.query.transformer import MLP, check_width, xavier
 from detection.types import Detections, Images, Target
-from shared.errors import UsageError
 from shared.recipes.values import Count, Dropout, Layers, Probability, Weight, Width
 
 RARE = 0.01  # initial score of every class
@@ -44,14 +50,6 @@ TINY: dict[str, Any] = {
     "dropout": 0.0,
     "num_queries": 20,
 }
-
-
-class Memory(NamedTuple):
-    """Output of the encoder."""
-
-    tokens: Tensor  # (B, S, C)
-    where: Extent
-    padding: Tensor | None  # (B, S), True for padding
 
 
 class Proposals(NamedTuple):
@@ -206,13 +204,8 @@ class DeformableDETR(Detector):
 
     def encode(self, maps: list[Tensor], where: Extent) -> Memory:
         """Levels (B, C, H, W) -> memory"""
-        x, hidden = torch.cat([level.flatten(2).transpose(1, 2) for level in maps], 1), padding(where)
-        levels = [row.expand(h * w, -1) for row, (h, w) in zip(self.level_of, where.shapes, strict=True)]
-        positions = sine_positions(where, x.shape[-1], shift=-0.5) + torch.cat(levels)
-        places = on_levels(centers(where), where)
-        for layer in self.encoder:
-            x = layer(x, positions, places, where.shapes, hidden)
-        return Memory(x, where, hidden)
+        positions = sine_positions(where, maps[0].shape[1], shift=-0.5)
+        return encode(self.encoder, maps, where, positions, self.level_of)
 
     def decode(self, start: Start, memory: Memory) -> tuple[Tensor, Tensor]:
         """-> logits (N, B, Q, K), boxes (N, B, Q, 4)"""
@@ -232,86 +225,6 @@ class DeformableDETR(Detector):
 def deformable_detr_boxref(backbone: Backbone, num_classes: int, **options: Any) -> Detector:
     """Deformable DETR with iterative box refinement. The options are the same."""
     return DeformableDETR(backbone, num_classes, True, **options)
-
-
-class Levels(nn.Module):
-    """Backbone maps -> `count` maps of equal width, each with twice the stride of the previous one.
-
-    The coarsest maps with strides from `finest` to 32 get a convolution each; further levels are made by stride-2
-    convolutions. The single map of a plain ViT becomes a simple pyramid first.
-
-    Raises:
-        UsageError: the backbone has no map in this range.
-    """
-
-    def __init__(self, backbone: Backbone, width: int, count: int, finest: int) -> None:
-        super().__init__()
-        self.used = [i for i, info in enumerate(backbone.maps) if finest <= info.stride <= 32][-count:]
-        if not self.used or count < 1:
-            raise UsageError(
-                f"{count} levels from stride {finest} on need a map of stride {finest} to 32; this backbone has "
-                f"strides {[i.stride for i in backbone.maps]}, change --num-levels or --finest-stride, or use "
-                f"another one"
-            )
-        channels = [backbone.maps[i].channels for i in self.used]
-        self.pyramid, stride = None, backbone.maps[-1].stride
-        if len(backbone.maps) == 1 and stride % 4 == 0 and count > 1:
-            offered = [s for s in (stride // 4, stride // 2, stride, stride * 2) if s >= finest]
-            self.pyramid = build_pyramid(backbone, width, finest=offered[-count:][0], coarser="pool")
-            channels = [info.channels for info in self.pyramid.maps[:-1]]  # without the pooled level
-        convs = [nn.Conv2d(into, width, 1) for into in channels]
-        for i in range(count - len(channels)):
-            convs.append(nn.Conv2d(width if i else channels[-1], width, 3, stride=2, padding=1))
-        for conv in convs:
-            nn.init.xavier_uniform_(conv.weight)
-            nn.init.zeros_(conv.bias)  # type: ignore[arg-type]
-        groups = max(1, math.gcd(256, width) // 8)  # 32 for the paper's 256 channels
-        self.levels = nn.ModuleList(nn.Sequential(conv, nn.GroupNorm(groups, width)) for conv in convs)
-
-    def forward(self, maps: list[Tensor]) -> list[Tensor]:
-        """Backbone maps -> `count` maps (B, width, H, W), finest first."""
-        maps = [maps[i] for i in self.used] if self.pyramid is None else self.pyramid(maps)[:-1]
-        found = [level(x) for level, x in zip(self.levels, maps, strict=False)]
-        x = maps[-1]
-        for level in self.levels[len(maps) :]:
-            found.append(x := level(x))
-        return found
-
-
-class EncoderLayer(nn.Module):
-    def __init__(self, width: int, heads: int, levels: int, points: int, feedforward: int, dropout: float) -> None:
-        super().__init__()
-        self.attention = DeformableAttention(width, heads, levels, points)
-        self.feed = FeedForward(width, feedforward, dropout)
-        self.around_attention, self.around_feed = (ResidualNorm(width, dropout) for _ in range(2))
-
-    def forward(
-        self, x: Tensor, positions: Tensor, places: Tensor, shapes: list[tuple[int, int]], hidden: Tensor | None
-    ) -> Tensor:
-        """(B, S, C), positions, reference points (B, S, L, 2), padding mask -> (B, S, C)"""
-        x = self.around_attention(x, lambda x: self.attention(x + positions, places, x, shapes, hidden))
-        return self.around_feed(x, self.feed)
-
-
-class DecoderLayer(nn.Module):
-    def __init__(self, width: int, heads: int, levels: int, points: int, feedforward: int, dropout: float) -> None:
-        super().__init__()
-        self.self_attention = Attention(width, heads, dropout)
-        self.cross_attention = DeformableAttention(width, heads, levels, points)
-        self.feed = FeedForward(width, feedforward, dropout)
-        self.around_self, self.around_cross, self.around_feed = (ResidualNorm(width, dropout) for _ in range(3))
-
-    def forward(self, x: Tensor, positions: Tensor, places: Tensor, memory: Memory) -> Tensor:
-        """(B, Q, C), positions, references (B, Q, L, 2 or 4), memory -> (B, Q, C)"""
-
-        def attend_to_queries(x: Tensor) -> Tensor:
-            placed = x + positions
-            return self.self_attention(placed, placed, x)
-
-        def attend_to_memory(x: Tensor) -> Tensor:
-            return self.cross_attention(x + positions, places, memory.tokens, memory.where.shapes, memory.padding)
-
-        return self.around_feed(self.around_cross(self.around_self(x, attend_to_queries), attend_to_memory), self.feed)
 
 
 class Learned(nn.Module):
@@ -349,39 +262,3 @@ class Proposed(nn.Module):
         embedded = self.tell(sines(references, seen.shape[-1] // 2).flatten(2))
         positions, states = embedded.chunk(2, -1)
         return Start(states, positions, references, proposals)
-
-
-def first_boxes(memory: Memory) -> tuple[Tensor, Tensor]:
-    """-> (B, S, 4) initial box of each cell, before the sigmoid, Inf where invalid; (B, S, 1) validity."""
-    middle = centers(memory.where)
-    sides = [
-        middle.new_full((height * width, 2), 0.05 * 2**level)
-        for level, (height, width) in enumerate(memory.where.shapes)
-    ]
-    boxes = torch.cat((middle, torch.cat(sides).expand_as(middle)), -1)
-    usable = ((boxes > 0.01) & (boxes < 0.99)).all(-1, keepdim=True)
-    if memory.padding is not None:
-        usable = usable & ~memory.padding[..., None]
-    return boxes.logit().masked_fill(~usable, torch.inf), usable
-
-
-def centers(where: Extent) -> Tensor:
-    """-> (B, S, 2): center x, y of every cell, relative to the unpadded images."""
-    found = []
-    for (height, width), cells in zip(where.shapes, where.cells.unbind(1), strict=True):
-        ys, xs = (torch.arange(side, device=cells.device) + 0.5 for side in (height, width))
-        grid = torch.stack(torch.meshgrid(ys, xs, indexing="ij")[::-1], -1).flatten(0, 1)
-        found.append(grid / cells[:, None])
-    return torch.cat(found, 1)
-
-
-def on_levels(references: Tensor, where: Extent) -> Tensor:
-    """(B, Q, 2 or 4) relative to the unpadded images -> (B, Q, L, 2 or 4) relative to each padded level."""
-    times = references.shape[-1] // 2
-    return references[:, :, None] * where.shares.repeat(1, 1, times)[:, None]
-
-
-def add_to_references(moves: Tensor, references: Tensor) -> Tensor:
-    """Head outputs (B, Q, 4), references (B, Q, 2 or 4) -> (B, Q, 4): boxes before the sigmoid."""
-    known = references.clamp(1e-5, 1 - 1e-5).logit()
-    return moves + F.pad(known, (0, 4 - references.shape[-1]))

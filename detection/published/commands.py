@@ -16,8 +16,8 @@ NETWORKS = Offers("detection.nets", "detector")
 def import_flags() -> Parser:
     parser = Parser(
         prog="detect import",
-        description="Export a checkpoint of torchvision, DETR, Deformable DETR or SMCA under a tag; all "
-        "tensors must match, and code in the file is not executed. Other flags are options of the network.",
+        description="Export a checkpoint of torchvision, DETR, Deformable DETR, SMCA or RT-DETR under a tag; "
+        "all tensors must match, and code in the file is not executed. Other flags are options of the network.",
     )
     parser.add_argument("file", type=Path, help="the checkpoint")
     parser.add_argument(
@@ -65,6 +65,6 @@ def import_checkpoint(argv: list[str]) -> int:
 
 COMMANDS = {
     "import": Command(
-        "export a published checkpoint (torchvision, DETR, Deformable DETR, SMCA)", import_checkpoint, import_flags
+        "export a published checkpoint (torchvision, DETRs, SMCA, RT-DETR)", import_checkpoint, import_flags
     )
 }

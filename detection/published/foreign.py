@@ -5,6 +5,7 @@ file -> tensors -> key layout, by a key that only it has -> network, backbone, o
 
 torchvision faster r-cnn | mask r-cnn | keypoint r-cnn | fcos | retinanet | ssd300 | ssdlite
 detr | detr with masks | deformable detr | smca
+rt-detr
 """
 
 from __future__ import annotations
@@ -16,12 +17,12 @@ from typing import Any, NamedTuple
 from torch import Tensor
 
 from backbones.copies import NO_TENSORS, Copy, Tensors, state_dicts, take
-from detection.published import torchvision, transformers
+from detection.published import rt_detr, torchvision, transformers
 from detection.published.layout import Layout, Options
 from shared.errors import WeightsError
 from shared.weights.card import listed
 
-LAYOUTS = [*torchvision.LAYOUTS, *transformers.LAYOUTS]  # most specific first
+LAYOUTS = [*torchvision.LAYOUTS, *rt_detr.LAYOUTS, *transformers.LAYOUTS]  # most specific first
 WRAPPERS = ("module.", "_orig_mod.", "detr.")  # of DistributedDataParallel, torch.compile, DETR with masks
 
 
@@ -151,10 +152,13 @@ def backbone_of(tensors: Mapping[str, Tensor]) -> str | None:
     return None
 
 
+STAGE = r"model\.backbone\.model\.encoder\.stages\."
 RESNET = r"backbone\.(?:0\.)?body\."
 KNOWN_BACKBONES = [
     (r"backbone\.scale_weight$", "tv_vgg16"),
     (r"backbone\.body\.13\.block\.", "tv_mobilenet_v3_large_fpn"),
+    (STAGE + r"2\.layers\.22\.layer\.2\.", "resnet101d"),
+    (STAGE + r"2\.layers\.5\.layer\.2\.", "resnet50d"),
     (RESNET + r"layer3\.35\.", "resnet152"),
     (RESNET + r"layer3\.22\.", "resnet101_v1b"),
     (RESNET + r"layer3\.5\.conv3\.", "resnet_v1_50"),

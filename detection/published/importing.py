@@ -220,6 +220,10 @@ def classes_of(found: Foreign, class_file: Path | None) -> ClassMap:
             )
         return ClassMap(classes.names, tuple(ids))
     names: list[str] = []
+    known = ClassMap.from_file(recipe_folder() / "classes" / "coco.txt").names
+    if not found.layout.background and len(ids) == len(known):  # COCO's classes without its unused ids
+        listed = ClassMap.from_file(recipe_folder() / "classes" / "coco91.txt").names
+        return ClassMap(known, tuple(1 + listed.index(name) for name in known))
     if ids[-1] in (COCO, PANOPTIC):
         listed = "coco91.txt" if ids[-1] == COCO else "coco_panoptic.txt"
         names = ["", *ClassMap.from_file(recipe_folder() / "classes" / listed).names]

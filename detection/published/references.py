@@ -44,6 +44,7 @@ class Reference(NamedTuple):
 
 MOBILE = {"rpn_all_sizes": True, "rpn_min_score": 0.05}
 DC5 = {"dilation": True}
+RT_DETR = Reference("rt_detr", "resnet50d", size=(640, 640), longest=None, pixels=pixel_stats("neutral"))
 # fmt: off
 TORCHVISION = {
     "fasterrcnn_resnet50_fpn": Reference("faster_rcnn", files={"258fb6c6": 0.0}),
@@ -86,6 +87,9 @@ REFERENCES = {
     "deformable_detr_resnet50": Reference("deformable_detr"),
     "deformable_detr_boxref_resnet50": Reference("deformable_detr_boxref"),
     "smca_detr_resnet50": Reference("smca_detr"),
+    # PekingU/rtdetr_v2_* of transformers
+    "rt_detr_v2_resnet50": RT_DETR,
+    "rt_detr_v2_resnet101": RT_DETR._replace(backbone="resnet101d"),
 }
 # fmt: on
 

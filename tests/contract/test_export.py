@@ -31,6 +31,7 @@ IN_RUNTIME = [
     "vitdet_mask",
     "smca_detr",
     "deformable_detr",
+    "rt_detr",
 ]  # every kind of part
 
 

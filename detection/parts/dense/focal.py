@@ -1,6 +1,7 @@
-"""Focal loss from labels, without a one-hot target.
+"""Focal and varifocal loss from labels, without a one-hot target.
 
 Lin, Goyal, Girshick, He, Dollar, "Focal Loss for Dense Object Detection", 2017.
+Zhang, Wang, Dayoub, Suenderhauf, "VarifocalNet: An IoU-aware Dense Object Detector", 2021.
 
 With p = sigmoid(x), the loss of a negative is (1 - alpha) p^gamma softplus(x), and of a positive
 alpha (1 - p)^gamma softplus(-x). Positives are rare, so the first is computed everywhere and replaced by the second
@@ -31,6 +32,23 @@ def focal_losses(logits: Tensor, labels: Tensor, *, alpha: float = 0.25, gamma: 
     """Logits (..., K), labels (...), a class or NOTHING or IGNORED -> (...): sum over classes."""
     losses: Tensor = FocalLoss.apply(logits, labels, alpha, gamma)  # type: ignore[assignment]
     return losses.masked_fill(labels == IGNORED, 0.0)
+
+
+def varifocal_losses(
+    logits: Tensor, labels: Tensor, quality: Tensor, *, alpha: float = 0.75, gamma: float = 2.0
+) -> Tensor:
+    """Logits (..., K), labels (...), a class or NOTHING, quality of the labels (...) from 0 to 1 -> (...): sum over
+    classes.
+
+    The target of a label is its quality q, and its cross-entropy is weighted with q; that of a negative with
+    alpha p^gamma, which has no gradient.
+    """
+    there, at = (labels >= 0)[..., None], labels.clamp(min=0)[..., None]
+    wanted = torch.where(there, quality[..., None].to(logits.dtype), 0.0)
+    weight = logits.detach().sigmoid().pow_(gamma).mul_(alpha)
+    weight.scatter_(-1, at, torch.where(there, wanted, weight.gather(-1, at)))
+    targets = torch.zeros_like(logits).scatter_(-1, at, wanted)
+    return F.binary_cross_entropy_with_logits(logits, targets, weight, reduction="none").sum(-1)
 
 
 class FocalLoss(Function):

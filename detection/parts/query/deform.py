@@ -72,21 +72,53 @@ def in_map(value: Tensor, places: Tensor, weights: Tensor, shape: tuple[int, int
     return (looked_up * weights.transpose(1, 2).flatten(0, 1)[:, None]).sum(-1)
 
 
+def discrete_attention(value: Tensor, shapes: Shapes, places: Tensor, weights: Tensor) -> Tensor:
+    """Weighted sums of cells of maps, the nearest of the map for places outside; as `deformable_attention`.
+
+    Lv, Zhao, Chang, Huang, Wang, Liu, "RT-DETRv2", 2024. A place is rounded from cells counted at their left and top
+    edges, as in the authors' program; it gets no gradient.
+    """
+    batch, _, heads, _ = value.shape
+    size = sent([(w, h) for h, w in shapes], value.device, torch.float32)[:, None]  # (L, 1, 2)
+    cell = (places.float() * size + 0.5).long().clamp(min=0).minimum((size - 1).long())
+    x, y = cell.unbind(-1)  # (B, Q, M, L, P)
+    ends = [h * w for h, w in shapes]
+    first = sent([sum(ends[:level]) for level in range(len(ends))], value.device)[:, None]
+    row = first + y * size[..., 0].long() + x
+    head = torch.arange(heads, device=value.device)[:, None, None]
+    image = torch.arange(batch, device=value.device)[:, None, None, None, None]
+    looked_up = value[image, row, head].flatten(3, 4)  # (B, Q, M, L P, D)
+    return (weights.flatten(3)[..., None, :].to(value.dtype) @ looked_up).squeeze(3).flatten(2)
+
+
 class DeformableAttention(nn.Module):
     """
     Args:
         width: channels C of queries and memory.
         points: sampling points per head and level.
+        slow_offsets: sampling offsets learn at a tenth of the rate, as in Deformable DETR.
+        discrete: the nearest cells are looked at, without interpolation, as RT-DETR v2 can.
     """
 
-    def __init__(self, width: int, heads: int = 8, levels: int = 4, points: int = 4) -> None:
+    def __init__(
+        self,
+        width: int,
+        heads: int = 8,
+        levels: int = 4,
+        points: int = 4,
+        *,
+        slow_offsets: bool = True,
+        discrete: bool = False,
+    ) -> None:
         super().__init__()
+        self.attend = discrete_attention if discrete else deformable_attention
         self.heads, self.levels, self.points = heads, levels, points
         self.sampling_offsets = nn.Linear(width, heads * levels * points * 2)
         self.attention_weights = nn.Linear(width, heads * levels * points)
         self.value_proj = nn.Linear(width, width)
         self.output_proj = nn.Linear(width, width)
-        self.sampling_offsets.lr_scale = 0.1  # pyright: ignore[reportAttributeAccessIssue, reportArgumentType]
+        if slow_offsets:
+            self.sampling_offsets.lr_scale = 0.1  # pyright: ignore[reportAttributeAccessIssue, reportArgumentType]
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -127,7 +159,7 @@ class DeformableAttention(nn.Module):
         weights = self.attention_weights(query).view(*grid[:3], -1).softmax(-1).view(grid)
         offsets = self.sampling_offsets(query).view(*grid, 2)
         looks = around(places, offsets, shapes)
-        return self.output_proj(deformable_attention(value, shapes, looks, weights))
+        return self.output_proj(self.attend(value, shapes, looks, weights))
 
 
 def around(references: Tensor, offsets: Tensor, shapes: Shapes) -> Tensor:

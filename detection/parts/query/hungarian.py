@@ -142,14 +142,26 @@ def giou(a: Sequence[Tensor], b: Sequence[Tensor]) -> Tensor:
     Rezatofighi et al., "Generalized Intersection over Union", 2019.
     """
     (ax0, ay0, ax1, ay1), (bx0, by0, bx1, by1) = corners(a), corners(b)
-    across = (torch.minimum(ax1, bx1) - torch.maximum(ax0, bx0)).clamp(min=0)
-    down = (torch.minimum(ay1, by1) - torch.maximum(ay0, by0)).clamp(min=0)
-    inside = across * down
-    union = (a[2] * a[3] + b[2] * b[3] - inside).clamp(min=TINY)
+    inside, union = overlap(a, b)
     width = torch.maximum(ax1, bx1) - torch.minimum(ax0, bx0)
     height = torch.maximum(ay1, by1) - torch.minimum(ay0, by0)
     hull = (width * height).clamp(min=TINY)
     return inside / union + union / hull - 1
+
+
+def iou(a: Sequence[Tensor], b: Sequence[Tensor]) -> Tensor:
+    """IoU, from 0 to 1, of boxes given as separate cx, cy, w, h, broadcast together."""
+    inside, union = overlap(a, b)
+    return inside / union
+
+
+def overlap(a: Sequence[Tensor], b: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+    """Areas of intersection and union of boxes given as separate cx, cy, w, h, broadcast together."""
+    (ax0, ay0, ax1, ay1), (bx0, by0, bx1, by1) = corners(a), corners(b)
+    across = (torch.minimum(ax1, bx1) - torch.maximum(ax0, bx0)).clamp(min=0)
+    down = (torch.minimum(ay1, by1) - torch.maximum(ay0, by0)).clamp(min=0)
+    inside = across * down
+    return inside, (a[2] * a[3] + b[2] * b[3] - inside).clamp(min=TINY)
 
 
 def corners(box: Sequence[Tensor]) -> tuple[Tensor, Tensor, Tensor, Tensor]:

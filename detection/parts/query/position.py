@@ -68,18 +68,19 @@ def padding(where: Extent) -> Tensor | None:
     return torch.cat(masks, 1)
 
 
-def sine_positions(where: Extent, width: int, *, shift: float = 0.0) -> Tensor:
+def sine_positions(where: Extent, width: int, *, shift: float = 0.0, temperature: float = 10000.0) -> Tensor:
     """-> (B, S, width), or (1, S, width) without padding; values at padding are arbitrary.
 
     Args:
         width: C, half for y and half for x; a multiple of 4.
         shift: added to row and column numbers, which start at 1: -0.5 for cell centers.
+        temperature: of `sines`.
     """
     known = where.cells if where.padded else where.cells[:1]
     positions = []
     for (height, breadth), cells in zip(where.shapes, known.unbind(1), strict=True):
         xs, ys = (
-            sines(counted(side, along, shift), width // 2)
+            sines(counted(side, along, shift), width // 2, temperature=temperature)
             for side, along in zip((breadth, height), cells.unbind(1), strict=True)
         )
         both = (ys[:, :, None].expand(-1, -1, breadth, -1), xs[:, None].expand(-1, height, -1, -1))

@@ -4,6 +4,7 @@
 
     softmax   cross-entropy over the classes and a background of small weight   Carion et al., "DETR", 2020
     focal     independent sigmoids of the classes                               Zhu et al., "Deformable DETR", 2021
+    varifocal the same, where the target of a class is the box's IoU            Zhao et al., "RT-DETR", 2023
 
 Shape letters: L layers, B images, Q queries, K classes, N objects of an image, M matches of a layer.
 """
@@ -18,9 +19,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.ops import box_convert
 
-from detection.parts.dense.focal import NOTHING, focal_losses
+from detection.parts.dense.focal import NOTHING, focal_losses, varifocal_losses
 from detection.parts.known import hidden
-from detection.parts.query.hungarian import CostKind, Matches, SetTarget, giou, match
+from detection.parts.query.hungarian import CostKind, Matches, SetTarget, giou, iou, match
 from detection.types import Target
 from shared.devices import dist
 from shared.devices.device import sent
@@ -40,6 +41,7 @@ class SetLoss(nn.Module):
 
     Args:
         kind: "softmax" for logits with an additional background class, "focal" for independent sigmoids.
+        varifocal: with independent sigmoids, the varifocal loss; the matching is that of the focal loss.
         class_cost, l1_cost, giou_cost: weights of the matching costs.
         class_weight, l1_weight, giou_weight: weights of the losses.
         eos_coef: weight of the background class; softmax only.
@@ -50,6 +52,7 @@ class SetLoss(nn.Module):
         num_classes: int,
         kind: CostKind,
         *,
+        varifocal: bool = False,
         class_cost: float,
         l1_cost: float,
         giou_cost: float,
@@ -61,6 +64,7 @@ class SetLoss(nn.Module):
         super().__init__()
         self.num_classes, self.eos_coef = num_classes, eos_coef
         self.kind: CostKind = kind
+        self.varifocal = varifocal
         self.costs = {"class_cost": class_cost, "l1_cost": l1_cost, "giou_cost": giou_cost}
         self.weights = {"classification": class_weight, "boxes": l1_weight, "giou": giou_weight}
 
@@ -75,6 +79,7 @@ class SetLoss(nn.Module):
         *,
         class_agnostic: bool = False,
         matches: Matches | None = None,
+        copies: int = 1,
     ) -> dict[str, Tensor]:
         """Named losses: `classification`, `boxes`, `giou` of the last layer, and with `_0`, `_1`, ... of those before.
 
@@ -86,6 +91,7 @@ class SetLoss(nn.Module):
             prefix: put before every name.
             class_agnostic: treat every object as the first class, for proposals.
             matches: an existing matching, instead of a new one.
+            copies: how often each object is among the queries; the losses are divided by it.
         """
         logits, boxes = logits.float(), boxes.float()
         objects = set_targets(targets, sizes)
@@ -94,7 +100,7 @@ class SetLoss(nn.Module):
         if matches is None:
             matches = match(self.kind, logits, boxes, objects, **self.costs)
         place, object_of = flat_places(matches, [len(one.labels) for one in objects], logits.device)
-        num_boxes = boxes_per_process(sum(len(one.labels) for one in objects), logits.device)
+        num_boxes = boxes_per_process(sum(len(one.labels) for one in objects), logits.device) * copies
         labels = torch.cat([one.labels for one in objects])[object_of]
         found, wanted = boxes[place], torch.cat([one.boxes.float() for one in objects])[object_of]
         layers = len(logits)
@@ -102,9 +108,14 @@ class SetLoss(nn.Module):
             empty = torch.ones(logits.shape[:3], dtype=torch.bool, device=logits.device)
             empty[place] = False
             logits = hidden(logits, empty, targets, background="last" if self.kind == "softmax" else None)
-        classify = self.cross_entropy if self.kind == "softmax" else self.focal
+        if self.varifocal:
+            quality = iou(found.detach().unbind(-1), wanted.unbind(-1))
+            classification = self.by_quality(logits, place, labels, quality, num_boxes)
+        else:
+            classify = self.cross_entropy if self.kind == "softmax" else self.focal
+            classification = classify(logits, place, labels, num_boxes)
         by_name = {
-            "classification": classify(logits, place, labels, num_boxes),
+            "classification": classification,
             "boxes": (found - wanted).abs().view(layers, -1).sum(1) / num_boxes,
             "giou": (1 - giou(found.unbind(-1), wanted.unbind(-1))).view(layers, -1).sum(1) / num_boxes,
         }
@@ -128,6 +139,23 @@ class SetLoss(nn.Module):
         classes = labels.new_full(logits.shape[:3], NOTHING)
         classes[place] = labels
         return focal_losses(logits, classes).flatten(1).sum(1) / num_boxes
+
+    def by_quality(
+        self, logits: Tensor, place: tuple[Tensor, ...], labels: Tensor, quality: Tensor, num_boxes: Tensor
+    ) -> Tensor:
+        """(L, B, Q, K) -> (L,): sum of the varifocal loss, divided by the number of objects."""
+        classes = labels.new_full(logits.shape[:3], NOTHING)
+        classes[place] = labels
+        qualities = logits.new_zeros(logits.shape[:3])
+        qualities[place] = quality
+        return varifocal_losses(logits, classes, qualities).flatten(1).sum(1) / num_boxes
+
+    @torch.compiler.disable
+    def matched(
+        self, logits: Tensor, boxes: Tensor, targets: Sequence[Target], sizes: Sequence[tuple[int, int]]
+    ) -> Matches:
+        """The matching of the layers, as of `forward`: of several parts of a network at once, one copy to the host."""
+        return match(self.kind, logits, boxes, set_targets(targets, sizes), **self.costs)
 
 
 def flat_places(

@@ -14,6 +14,8 @@ Shape letters: B images, Q queries, S cells of the memory, C channels, H heads, 
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import pairwise
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -68,10 +70,19 @@ def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, share: float) -
 
 
 class EncoderLayer(nn.Module):
-    def __init__(self, width: int, heads: int, feedforward: int, dropout: float, *, pre_norm: bool = False) -> None:
+    def __init__(
+        self,
+        width: int,
+        heads: int,
+        feedforward: int,
+        dropout: float,
+        *,
+        pre_norm: bool = False,
+        activation: type[nn.Module] = nn.ReLU,
+    ) -> None:
         super().__init__()
         self.attention = Attention(width, heads, dropout)
-        self.feed = FeedForward(width, feedforward, dropout)
+        self.feed = FeedForward(width, feedforward, dropout, activation)
         self.around_attention, self.around_feed = (ResidualNorm(width, dropout, pre_norm=pre_norm) for _ in range(2))
 
     def forward(self, x: Tensor, positions: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -87,10 +98,8 @@ class EncoderLayer(nn.Module):
 class Encoder(nn.ModuleList):
     """Encoder layers: self-attention over the cells of a map."""
 
-    def __init__(
-        self, layers: int, width: int, heads: int, feedforward: int, dropout: float, *, pre_norm: bool = False
-    ) -> None:
-        super().__init__(EncoderLayer(width, heads, feedforward, dropout, pre_norm=pre_norm) for _ in range(layers))
+    def __init__(self, layers: int, width: int, heads: int, feedforward: int, dropout: float, **told: Any) -> None:
+        super().__init__(EncoderLayer(width, heads, feedforward, dropout, **told) for _ in range(layers))
 
     def forward(self, x: Tensor, positions: Tensor, bias: Tensor | None = None) -> Tensor:
         """(B, S, C), (B, S, C), bias of the logits -> (B, S, C)"""
@@ -134,8 +143,9 @@ class DecoderLayer(nn.Module):
 class FeedForward(nn.Sequential):
     """Feed-forward network: (..., C) -> (..., C)."""
 
-    def __init__(self, width: int, hidden: int, dropout: float = 0.0) -> None:
-        super().__init__(nn.Linear(width, hidden), nn.ReLU(inplace=True), Dropout(dropout), nn.Linear(hidden, width))
+    def __init__(self, width: int, hidden: int, dropout: float = 0.0, activation: type[nn.Module] = nn.ReLU) -> None:
+        between = nn.ReLU(inplace=True) if activation is nn.ReLU else activation()
+        super().__init__(nn.Linear(width, hidden), between, Dropout(dropout), nn.Linear(hidden, width))
         xavier(self)
 
 
@@ -153,10 +163,11 @@ class ResidualNorm(nn.Module):
 
 
 class MLP(nn.Sequential):
-    """`layers` linear layers with ReLU between them."""
+    """`layers` linear layers with ReLU between them; the input has `width` channels, or `into`."""
 
-    def __init__(self, width: int, out: int, layers: int = 3) -> None:
-        inner = [x for _ in range(layers - 1) for x in (nn.Linear(width, width), nn.ReLU(inplace=True))]
+    def __init__(self, width: int, out: int, layers: int = 3, *, into: int | None = None) -> None:
+        channels = [into or width, *[width] * (layers - 1)]
+        inner = [x for a, b in pairwise(channels) for x in (nn.Linear(a, b), nn.ReLU(inplace=True))]
         super().__init__(*inner, nn.Linear(width, out))
 
 

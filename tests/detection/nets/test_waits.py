@@ -20,6 +20,7 @@ MOST = {  # waits of a step
     "smca_detr": 2,
     "deformable_detr": 2,
     "deformable_detr_boxref": 2,
+    "rt_detr": 2,
 }
 
 

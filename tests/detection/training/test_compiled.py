@@ -19,7 +19,7 @@ from shared.loop.compiled import compile_backbone
 from tests.detection.nets.waits import batch_of
 
 FAMILIES = ["test_resnet", "test_convnext", "test_efficientnet", "test_byobnet", "test_vit", "test_vit2"]
-NETWORKS = ["fcos", "ssd", "efficientdet_d0", "faster_rcnn", "detr", "deformable_detr"]
+NETWORKS = ["fcos", "ssd", "efficientdet_d0", "faster_rcnn", "detr", "deformable_detr", "rt_detr"]
 
 
 class Graphs:

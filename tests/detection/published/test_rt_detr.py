@@ -1,0 +1,68 @@
+"""Imported RT-DETR v2 checkpoints of transformers have the same outputs as the original network."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from detection.inference.trained import Trained
+from detection.published.importing import Import, import_detector
+from detection.types import Images
+from shared.errors import WeightsError
+from shared.weights.store import Store
+from tests.detection.nets.of_rt_detr import loud
+
+IMAGES = Images(torch.randn(2, 3, 128, 128, generator=torch.Generator().manual_seed(2)), [(128, 128)] * 2)
+ARGS = {"heads": 4, "num_queries": 12, "points": 2}
+
+
+@pytest.fixture(scope="module")
+def theirs() -> Any:
+    """RT-DETR v2 on a ResNet-D of few layers."""
+    from transformers import RTDetrResNetConfig, RTDetrV2Config, RTDetrV2ForObjectDetection
+
+    torch.manual_seed(4)
+    body = RTDetrResNetConfig(depths=[2, 2, 2, 2], out_indices=[2, 3, 4])
+    width = {"d_model": 32, "encoder_hidden_dim": 48, "decoder_in_channels": [48] * 3}
+    heads = {"encoder_attention_heads": 4, "decoder_attention_heads": 4, "decoder_n_points": 2, "num_queries": 12}
+    more = {"encoder_ffn_dim": 64, "decoder_ffn_dim": 64, "decoder_layers": 2, "hidden_expansion": 0.5}
+    config = RTDetrV2Config(backbone_config=body, num_labels=80, **width, **heads, **more)
+    return loud(RTDetrV2ForObjectDetection(config)).eval()
+
+
+def bring_in(store: Store, file: Path, **options: Any) -> Trained:
+    wanted = Import(file=file, network="rt_detr", tag="theirs", backbone="resnet26d", network_args=ARGS, **options)
+    return Trained(import_detector(wanted, store), torch.device("cpu"))
+
+
+@pytest.mark.parametrize("kind", ["published", "state dict"])
+def test_files_of_transformers_say_what_it_says(kind: str, theirs: Any, tmp_path: Path, store: Store) -> None:
+    file = tmp_path / "rt_detr.pth"
+    if kind == "published":  # with the names of its published files
+        theirs.save_pretrained(tmp_path)
+        file = tmp_path / "model.safetensors"
+    else:
+        torch.save(theirs.state_dict(), file)
+    ours = bring_in(store, file)
+    with torch.no_grad():
+        out = theirs(IMAGES.pixels)
+        found = ours.task.detector.predict(IMAGES)  # type: ignore[operator]
+    assert out.logits.std() > 0.05, "outputs of the queries differ"
+    torch.testing.assert_close(found.logits[-1], out.logits, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(found.boxes[-1], out.pred_boxes, rtol=1e-4, atol=1e-4)
+    assert (ours.classes.names[0], ours.classes.names[79]) == ("person", "toothbrush")
+    assert (ours.classes.source_ids[0], ours.classes.source_ids[79]) == (1, 90), "results have COCO's ids"
+    card = ours.exported.card
+    assert card.pixels == {"mean": [0.0] * 3, "std": [1.0] * 3}
+    assert tuple(card.recipe["size"]) == (640, 640) and card.recipe["max_size"] is None
+
+
+def test_two_different_heads_of_a_layer_are_refused(theirs: Any, tmp_path: Path, store: Store) -> None:
+    content = {name: value.clone() for name, value in theirs.state_dict().items()}
+    content["class_embed.1.bias"] += 1
+    torch.save(content, tmp_path / "rt_detr.pth")
+    with pytest.raises(WeightsError, match=r"two different tensors for classify\.1\.bias"):
+        bring_in(store, tmp_path / "rt_detr.pth")
