@@ -11,7 +11,6 @@ Letters: B images, K target blocks of T patches each, M patches of context, N pa
 from __future__ import annotations
 
 from collections.abc import Callable
-from copy import deepcopy
 from functools import partial
 from typing import Any
 
@@ -29,6 +28,7 @@ from backbones.tokens import (
     token_grid,
     vit_of,
 )
+from pretrain.joint.teacher import copied, follow
 from pretrain.masked.block_masks import BlockMasks, Masks
 from pretrain.methods import Facts, Method, View, method
 from pretrain.views.crops import RandomResizedCrop, ResizeCenterCrop
@@ -99,7 +99,7 @@ class IJEPA(Method):
             fix_sincos_positions(backbone)
         freeze_beyond_tokens(backbone)
         self.backbone = backbone
-        self.target = deepcopy(backbone).requires_grad_(False).eval()
+        self.target = copied(backbone)
         self.normalize = Normalize(facts.pixels)
         self.size, self.momentum, self.crop_scale, self.export_target = facts.size, momentum, crop_scale, export_target
         self.step = 0
@@ -139,12 +139,8 @@ class IJEPA(Method):
         features = F.layer_norm(features, features.shape[-1:])
         return take_tokens(features, targets.flatten(1)).unflatten(1, targets.shape[1:])
 
-    @torch.no_grad()
     def after_step(self, progress: float) -> None:
-        share = (1 - self.momentum) * (1 - progress)
-        mine: list[Tensor] = [*self.target.parameters()]
-        theirs: list[Tensor] = [*self.backbone.parameters()]
-        torch._foreach_lerp_(mine, theirs, share)  # pyright: ignore[reportPrivateImportUsage]
+        follow(self.target, self.backbone, (1 - self.momentum) * (1 - progress))
 
     def train(self, mode: bool = True) -> IJEPA:
         super().train(mode)

@@ -22,16 +22,15 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from backbones.base import Backbone
+from pretrain.joint.pair import Pair, blur_range, has_batch_norm, insist_on_two
 from pretrain.methods import Facts, Method, View, method
 from pretrain.views.color import Color
-from pretrain.views.crops import Compose, HorizontalFlip, RandomResizedCrop, ResizeCenterCrop, Several
+from pretrain.views.crops import ResizeCenterCrop
 from shared.devices import dist
-from shared.errors import UsageError
 from shared.feeding.pixels import Normalize
 from shared.recipes.values import Layers, Probability, Share, Weight, Width
 
 EPSILON = 1e-4  # keeps the gradient of the standard deviation finite at 0
-SIDE = 224  # image size that the blur's pixels refer to
 
 
 TRAINED = {
@@ -95,27 +94,25 @@ class VICReg(Method):
         self.backbone, self.expander = backbone, expander(backbone.width, expander_width, expander_layers)
         self.normalize = Normalize(facts.pixels)
         self.sim_coeff, self.std_coeff, self.cov_coeff = sim_coeff, std_coeff, cov_coeff
-        self.size, self.crop_scale, self.hflip = facts.size, crop_scale, hflip
-        small = min(facts.size) / SIDE
-        same: dict[str, Any] = {"jitter": jitter, "gray": gray, "sigma": (0.1 * small, 2.0 * small)}
-        self.first = Color(blur=blur_first, solarize=solarize_first, **same)
-        self.second = Color(blur=blur_second, solarize=solarize_second, **same)
+        same: dict[str, Any] = {"jitter": jitter, "gray": gray, "sigma": blur_range(facts.size)}
+        first = Color(blur=blur_first, solarize=solarize_first, **same)
+        second = Color(blur=blur_second, solarize=solarize_second, **same)
+        self.pair = Pair(facts.size, first, second, crop_scale, hflip)
 
     def view(self) -> View:
-        crop = RandomResizedCrop(self.size, scale=(self.crop_scale, 1.0), bicubic=True)
-        return Several(Compose([crop, HorizontalFlip(self.hflip)]), 2)
+        return self.pair.crops()
 
     def val_view(self) -> View:
-        return ResizeCenterCrop(self.size)
+        return ResizeCenterCrop(self.pair.size)
 
     def check_batch(self, images: int) -> None:
-        insist_on_two(images, self.expander)
+        insist_on_two("VICReg", images, alone=has_batch_norm(self.expander))
 
     def forward(self, batch: tuple[tuple[Tensor, Tensor], Tensor]) -> dict[str, Tensor]:
         """Two views (B, 3, H, W) uint8 of the same images, and labels, which are ignored."""
-        (first, second), _ = batch
-        insist_on_two(len(first), self.expander)
-        x, y = self.first(first, self.normalize), self.second(second, self.normalize)
+        crops, _ = batch
+        self.check_batch(len(crops[0]))
+        x, y = self.pair(crops, self.normalize)
         # separately, so that batch norm statistics are per view
         z, z_ = self.embed(self.backbone(x)), self.embed(self.backbone(y))
         with torch.autocast(z.device.type, enabled=False):
@@ -141,13 +138,6 @@ def expander(inside: int, width: int, layers: int) -> nn.Sequential:
         modules += [nn.Linear(inside, width), nn.BatchNorm1d(width), nn.ReLU(inplace=True)]
         inside = width
     return nn.Sequential(*modules, nn.Linear(inside, width, bias=False))
-
-
-def insist_on_two(count: int, expander: nn.Module) -> None:
-    """Raise UsageError for a batch of one image, over all processes, or per process with batch norm."""
-    alone = any(type(layer) is nn.BatchNorm1d for layer in expander.modules())
-    if count * (1 if alone else dist.world()) < 2:
-        raise UsageError("VICReg needs at least two images in a batch; give --batch-size 2 or more")
 
 
 # --- variance and covariance ----------------------------------------------------------------------

@@ -25,8 +25,10 @@ FACTS = Facts(size=(96, 128), num_classes=4, pixels=PIXEL_STATS["imagenet"])
 BACKBONES = ["test_resnet", "test_vit"]
 # a method's own parts at a size that is quick to train; what it asks of a backbone stays the same
 SMALL: dict[str, dict[str, Any]] = {
+    "barlow_twins": {"projector_width": 64},
     "i-jepa": {"predictor_width": 64, "predictor_depth": 2},
     "mim": {"decoder_width": 64, "decoder_depth": 2},
+    "simclr": {"projection_width": 64},
     "vicreg": {"expander_width": 64},
 }
 each = pytest.mark.parametrize(("name", "arch"), [(name, arch) for name in method.names() for arch in BACKBONES])

@@ -173,13 +173,13 @@ def test_the_views_of_an_image_are_two_crops_with_chances_of_their_own(tiny_back
 
 def test_colors_of_the_views_are_the_papers(tiny_backbone: Callable[..., Any]) -> None:
     task = VICReg(tiny_backbone(), FACTS._replace(size=(224, 256)), expander_width=4)
-    for color, blur, solarize in ((task.first, 1.0, 0.0), (task.second, 0.1, 0.2)):
+    for color, blur, solarize in ((task.pair.first, 1.0, 0.0), (task.pair.second, 0.1, 0.2)):
         assert (color.jitter, color.gray, color.blur, color.solarize) == (0.8, 0.2, blur, solarize)
         assert color.strengths == (0.4, 0.4, 0.2, 0.1) and color.sigma == (0.1, 2.0)
 
 
 def test_smaller_images_are_blurred_in_proportion(tiny_backbone: Callable[..., Any]) -> None:
-    assert build(tiny_backbone).first.sigma == pytest.approx((0.1 * 32 / 224, 2.0 * 32 / 224))
+    assert build(tiny_backbone).pair.first.sigma == pytest.approx((0.1 * 32 / 224, 2.0 * 32 / 224))
 
 
 def test_each_view_gets_its_own_colors(tiny_backbone: Callable[..., Any]) -> None:
@@ -188,7 +188,7 @@ def test_each_view_gets_its_own_colors(tiny_backbone: Callable[..., Any]) -> Non
     for name, changed in (("none", []), ("solarize_first", [0]), ("solarize_second", [1]), ("jitter", [0, 1])):
         task = build(tiny_backbone, **off | ({name: 1.0} if changed else {}))
         (first, second), _ = batch()
-        for i, (color, images) in enumerate(((task.first, first), (task.second, second))):
+        for i, (color, images) in enumerate(((task.pair.first, first), (task.pair.second, second))):
             assert torch.equal(color(images), images.float()) == (i not in changed)
 
 
