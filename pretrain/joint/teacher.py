@@ -3,8 +3,8 @@
     copied(student) -> teacher              no gradients, no dropout, no stochastic depth
     after each step:  teacher += (1 - momentum) * (student - teacher)
 
-Batch norms of a teacher normalize by their own batch in training, as in Grill et al., "Bootstrap Your Own Latent", 2020,
-and Caron et al., "Emerging Properties in Self-Supervised Vision Transformers", 2021.
+Batch norms of a teacher normalize by its batch in training, as in Grill et al., "Bootstrap Your Own Latent", 2020, and
+Caron et al., "Emerging Properties in Self-Supervised Vision Transformers", 2021.
 """
 
 from __future__ import annotations

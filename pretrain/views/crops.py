@@ -69,6 +69,16 @@ class Several:
         return tuple(self.view(image, rng) for _ in range(self.count))
 
 
+class Joined:
+    """The results of several views that each give a tuple, as one tuple."""
+
+    def __init__(self, views: Sequence[Several]) -> None:
+        self.views = list(views)
+
+    def __call__(self, image: Tensor, rng: np.random.Generator) -> tuple[Tensor, ...]:
+        return tuple(result for view in self.views for result in view(image, rng))
+
+
 class RandomResizedCrop:
     """Random resized crop, as torchvision's.
 

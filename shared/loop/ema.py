@@ -31,7 +31,7 @@ class Average(nn.Module):
     def follow(self, module: nn.Module) -> None:
         """Update the average with the module's current weights."""
         share = 1 - min(self.decay, (1 + self.steps) / (10 + self.steps))
-        mine, theirs = list(self.module.state_dict().values()), list(module.state_dict().values())
+        mine, theirs = tensors_of(self.module), tensors_of(module)
         moving = [i for i, value in enumerate(mine) if value.is_floating_point()]
         torch._foreach_lerp_(  # pyright: ignore[reportPrivateImportUsage]
             [mine[i] for i in moving], [theirs[i].to(mine[i].dtype) for i in moving], share
@@ -40,3 +40,8 @@ class Average(nn.Module):
             if not value.is_floating_point():
                 value.copy_(new)
         self.steps += 1
+
+
+def tensors_of(module: nn.Module) -> list[torch.Tensor]:
+    """Weights and buffers; what else a state has, such as how far a training is, is not averaged."""
+    return [value for value in module.state_dict().values() if isinstance(value, torch.Tensor)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from copy import deepcopy
 from functools import cache
 from typing import Any
 
@@ -18,6 +19,7 @@ from pretrain.methods import Facts, Method, method
 from shared.errors import UsageError
 from shared.feeding.pixels import PIXEL_STATS
 from shared.feeding.plan import rng_for
+from shared.loop.ema import Average
 from shared.weights.card import Card
 from shared.weights.store import Store
 
@@ -26,21 +28,25 @@ BACKBONES = ["test_resnet", "test_vit"]
 # a method's own parts at a size that is quick to train; what it asks of a backbone stays the same
 SMALL: dict[str, dict[str, Any]] = {
     "barlow_twins": {"projector_width": 64},
+    "byol": {"hidden_width": 64, "embedding_width": 32},
+    "dino": {"prototypes": 64, "hidden_width": 64, "bottleneck_width": 32, "local_crops": 2},
     "i-jepa": {"predictor_width": 64, "predictor_depth": 2},
     "mim": {"decoder_width": 64, "decoder_depth": 2},
     "simclr": {"projection_width": 64},
     "vicreg": {"expander_width": 64},
 }
+# a target that stays where it is, so that a loss can only fall by learning
+STILL: dict[str, dict[str, Any]] = {"dino": {"momentum": 1.0, "center_momentum": 1.0, "temperature_warmup": 0.0}}
 each = pytest.mark.parametrize(("name", "arch"), [(name, arch) for name in method.names() for arch in BACKBONES])
 
 
-def build(name: str, arch: str) -> Method:
+def build(name: str, arch: str, **options: Any) -> Method:
     """The method on that backbone; the test is skipped where it refuses to serve it."""
     refusal = refuses(name, arch)
     if refusal:
         pytest.skip(f"{name} does not serve {arch}: {refusal}")
     torch.manual_seed(0)
-    return method.build(name, backbone.build(arch), FACTS, **SMALL.get(name, {})).train()
+    return method.build(name, backbone.build(arch), FACTS, **SMALL.get(name, {}) | options).train()
 
 
 @cache
@@ -115,7 +121,7 @@ def test_export_loads_into_a_fresh_backbone(name: str, arch: str, store: Store, 
 
 @each
 def test_losses_fall_when_one_batch_is_learnt(name: str, arch: str) -> None:
-    task = build(name, arch)
+    task = build(name, arch, **STILL.get(name, {}))
     batch = batch_of(task)
     optimizer = torch.optim.AdamW([p for p in task.parameters() if p.requires_grad], lr=1e-3)
     sums = []
@@ -129,3 +135,68 @@ def test_losses_fall_when_one_batch_is_learnt(name: str, arch: str) -> None:
         optimizer.step()
         task.after_step(0.5)
     assert sums[-1] < sums[0]
+
+
+def served(name: str) -> str:
+    """A backbone that the method serves."""
+    return next(arch for arch in reversed(BACKBONES) if not refuses(name, arch))
+
+
+def some_steps(task: Method, optimizer: torch.optim.Optimizer, steps: range, total: int = 4) -> list[float]:
+    """Their losses; random numbers are those of the step, as in the loop."""
+    losses, batch = [], batch_of(task, 3)
+    for step in steps:
+        torch.manual_seed(step)
+        task.train().before_step(step)
+        loss = torch.stack(list(task(batch).values())).sum()
+        losses.append(loss.item())
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        task.after_step((step + 1) / total)
+    return losses
+
+
+def optimizer_of(task: Method) -> torch.optim.Optimizer:
+    return torch.optim.AdamW([p for p in task.parameters() if p.requires_grad], lr=1e-3)
+
+
+@pytest.mark.parametrize("name", method.names())
+def test_the_next_steps_depend_on_the_saved_state_alone(name: str) -> None:
+    straight, resumed = (build(name, served(name)) for _ in range(2))
+    moments, again = optimizer_of(straight), optimizer_of(resumed)
+    some_steps(straight, moments, range(2))
+    resumed.load_state_dict(deepcopy(straight.state_dict()))
+    again.load_state_dict(deepcopy(moments.state_dict()))
+    assert some_steps(resumed, again, range(2, 4)) == some_steps(straight, moments, range(2, 4))
+    weights = straight.state_dict()
+    for key, value in resumed.state_dict().items():
+        assert torch.equal(value, weights[key]) if isinstance(value, Tensor) else value == weights[key]
+
+
+@pytest.mark.parametrize("name", method.names())
+def test_a_copy_trains_apart_and_an_average_follows(name: str) -> None:
+    task = build(name, served(name))
+    average, before = Average(task, 0.5), deepcopy(task)
+    some_steps(task, optimizer_of(task), range(1))
+    average.follow(task)
+    first = next(key for key, p in task.named_parameters() if p.requires_grad and p.grad is None)
+    assert not torch.equal(task.state_dict()[first], before.state_dict()[first])
+    assert not torch.equal(average.module.state_dict()[first], before.state_dict()[first])
+    some_steps(before, optimizer_of(before), range(1))
+    assert torch.equal(task.state_dict()[first], before.state_dict()[first])
+
+
+@pytest.mark.parametrize("name", method.names())
+def test_in_bfloat16_losses_are_float32_and_near(name: str) -> None:
+    task = build(name, served(name))
+    batch, losses = batch_of(task, 3), []
+    for lower in (False, True):
+        torch.manual_seed(0)
+        with torch.autocast("cpu", torch.bfloat16, enabled=lower):
+            losses.append(task(batch))
+    for key, value in losses[1].items():
+        assert value.dtype == torch.float32
+        assert value.item() == pytest.approx(losses[0][key].item(), rel=0.2)
+    torch.stack(list(losses[1].values())).sum().backward()
+    assert all(p.grad is None or p.grad.isfinite().all() for p in task.parameters())

@@ -5,7 +5,6 @@ Where no layer looks at the batch (a ViT, an expander of one layer) and nothing 
 
 from __future__ import annotations
 
-import multiprocessing
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ from pretrain.methods.vicreg import VICReg
 from shared.devices import dist
 from shared.feeding.pixels import PIXEL_STATS
 from shared.loop.state import load_state
+from tests.end_to_end.processes import in_processes
 
 TRAIN = (
     "pretrain train --method vicreg --model test_vit --drop-path 0 --size 32 --epochs 1 --expander-width 16 "
@@ -96,29 +96,6 @@ def test_one_image_is_refused_alone_and_welcome_in_company(shards: Path, run: Ca
 
 
 # --- the gradient through the gather --------------------------------------------------------------
-
-
-def in_processes(world: int, tmp_path: Path, work: Callable[[int], Any]) -> list[Any]:
-    """What `work(rank)` returns in each of so many forked processes that can talk to each other."""
-    fork = multiprocessing.get_context("fork")
-    answers: Any = fork.Queue()
-
-    def live(rank: int) -> None:
-        torch.set_num_threads(1)  # the threads of the parent are not there after a fork, and would be waited for
-        torch.distributed.init_process_group(
-            "gloo", init_method=f"file://{tmp_path}/meeting", rank=rank, world_size=world
-        )
-        answers.put((rank, work(rank)))
-        dist.stop()
-
-    children = [fork.Process(target=live, args=(rank,), daemon=True) for rank in range(world)]
-    for child in children:
-        child.start()
-    found = dict(answers.get(timeout=60) for _ in children)
-    for child in children:
-        child.join(60)
-        assert child.exitcode == 0
-    return [found[rank] for rank in range(world)]
 
 
 def batch() -> tuple[Tensor, Tensor]:
