@@ -175,9 +175,9 @@ class DINO(Method):
 
     # --- what follows the weights ---------------------------------------------------------------
 
-    def note_center(self, teacher: Tensor) -> None:
+    def note_center(self, teacher_out: Tensor) -> None:
         """Logits (2, B, K) of a micro batch; lightly would move its center here, in the middle of a step."""
-        self.centers.append(teacher.mean((0, 1))[None])
+        self.centers.append(teacher_out.mean((0, 1))[None])
 
     @torch.no_grad()
     def after_step(self, progress: float) -> None:
