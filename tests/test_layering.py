@@ -76,7 +76,7 @@ ROOMS = {
     "detection.exporting": "types parts.fixed nets recipe data.augment data training inference",
     "detection.doctor": "nets recipe data.masks data.annotations data.augment data eval training inference",
     "detection.comparing": "types recipe data.annotations drawing statistics eval explaining inference",
-    "detection.ablation": "recipe data.annotations data statistics eval training inference",
+    "detection.ablation": "recipe data.annotations data statistics eval training inference comparing",
     "detection.commands": "nets data.augment published training inference",
     "detection.cli": "",
     "detection.__main__": "cli",

@@ -6,13 +6,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from detection.ablation.cost import Cost, pretraining, times_longer
 from detection.ablation.labels import read_labels
 from detection.ablation.outcome import as_json, enough, outcome_of
 from detection.ablation.page import write_page
 from detection.ablation.plan import LONGER, SCRATCH, Study, check_study, runs
-from detection.ablation.running import best_factors, do_missing, is_done
+from detection.ablation.running import best_factors, do_missing, is_done, with_length
 from detection.recipe import DetectRecipe
 from detection.training.datasets import places
+from shared.devices.device import device_name, pick_device
 from shared.errors import UsageError, plural
 from shared.files import write_aside, write_json
 from shared.recipes.recipe import Resolved, dump
@@ -37,18 +39,23 @@ def run_ablation(
     starts = {arm: store.find(recipe.model.backbone or "", arm) for arm in arms}
     check_images(study)
     said = check_seen(study, starts)
+    before = {arm: pretraining(store, start) for arm, start in starts.items()}
+    if LONGER in study.arms and study.longer is None:
+        here = pick_device(recipe.runtime.device)
+        times_longer(before, Cost(1, device_name(here), 1, 1, None))  # refuses now what it would after hours
     keep_study(study, recipe)
-    factors = do_missing(study, part, extra)
+    factors = do_missing(study, part, extra, before)
     listed = runs(study, factors)
     left = [run for run in listed if not is_done(study, run)]
     if left:
         return [
             f"{plural(len(left), 'run')} of {len(listed)} are other parts'; the page is written by the last of them"
         ]
+    study = with_length(study, before)
     outcome = outcome_of(study, best_factors(study), args.margin / 100, args.draws)
     page = study.out / "ablation.html"
-    write_json(study.out / "ablation.json", as_json(outcome))
-    write_page(study, outcome, page, command, starts)
+    write_json(study.out / "ablation.json", as_json(outcome, before, study.longer))
+    write_page(study, outcome, page, command, starts, before)
     told = [text for one in outcome.comparisons for text in (one.words, one.worth_words) if text]
     return [*said, *told, f"page {page}"]
 
@@ -76,7 +83,7 @@ def study_of(recipe: DetectRecipe, args: Any) -> Study:
         seeds=args.seeds,
         fractions=tuple(args.fractions),
         grid=tuple(args.lr_grid),
-        longer=args.longer or 1.0,
+        longer=args.longer,
     )
 
 
@@ -104,7 +111,7 @@ def check_seen(study: Study, starts: dict[str, Exported]) -> list[str]:
 def keep_study(study: Study, recipe: DetectRecipe) -> None:
     """Write the recipe of all runs; raise UsageError if the folder is another ablation's."""
     text = dump(replace(recipe, runtime=replace(recipe.runtime, resume=None, name=None)))
-    asked = repr(study._replace(seeds=0, fractions=(), arms=(), out=Path(), recipe=Path()))
+    asked = repr(study._replace(longer=study.longer or 1.0, seeds=0, fractions=(), arms=(), out=Path(), recipe=Path()))
     path = study.recipe
     content = f"# of an ablation; its runs differ from it in what their own recipes say\n# {asked}\n{text}"
     if path.exists() and path.read_text(encoding="utf-8") != content:

@@ -44,7 +44,8 @@ def ablate_flags() -> Parser:
         "--longer",
         type=number(above=1, high=1000),
         metavar="TIMES",
-        help="scratch+: epochs as a multiple, so that it costs what pretraining and training cost together",
+        help="scratch+: epochs as a multiple of those of scratch (default: as many as pretraining and training cost "
+        "together, by the seconds on the cards)",
     )
     parser.add_argument(
         "--margin", type=number(above=0, high=100), default=0.5, help="AP that does not matter (default: 0.5)"
@@ -64,8 +65,8 @@ def ablate(argv: list[str]) -> int:
             trains.understood(dashed(word))
     args, rest = own.parse_known_args([dashed(word) for word in argv])
     part = part_from(args.part)
-    if ("scratch+" in args.arms) != (args.longer is not None):
-        raise UsageError("--arms scratch+ and --longer TIMES go together; give both or neither")
+    if args.longer is not None and "scratch+" not in args.arms:
+        raise UsageError("--longer is the length of scratch+, which is not among --arms; add it or leave --longer out")
     resolved = resolve(rest)
     flags = {name for name, origin in resolved.origins.items() if origin == "flag"}
     if taken := sorted(flags & set(OWN)):

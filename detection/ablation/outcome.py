@@ -5,10 +5,12 @@ results/NAME.json of each run -> AP (1 + D,): all images, then D draws -> differ
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from detection.ablation.cost import Cost, read_cost
 from detection.ablation.plan import SCRATCH, Run, Study, runs
 from detection.ablation.running import result_of, results_file
 from detection.ablation.verdict import (
@@ -20,10 +22,12 @@ from detection.ablation.verdict import (
     worth_of,
     worth_words,
 )
+from detection.ablation.why import Look, Why
 from detection.eval.intervals import sample_of_kind
 from detection.inference.trained import evaluated_results
 from detection.recipe import DataConfig
 from detection.statistics.bootstrap import LEAST_IMAGES, WIDER
+from detection.statistics.errors import KINDS
 
 AP = "box_ap"
 
@@ -33,8 +37,7 @@ class Measured(NamedTuple):
 
     run: Run
     ap: np.ndarray  # (1 + D,)
-    seconds: float  # of training, since it was started last
-    result: dict[str, Any]
+    cost: Cost | None  # None where it was not recorded
 
 
 class Comparison(NamedTuple):
@@ -53,6 +56,7 @@ class Outcome(NamedTuple):
     comparisons: list[Comparison]
     images: int
     factors: dict[str, float]
+    why: Why
 
 
 def outcome_of(study: Study, factors: dict[str, float], margin: float, draws: int) -> Outcome:
@@ -62,16 +66,17 @@ def outcome_of(study: Study, factors: dict[str, float], margin: float, draws: in
         factors: of the learning rate, by arm.
         margin: AP below which a difference does not matter.
     """
-    measured, images = [], 0
+    measured, images, look = [], 0, Look()
     for run in runs(study, factors):
         data = DataConfig(val_path=study.val[0], coco_val_json_path=study.val[1])
         evaluator: Any = evaluated_results(data, str(results_file(study, run)))
         sample = sample_of_kind(evaluator, "boxes", draws)
         place, images = sample.names.index(AP), sample.images
         ap = np.append(sample.values[place], sample.draws[place])
-        result = result_of(study, run)
-        measured.append(Measured(run, ap, float(result.get("seconds") or 0), result))
-    return Outcome(measured, compared(study, measured, images, margin), images, factors)
+        measured.append(Measured(run, ap, read_cost(result_of(study, run).get("cost"))))
+        if run.fraction == max(study.fractions):
+            look.at(run, evaluator)
+    return Outcome(measured, compared(study, measured, images, margin), images, factors, look.why())
 
 
 def compared(study: Study, measured: list[Measured], images: int, margin: float) -> list[Comparison]:
@@ -99,16 +104,37 @@ def compared(study: Study, measured: list[Measured], images: int, margin: float)
     return found
 
 
+def costs_of(outcome: Outcome, arm: str) -> list[Cost] | None:
+    """What the runs of an arm cost; None if one did not record it."""
+    costs = [one.cost for one in outcome.measured if one.run.arm == arm]
+    known = [cost for cost in costs if cost is not None]
+    return known if len(known) == len(costs) else None
+
+
 def enough(images: int) -> bool:
     """Whether so many validation images allow intervals at all."""
     return images >= LEAST_IMAGES
 
 
-def as_json(outcome: Outcome) -> dict[str, Any]:
-    """What `ablation.json` holds."""
+def as_json(outcome: Outcome, before: Mapping[str, list[Cost] | None], longer: float | None) -> dict[str, Any]:
+    """What `ablation.json` holds; null for a cost that was not recorded.
+
+    Args:
+        before: the cost of each arm's pretraining.
+        longer: epochs of `scratch+`, as a multiple.
+    """
     return {
         "images": outcome.images,
         "lr_factors": outcome.factors,
+        "longer": longer,
+        "pretraining": {arm: costs and [cost._asdict() for cost in costs] for arm, costs in before.items()},
+        "errors": {
+            arm: {
+                kind: {"count": count, "cost": cost}
+                for kind, count, cost in zip(KINDS, own.counts.tolist(), own.costs.tolist(), strict=True)
+            }
+            for arm, own in outcome.why.errors.items()
+        },
         "comparisons": [
             {
                 "arm": one.arm,
@@ -135,7 +161,7 @@ def as_json(outcome: Outcome) -> dict[str, Any]:
                 "fraction": one.run.fraction,
                 "lr_factor": one.run.factor,
                 AP: float(one.ap[0]),
-                "seconds": one.seconds,
+                "cost": one.cost and one.cost._asdict(),
             }
             for one in outcome.measured
         ],

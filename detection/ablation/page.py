@@ -6,16 +6,19 @@ Outcome -> ablation.html, one file without scripts or external resources
 from __future__ import annotations
 
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from detection.ablation.outcome import AP, Outcome
+from detection.ablation.cost import Cost, hours
+from detection.ablation.outcome import AP, Outcome, costs_of
 from detection.ablation.plan import LONGER, SCRATCH, Study
 from detection.ablation.running import run_folder
 from detection.ablation.verdict import LEVEL
+from detection.statistics.errors import KINDS
+from shared.errors import plural
 from shared.files import write_aside
 from shared.logs.metrics import read_metrics
 from shared.runs.charts import canvas, name_axes, short
@@ -24,12 +27,20 @@ from shared.runs.folders import COLOURS
 from shared.runs.report import page_style
 
 
-def write_page(study: Study, outcome: Outcome, path: Path, command: Sequence[str], starts: dict[str, Any]) -> None:
+def write_page(
+    study: Study,
+    outcome: Outcome,
+    path: Path,
+    command: Sequence[str],
+    starts: Mapping[str, Any],
+    before: Mapping[str, list[Cost] | None],
+) -> None:
     """Write the page.
 
     Args:
         command: what was typed.
         starts: the exports that arms start from, by arm.
+        before: the cost of their pretraining.
     """
     from jinja2 import Environment, StrictUndefined
     from markupsafe import Markup
@@ -50,7 +61,11 @@ def write_page(study: Study, outcome: Outcome, path: Path, command: Sequence[str
             (t, note, Markup(as_svg(draw(study, outcome, colors), f"a{n}")))
             for n, (t, note, draw) in enumerate(figures)
         ],
-        arms=[about(study, outcome, arm, starts.get(arm)) for arm in study.arms],
+        arms=[about(study, outcome, arm, starts.get(arm), before.get(arm, [])) for arm in study.arms],
+        kinds=KINDS,
+        errors=kinds_table(outcome),
+        pictures=outcome.why.pictures,
+        share="all labels" if max(study.fractions) == 1 else f"{100 * max(study.fractions):g} % of the labels",
         runs=[
             {
                 "name": one.run.name,
@@ -65,18 +80,34 @@ def write_page(study: Study, outcome: Outcome, path: Path, command: Sequence[str
     write_aside(path, page)
 
 
-def about(study: Study, outcome: Outcome, arm: str, start: Any) -> dict[str, str]:
+def about(study: Study, outcome: Outcome, arm: str, start: Any, before: list[Cost] | None) -> dict[str, str]:
     """The line of an arm in the table of costs."""
-    seconds = sum(one.seconds for one in outcome.measured if one.run.arm == arm)
-    spent = (start.card.recipe or {}).get("seconds") if start is not None else None
-    name = "random weights" + (f", {study.longer:g} times the epochs" if arm == LONGER else "")
+    own = costs_of(outcome, arm)
+    name = "random weights" + (f", {study.longer:.3g} times the epochs" if arm == LONGER and study.longer else "")
+    devices = dict.fromkeys(on(cost) for cost in [*(before or []), *(own or [])])
     return {
         "name": arm,
         "start": str(start) if start is not None else name,
         "lr": f"{study.lr * outcome.factors[SCRATCH if arm == LONGER else arm]:g}",
-        "hours": f"{seconds / 3600:.2f}",
-        "pretraining": "none" if start is None else f"{float(spent) / 3600:.2f}" if spent else "not on its card",
+        "pretraining": "none" if start is None else hours(before),
+        "training": hours(own, len(own or [0])),
+        "shared": "not recorded" if own is None or before is None else hours([*before, *own], len(own)),
+        "devices": ", ".join(devices) or "not recorded",
     }
+
+
+def on(cost: Cost) -> str:
+    """'Intel(R) Xeon(R) Processor, 2 threads'"""
+    more = [plural(count, noun) for count, noun in ((cost.processes, "process"), (cost.threads, "thread")) if count > 1]
+    return ", ".join([cost.device, *more])
+
+
+def kinds_table(outcome: Outcome) -> list[tuple[str, list[str]]]:
+    """(arm, mean count and cost of each kind of error)."""
+    return [
+        (arm, [f"{count:,.4g} ({cost:.3f})" for count, cost in zip(*map(np.ndarray.tolist, own), strict=True)])
+        for arm, own in outcome.why.errors.items()
+    ]
 
 
 # --- charts -------------------------------------------------------------------------------------

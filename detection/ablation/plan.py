@@ -27,7 +27,7 @@ class Study(NamedTuple):
     Args:
         recipe: a recipe file with every value that the runs share.
         epochs, lr: of the recipe, with all labels.
-        longer: epochs of `scratch+`, as a multiple.
+        longer: epochs of `scratch+`, as a multiple; None for what pretraining and training cost together.
     """
 
     out: Path
@@ -41,7 +41,7 @@ class Study(NamedTuple):
     seeds: int
     fractions: tuple[float, ...]
     grid: tuple[float, ...]  # factors of the learning rate that are tried for each arm
-    longer: float
+    longer: float | None
 
 
 class Run(NamedTuple):
@@ -121,7 +121,7 @@ def words(study: Study, run: Run, share: float) -> list[str]:
         share: training images of the run, as a share of all.
     """
     held = (study.train[0], study.out / "labels" / "trial-val.json") if run.trial else study.val
-    epochs = study.epochs / share * (study.longer if run.arm == LONGER else 1)
+    epochs = study.epochs / share * ((study.longer or 1) if run.arm == LONGER else 1)
     tag = f"{study.out.name}-{run.name}"
     start = ["--no-backbone-pretrained"] if run.arm in (SCRATCH, LONGER) else ["--backbone-tag", run.arm]
     return [

@@ -12,11 +12,13 @@ import json
 import math
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from detection.ablation.cost import Cost, read_cost, times_longer
 from detection.ablation.labels import nested_order, read_labels, write_part
-from detection.ablation.plan import HELD_OUT, SCRATCH, Run, Study, labels_file, part_of, runs, trials, words
+from detection.ablation.plan import HELD_OUT, LONGER, SCRATCH, Run, Study, labels_file, part_of, runs, trials, words
 from shared.errors import UsageError, plural
 from shared.text import say
 
@@ -52,15 +54,18 @@ def write_labels(study: Study) -> dict[str, float]:
     return shares
 
 
-def do_missing(study: Study, part: tuple[int, int], extra: list[str]) -> dict[str, float]:
+def do_missing(
+    study: Study, part: tuple[int, int], extra: list[str], before: Mapping[str, list[Cost] | None]
+) -> dict[str, float]:
     """Train and evaluate what is missing of this machine's part -> the factor of the learning rate of each arm.
 
     Args:
+        before: the cost of each arm's pretraining.
         extra: flags of where and how the runs run, such as --device.
 
     Raises:
         Ended: a run was stopped, or refused.
-        UsageError: trials of another machine are not finished.
+        UsageError: trials of another machine are not finished, or the length of scratch+ is not known.
     """
     shares = write_labels(study)
     listed = trials(study)
@@ -73,11 +78,37 @@ def do_missing(study: Study, part: tuple[int, int], extra: list[str]) -> dict[st
             "finished; start this part again when they are"
         )
     factors = best_factors(study)
-    todo = part_of(runs(study, factors), part)
+    todo = sorted(
+        part_of(runs(study, factors), part), key=lambda run: run.arm == LONGER
+    )  # its length is told by others
     for number, run in enumerate(todo, 1):
-        do(study, run, shares[labels_file(study, run).name], extra, f"run {number} of {len(todo)}")
+        do(
+            with_length(study, before) if run.arm == LONGER else study,
+            run,
+            shares[labels_file(study, run).name],
+            extra,
+            f"run {number} of {len(todo)}",
+        )
         detections(study, run, extra)
     return factors
+
+
+def with_length(study: Study, before: Mapping[str, list[Cost] | None]) -> Study:
+    """The study with the length of `scratch+`: what pretraining and training cost together, over the cost of the first
+    run from scratch.
+
+    Raises:
+        UsageError: that run is not finished, or a cost is not known.
+    """
+    if LONGER not in study.arms or study.longer is not None:
+        return study
+    first = Run(SCRATCH, 0, min(study.fractions), 1, False)
+    if not is_done(study, first):
+        raise UsageError(
+            f"the length of scratch+ follows from {first.name}, which is another machine's and not finished; start "
+            "this part again when it is"
+        )
+    return study._replace(longer=times_longer(before, read_cost(result_of(study, first).get("cost"))))
 
 
 def do(study: Study, run: Run, share: float, extra: list[str], which: str) -> None:

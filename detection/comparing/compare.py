@@ -95,7 +95,7 @@ def compare(
         write_json(json, as_json(told, names, recipes) | {"verdict": sentence})
         say(f"numbers: {json}")
     if output is not None:
-        drawn, unread = pictures(first, second, told, count)
+        drawn, unread = pictures((first, second), told.scores, told.changed[:count])
         if unread:
             log.warning("%s of those that changed most cannot be read, and are not shown", plural(unread, "photograph"))
         write_page(output, told, names, sentence, recipes, drawn)

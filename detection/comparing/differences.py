@@ -17,7 +17,7 @@ from detection.eval.lvis import LvisEvaluator
 from detection.eval.matched import similarity_of
 from detection.statistics.accumulate import AT
 from detection.statistics.bootstrap import LEAST_IMAGES, false_discovery, intervals, sample_of
-from detection.statistics.errors import KINDS, errors_of
+from detection.statistics.errors import KINDS, Errors, errors_of
 from detection.statistics.matching import Matches
 
 
@@ -38,16 +38,19 @@ class Difference(NamedTuple):
 
 
 class Changed(NamedTuple):
-    """A photograph, by its place in the data set: objects that only one of both finds, false detections of each."""
+    """A photograph, by its place in the data set: objects that only one of both finds, false detections of each.
+
+    Counts, or means of counts over several runs.
+    """
 
     place: int
-    only_a: int
-    only_b: int
-    false_a: int
-    false_b: int
+    only_a: float
+    only_b: float
+    false_a: float
+    false_b: float
 
     @property
-    def size(self) -> int:
+    def size(self) -> float:
         return self.only_a + self.only_b + abs(self.false_a - self.false_b)
 
 
@@ -89,7 +92,7 @@ def compared(a: CocoEvaluator, b: CocoEvaluator, draws: int) -> Comparison:
         metrics,
         sorted(classes, key=lambda one: (one.low != one.low, -abs(one.difference))),  # those without bounds last
         {} if isinstance(a, LvisEvaluator) else errors_of_both(a, b, boxes),
-        changes(a, boxes, scores),
+        changes(a, boxes[0].objects.images, *map(found_from, boxes, scores)),
         scores,
         images,
         draws,
@@ -100,13 +103,15 @@ def compared(a: CocoEvaluator, b: CocoEvaluator, draws: int) -> Comparison:
 def errors_of_both(
     a: CocoEvaluator, b: CocoEvaluator, matches: tuple[Matches, Matches]
 ) -> dict[str, tuple[int, int, float, float]]:
-    crowd = a.dataset.table.crowd
-    of_a, of_b = (
-        errors_of(own, similarity_of("boxes", one.dataset, one.rows("boxes")), crowd)
-        for one, own in zip((a, b), matches, strict=True)
-    )
+    of_a, of_b = (errors_of_boxes(one, own) for one, own in zip((a, b), matches, strict=True))
     columns = (of_a.counts, of_b.counts, of_a.costs, of_b.costs)
     return dict(zip(KINDS, zip(*(column.tolist() for column in columns), strict=True), strict=True))
+
+
+def errors_of_boxes(evaluator: CocoEvaluator, matches: Matches) -> Errors:
+    """The kinds of errors of an evaluator's boxes, matched already."""
+    data = evaluator.dataset
+    return errors_of(matches, similarity_of("boxes", data, evaluator.rows("boxes")), data.table.crowd)
 
 
 def flags(matches: Matches) -> tuple[np.ndarray, np.ndarray]:
@@ -131,20 +136,32 @@ def best_score(matches: Matches) -> float:
     return float(scores[f1.argmax()])
 
 
-def changes(a: CocoEvaluator, matches: tuple[Matches, Matches], scores: tuple[float, float]) -> list[Changed]:
-    """The photographs whose matches differ, those that differ most first."""
-    found, false = [], []
-    for own, score in zip(matches, scores, strict=True):
-        hit, wrong = flags(own)
-        shown = own.scores >= score
-        there = np.zeros(len(own.objects.images), dtype=bool)
-        there[own.partner[own.place[hit & shown], AT[0]]] = True
-        found.append(there)
-        false.append(np.bincount(own.images[wrong & shown], minlength=own.num_images))
-    images = matches[0].objects.images
-    only = [np.bincount(images[one & ~other], minlength=len(false[0])) for one, other in (found, found[::-1])]
-    places = np.argsort(a.dataset.table.image_ids, kind="stable")  # rows of matches are in the order of ids
-    every = [Changed(*row) for row in zip(*(c.tolist() for c in (places, *only, *false)), strict=True)]
+class Found(NamedTuple):
+    """What is found from a score on: objects (O,), 1 for found, and false detections of each image (I,)."""
+
+    objects: np.ndarray
+    false: np.ndarray
+
+
+def found_from(matches: Matches, score: float) -> Found:
+    hit, wrong = flags(matches)
+    shown = matches.scores >= score
+    objects = np.zeros(len(matches.objects.images))
+    objects[matches.partner[matches.place[hit & shown], AT[0]]] = 1
+    return Found(objects, np.bincount(matches.images[wrong & shown], minlength=matches.num_images))
+
+
+def changes(evaluator: CocoEvaluator, images: np.ndarray, a: Found, b: Found) -> list[Changed]:
+    """The photographs whose matches differ, those that differ most first.
+
+    Args:
+        evaluator: of either; of the data set alone.
+        images: (O,) the image of each object.
+    """
+    more = [np.clip(one.objects - other.objects, 0, None) for one, other in ((a, b), (b, a))]
+    only = [np.bincount(images, weights=some, minlength=len(a.false)) for some in more]
+    places = np.argsort(evaluator.dataset.table.image_ids, kind="stable")  # rows of matches are in the order of ids
+    every = [Changed(*row) for row in zip(*(c.tolist() for c in (places, *only, a.false, b.false)), strict=True)]
     return sorted((one for one in every if one.size), key=lambda one: -one.size)
 
 

@@ -48,6 +48,7 @@ def card(
         data=data_of_card(data, recipe.data) | ({"proposals": makers[0]} if makers else {}),
         metrics=metrics,
         intervals=intervals or {},
+        cost=session.cost(),
         recipe=session.recipe_values(),
         versions=versions(),
     )

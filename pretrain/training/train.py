@@ -108,6 +108,7 @@ def train(resolved: Resolved) -> Path | None:
                     "path": str(recipe.data.data_path),
                 },
                 metrics=metrics,
+                cost=session.cost(),
                 recipe=session.recipe_values(),
                 versions=versions(),
                 note=note,

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+import platform
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -99,6 +101,18 @@ def pick_device(name: str) -> torch.device:
     if device.type == "cuda" and not torch.cuda.is_available():
         raise UsageError("--device cuda, but no CUDA device was found; use --device cpu or auto")
     return device
+
+
+def device_name(device: torch.device) -> str:
+    """The model of a device, as its maker calls it: 'NVIDIA H200', 'Intel(R) Xeon(R) Processor'."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        lines = []
+    named = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(named, "") or platform.processor() or platform.machine() or device.type
 
 
 def precision(runtime: RuntimeConfig, device: torch.device) -> torch.dtype | None:

@@ -1,4 +1,4 @@
-"""Compiled forms of a task.
+"""The task as the loop calls it: compiled, and in DDP or FSDP if there are several processes.
 
     --compile-backbone   the calls that the task makes of its backbone, each as one graph
     --compile            the whole task, in as few graphs as its losses allow
@@ -12,9 +12,31 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from torch import nn
 
+from shared.devices import dist
+from shared.devices.sharding import shard
 from shared.errors import UsageError
 from shared.loop.task import Task
+from shared.recipes.recipe import RuntimeConfig
+
+
+def wrapped(task: Task, runtime: RuntimeConfig, device: torch.device, *, sharded: bool) -> nn.Module:
+    """The task itself, or what calls it, on this device.
+
+    Raises:
+        UsageError: as `compile_backbone` does.
+    """
+    if runtime.compile_backbone:
+        compile_backbone(task, whole=not sharded)
+    if runtime.compile:
+        task.compile()
+    if dist.world() == 1:
+        return task
+    if sharded:
+        return shard(task, device)
+    ids = [device] if device.type == "cuda" else None
+    return nn.parallel.DistributedDataParallel(task, device_ids=ids, gradient_as_bucket_view=True)
 
 
 def compile_backbone(task: Task, *, whole: bool = True, backend: str | Callable[..., Any] = "inductor") -> None:

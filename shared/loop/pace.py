@@ -1,4 +1,4 @@
-"""Running sums of losses, and when to save between epoch ends."""
+"""Running sums of losses, the time that steps take, and when to save between epoch ends."""
 
 from __future__ import annotations
 
@@ -58,6 +58,36 @@ class Cadence:
 
     def saved(self, step: int) -> None:
         self.last_step, self.last_time = step, time.monotonic()
+
+
+class Clock:
+    """The time of all steps, over all starts of a run, without evaluation.
+
+    seconds: by the clock. processor: of this process and all its threads, which other programs do not make longer.
+    known: False in a run that an earlier version began, which did not count.
+    """
+
+    def __init__(self) -> None:
+        self.seconds = self.processor = 0.0
+        self.known = True
+        self.began = (0.0, 0.0)
+
+    def begin(self) -> float:
+        """A step begins; now, as `time.perf_counter` has it."""
+        self.began = time.perf_counter(), time.process_time()
+        return self.began[0]
+
+    def end(self) -> None:
+        self.seconds += time.perf_counter() - self.began[0]
+        self.processor += time.process_time() - self.began[1]
+
+    def state(self) -> list[float] | None:
+        return [self.seconds, self.processor] if self.known else None
+
+    def load(self, state: list[float] | None) -> None:
+        """Go on from a saved state; None in those of earlier versions."""
+        self.known = state is not None
+        self.seconds, self.processor = state or (0.0, 0.0)
 
 
 def mean_over_processes(losses: dict[str, float]) -> dict[str, float]:

@@ -26,18 +26,18 @@ from torch import nn
 from shared.devices import dist
 from shared.devices.ahead import ahead
 from shared.devices.device import precision, to_device
-from shared.devices.sharding import accumulate, check_sharding, put_together, shard, whole_state, whole_weights
+from shared.devices.sharding import accumulate, check_sharding, put_together, whole_state, whole_weights
 from shared.errors import Refusal, UsageError, plural
 from shared.feeding.feed import Feed
 from shared.feeding.plan import seed_of
 from shared.logs.metrics import RunLog, show_metric
 from shared.logs.progress import Progress
 from shared.loop.best import Best, check_measured, keep_weights, publish_both, read_best
-from shared.loop.compiled import compile_backbone
+from shared.loop.compiled import wrapped
 from shared.loop.ema import Average
 from shared.loop.epochs import EpochEnd, Epochs, is_finished, nan_for_none, plain_metrics, read_epoch_end
 from shared.loop.optim import build_optimizer, for_batch
-from shared.loop.pace import Cadence, Losses, mean_over_processes, rate
+from shared.loop.pace import Cadence, Clock, Losses, mean_over_processes, rate
 from shared.loop.replay import keep_replay, samples_of
 from shared.loop.resuming import check_same_run, restore
 from shared.loop.schedule import lr_scale, total_steps, wd_at
@@ -96,7 +96,7 @@ class Trainer:
         if self.amp_dtype is not None or runtime.channels_last:
             self.task.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.average = Average(self.task, runtime.model_ema_decay).to(device) if runtime.model_ema else None
-        self.model = self.wrap()
+        self.model = wrapped(self.task, runtime, device, sharded=self.sharded)
         self.feed, self.val_loader = feed, val_loader
         self.publish, self.publish_every, self.begin, self.command = publish, publish_every, begin, command
         self.probe, self.probe_every = probe, probe_every
@@ -112,6 +112,7 @@ class Trainer:
         self.done: EpochEnd | None = None  # what was done after the epoch that ended last
         self.stop = StopRequest()
         self.step = self.saved_step = 0
+        self.clock = Clock()
         self.best = Best()
         self.metrics: dict[str, float] = {}
 
@@ -146,13 +147,14 @@ class Trainer:
         counts = (self.total, self.feed.step_size, self.feed.steps_per_epoch, workers)
         log.info("%d steps of %d images, %.4g steps an epoch, %d workers", *counts)
         while self.step < self.total and not self.best.stale(self.runtime.patience):
-            asked = time.perf_counter()
+            asked = self.clock.begin()
             micro_batches = next(steps)
             waited = time.perf_counter() - asked
             self.train_step(micro_batches)
             self.step += 1
             self.task.after_step(progress=self.step / self.total)
             self.account(waited)
+            self.clock.end()
             ends = self.epochs.ends(self.step)
             stop, save_now = dist.any_of([self.asked_to_stop, dist.is_main() and self.cadence.due(self.step)])
             if ends or ((save_now or stop) and not self.feed.whole_epochs):
@@ -329,6 +331,7 @@ class Trainer:
             "format": 1,
             "fsdp": self.runtime.fsdp,
             "step": self.step,
+            "clock": self.clock.state(),
             "batch_size": self.feed.batch_size,
             "micro_batches": self.feed.micro_batches,
             "seed": self.runtime.seed,
@@ -366,6 +369,7 @@ class Trainer:
         restore(state, self.run_dir, self.task, self.optimizer, self.average)
         self.scaler.load_state_dict(state["scaler"])
         self.step = self.saved_step = state["step"]
+        self.clock.load(state.get("clock"))
         self.metrics, self.best = nan_for_none(state["metrics"]), read_best(state["best"])
         self.feed.bad |= set(state["bad"])
         self.done = read_epoch_end(self.run_dir / "last", self.step)
@@ -373,24 +377,11 @@ class Trainer:
             self.metrics, self.best = self.done.metrics, self.done.best
         log.info("resuming %s at step %d of %d", self.run_dir, self.step, self.total)
 
-    # --- several processes, compiled forms --------------------------------------------------
+    # --- several processes ------------------------------------------------------------------
 
     @property
     def sharded(self) -> bool:
         return self.runtime.fsdp and dist.world() > 1
-
-    def wrap(self) -> nn.Module:
-        """The task as the loop calls it: compiled, and in DDP if there are several processes."""
-        if self.runtime.compile_backbone:
-            compile_backbone(self.task, whole=not self.sharded)
-        if self.runtime.compile:
-            self.task.compile()
-        if dist.world() == 1:
-            return self.task
-        if self.sharded:
-            return shard(self.task, self.device)
-        ids = [self.device] if self.device.type == "cuda" else None
-        return nn.parallel.DistributedDataParallel(self.task, device_ids=ids, gradient_as_bucket_view=True)
 
     def syncing(self, last: bool) -> Any:
         """Context of a backward pass: gradients are reduced only after the last one of a step."""

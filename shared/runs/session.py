@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from shared.devices import dist
-from shared.devices.device import pick_device
+from shared.devices.device import device_name, pick_device
 from shared.errors import Refusal, UsageError, about_disk, plural
 from shared.feeding.feed import Feed, choose_workers, in_order
 from shared.feeding.image import limit_pixels
@@ -70,6 +70,7 @@ class Session:
         seed_everything(self.runtime.seed)
         self.started = time.time()
         self.run_dir: Path | None = None
+        self.trainer: Trainer | None = None
 
     def replace_recipe(self, resolved: Resolved) -> Resolved:
         """Replace the recipe by one with values that were found at run time; it is the one that is saved."""
@@ -153,7 +154,7 @@ class Session:
             log.warning("%s", sentence)
         if self.runtime.grad_checkpointing:
             log.info("%s are computed again in the backward pass", plural(recompute_blocks(task), "block"))
-        trainer = Trainer(
+        self.trainer = trainer = Trainer(
             task,
             feed,
             val_loader,
@@ -231,6 +232,7 @@ class Session:
         assert self.run_dir is not None
         result = {"metrics": plain_metrics(metrics), **where(exported, self.run_dir)}
         result |= {"intervals": exported.card.intervals} if exported.card.intervals else {}
+        result |= {"cost": exported.card.cost} if exported.card.cost else {}
         result |= {"finished": True, "step": self.total, "seconds": self.seconds()}
         self.write("result.json", result)
         self.write("lineage.json", store.lineage(exported))
@@ -240,7 +242,18 @@ class Session:
         values = {name: plain(value) for name, value in flat(self.recipe).items()}
         return {**values, "resumed": self.changed} if self.changed else values
 
+    def cost(self) -> dict[str, Any]:
+        """What all steps of the run took so far, for the card; empty where they were not counted from the start."""
+        if self.trainer is None or not self.trainer.clock.known:
+            return {}
+        clock = self.trainer.clock
+        told = {"seconds": round(clock.seconds, 1), "device": device_name(self.device), "processes": dist.world()}
+        if self.device.type == "cpu":
+            told |= {"threads": torch.get_num_threads(), "processor_seconds": round(clock.processor, 1)}
+        return told
+
     def seconds(self) -> float:
+        """Since the program was started."""
         return round(time.time() - self.started, 1)
 
 

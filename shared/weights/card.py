@@ -44,6 +44,8 @@ class Card:
     source: of imported weights: file, sha256, key layout, and the --source text.
     data: fingerprint and number of samples of the training data.
     seen: files of digests of the images trained on, those of its ancestors' trainings among them (`seen.py`).
+    cost: of this training alone, its steps without evaluation: seconds, device, processes; of a CPU also threads and
+        processor_seconds of the first process. Empty where it is not known, as of weights of others.
     intervals: of the metrics, where they were computed: level, draws, images, and bounds (low, high) by metric.
     """
 
@@ -62,6 +64,7 @@ class Card:
     data: dict[str, Any] = field(default_factory=dict)
     metrics: dict[str, float] = field(default_factory=dict)
     intervals: dict[str, Any] = field(default_factory=dict)
+    cost: dict[str, Any] = field(default_factory=dict)
     recipe: dict[str, Any] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)
     seen: list[dict[str, Any]] = field(default_factory=list)

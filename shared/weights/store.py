@@ -249,7 +249,7 @@ class Store:
                 )
                 continue
             facts = {"method": card.method, "created": card.created, "metrics": card.metrics, "data": card.data}
-            facts |= {"licence": card.licence, "source": card.source}
+            facts |= {"licence": card.licence, "source": card.source, "cost": card.cost}
             nodes.append({**reference, **facts, "parents": [p["digest"] for p in card.parents]})
             queue += card.parents
         return nodes

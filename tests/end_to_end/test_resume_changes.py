@@ -12,6 +12,8 @@ from typing import Any
 import pytest
 import yaml
 
+from shared.loop.state import load_state
+
 RUN = "pretrain train --model test_resnet --size 32 --batch-size 8 --num-workers 0 --device cpu --name run "
 SMALL = "--network fcos --width 64 --depth 1 --backbone test_resnet --size 64 --batch-size 4 -j 0 --device cpu "
 
@@ -98,12 +100,16 @@ def test_an_epoch_is_saved_before_it_is_evaluated(
     words += " --epochs 2 --keep-epochs 1 --log-every 1"
     assert run(words, prepare=killed_in("evaluate")).code == -signal.SIGKILL
     assert [p.name[:13] for p in (left("run").folder / "last").glob("step-*.pt")] == ["step-00000004"]
+    state = load_state(left("run").folder / "last")
     assert run(words + " --resume", prepare=killed_in("deliver")).code == -signal.SIGKILL
     assert run(words + " --resume").code == 0
     assert run(words.replace("--name run", "--name whole")).code == 0
     assert left("run").rows() == left("whole").rows()
     assert left("run").state() == left("whole").state()
     assert left("run").result()["metrics"] == left("whole").result()["metrics"]
+    told = left("run").card()["cost"]  # of all parts of the run
+    assert state is not None and told["seconds"] >= round(state["clock"][0], 1) > 0 and told["processes"] == 1
+    assert left("run").result()["cost"] == told
 
 
 def test_bad_validation_data_costs_no_epoch(coco: Path, tmp_path: Path, run: Callable, left: Callable) -> None:

@@ -4,26 +4,31 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 pytest.importorskip("jinja2")
 pytest.importorskip("matplotlib")
 
 from detection.ablation import running
+from detection.ablation.why import SHOWN
 from detection.cli import main
 from detection.data.coco import CocoDetection
+from shared.devices.device import device_name
 from shared.weights.card import Card
 from shared.weights.seen import digests_of, write_digests
 from shared.weights.store import Store
 from tests.shared.runs.test_report import checked
 
 IMAGES = 60
+HERE = device_name(torch.device("cpu"))
 
 
 @pytest.fixture(scope="module")
@@ -55,19 +60,24 @@ class Program:
 
     def __init__(self, ability: dict[str, float], best_lr: dict[str, float] | None = None) -> None:
         self.ability, self.best_lr, self.called, self.fails = ability, best_lr or {}, [], set[str]()
+        self.epochs, self.recorded = dict[str, int](), True
 
     def run(self, command: list[str], **_: Any) -> SimpleNamespace:
         kind, words = command[3], command[4:]
         told = {flag: value for flag, value in zip(words, [*words[1:], ""], strict=True) if flag.startswith("--")}
         if kind == "train":
             self.called.append(told["--name"])
+            self.epochs[told["--name"]] = int(told["--epochs"])
             if told["--name"] in self.fails:
                 return SimpleNamespace(returncode=75)
             arm = told.get("--backbone-tag", "scratch")
             folder = Path(told["--output-dir"]) / told["--name"]
             folder.mkdir(parents=True)
             off = abs(np.log(float(told["--lr"]) / self.best_lr.get(arm, 0.01)))
-            told = {**told, "arm": arm, "metrics": {"box_ap": 0.5 - 0.1 * off}, "finished": True, "seconds": 36}
+            told = {**told, "arm": arm, "metrics": {"box_ap": 0.5 - 0.1 * off}, "finished": True}
+            if self.recorded:
+                spent = 18.0 * int(told["--epochs"])
+                told |= {"cost": {"seconds": 2 * spent, "device": HERE, "processes": 1, "processor_seconds": spent}}
             (folder / "result.json").write_text(json.dumps(told))
             row = {"kind": "val", "step": 1, "epoch": 1.0, "box_ap": 0.3}
             (folder / "metrics.jsonl").write_text(json.dumps(row) + "\n")
@@ -96,7 +106,7 @@ def ablate(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tiny_mod
             marks = val.photographs.marks[:leaks]
             seen = write_digests(tmp_path, digests_of(marks), kind="backbone", arch="test_resnet", tag="vicreg")
             store.put(tiny_module, Card(arch="test_resnet", tag="vicreg", epoch=2), seen=seen)
-        monkeypatch.setattr(running.subprocess, "run", program.run)
+        monkeypatch.setattr(running, "subprocess", SimpleNamespace(run=program.run, STDOUT=None))
         told = [
             "--arms",
             "scratch",
@@ -117,6 +127,8 @@ def ablate(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tiny_mod
             str(tmp_path / "out"),
             "--draws",
             "200",
+            "--device",
+            "cpu",
         ]
         assert main(["ablate", *told, *more]) == code
         page = tmp_path / "out" / "ablation.json"
@@ -127,8 +139,6 @@ def ablate(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tiny_mod
 
 @pytest.fixture
 def tiny_module() -> Any:
-    import torch
-
     return torch.nn.Linear(2, 2)
 
 
@@ -140,6 +150,44 @@ def test_a_pretraining_that_helps_is_said_to_help(ablate: Any, tmp_path: Path, c
     assert "script" not in page.tags and "vicreg helps with all labels" in page.text
     assert len(page.ids) == len(set(page.ids)) and "more than 2.0 times the labels" in page.text
     assert len(told["runs"]) == 2 * 3 * 2
+    assert told["errors"]["scratch"]["missed"]["count"] > told["errors"]["vicreg"]["missed"]["count"]
+    assert page.tags.count("img") == SHOWN and "left scratch, right vicreg" in page.text
+
+
+def test_what_an_arm_costs_is_on_the_page_and_scratch_trains_for_as_much(
+    ablate: Any, tmp_path: Path, tiny_module: Any
+) -> None:
+    """Eight epochs of 18 processor seconds, and 288 of pretraining with that of its parent: three times as long."""
+    program = Program({"scratch": 0.4, "vicreg": 0.6})
+    told = ["--seeds", "2", "--lr-grid", "1", "--epochs", "8"]
+    ablate(program, *told)
+    page = checked(tmp_path / "out" / "ablation.html")
+    assert "not recorded" in page.text, "the card of an earlier version says nothing"
+    spent = {"device": HERE, "processes": 2, "threads": 1}
+    store = Store(tmp_path / "weights")
+    first = store.put(
+        tiny_module,
+        Card(arch="test_resnet", tag="mim", epoch=1, cost={**spent, "seconds": 88, "processor_seconds": 44}),
+    )
+    card = Card(arch="test_resnet", tag="vicreg", epoch=1, cost={**spent, "seconds": 200, "processor_seconds": 100})
+    store.put(tiny_module, replace(card, parents=[first.reference]))
+    found = ablate(program, *told, "--arms", "scratch", "vicreg", "scratch+")
+    assert program.epochs["scratch-100pct-seed0"] == 8 and program.epochs["scratch-longer-100pct-seed1"] == 24
+    assert found["longer"] == 3 and [cost["seconds"] for cost in found["pretraining"]["vicreg"]] == [200, 88]
+    page = checked(tmp_path / "out" / "ablation.html")
+    assert "3 times the epochs" in page.text and "not recorded" not in page.text
+    assert all(told in page.text for told in ("none", "0.08", "0.12"))
+
+
+def test_seconds_of_another_device_say_nothing_about_the_length(ablate: Any, tmp_path: Path, tiny_module: Any) -> None:
+    cost = {"device": "NVIDIA H200", "processes": 1, "seconds": 100}
+    Store(tmp_path / "weights").put(tiny_module, Card(arch="test_resnet", tag="vicreg", epoch=1, cost=cost))
+    program = Program({"scratch": 0.4, "vicreg": 0.6})
+    words = ["--seeds", "2", "--lr-grid", "1", "--arms", "scratch", "vicreg", "scratch+"]
+    ablate(program, *words, code=2)
+    assert program.called == []
+    assert ablate(program, *words, "--longer", "5", "--epochs", "8")["longer"] == 5
+    assert program.epochs["scratch-longer-100pct-seed0"] == 40
 
 
 def test_equal_arms_are_not_said_to_differ(ablate: Any) -> None:
@@ -190,7 +238,9 @@ def test_parts_of_several_machines_make_one_page(ablate: Any, capsys: Any) -> No
         (["--seeds", "1"], 2, "one seed cannot tell a difference from chance"),
         (["--seed", "3"], 2, "--seed is set by the ablation itself"),
         (["--arms", "scratch", "mim"], 4, "mim"),
-        (["--arms", "scratch", "scratch+"], 2, "go together"),
+        (["--arms", "scratch", "scratch+"], 2, "no arm has one; give --longer"),
+        (["--arms", "scratch", "vicreg", "scratch+"], 2, "of vicreg or of its ancestors do not say how long"),
+        (["--longer", "3"], 2, "not among --arms"),
         (["--lr", "0.02", "--colour", "red"], 2, "--colour"),
     ],
 )
