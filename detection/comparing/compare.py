@@ -87,18 +87,18 @@ def compare(
     place = data if data is not None else place_of(sides)
     evaluators = [evaluator_of(side, place, batch_size, workers) for side in sides]
     first, second = (check_evaluator(one) for one in evaluators)
-    names, recipes = (sides[0].name, sides[1].name), differing(sides)
+    names, recipes, seen = (sides[0].name, sides[1].name), differing(sides), seen_by(sides)
     told = compared(first, second, draws)
     sentence = verdict(told)
-    say(*lines(told, names, sentence, recipes))
+    say(*lines(told, names, sentence, recipes, seen))
     if json is not None:
-        write_json(json, as_json(told, names, recipes) | {"verdict": sentence})
+        write_json(json, as_json(told, names, recipes) | {"verdict": sentence, "seen_in_pretraining": seen})
         say(f"numbers: {json}")
     if output is not None:
         drawn, unread = pictures((first, second), told.scores, told.changed[:count])
         if unread:
             log.warning("%s of those that changed most cannot be read, and are not shown", plural(unread, "photograph"))
-        write_page(output, told, names, sentence, recipes, drawn)
+        write_page(output, told, names, sentence, recipes, drawn, seen)
         say(f"page: {output}")
 
 
@@ -187,6 +187,15 @@ def differing(sides: Sequence[Side]) -> dict[str, tuple[str, str]]:
     return {key: (str(ours.get(key)), str(theirs.get(key))) for key in keys if ours.get(key) != theirs.get(key)}
 
 
+def seen_by(sides: Sequence[Side]) -> dict[str, list[str]]:
+    """Whether validation images were seen in the pretraining of each, as sentences; result files do not say."""
+    unsaid = ["whether images were seen in pretraining is not known: a result file does not say what made it"]
+    return {
+        letter: unsaid if side.weights is None or side.weights.certificate is None else side.weights.certificate.lines()
+        for letter, side in zip("AB", sides, strict=True)
+    }
+
+
 def verdict(told: Comparison) -> str:
     """One sentence about the headline."""
     one = told.metrics[0] if told.metrics else None
@@ -203,9 +212,16 @@ def verdict(told: Comparison) -> str:
     return f"These images cannot tell which is better: B has {between}."
 
 
-def lines(told: Comparison, names: tuple[str, str], sentence: str, recipes: dict[str, tuple[str, str]]) -> list[str]:
+def lines(
+    told: Comparison,
+    names: tuple[str, str],
+    sentence: str,
+    recipes: dict[str, tuple[str, str]],
+    seen: dict[str, list[str]],
+) -> list[str]:
     """The comparison as text."""
-    out = [f"A: {names[0]}", f"B: {names[1]}", sentence, ""]
+    out = [f"A: {names[0]}", f"B: {names[1]}", sentence]
+    out += [*(f"{letter}: {line}" for letter, told_of in seen.items() for line in told_of), ""]
     out += [*table("metric", told.metrics), ""]
     shown = told.classes[:SHOWN_CLASSES]
     if shown:

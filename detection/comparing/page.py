@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from detection.comparing.differences import Comparison, Difference
 from detection.comparing.pictures import Picture
 from shared.files import write_aside
+from shared.runs.report import page_style
 
 MOST_CLASSES = 40
 
@@ -20,19 +21,26 @@ def write_page(
     sentence: str,
     recipes: dict[str, Any],
     pictures: Sequence[Picture],
+    seen: Mapping[str, Sequence[str]],
 ) -> None:
-    """Write the page. Names of classes, runs and files are escaped by the template."""
+    """Write the page. Names of classes, runs and files are escaped by the template.
+
+    Args:
+        seen: sentences about what A and B saw in pretraining.
+    """
     from jinja2 import Environment, StrictUndefined
 
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     template = environment.from_string(Path(__file__).with_name("compare.html.j2").read_text(encoding="utf-8"))
     reach = max((abs(edge) for one in told.classes for edge in edges(one)), default=0) or 1.0
     page = template.render(
+        style=page_style(),
         told=told,
         names=names,
         sentence=sentence,
         recipes=recipes,
         pictures=pictures,
+        seen=seen,
         classes=[(one, *bar(one, reach)) for one in told.classes[:MOST_CLASSES]],
         left_out=max(len(told.classes) - MOST_CLASSES, 0),
         reach=reach,

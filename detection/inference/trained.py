@@ -31,7 +31,7 @@ from detection.eval.results import write_for_scoring
 from detection.inference.for_lvis import of_another_set
 from detection.inference.metrics import with_classes
 from detection.inference.open_world import OpenWorld, ask, with_counts
-from detection.inference.overlap import certificate, listed_in, seen_in_training
+from detection.inference.overlap import Certificate, certificate, listed_in, seen_in_training
 from detection.inference.told import ask_for_classes
 from detection.nets import detector, finds, is_agnostic, resize_rule
 from detection.recipe import DataConfig
@@ -68,6 +68,7 @@ FIELDS = {"masks": "segmentation", "keypoints": "keypoints"}  # of COCO results
 class Trained:
     """A trained detector with its class map, skeleton and input size, from its card.
 
+    certificate: whether images were seen in pretraining, of the last data set that it was evaluated on.
     vocabularies: those it was trained with, one for each data set; none for networks with classes of their own.
 
     Args:
@@ -97,6 +98,7 @@ class Trained:
         self.isthing: list[bool] | None = card.classes.get("isthing")
         self.skeleton = Skeleton.from_dict(card.classes["skeleton"]) if "skeleton" in card.classes else None
         self.recipe, self.vocabularies, self.dtype = card.recipe, [], None
+        self.certificate: Certificate | None = None
         if task is not None:
             self.task = task
             return
@@ -201,7 +203,7 @@ def evaluated(
     tell(dataset)
     for sentence in seen_in_training(dataset, trained.exported) + (listed_in(dataset, against) if against else []):
         log.warning("%s", sentence)
-    checked = certificate(dataset, trained.exported)
+    trained.certificate = checked = certificate(dataset, trained.exported)
     for sentence in checked.lines():
         (log.info if checked.clean else log.warning)("%s", sentence)
     trained.task.evaluator = lambda: evaluator_for(dataset, config, trained.exported.card.args["network"])

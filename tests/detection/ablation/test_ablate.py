@@ -26,6 +26,7 @@ from shared.weights.card import Card
 from shared.weights.seen import digests_of, write_digests
 from shared.weights.store import Store
 from tests.shared.runs.test_report import checked
+from tests.shared.runs.test_report_in_a_browser import look_at, needs_browser
 
 IMAGES = 60
 HERE = device_name(torch.device("cpu"))
@@ -188,6 +189,14 @@ def test_seconds_of_another_device_say_nothing_about_the_length(ablate: Any, tmp
     assert program.called == []
     assert ablate(program, *words, "--longer", "5", "--epochs", "8")["longer"] == 5
     assert program.epochs["scratch-longer-100pct-seed0"] == 40
+
+
+@pytest.mark.slow
+@needs_browser
+@pytest.mark.parametrize(("width", "scheme"), [(360, "dark"), (1400, "light")])
+def test_the_page_fits_a_phone(width: int, scheme: str, ablate: Any, tmp_path: Path) -> None:
+    ablate(Program({"scratch": 0.3, "vicreg": 0.8}), "--seeds", "2", "--fractions", "0.5", "1", "--lr-grid", "1")
+    look_at(tmp_path / "out" / "ablation.html", width, scheme)
 
 
 def test_equal_arms_are_not_said_to_differ(ablate: Any) -> None:

@@ -13,9 +13,11 @@ from detection.comparing import compare as page
 from detection.comparing.commands import compare
 from detection.comparing.differences import compared
 from detection.eval.coco import CocoEvaluator
+from detection.inference.overlap import Certificate, Leak
 from detection.statistics.errors import KINDS
 from shared.errors import DataError, UsageError, WeightsError
 from tests.detection.eval.of_squares import truth_and_results
+from tests.shared.runs.test_report_in_a_browser import look_at, needs_browser
 
 
 @pytest.fixture
@@ -112,6 +114,28 @@ def test_runs_of_other_classes_or_validation_sets_are_refused(tmp_path: Path) ->
         page.place_of([side("a", places[0]), side("b", places[1])])
     with pytest.raises(DataError, match="which is not here"):
         page.place_of([side("a", {"data_path": str(tmp_path / "gone")})])
+
+
+def test_what_is_known_of_the_pretraining_of_each_is_said(both: Path, capsys: pytest.CaptureFixture) -> None:
+    checked = Certificate(60, [Leak(0, "0.png", None, "resnet18 mim")], 900, None, None, [])
+    weights: Any = SimpleNamespace(certificate=checked)
+    told = page.seen_by([page.Side("a", weights, None), page.Side("b.json", None, "b.json")])
+    assert told["A"] == checked.lines() and "1 of 60 validation images were seen in pretraining" in told["A"][0]
+    assert "a result file does not say" in told["B"][0]
+    out, numbers = both / "page.html", both / "numbers.json"
+    compare(words(both, "a.json", "b.json", "--output", str(out), "--json", str(numbers), "--pictures", "0"))
+    assert told["B"][0] in capsys.readouterr().out and f"A: {told['B'][0]}" in out.read_text()
+    assert json.loads(numbers.read_text())["seen_in_pretraining"]["B"] == told["B"]
+
+
+@pytest.mark.slow
+@needs_browser
+@pytest.mark.parametrize(("width", "scheme"), [(360, "dark"), (1400, "light")])
+def test_the_page_fits_a_phone(width: int, scheme: str, both: Path) -> None:
+    (both / "b.json").rename(both / f"{'a_long_name_' * 8}.json")
+    out = both / "page.html"
+    compare(words(both, "a.json", f"{'a_long_name_' * 8}.json", "--output", str(out), "--pictures", "3"))
+    look_at(out, width, scheme)
 
 
 def test_what_differs_between_recipes_is_listed_without_what_says_where_a_run_ran() -> None:
