@@ -26,8 +26,8 @@ import numpy as np
 import torch
 
 from detection.data.annotations.json_values import EXACT, whole_number
+from detection.data.masks.encoding import read_polygons
 from detection.data.masks.paste import codec, encode, paste, read_run_lengths
-from detection.data.masks.silhouettes import read_polygons
 from detection.types import Detections
 from shared.errors import DataError, Refusal
 from shared.files import write_json

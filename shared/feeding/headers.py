@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from shared.feeding.image import BadImage, check_size, image_header
+from shared.feeding.image_header import BadImage, check_size, image_header
 from shared.feeding.orientation import BEYOND
 
 FIRST, TAIL = 4096, 1 << 16  # bytes

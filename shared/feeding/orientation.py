@@ -8,7 +8,10 @@ One reading for headers and for pixels, so that a picture is turned exactly wher
 
 from __future__ import annotations
 
-from torch import Tensor
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:  # headers are read without torch
+    from torch import Tensor
 
 STORED = 1
 TAG = 0x0112

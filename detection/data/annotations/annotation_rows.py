@@ -21,8 +21,8 @@ import numpy as np
 from detection.data.annotations.json_values import EXACT, truth_value, whole_number
 from detection.data.annotations.keypoints import KeypointRows
 from detection.data.annotations.skeleton import Skeleton
+from detection.data.masks.encoding import pixel_areas
 from detection.data.masks.outlines import OutlineRows, Outlines
-from detection.data.masks.silhouettes import pixel_areas
 from shared.errors import DataError
 
 TAKEN = object()  # placeholder in json's list for an annotation that was moved to the columns

@@ -16,7 +16,7 @@ import numpy as np
 from detection.data.annotations.box_format import check_box_format, check_points
 from detection.data.annotations.coco_json import CocoTable, exact_duplicates
 from detection.data.annotations.skeleton import Skeleton
-from detection.data.masks.silhouettes import empty
+from detection.data.masks.encoding import empty
 from shared.errors import DataError
 
 CROWDS = "(iscrowd), not trained on and not counted in evaluation"
