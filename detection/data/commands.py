@@ -7,37 +7,87 @@ from pathlib import Path
 
 from shared.errors import UsageError
 from shared.recipes.commands import Command
-from shared.recipes.flags import Parser, add_pixel_limit
+from shared.recipes.flags import Parser, add_options, add_pixel_limit
+from shared.recipes.offers import Offers
 from shared.recipes.values import number, whole
 from shared.text import say
 
+READERS = Offers("detection.data.formats", "reader")
+WRITERS = Offers("detection.data.formats", "writer")
+
 
 def convert_flags() -> Parser:
-    parser = Parser(prog="detect convert", description="Convert annotations of your own into COCO files.")
-    parser.add_argument("source_kind", choices=["custom"], help="custom: one JSON for each image, boxes and keypoints")
-    parser.add_argument("kind", choices=["coco"], help="coco: the format that every other tool reads")
-    parser.add_argument("source", type=Path, help="a folder with train/{images,annotations} and test/")
-    parser.add_argument("out", type=Path, help="the COCO folder to write; must not exist yet")
+    parser = Parser(
+        prog="detect convert",
+        description="Convert a data set of another tool into COCO files, or into YOLO's or Pascal VOC's. Images are "
+        "linked, never copied or changed, and nothing is overwritten.",
+    )
+    parser.add_argument("source_kind", choices=sorted(READERS.table), metavar="FROM", help=kinds_of(READERS))
+    parser.add_argument("kind", choices=sorted(WRITERS.table), metavar="TO", help=kinds_of(WRITERS))
+    parser.add_argument("source", type=Path, nargs="?", metavar="SRC", help="the folder or file to read")
+    parser.add_argument("out", type=Path, nargs="?", metavar="OUT", help="the folder to write; must not exist yet")
+    parser.add_argument("--data-path", type=Path, help="the same as SRC")
+    parser.add_argument("--output", "-o", type=Path, help="the same as OUT")
+    parser.add_argument("--images", type=Path, metavar="FOLDER", help="the images, if they are not in SRC")
+    parser.add_argument(
+        "--class-file", type=Path, help="names of the classes, one per line, from class 0 on, if SRC does not have them"
+    )
+    parser.add_argument(
+        "--allow-missing-images", type=whole(0), default=0, help="number of labels whose image may be missing on disk"
+    )
     parser.add_argument(
         "--keypoints-file", type=Path, help="YAML of the keypoints: names, skeleton, flip_pairs, sigmas"
     )
+    for offers in (READERS, WRITERS):
+        add_options(parser, offers, [])
     image_flags(parser, "where neither the size in the annotations nor the boxes tell which way they were drawn")
     return parser
 
 
+def kinds_of(offers: Offers) -> str:
+    return ", ".join(sorted(offers.table))
+
+
 def convert(argv: list[str]) -> int:
-    args = convert_flags().parse_exactly(argv)
+    args = convert_flags().parse_exactly(argv, intermixed=True)
+    source, out = (
+        one_of(args.source, args.data_path, "SRC", "--data-path"),
+        one_of(args.out, args.output, "OUT", "--output"),
+    )
+    given = {word[1:]: value for word, value in vars(args).items() if word.startswith(".")}
+    reading = {name: value for name, value in given.items() if READERS.having(name)}
+    writing = {name: value for name, value in given.items() if WRITERS.having(name)}
+    options = READERS.check(args.source_kind, reading), WRITERS.check(args.kind, writing)
+    from detection.data.annotations.classes import ClassMap
     from detection.data.annotations.skeleton import Skeleton
-    from detection.data.convert import convert_custom
+    from detection.data.convert import convert as run
+    from detection.data.formats.records import Asked
     from detection.data.photographs import chosen
-    from shared.feeding.image import limit_pixels
+    from shared.feeding.image_header import limit_pixels
 
     limit_pixels(args.max_pixels)
-
-    skeleton = Skeleton.from_yaml(args.keypoints_file) if args.keypoints_file else None
-    turn = chosen(upright=args.upright, as_stored=args.as_stored)
-    say(*convert_custom(args.source, args.out, skeleton, turn=turn).lines(args.out))
+    classes = ClassMap.from_file(args.class_file).names if args.class_file else None
+    converted = run(
+        (args.source_kind, args.kind),
+        source,
+        out,
+        Asked(args.images, classes, args.allow_missing_images),
+        options=options,
+        skeleton=Skeleton.from_yaml(args.keypoints_file) if args.keypoints_file else None,
+        turn=chosen(upright=args.upright, as_stored=args.as_stored),
+    )
+    say(*converted.lines())
     return 0
+
+
+def one_of(word: Path | None, flag: Path | None, name: str, spelled: str) -> Path:
+    """A path that is given as a word or as a flag. Raises UsageError for both, or none."""
+    if word is not None and flag is not None:
+        raise UsageError(f"{name} is given as {word} and with {spelled} as {flag}; remove one of them")
+    given = word or flag
+    if given is None:
+        raise UsageError(f"{name} is missing; give it as a word, FROM TO SRC OUT, or with {spelled}")
+    return given
 
 
 def pack_flags() -> Parser:
@@ -168,7 +218,7 @@ def image_flags(parser: Parser, where: str) -> None:
 
 
 COMMANDS = {
-    "convert": Command("convert your own annotations into COCO files", convert, convert_flags),
+    "convert": Command("YOLO, VOC, CVAT, labelme and other data into COCO files, and back", convert, convert_flags),
     "join-classes": Command("propose one list of classes for several files, for review", join_classes, join_flags),
     "count": Command("images and objects of every category of a COCO or LVIS file", count, count_flags),
     "subset": Command("a random part of a COCO, Objects365 or LVIS file, the same every time", subset, subset_flags),

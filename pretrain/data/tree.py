@@ -12,7 +12,7 @@ from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 from shared.errors import DataError
-from shared.feeding.layouts import COCO, CSV, CVAT, LABELME, VOC, YOLO, layout_of
+from shared.feeding.layouts import COCO, CSV, CVAT, LABELME, OPEN_IMAGES, VOC, YOLO, layout_of
 
 
 class Tree(NamedTuple):
@@ -26,7 +26,7 @@ class Tree(NamedTuple):
 def refuse_detection_data(folder: Path) -> None:
     """Raise DataError for a data set of detection, whose folders are splits and not classes."""
     found = layout_of(folder)
-    if found in (COCO, YOLO, VOC, CVAT, LABELME, CSV):
+    if found in (COCO, YOLO, VOC, CVAT, LABELME, OPEN_IMAGES, CSV):
         raise DataError(
             f"{folder} is a {found} data set for detection, whose folders are no classes; use `detect train`, or, to "
             "pretrain on its images without labels, list them in a text file, one `path 0` per line, and pack that"

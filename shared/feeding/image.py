@@ -39,15 +39,6 @@ __all__ = [
     "pixels_of",
     "too_large",
 ]
-    "BadImage",
-    "decode_image",
-    "image_header",
-    "image_size",
-    "is_jpeg",
-    "limit_pixels",
-    "pixels_of",
-    "too_large",
-]
 
 
 def decode_image(data: bytes | bytearray, *, upright: bool) -> Tensor:

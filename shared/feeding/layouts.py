@@ -3,6 +3,7 @@
     data.yaml, or images/ beside labels/*.txt         YOLO
     JPEGImages/ or images with Annotations/*.xml      Pascal VOC
     annotations.xml of <annotations>                  CVAT
+    *.csv of ImageID,LabelName,XMin,...               Open Images
     train/_annotations.coco.json                      COCO JSON per split, as Roboflow exports it
     annotations/*.json of "images" and "categories"   COCO
     *.json of "shapes" and "imagePath"                labelme
@@ -25,7 +26,7 @@ LISTED = 200  # entries of a folder to look at
 HEAD = 65_536  # bytes of a file to look at
 SPLITS = ("train", "val", "valid", "validation", "test", "dev")
 YOLO, VOC, CVAT, LABELME, COCO = "YOLO", "Pascal VOC", "CVAT", "labelme", "COCO"
-CSV, FOLDERS, IMAGES, SHARDS = "CSV", "class folders", "images", "shards"
+CSV, OPEN_IMAGES, FOLDERS, IMAGES, SHARDS = "CSV", "Open Images", "class folders", "images", "shards"
 
 
 def layout_of(path: Path) -> str | None:
@@ -43,6 +44,12 @@ def coco_files(folder: Path) -> list[Path]:
     inside = [folder, *(entry for entry in _entries(folder) if entry.is_dir())]
     files = [entry for part in inside for entry in _entries(part) if entry.suffix == ".json" and entry.is_file()]
     return [file for file in files[:20] if _of_file(file) == COCO]
+
+
+def is_open_images(file: Path) -> bool:
+    """True for a CSV of boxes with the columns of Open Images."""
+    columns = _head(file).partition("\n")[0].strip("\ufeff\r ").split(",")
+    return {"ImageID", "LabelName", "XMin", "XMax", "YMin", "YMax"} <= {*columns}
 
 
 def _entries(folder: Path) -> list[Path]:
@@ -74,7 +81,7 @@ def _of_file(path: Path) -> str | None:
         line = text.strip().partition("\n")[0]
         return YOLO if re.fullmatch(r"\d+(\s+-?[\d.]+(e-?\d+)?){4,}\s*", line) else None
     if ending == ".csv":
-        return CSV
+        return OPEN_IMAGES if is_open_images(path) else CSV
     if '"shapes"' in text and ('"imagePath"' in text or '"imageData"' in text):
         return LABELME
     return COCO if re.search(r'"(annotations|images|categories|licenses|info)"\s*:', text) else None
@@ -99,6 +106,8 @@ def _of_folder(folder: Path) -> str | None:
     labels = [part for name in ("labels", *SPLITS) if name in folders for part in _below(folders[name])]
     if any(_first(part, ".txt") == YOLO for part in (files, *labels)):
         return YOLO
+    if any(_first(part, ".csv") == OPEN_IMAGES for part in (files, *inside.values())):
+        return OPEN_IMAGES
     if any(name.startswith("_annotations") and name.endswith(".csv") for name in _names(files, *inside.values())):
         return CSV
     if any(is_image(entry.name) for entry in files):

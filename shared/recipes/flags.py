@@ -37,14 +37,18 @@ class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> Any:
         raise UsageError(f"{message}; `{self.prog} --help` shows the flags")
 
-    def parse_exactly(self, argv: list[str]) -> argparse.Namespace:
+    def parse_exactly(self, argv: list[str], *, intermixed: bool = False) -> argparse.Namespace:
         """parse_args that accepts underscores for dashes and flags of other programs.
+
+        Args:
+            intermixed: words that may be left out are found between flags too.
 
         Raises:
             UsageError: an unknown flag, reported before any other mistake; a word without a flag, a missing or wrong
                 value.
         """
-        known, rest = self.parse_known_args([part for word in argv for part in self.understood(dashed(word))])
+        parse = self.parse_known_intermixed_args if intermixed else self.parse_known_args
+        known, rest = parse([part for word in argv for part in self.understood(dashed(word))])
         if rest:
             near = suggest("--" + rest[0].partition("=")[0], [*self.flags(), *OURS], cutoff=0.8)
             raise UsageError(f"{self.prog}: '{rest[0]}' follows no flag{near}; `{self.prog} --help` shows the flags")

@@ -27,7 +27,12 @@ from shared.recipes.recipe import all_knobs, make
 from shared.recipes.values import Pixels, Range, hint_of
 
 RECIPES = {"detect train": DetectRecipe, "pretrain train": PretrainRecipe, "pretrain eval": EvalRecipe}
-OFFERS = [Offers("detection.nets", "detector"), Offers("pretrain.methods", "method")]
+OFFERS = [
+    Offers("detection.nets", "detector"),
+    Offers("pretrain.methods", "method"),
+    Offers("detection.data.formats", "reader"),
+    Offers("detection.data.formats", "writer"),
+]
 COMMANDS = {
     f"{program} {word}": command
     for program, package in (("detect", "detection"), ("pretrain", "pretrain"))
@@ -119,10 +124,12 @@ def test_every_number_of_a_small_command_has_a_range(name: str) -> None:
 
 @pytest.mark.parametrize("offers", OFFERS, ids=lambda offers: offers.kind)
 def test_options_read_from_the_source_are_those_of_the_registry(offers: Offers) -> None:
+    from detection.data.formats import reader, writer
     from detection.nets import detector
     from pretrain.methods import method
 
-    registry: Any = {"detector": detector, "method": method}[offers.kind]
+    registries: dict[str, Any] = {"detector": detector, "method": method, "reader": reader, "writer": writer}
+    registry = registries[offers.kind]
     said = {name: {o: about.annotation for o, about in offers.options(name).items()} for name in offers.table}
     told = {name: {o: str(p.annotation) for o, p in registry.options(name).items()} for name in registry.names()}
     assert said == {name: options for name, options in told.items()}

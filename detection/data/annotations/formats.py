@@ -37,7 +37,7 @@ def read_annotations(annotations: Path, images: Path, finds: Sequence[str] | Non
     for name in sorted(names, key=lambda name: annotation_format.facts(name).get("asked_last", False)):
         facts = annotation_format.facts(name)
         if facts["recognizes"](annotations):
-            other = other_layout(annotations) if facts.get("asked_last") else None
+            other = other_layout(annotations, images) if facts.get("asked_last") else None
             if other is not None:
                 raise DataError(other)
             return annotation_format.build(name, annotations, images, finds)

@@ -2,27 +2,61 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 
-from shared.feeding.layouts import COCO, CSV, CVAT, FOLDERS, IMAGES, LABELME, VOC, YOLO, coco_files, layout_of
+from shared.feeding.layouts import (
+    COCO,
+    CSV,
+    CVAT,
+    FOLDERS,
+    IMAGES,
+    LABELME,
+    OPEN_IMAGES,
+    VOC,
+    YOLO,
+    coco_files,
+    layout_of,
+)
 
-GIVE = "then give it with --coco-json-path and its images with --data-path"
-SUPERVISION = "(the package supervision does it: DetectionDataset.{read}(...).as_coco(...))"
+# what a layout is called in a sentence, and by `detect convert`
+CONVERTED = {
+    YOLO: ("a YOLO data set", "yolo"),
+    VOC: ("a Pascal VOC data set", "voc"),
+    CVAT: ("CVAT's own XML", "cvat"),
+    LABELME: ("labelme's JSON, one for each image", "labelme"),
+    OPEN_IMAGES: ("a data set of Open Images", "openimages"),
+    CSV: ("a CSV of boxes, as Roboflow writes it", "roboflow"),
+}
 WAYS_OUT = {
-    YOLO: f"a YOLO data set; write its labels as COCO JSON {SUPERVISION.format(read='from_yolo')}, {GIVE}",
-    VOC: f"a Pascal VOC data set; write its XML as COCO JSON {SUPERVISION.format(read='from_pascal_voc')}, {GIVE}",
-    CVAT: f"CVAT's own XML; export the task again as 'COCO 1.0', {GIVE}",
-    LABELME: f"labelme's JSON, one for each image; write it as COCO JSON (the package labelme2coco does it), {GIVE}",
-    CSV: f"a CSV of boxes; export it again as COCO JSON, {GIVE}",
     FOLDERS: "a folder of class folders, which has no boxes; `pretrain pack` and `pretrain train` are for it",
     IMAGES: "a folder of images without annotations; give their COCO JSON with --coco-json-path",
 }
 
 
-def other_layout(path: Path) -> str | None:
+def sentence_about(path: Path, found: str, images: Path | None = None) -> str | None:
+    """'PATH is a YOLO data set; `detect convert yolo coco ...` ...'; None for a layout without such a sentence.
+
+    Args:
+        images: their folder, where it was given apart.
+    """
+    if found in WAYS_OUT:
+        return f"{path} is {WAYS_OUT[found]}"
+    if found not in CONVERTED:
+        return None
+    what, kind = CONVERTED[found]
+    named = path if path.name not in ("", "..") else path.resolve()
+    out = named.with_name(f"{named.stem if path.is_file() else named.name}-coco")
+    apart = images is not None and path.resolve() not in (images.resolve(), *images.resolve().parents)
+    words = ["detect", "convert", kind, "coco", str(path), str(out), *(["--images", str(images)] if apart else [])]
+    command = shlex.join(words)
+    return f"{path} is {what}; run `{command}`, which links the images, and give {out} with --data-path"
+
+
+def other_layout(path: Path, images: Path | None = None) -> str | None:
     """'PATH is a YOLO data set; ...' for annotations that are recognized as another layout than COCO, or None."""
     found = layout_of(path)
-    return f"{path} is {WAYS_OUT[found]}" if found in (YOLO, VOC, CVAT, LABELME, CSV) else None
+    return sentence_about(path, found, images) if found in CONVERTED else None
 
 
 def why_not_coco(root: Path, expected: str) -> str:
@@ -34,8 +68,8 @@ def why_not_coco(root: Path, expected: str) -> str:
     if not root.exists():
         return f"there is nothing at {root}; check --data-path"
     found = layout_of(root)
-    if found in WAYS_OUT:
-        return f"{root} is {WAYS_OUT[found]}"
+    if found is not None and (sentence := sentence_about(root, found)) is not None:
+        return sentence
     there = coco_files(root) if root.is_dir() else []
     named = ", ".join(str(file) for file in there[:3])
     way_out = f"it has {named}, give one with" if there else "give images and JSON with"

@@ -56,3 +56,10 @@ def compressed(counts: Any, size: tuple[int, int]) -> bytes:
     """Run lengths as a list of integers -> COCO's compressed RLE."""
     array("I", counts)  # other values would abort the process inside pycocotools
     return coco_mask.frPyObjects([{"counts": list(counts), "size": list(size)}], *size)[0]["counts"]
+
+
+def from_pixels(mask: np.ndarray) -> tuple[tuple[float, float, float, float], dict[str, Any]]:
+    """(H, W) uint8, 1 where the object is -> its box x y w h, and COCO's RLE with counts as text."""
+    code = coco_mask.encode(np.asfortranarray(mask))
+    x, y, w, h = coco_mask.toBbox(code).tolist()
+    return (x, y, w, h), {"size": list(mask.shape), "counts": code["counts"].decode()}

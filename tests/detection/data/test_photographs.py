@@ -13,7 +13,7 @@ from PIL import Image
 
 from detection.data.annotations.files import coco_layout
 from detection.data.coco import CocoDetection
-from detection.data.convert import convert_custom
+from detection.data.convert import convert
 from detection.data.pack import pack
 from detection.data.photographs import chosen
 from detection.inference.images import pictures_of, root_of
@@ -184,8 +184,8 @@ def test_own_annotations_and_what_is_converted_from_them_are_turned_alike(tmp_pa
     source = custom(tmp_path / "custom", orientation, **words)
     data = CocoDetection(*coco_layout(source, "train", "custom"), turn=turn)  # type: ignore[arg-type]
     assert is_on_red(data, 0) and data.height_width(0) == (40, 24) and "turned" in data.notes[0]
-    told = convert_custom(source, tmp_path / "out", turn=turn)  # type: ignore[arg-type]
-    assert any("1 image" in line and "turned" in line for line in told.lines(tmp_path))
+    told = convert(("custom", "coco"), source, tmp_path / "out", turn=turn)  # type: ignore[arg-type]
+    assert any("1 image" in line and "turned" in line for line in told.lines())
     assert is_on_red(CocoDetection(*coco_layout(tmp_path / "out", "train")), 0)
 
 

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from detection.data.coco import CocoDetection, coco_layout
-from detection.data.convert import convert_custom
+from detection.data.convert import convert
 from detection.data.pack import pack
 from shared.errors import DataError
 from tests.detection.data.of_people import people, people_file
@@ -153,5 +153,5 @@ def test_own_json_of_sizes_or_shares_is_refused_when_opened_and_converted(tmp_pa
         with pytest.raises(DataError, match=says):
             CocoDetection(images, annotations)
         with pytest.raises(DataError, match=says):
-            convert_custom(tmp_path / "own", tmp_path / "out")
+            convert(("custom", "coco"), tmp_path / "own", tmp_path / "out")
         assert not (tmp_path / "out").exists()
