@@ -58,6 +58,10 @@ class Backbone(nn.Module, ABC):
     def forward(self, x: Tensor) -> Tensor:
         """(B, 3, H, W) -> (B, width)"""
 
+    def forward_both(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, 3, H, W) -> the coarsest map (B, C, H/s, W/s) and the pooled vector (B, width); here by two passes."""
+        return self.forward_features(x)[-1], self.forward(x)
+
     @abstractmethod
     def stages(self) -> list[list[nn.Parameter]]:
         """Every parameter once: the stem, then stage k, which ends with the k-th map. Used for freezing."""

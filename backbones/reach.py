@@ -1,6 +1,7 @@
 """Properties of a backbone, found by running it on the meta device, without memory for values, and once on data.
 
 map_reach    the parameters that each map depends on
+join_passes  whether map and vector come out of one pass
 only_size    the image sizes it accepts; on the meta device, then on data, since neither is enough:
                  tables of relative positions are indexed out of bounds only by values (mvitv2_tiny at 256 pixels),
                  and networks that look at values cannot run without them
@@ -115,3 +116,27 @@ def maps_on_meta(net: Backbone, size: tuple[int, int]) -> tuple[dict[str, Tensor
     stand_ins |= {id(b): torch.empty_like(b, device="meta") for b in net.buffers()}
     double = deepcopy(net, stand_ins).eval()
     return weights, double.forward_features(torch.zeros(1, 3, *size, device="meta"))
+
+
+def join_passes(net: Any, size: tuple[int, int]) -> None:
+    """Let `forward_both` run the trunk once, if the network gives the same numbers so, tried on one image.
+
+    timm's `forward_intermediates` ends in the features that `forward_head` takes for most networks, not for all.
+    """
+    if not hasattr(net, "one_pass"):
+        return
+    image = torch.randn(1, 3, *size, device=next(net.parameters()).device)
+    modes = {module: module.training for module in net.modules()}
+    try:
+        with torch.no_grad():
+            net.one_pass = False
+            apart = net.eval().forward_both(image)
+            net.one_pass = True
+            together = net.forward_both(image)
+        net.one_pass = all(torch.allclose(a, b, rtol=1e-4, atol=1e-5) for a, b in zip(apart, together, strict=True))
+    except (AttributeError, AssertionError, NotImplementedError, RuntimeError, TypeError, ValueError):
+        net.one_pass = False
+    finally:
+        net.train()  # drops what some networks keep for evaluation
+        for module, training in modes.items():
+            module.training = training

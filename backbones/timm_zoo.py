@@ -136,6 +136,8 @@ class TimmBackbone(Backbone):
         dilation: dilation replaces the stride of the last stage (DC5).
     """
 
+    one_pass = False  # `forward_both` runs the trunk once; `reach.join_passes` tries whether that is the same
+
     def __init__(
         self,
         row: Row,
@@ -183,6 +185,13 @@ class TimmBackbone(Backbone):
     def forward(self, x: Tensor) -> Tensor:
         self.check_size(x.shape[-2:])
         return self.net(x)
+
+    def forward_both(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        if not self.one_pass:
+            return super().forward_both(x)
+        self.check_size(x.shape[-2:])
+        last, maps = self.net.forward_intermediates(x, indices=[self.taps[-1]])
+        return maps[-1], self.net.forward_head(last)
 
     def blocks(self) -> list[list[nn.Parameter]]:
         return self.grouped(coarse=False)

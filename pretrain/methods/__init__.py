@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -16,6 +17,7 @@ from backbones.base import Backbone
 from shared.feeding.pixels import PixelStats
 from shared.loop.task import Task
 from shared.recipes.registry import Registry
+from shared.weights.card import Exported
 
 View = Callable[[Tensor, np.random.Generator], Any]
 
@@ -26,11 +28,13 @@ class Facts(NamedTuple):
     size: (height, width) of the images the backbone sees.
     num_classes: of the data; None without labels.
     pixels: pixel mean and std of the backbone.
+    weights_dir: folder of the exported weights, for methods that learn from some.
     """
 
     size: tuple[int, int]
     num_classes: int | None
     pixels: PixelStats
+    weights_dir: Path | None = None
 
 
 class Method(Task):
@@ -38,11 +42,15 @@ class Method(Task):
 
     labeled: it needs labels; otherwise labels are ignored.
     needs: required kind of backbone, for `pretrain list methods`.
+    learns_from: exports it learns from, parents of what it exports.
+    source: of published weights it learns from, for the card.
     """
 
     backbone: Backbone
     labeled: bool = False
     needs: str = "any backbone"
+    learns_from: list[Exported] = []
+    source: dict[str, str] = {}
 
     @abstractmethod
     def view(self) -> View:

@@ -61,7 +61,7 @@ def train(resolved: Resolved) -> Path | None:
         store = Store(recipe.runtime.weights_dir)
         net, stats, parent = start_from(recipe, store, options)
         net.check_size(pair(recipe.data.size))
-        facts = Facts(pair(recipe.data.size), data.num_classes, stats)
+        facts = Facts(pair(recipe.data.size), data.num_classes, stats, Path(recipe.runtime.weights_dir))
         task = method.build(recipe.model.method, net, facts, **recipe.model.method_args)
         task.facts = {
             "method": recipe.model.method,
@@ -71,7 +71,9 @@ def train(resolved: Resolved) -> Path | None:
             "size": [*facts.size],
             "num_classes": data.num_classes,
             "pixels": [[*values] for values in stats],
+            "weights_dir": str(recipe.runtime.weights_dir),
         }
+        parents = [*filter(None, [parent]), *task.learns_from]
         if session.joins_batch_norms():
             task = join_batch_norms(task)
         task.check_batch(recipe.runtime.batch_size)
@@ -89,7 +91,7 @@ def train(resolved: Resolved) -> Path | None:
         feed = session.feed(data.train, beside=task.beside())
         for line in method_notes(resolved, feed.step_size):
             log.info("%s", line)
-        exported, seen = [], seen_by(recipe, tag, data.train, parent, run_dir) if dist.is_main() else None
+        exported, seen = [], seen_by(recipe, tag, data.train, parents, run_dir) if dist.is_main() else None
 
         def publish(trained: Any, epoch: int, metrics: dict[str, float], last: bool, note: str | None = None) -> None:
             card = Card(
@@ -101,7 +103,8 @@ def train(resolved: Resolved) -> Path | None:
                 args=options,
                 pixels={"mean": list(stats.mean), "std": list(stats.std)},
                 classes={"names": data.classes} if data.classes else {},
-                parents=[parent.reference] if parent else [],
+                parents=[ancestor.reference for ancestor in parents],
+                source=task.source,
                 data={
                     "fingerprint": data.train.fingerprint,
                     "samples": sum(data.train.sizes),
@@ -129,12 +132,12 @@ def train(resolved: Resolved) -> Path | None:
     return run_dir
 
 
-def seen_by(recipe: PretrainRecipe, tag: str, train: Any, parent: Exported | None, run_dir: Path) -> Record | None:
-    """Digests of the training images, in a file of the run, and those of the weights it starts from; None for none."""
+def seen_by(recipe: PretrainRecipe, tag: str, train: Any, parents: list[Exported], run_dir: Path) -> Record | None:
+    """Digests of the training images, in a file of the run, and those of the weights it learns from; None for none."""
     digests = None if recipe.data.data_path is None else seen_in(train)  # not of the demo data
     about = {"kind": "backbone", "arch": recipe.model.model, "tag": tag, "data": str(recipe.data.data_path)}
     own = None if digests is None else write_digests(run_dir, digests, **about)
-    return together([own, record_of(parent)])
+    return together([own, *map(record_of, parents)])
 
 
 def check_classes(name: str, data: Data) -> None:

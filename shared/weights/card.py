@@ -39,9 +39,9 @@ class Card:
     epoch: epochs trained; `finished` is False for an intermediate export.
     pixels: mean and std of the input pixels.
     classes: names by output, and for a detector the category ids of the source file.
-    parents: weights these were initialized from: {arch, tag, digest}.
+    parents: weights these were initialized from, and teachers: {arch, tag, digest}.
     conversion: conversion from another backbone: its name, changed tensors, tensors at initial values.
-    source: of imported weights: file, sha256, key layout, and the --source text.
+    source: of imported weights: file, sha256, key layout, and the --source text; of others, a published teacher.
     data: fingerprint and number of samples of the training data.
     seen: files of digests of the images trained on, those of its ancestors' trainings among them (`seen.py`).
     cost: of this training alone, its steps without evaluation: seconds, device, processes; of a CPU also threads and

@@ -99,7 +99,7 @@ def test_every_option_of_a_network_or_method_has_a_type_and_a_range(offers: Offe
         if get_origin(hint) is tuple:
             wrong = [value for value in wrong if value not in ([], "1,5")]  # none and two are several
     else:
-        wrong = ["perhaps", [], 0.5]
+        wrong = [[], {}, True] if kind_of(hint) is str else ["perhaps", [], 0.5]
     for value in wrong:
         with pytest.raises(UsageError, match=option) as told:
             checked(offers.kind, name, {option: value}, {option: annotation})

@@ -30,6 +30,7 @@ SMALL: dict[str, dict[str, Any]] = {
     "barlow_twins": {"projector_width": 64},
     "byol": {"hidden_width": 64, "embedding_width": 32},
     "dino": {"prototypes": 64, "hidden_width": 64, "bottleneck_width": 32, "local_crops": 2},
+    "distill": {"teacher": "untrained:test_vit"},
     "i-jepa": {"predictor_width": 64, "predictor_depth": 2},
     "mim": {"decoder_width": 64, "decoder_depth": 2},
     "simclr": {"projection_width": 64},

@@ -32,6 +32,7 @@ CASES: dict[str, tuple[dict[str, Any], int]] = {
         | {"momentum": 0.5, "last_layer_frozen": 0.0},
         2,  # and the center of a step is one
     ),
+    "distill": ({"teacher": "untrained:test_vit"}, 1),
 }
 
 
