@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from backbones import backbone
+from pretrain.data.shards import stacked
 from pretrain.methods import Facts, Method, method
 from shared.feeding.pixels import PIXEL_STATS
 from tests.end_to_end.processes import in_processes
@@ -36,10 +37,11 @@ CASES: dict[str, tuple[dict[str, Any], int]] = {
 }
 
 
-def batch_of(task: Method) -> tuple[tuple[Tensor, ...], Tensor]:
+def batch_of(task: Method, part: slice) -> tuple[Any, Tensor]:
+    """Those of the six images."""
     rng = np.random.default_rng(0)
     views = [task.view()(torch.from_numpy(rng.integers(0, 256, (3, 40, 40), np.uint8)), rng) for _ in range(6)]
-    return tuple(torch.stack(part) for part in zip(*views, strict=True)), torch.zeros(6)
+    return stacked(views[part]), torch.zeros(6)[part]
 
 
 def trained(name: str, parts: list[slice], *, alone: bool) -> dict[str, np.ndarray]:
@@ -47,13 +49,12 @@ def trained(name: str, parts: list[slice], *, alone: bool) -> dict[str, np.ndarr
     options, _ = CASES[name]
     torch.manual_seed(0)
     task = method.build(name, backbone.build("test_vit"), FACTS, **options).train()
-    crops, labels = batch_of(task)
     model = task if alone else nn.parallel.DistributedDataParallel(task)
     optimizer = torch.optim.SGD([p for p in task.parameters() if p.requires_grad], lr=0.1)
     for step in range(2):
         task.before_step(step)
         for part in parts:
-            losses = model((tuple(crop[part] for crop in crops), labels[part]))
+            losses = model(batch_of(task, part))
             (torch.stack(list(losses.values())).sum() / len(parts)).backward()
         optimizer.step()
         optimizer.zero_grad()
