@@ -16,7 +16,7 @@ NETWORKS = Offers("detection.nets", "detector")
 def import_flags() -> Parser:
     parser = Parser(
         prog="detect import",
-        description="Export a checkpoint of torchvision, DETR, Deformable DETR, SMCA or RT-DETR under a tag; "
+        description="Export a checkpoint of torchvision, DETR, Deformable DETR, DINO, SMCA or RT-DETR; "
         "all tensors must match, and code in the file is not executed. Other flags are options of the network.",
     )
     parser.add_argument("file", type=Path, help="the checkpoint")

@@ -4,8 +4,7 @@ file -> tensors -> key layout, by a key that only it has -> network, backbone, o
                                                          -> renamed tensors -> adjusted tensors, such as class heads
 
 torchvision faster r-cnn | mask r-cnn | keypoint r-cnn | fcos | retinanet | ssd300 | ssdlite
-detr | detr with masks | deformable detr | smca
-rt-detr
+detr | detr with masks | deformable detr | dino | smca | rt-detr
 """
 
 from __future__ import annotations

@@ -87,6 +87,9 @@ REFERENCES = {
     "deformable_detr_resnet50": Reference("deformable_detr"),
     "deformable_detr_boxref_resnet50": Reference("deformable_detr_boxref"),
     "smca_detr_resnet50": Reference("smca_detr"),
+    # IDEA-Research/DINO
+    "dino_detr_4scale_resnet50": Reference("dino_detr"),
+    "dino_detr_5scale_resnet50": Reference("dino_detr"),
     # PekingU/rtdetr_v2_* of transformers
     "rt_detr_v2_resnet50": RT_DETR,
     "rt_detr_v2_resnet101": RT_DETR._replace(backbone="resnet101d"),

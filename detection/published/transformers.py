@@ -1,4 +1,4 @@
-"""Key layouts of DETR, Deformable DETR and SMCA, as their authors' programs save them.
+"""Key layouts of DETR, Deformable DETR, DINO and SMCA, as their authors' programs save them.
 
 Labels are COCO's category ids, including the unused ids such as 0; all rows of the class head are kept, so that the
 softmax does not change. The last row of DETR is no object. SMCA has an untrained row for it; ours has none.
@@ -64,7 +64,7 @@ SMCA: Rules = (
     ),
     *DETR,
 )
-DEFORMABLE: Rules = (
+MULTISCALE: Rules = (
     *COMMON,
     *layers(
         "decoder",
@@ -77,12 +77,30 @@ DEFORMABLE: Rules = (
         },
     ),
     (r"^transformer\.level_embed$", "level_of"),
+    (r"^input_proj\.", "levels.levels."),
+)
+DINO: Rules = (
+    *MULTISCALE,
+    (r"^transformer\.tgt_embed\.", "queries."),
+    (r"^transformer\.enc_output\.", "look.0."),
+    (r"^transformer\.enc_output_norm\.", "look.1."),
+    (r"^transformer\.enc_out_class_embed\.", "classify_cells."),
+    *mlp(r"transformer\.enc_out_bbox_embed", "locate_cells"),
+    *mlp(r"transformer\.decoder\.ref_point_head", "place"),
+    (r"^transformer\.decoder\.norm\.", "decoder_norm."),
+    (r"^label_enc\.", "labels."),
+    (r"^class_embed\.(\d+)\.", r"of layer.\1.classify."),
+    (r"^transformer\.decoder\.class_embed\.(\d+)\.", r"again.\1.classify."),
+    *mlp(r"bbox_embed\.(\d+)", r"of layer.\1.locate"),
+    *mlp(r"transformer\.decoder\.bbox_embed\.(\d+)", r"again.\1.locate"),
+)
+DEFORMABLE: Rules = (
+    *MULTISCALE,
     (r"^transformer\.reference_points\.", "start.references."),
     (r"^transformer\.enc_output\.", "start.look.0."),
     (r"^transformer\.enc_output_norm\.", "start.look.1."),
     (r"^transformer\.pos_trans\.", "start.tell.0."),
     (r"^transformer\.pos_trans_norm\.", "start.tell.1."),
-    (r"^input_proj\.", "levels.levels."),
     (r"^class_embed\.", "classify."),
     *mlp(r"bbox_embed\.(\d+)", r"locate.\1"),
     (r"^transformer\.decoder\.(class|bbox)_embed\.", r"again.\1_embed."),
@@ -129,6 +147,20 @@ def of_deformable(tensors: Tensors) -> Options:
     return options
 
 
+def of_dino(tensors: Tensors) -> Options:
+    """The network of five scales begins at stride 4."""
+    levels = len(tensors["transformer.level_embed"])
+    options = of_transformer(tensors) | {
+        "num_levels": levels,
+        "num_queries": len(tensors["transformer.tgt_embed.weight"]),
+    }
+    return (
+        options
+        | ({"finest_stride": 4} if levels == 5 else {})
+        | ({} if "label_enc.weight" in tensors else {"denoising": 0})
+    )
+
+
 def without_no_object(tensors: Tensors) -> Tensors:
     """Remove the last row of the class head."""
     return tensors | {name: tensors[name][:-1] for name in ("classify.weight", "classify.bias")}
@@ -151,6 +183,22 @@ def once(tensors: Tensors) -> Tensors:
     return made
 
 
+def of_all_layers(tensors: Tensors) -> Tensors:
+    """Remove duplicates: DINO saves the heads of all layers once for each layer, and again under the decoder.
+
+    Raises:
+        WeightsError: the duplicates differ.
+    """
+    made = {name: value for name, value in tensors.items() if not name.startswith(("of layer.", "again."))}
+    for name in tensors.keys() - made.keys():
+        once = name.split(".", 2)[2]
+        made.setdefault(once, tensors[name])
+        insist_equal(made, once, tensors[name])
+    if "labels.weight" in made:  # there, its last row is never used; here it is padding
+        made["labels.weight"] = torch.cat((made["labels.weight"][:-1], torch.zeros_like(made["labels.weight"][-1:])))
+    return made
+
+
 def insist_equal(tensors: Tensors, name: str, value: torch.Tensor) -> None:
     if name not in tensors or not torch.equal(tensors[name], value):
         raise WeightsError(f"the file has two different tensors for {name}; save the state_dict() of the network again")
@@ -158,6 +206,10 @@ def insist_equal(tensors: Tensors, name: str, value: torch.Tensor) -> None:
 
 CLASSES = "class_embed.weight"
 LAYOUTS = [
+    Layout(
+        "dino", r"transformer\.enc_out_class_embed\.", "dino_detr", DINO,
+        ("transformer.enc_out_class_embed.weight", 1, 0), False, of_dino, of_all_layers,
+    ),
     Layout(
         "deformable detr", r"transformer\.level_embed$", "deformable_detr", DEFORMABLE, ("class_embed.0.weight", 1, 0),
         False, of_deformable, once,

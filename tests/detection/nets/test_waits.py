@@ -21,6 +21,7 @@ MOST = {  # waits of a step
     "deformable_detr": 2,
     "deformable_detr_boxref": 2,
     "rt_detr": 2,
+    "dino_detr": 2,
 }
 
 

@@ -15,7 +15,7 @@ from detection.training.resolve import resolve
 from shared.recipes.files import load
 from shared.recipes.recipe import Resolved, dump, flat, make
 
-DETRS = {"detr", "detr_panoptic", "smca_detr", "deformable_detr", "deformable_detr_boxref"}
+DETRS = {"dino_detr", "detr", "detr_panoptic", "smca_detr", "deformable_detr", "deformable_detr_boxref"}
 
 
 def resolved(*words: str) -> Resolved:
