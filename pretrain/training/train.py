@@ -63,16 +63,8 @@ def train(resolved: Resolved) -> Path | None:
         net.check_size(pair(recipe.data.size))
         facts = Facts(pair(recipe.data.size), data.num_classes, stats, Path(recipe.runtime.weights_dir))
         task = method.build(recipe.model.method, net, facts, **recipe.model.method_args)
-        task.facts = {
-            "method": recipe.model.method,
-            "method_args": recipe.model.method_args,
-            "backbone": recipe.model.model,
-            "backbone_args": options if parent is None else {**kept_args(parent.card), **options},
-            "size": [*facts.size],
-            "num_classes": data.num_classes,
-            "pixels": [[*values] for values in stats],
-            "weights_dir": str(recipe.runtime.weights_dir),
-        }
+        args = options if parent is None else {**kept_args(parent.card), **options}
+        task.facts = plain_facts(recipe, facts, args)
         parents = [*filter(None, [parent]), *task.learns_from]
         if session.joins_batch_norms():
             task = join_batch_norms(task)
@@ -130,6 +122,20 @@ def train(resolved: Resolved) -> Path | None:
     finally:
         dist.stop()
     return run_dir
+
+
+def plain_facts(recipe: PretrainRecipe, facts: Facts, backbone_args: dict[str, Any]) -> dict[str, Any]:
+    """What `pretrain replay` rebuilds the task from."""
+    return {
+        "method": recipe.model.method,
+        "method_args": recipe.model.method_args,
+        "backbone": recipe.model.model,
+        "backbone_args": backbone_args,
+        "size": [*facts.size],
+        "num_classes": facts.num_classes,
+        "pixels": [[*values] for values in facts.pixels],
+        "weights_dir": str(facts.weights_dir),
+    }
 
 
 def seen_by(recipe: PretrainRecipe, tag: str, train: Any, parents: list[Exported], run_dir: Path) -> Record | None:
