@@ -71,6 +71,13 @@ def without_first_convolution(net: Any) -> None:
     net.stages[0].conv_down.conv = type(first)(3, first.out_channels, 3, stride=2, padding=1, bias=False)
 
 
+def convolution_in_first_shortcut(net: Any) -> None:
+    """ResNet-D of basic blocks: a convolution in its first shortcut too, as RT-DETR's ResNet-18 and 34 have."""
+    first = net.layer1[0]
+    width = first.conv2.out_channels
+    first.downsample = nn.Sequential(nn.Identity(), nn.Conv2d(width, width, 1, bias=False), nn.BatchNorm2d(width))
+
+
 VIT_REG4_M16 = {
     "img_size": 224, "patch_size": 16, "embed_dim": 512, "depth": 12, "num_heads": 8, "class_token": False,
     "reg_tokens": 4, "no_embed_class": False, "global_pool": "avg", "fc_norm": False, "norm_layer": rms_norm,
@@ -110,6 +117,10 @@ ZOO = {
     "vit_det_m16_rms":                   Row("samvit_base_patch16_224", VIT_DET_M16, after_neck=True),
     "vit_sam_b16":                       Row("samvit_base_patch16_224", VIT_SAM, 0.1, after_neck=True),
     "resnet_v1_50":                      Row("resnet50"),
+    "resnet18_vd":                       Row("resnet18d", modify=convolution_in_first_shortcut,
+                                             published="resnet18d.ra2_in1k"),
+    "resnet34_vd":                       Row("resnet34d", modify=convolution_in_first_shortcut,
+                                             published="resnet34d.ra2_in1k"),
     # AWS's six backbones; V1_b strides in the 3x3, V1_d has a 64-64-128 stem and pooled shortcuts
     "hrnet_w32c":                        Row("hrnet_w32", aws=Row("hrnet_w32", modify=relu_before_upsampling)),
     "resnet50_v1b":                      Row("resnet50"),

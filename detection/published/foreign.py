@@ -158,6 +158,8 @@ KNOWN_BACKBONES = [
     (r"backbone\.body\.13\.block\.", "tv_mobilenet_v3_large_fpn"),
     (STAGE + r"2\.layers\.22\.layer\.2\.", "resnet101d"),
     (STAGE + r"2\.layers\.5\.layer\.2\.", "resnet50d"),
+    (STAGE + r"2\.layers\.5\.", "resnet34_vd"),
+    (STAGE + r"2\.layers\.1\.", "resnet18_vd"),
     (RESNET + r"layer3\.35\.", "resnet152"),
     (RESNET + r"layer3\.22\.", "resnet101_v1b"),
     (RESNET + r"layer3\.5\.conv3\.", "resnet_v1_50"),

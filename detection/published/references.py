@@ -91,6 +91,8 @@ REFERENCES = {
     "dino_detr_4scale_resnet50": Reference("dino_detr"),
     "dino_detr_5scale_resnet50": Reference("dino_detr"),
     # PekingU/rtdetr_v2_* of transformers
+    "rt_detr_v2_resnet18": RT_DETR._replace(backbone="resnet18_vd"),
+    "rt_detr_v2_resnet34": RT_DETR._replace(backbone="resnet34_vd"),
     "rt_detr_v2_resnet50": RT_DETR,
     "rt_detr_v2_resnet101": RT_DETR._replace(backbone="resnet101d"),
 }

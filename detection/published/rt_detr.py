@@ -1,7 +1,7 @@
 """Key layout of RT-DETR and RT-DETR v2 of transformers: that of the published checkpoints, and of newer releases.
 
 Labels are those of the 80 classes of COCO, without the unused ids. A ResNet-50 or 101 there is timm's `resnet50d` or
-`resnet101d`; the smaller ones have a convolution in their first shortcut that no network of timm has.
+`resnet101d`; the smaller ones have a convolution in their first shortcut that no network of timm has: `resnet18_vd`.
 """
 
 from __future__ import annotations

@@ -39,6 +39,8 @@ PARAMETERS = {
     "vit_det_m16_rms": 38_865_896,
     "vit_sam_b16": 86_881_512,
     "resnet_v1_50": 25_557_032,
+    "resnet18_vd": 11_712_968,  # timm's resnet18d, and 64 x 64 weights with their norm
+    "resnet34_vd": 21_821_128,
     "hrnet_w32c": 41_232_680,
     "resnet50_v1b": 25_557_032,
     "resnet50_v1d": 25_680_808,
@@ -89,6 +91,8 @@ MAPS = {
     "vit_det_m16_rms": (512,),
     "vit_sam_b16": (256,),
     "resnet_v1_50": (256, 512, 1024, 2048),
+    "resnet18_vd": (64, 128, 256, 512),
+    "resnet34_vd": (64, 128, 256, 512),
     "hrnet_w32c": (128, 256, 512, 1024),
     "resnet50_v1b": (256, 512, 1024, 2048),
     "resnet50_v1d": (256, 512, 1024, 2048),

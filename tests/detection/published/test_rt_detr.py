@@ -33,6 +33,21 @@ def theirs() -> Any:
     return loud(RTDetrV2ForObjectDetection(config)).eval()
 
 
+@pytest.fixture(scope="module")
+def small() -> Any:
+    """RT-DETR v2 on a ResNet-18, whose blocks have two convolutions and a first shortcut with one."""
+    from transformers import RTDetrResNetConfig, RTDetrV2Config, RTDetrV2ForObjectDetection
+
+    torch.manual_seed(5)
+    body = RTDetrResNetConfig(
+        depths=[2] * 4, hidden_sizes=[64, 128, 256, 512], layer_type="basic", out_indices=[2, 3, 4]
+    )
+    width = {"d_model": 32, "encoder_hidden_dim": 32, "decoder_in_channels": [32] * 3, "decoder_layers": 2}
+    heads = {"encoder_attention_heads": 4, "decoder_attention_heads": 4, "decoder_n_points": 2, "num_queries": 12}
+    config = RTDetrV2Config(backbone_config=body, num_labels=80, **width, **heads)
+    return loud(RTDetrV2ForObjectDetection(config)).eval()
+
+
 def bring_in(store: Store, file: Path, **options: Any) -> Trained:
     wanted = Import(file=file, network="rt_detr", tag="theirs", backbone="resnet26d", network_args=ARGS, **options)
     return Trained(import_detector(wanted, store), torch.device("cpu"))
@@ -58,6 +73,16 @@ def test_files_of_transformers_say_what_it_says(kind: str, theirs: Any, tmp_path
     card = ours.exported.card
     assert card.pixels == {"mean": [0.0] * 3, "std": [1.0] * 3}
     assert tuple(card.recipe["size"]) == (640, 640) and card.recipe["max_size"] is None
+
+
+def test_its_small_backbones_are_recognized(small: Any, tmp_path: Path, store: Store) -> None:
+    torch.save(small.state_dict(), tmp_path / "small.pth")
+    wanted = Import(file=tmp_path / "small.pth", network="rt_detr", tag="theirs", network_args=ARGS)
+    ours = Trained(import_detector(wanted, store), torch.device("cpu"))
+    assert ours.exported.card.args["backbone"] == "resnet18_vd"
+    with torch.no_grad():
+        found = ours.task.detector.predict(IMAGES)  # type: ignore[operator]
+        torch.testing.assert_close(found.logits[-1], small(IMAGES.pixels).logits, rtol=1e-4, atol=1e-4)
 
 
 def test_two_different_heads_of_a_layer_are_refused(theirs: Any, tmp_path: Path, store: Store) -> None:
