@@ -9,7 +9,9 @@ from pathlib import Path
 from detection.training.resolve import resolve, train_flags
 from shared.recipes.commands import Command
 from shared.recipes.flags import Parser, dashed, replay_flags
+from shared.recipes.recipe import Resolved
 from shared.recipes.values import whole
+from shared.runs.audit import Prepared, audit_flags
 from shared.text import say
 
 
@@ -51,7 +53,19 @@ def replay(argv: list[str]) -> int:
     return 0
 
 
+def audit(argv: list[str]) -> int:
+    from shared.runs.audit import audit as run
+
+    def prepare(resolved: Resolved) -> Prepared:
+        from detection.training.audit import prepare as build
+
+        return build(resolved)
+
+    return run("detect", argv, resolve, prepare)
+
+
 COMMANDS = {
+    "audit": Command("take random steps of a run again, and compare their bits", audit, partial(audit_flags, "detect")),
     "show-augment": Command(
         "draw augmented training samples as the network sees them", show_augment, show_augment_flags
     ),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -75,31 +75,10 @@ def train(resolved: Resolved) -> Path | None:
     check_plan(recipe.runtime, recipe.schedule, *([recipe.model.tag] if recipe.model.tag else []))
     session = Session(resolved, stem=run_stem(recipe), command="detect train")
     try:
-        start = find_start(recipe.model, store.root)
-        told = is_told(recipe.model.network)
-        for one in sets_of(recipe.data):
-            check_asked(recipe.model.network, one.config.vocabulary)
-        head = None if recipe.model.reset_head else start
-        data = open_data(recipe, None if told else head)
-        spoken = spoken_for(names_of_sets(data, recipe.data), recipe.model, head) if told else None
-        resolved = session.replace_recipe(resolved_for(resolved, data, spoken))
-        recipe = resolved.recipe
-        opened, built = network_of(recipe, store, start, data, spoken)
-        latest: list[Any] = []  # the evaluator that was made last
-
-        def evaluator() -> Any:
-            latest[:] = [evaluators_of(data, recipe)]
-            return latest[0]
-
-        task = DetectTask(built, opened.stats, evaluator if data.vals else None)
-        task.facts = {
-            **built_from(recipe, opened),
-            "num_classes": len(data.train.classes),
-            "pixels": [[*values] for values in opened.stats],
-        }
+        made = made_of(session, store)
+        resolved, recipe = session.resolved, session.recipe
+        start, data, spoken, opened, task, latest = made
         check_name(arch_of(recipe, opened))
-        if session.joins_batch_norms():
-            task = join_batch_norms(task)
         if recipe.runtime.dry_run:
             dry_run(session, resolved, task, data, opened)
             return None
@@ -144,6 +123,46 @@ def train(resolved: Resolved) -> Path | None:
     finally:
         dist.stop()
     return run_dir
+
+
+class Made(NamedTuple):
+    """What a recipe trains. start: the detector that it starts from. latest: the evaluator that was made last."""
+
+    start: Exported | None
+    data: Data
+    spoken: Spoken | None
+    opened: OpenedBackbone
+    task: DetectTask
+    latest: list[Any]
+
+
+def made_of(session: Session, store: Store) -> Made:
+    """Data and task of the session's recipe, which is completed from the data."""
+    recipe: DetectRecipe = session.recipe
+    start = find_start(recipe.model, store.root)
+    told = is_told(recipe.model.network)
+    for one in sets_of(recipe.data):
+        check_asked(recipe.model.network, one.config.vocabulary)
+    head = None if recipe.model.reset_head else start
+    data = open_data(recipe, None if told else head)
+    spoken = spoken_for(names_of_sets(data, recipe.data), recipe.model, head) if told else None
+    recipe = session.replace_recipe(resolved_for(session.resolved, data, spoken)).recipe
+    opened, built = network_of(recipe, store, start, data, spoken)
+    latest: list[Any] = []
+
+    def evaluator() -> Any:
+        latest[:] = [evaluators_of(data, recipe)]
+        return latest[0]
+
+    task = DetectTask(built, opened.stats, evaluator if data.vals else None)
+    task.facts = {
+        **built_from(recipe, opened),
+        "num_classes": len(data.train.classes),
+        "pixels": [[*values] for values in opened.stats],
+    }
+    if session.joins_batch_norms():
+        task = join_batch_norms(task)
+    return Made(start, data, spoken, opened, task, latest)
 
 
 def network_of(

@@ -14,6 +14,7 @@ from shared.recipes.flags import Parser, Under, from_args, recipe_parser, replay
 from shared.recipes.recipe import Resolved
 from shared.recipes.usual import fitted
 from shared.recipes.values import whole
+from shared.runs.audit import Prepared, audit_flags
 from shared.runs.resume import layered
 from shared.text import say
 
@@ -114,12 +115,26 @@ def launch_parser() -> Parser:
     return parser
 
 
+def audit(argv: list[str]) -> int:
+    from shared.runs.audit import audit as run
+
+    def prepare(resolved: Resolved) -> Prepared:
+        from pretrain.training.audit import prepare as build
+
+        return build(resolved)
+
+    return run("pretrain", argv, resolve, prepare)
+
+
 COMMANDS = {
     "train": Command("train a backbone on shards and export it under a tag", train, train_flags),
     "replay": Command(
         "find the module and the image behind a loss that was NaN or Inf",
         replay,
         partial(replay_flags, "pretrain replay"),
+    ),
+    "audit": Command(
+        "take random steps of a run again, and compare their bits", audit, partial(audit_flags, "pretrain")
     ),
     "launch": Command("write a SageMaker training job as JSON", launch, launch_parser),
 }

@@ -54,27 +54,8 @@ def train(resolved: Resolved) -> Path | None:
     check_plan(recipe.runtime, recipe.schedule, tag, recipe.model.model)
     session = Session(resolved, stem=run_stem(recipe), command="pretrain train")
     try:
-        data = open_data(recipe)
-        check_classes(recipe.model.method, data)
-        options: dict[str, Any] = {} if recipe.model.drop_path is None else {"drop_path": recipe.model.drop_path}
-        options |= {"aws_compat": True} if recipe.model.aws_compat else {}
         store = Store(recipe.runtime.weights_dir)
-        net, stats, parent = start_from(recipe, store, options)
-        net.check_size(pair(recipe.data.size))
-        facts = Facts(pair(recipe.data.size), data.num_classes, stats, Path(recipe.runtime.weights_dir))
-        task = method.build(recipe.model.method, net, facts, **recipe.model.method_args)
-        args = options if parent is None else {**kept_args(parent.card), **options}
-        task.facts = plain_facts(recipe, facts, args)
-        parents = [*filter(None, [parent]), *task.learns_from]
-        if session.joins_batch_norms():
-            task = join_batch_norms(task)
-        task.check_batch(recipe.runtime.batch_size)
-        probe = open_probe(session, data, stats)
-        data.train.view = task.view()
-        if data.val is not None:
-            data.val.view = task.val_view()
-        limit = recipe.data.limit
-        data = data._replace(train=limited(data.train, limit), val=limited(data.val, limit))
+        data, options, stats, parents, task, probe = made_of(session, store)
         if recipe.runtime.dry_run:
             dry_run(session, resolved, task, data)
             return None
@@ -122,6 +103,43 @@ def train(resolved: Resolved) -> Path | None:
     finally:
         dist.stop()
     return run_dir
+
+
+class Made(NamedTuple):
+    """What a recipe trains. options: of the backbone. parents: the weights that it starts and learns from."""
+
+    data: Data
+    options: dict[str, Any]
+    stats: PixelStats
+    parents: list[Exported]
+    task: Method
+    probe: Probe | None
+
+
+def made_of(session: Session, store: Store) -> Made:
+    """Data, method and probe of the session's recipe."""
+    recipe: PretrainRecipe = session.recipe
+    data = open_data(recipe)
+    check_classes(recipe.model.method, data)
+    options: dict[str, Any] = {} if recipe.model.drop_path is None else {"drop_path": recipe.model.drop_path}
+    options |= {"aws_compat": True} if recipe.model.aws_compat else {}
+    net, stats, parent = start_from(recipe, store, options)
+    net.check_size(pair(recipe.data.size))
+    facts = Facts(pair(recipe.data.size), data.num_classes, stats, Path(recipe.runtime.weights_dir))
+    task = method.build(recipe.model.method, net, facts, **recipe.model.method_args)
+    args = options if parent is None else {**kept_args(parent.card), **options}
+    task.facts = plain_facts(recipe, facts, args)
+    parents = [*filter(None, [parent]), *task.learns_from]
+    if session.joins_batch_norms():
+        task = join_batch_norms(task)
+    task.check_batch(recipe.runtime.batch_size)
+    probe = open_probe(session, data, stats)
+    data.train.view = task.view()
+    if data.val is not None:
+        data.val.view = task.val_view()
+    limit = recipe.data.limit
+    data = data._replace(train=limited(data.train, limit), val=limited(data.val, limit))
+    return Made(data, options, stats, parents, task, probe)
 
 
 def plain_facts(recipe: PretrainRecipe, facts: Facts, backbone_args: dict[str, Any]) -> dict[str, Any]:

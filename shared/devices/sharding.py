@@ -7,7 +7,7 @@ so a run can be resumed by any number of processes, and exports are the same as 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -97,3 +97,15 @@ def fill(task: nn.Module, optimizer: torch.optim.Optimizer, weights: dict[str, A
 
     options = StateDictOptions(full_state_dict=True)
     set_state_dict(task, optimizer, model_state_dict=weights, optim_state_dict=moments, options=options)
+
+
+def syncing(task: nn.Module, model: nn.Module, *, sharded: bool, last: bool) -> Any:
+    """Context of a backward pass: gradients are reduced only after the last one of a step.
+
+    Args:
+        model: the task, or DDP around it.
+    """
+    if sharded:
+        accumulate(task, last)
+        return nullcontext()
+    return nullcontext() if last or model is task else model.no_sync()  # type: ignore[operator]

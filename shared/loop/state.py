@@ -53,7 +53,16 @@ class Hashing:
 
 
 def save_state(folder: Path, step: int, state: dict[str, Any]) -> Path:
-    """Write the state of a step and delete all but the two newest.
+    """Write the state of a step and delete all but the two newest. Raises Refusal as `write_state` does."""
+    final = write_state(folder, step, state)
+    for _, old in states(folder)[KEPT:]:
+        if old != final:
+            old.unlink(missing_ok=True)
+    return final
+
+
+def write_state(folder: Path, step: int, state: dict[str, Any]) -> Path:
+    """Write the state of a step.
 
     Raises:
         Refusal: the state cannot be written; existing states are untouched.
@@ -77,9 +86,6 @@ def save_state(folder: Path, step: int, state: dict[str, Any]) -> Path:
         raise Refusal(
             f"the training state cannot be written to {folder} ({reason}); free some space and use --resume"
         ) from None
-    for _, old in states(folder)[KEPT:]:
-        if old != final:
-            old.unlink(missing_ok=True)
     return final
 
 

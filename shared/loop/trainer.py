@@ -26,12 +26,13 @@ from torch import nn
 from shared.devices import dist
 from shared.devices.ahead import ahead
 from shared.devices.device import precision, to_device
-from shared.devices.sharding import accumulate, check_sharding, put_together, whole_state, whole_weights
+from shared.devices.sharding import check_sharding, put_together, syncing, whole_state, whole_weights
 from shared.errors import Refusal, UsageError, plural
 from shared.feeding.feed import Feed
 from shared.feeding.plan import seed_of
 from shared.logs.metrics import RunLog, show_metric
 from shared.logs.progress import Progress
+from shared.loop.audit import keeping, steps_to_keep
 from shared.loop.best import Best, check_measured, keep_weights, publish_both, read_best
 from shared.loop.compiled import wrapped
 from shared.loop.ema import Average
@@ -112,6 +113,8 @@ class Trainer:
         self.done: EpochEnd | None = None  # what was done after the epoch that ended last
         self.stop = StopRequest()
         self.step = self.saved_step = 0
+        self.of_step: list[dict[str, torch.Tensor]] = []  # losses of each micro batch of the last step
+        self.kept = steps_to_keep(runtime.seed, self.total, runtime.keep_states, whole_epochs=feed.whole_epochs)
         self.clock = Clock()
         self.best = Best()
         self.metrics: dict[str, float] = {}
@@ -150,9 +153,8 @@ class Trainer:
             asked = self.clock.begin()
             micro_batches = next(steps)
             waited = time.perf_counter() - asked
-            self.train_step(micro_batches)
-            self.step += 1
-            self.task.after_step(progress=self.step / self.total)
+            with keeping(self) if self.step in self.kept else nullcontext():
+                self.advance(micro_batches)
             self.account(waited)
             self.clock.end()
             ends = self.epochs.ends(self.step)
@@ -178,6 +180,12 @@ class Trainer:
     def stopped_at(self) -> str:
         return self.stop.at(self.step, self.total, saved=self.saved_step, command=self.command)
 
+    def advance(self, micro_batches: list[Any]) -> None:
+        """Take the next step."""
+        self.train_step(micro_batches)
+        self.step += 1
+        self.task.after_step(progress=self.step / self.total)
+
     def train_step(self, micro_batches: list[Any]) -> None:
         """One optimizer step over this process's micro batches."""
         scale = lr_scale(self.step, self.feed.steps_per_epoch, self.schedule, self.optim.lr)
@@ -188,14 +196,16 @@ class Trainer:
         self.task.before_step(self.step)
         first = self.step * self.feed.micro_batches + dist.rank() * len(micro_batches)
         # dropout and sampling are seeded by the position as well
+        self.of_step = []
         seeds = [seed_of(self.runtime.seed, first + i) for i in range(len(micro_batches))]
         for i, (batch, seed) in enumerate(zip(micro_batches, seeds, strict=True)):
             torch.manual_seed(seed)
-            with self.syncing(last=i + 1 == len(micro_batches)):
+            with syncing(self.task, self.model, sharded=self.sharded, last=i + 1 == len(micro_batches)):
                 losses = self.losses_of(batch)
                 loss = torch.stack([value.float() for value in losses.values()]).sum() / len(micro_batches)
                 self.scaler.scale(loss).backward()
             self.losses.add(losses, 1 / len(micro_batches))
+            self.of_step.append({name: value.detach() for name, value in losses.items()})
         self.seen, self.seeds = micro_batches, seeds
         if self.device.type == "cpu":  # reading a loss makes a GPU wait; there `account` checks every log_every steps
             self.insist_on_finite_losses()
@@ -366,26 +376,23 @@ class Trainer:
             return
         averaged = self.average is not None
         check_same_run(state, self.run_dir, self.feed, self.runtime, averaged=averaged, total=self.total)
+        self.put_back(state)
+        self.done = read_epoch_end(self.run_dir / "last", self.step)
+        if self.done is not None:
+            self.metrics, self.best = self.done.metrics, self.done.best
+        log.info("resuming %s at step %d of %d", self.run_dir, self.step, self.total)
+
+    def put_back(self, state: dict[str, Any]) -> None:
+        """Everything as it was when the state was saved."""
         restore(state, self.run_dir, self.task, self.optimizer, self.average)
         self.scaler.load_state_dict(state["scaler"])
         self.step = self.saved_step = state["step"]
         self.clock.load(state.get("clock"))
         self.metrics, self.best = nan_for_none(state["metrics"]), read_best(state["best"])
         self.feed.bad |= set(state["bad"])
-        self.done = read_epoch_end(self.run_dir / "last", self.step)
-        if self.done is not None:
-            self.metrics, self.best = self.done.metrics, self.done.best
-        log.info("resuming %s at step %d of %d", self.run_dir, self.step, self.total)
 
     # --- several processes ------------------------------------------------------------------
 
     @property
     def sharded(self) -> bool:
         return self.runtime.fsdp and dist.world() > 1
-
-    def syncing(self, last: bool) -> Any:
-        """Context of a backward pass: gradients are reduced only after the last one of a step."""
-        if self.sharded:
-            accumulate(self.task, last)
-            return nullcontext()
-        return nullcontext() if last or self.model is self.task else self.model.no_sync()  # type: ignore[operator]

@@ -191,6 +191,9 @@ class RuntimeConfig:
         metavar="N|Nm",
         reads=read_interval,
     )
+    keep_states: int = knob(
+        0, "keep the exact state of N random steps, which `audit` can replay to the same bits", low=0, high=1000
+    )
     keep_best: bool = knob(
         False, "also export the epoch with the best main metric (box_ap, top1, or knn of --probe), beside the last"
     )

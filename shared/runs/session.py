@@ -152,9 +152,18 @@ class Session:
         assert self.run_dir is not None
         for sentence in doubts(task.train(), feed, self.recipe.schedule) if dist.is_main() else []:
             log.warning("%s", sentence)
+        told = {"publish": publish if dist.is_main() else None, "publish_every": publish_every, "begin": self.begin}
+        self.trainer = trainer = self.trainer_of(task, feed, val_loader, **told, **more)
+        metrics = trainer.fit()
+        self.total = trainer.step  # fewer than planned, if it was stopped early
+        return metrics
+
+    def trainer_of(self, task: Any, feed: Any, val_loader: Any, **more: Any) -> Trainer:
+        """The loop of this run; `more` are further arguments of `Trainer`."""
+        assert self.run_dir is not None
         if self.runtime.grad_checkpointing:
             log.info("%s are computed again in the backward pass", plural(recompute_blocks(task), "block"))
-        self.trainer = trainer = Trainer(
+        return Trainer(
             task,
             feed,
             val_loader,
@@ -163,15 +172,9 @@ class Session:
             runtime=self.runtime,
             run_dir=self.run_dir,
             device=self.device,
-            publish=publish if dist.is_main() else None,
-            publish_every=publish_every,
-            begin=self.begin,
             command=self.to_continue(),
             **more,
         )
-        metrics = trainer.fit()
-        self.total = trainer.step  # fewer than planned, if it was stopped early
-        return metrics
 
     def to_continue(self) -> str:
         """The command that continues the run."""
