@@ -81,6 +81,8 @@ def convert(
         raise UsageError(f"from {kinds[0]} to {kinds[1]} there is nothing to convert; give another format")
     if os.path.lexists(out):
         raise DataError(f"{out} already exists; give another folder or remove it first")
+    if source.is_dir() and source.resolve() in out.resolve().parents:
+        raise DataError(f"{out} is in {source}, where nothing is written; give a folder beside it")
     data = reader.build(kinds[0], source, asked, **options[0])
     if not any(photo.things for photos in data.splits.values() for photo in photos):
         raise DataError(f"{source} has no objects; give labels of objects")

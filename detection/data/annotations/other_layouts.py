@@ -50,7 +50,7 @@ def sentence_about(path: Path, found: str, images: Path | None = None) -> str | 
     apart = images is not None and path.resolve() not in (images.resolve(), *images.resolve().parents)
     words = ["detect", "convert", kind, "coco", str(path), str(out), *(["--images", str(images)] if apart else [])]
     command = shlex.join(words)
-    return f"{path} is {what}; run `{command}`, which links the images, and give {out} with --data-path"
+    return f"{path} is {what}; run `{command}`, which links the images and ends with the command to train"
 
 
 def other_layout(path: Path, images: Path | None = None) -> str | None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -116,8 +117,13 @@ def write_coco(data: DataSet, out: Path, final: Path) -> list[str]:
         text = json.dumps(coco_of(data, photos, folder))
         for stem in stems:
             (out / "annotations" / f"{stem}_{split}.json").write_text(text, encoding="utf-8")
-    kind = " --dataset coco_kp" if data.skeletons else ""
-    return [f"COCO files in {final}; detect train{kind} --data-path {final}"]
+    command = ["detect", "train", *(["--dataset", "coco_kp"] if data.skeletons else []), "--data-path"]
+    if {"train", "val"} <= data.splits.keys():
+        return [f"COCO files in {final}; {shlex.join([*command, str(final)])}"]
+    split = "train" if "train" in data.splits else next(iter(data.splits))
+    stem = STEMS["coco_kp" if data.skeletons else "coco"]
+    command += [str(final / split), "--coco-json-path", str(final / "annotations" / f"{stem}_{split}.json")]
+    return [f"COCO files in {final}, of {' and '.join(data.splits)} alone; {shlex.join(command)}"]
 
 
 def coco_of(data: DataSet, photos: list[Photo], folder: Path) -> dict[str, Any]:

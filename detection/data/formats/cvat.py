@@ -3,9 +3,9 @@
     <box> <polygon> <ellipse> <mask>    objects; a turned box is its four corners, and the box around them
     <skeleton>                          an object with keypoints: outside 0, occluded 1, else 2
     <polyline> <points> <cuboid> <tag>  left out, and counted
-    subset="Train"                      the split; a task without it is training data
+    subset="Train", or train.xml        the split; a task without it is training data
 
-Shapes of one label and group_id are one object, as in CVAT's own COCO export, if they are polygons or masks.
+Shapes of one label and group_id are one object, as in CVAT's own COCO export.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import numpy as np
 
 from detection.data.annotations.skeleton import Skeleton
 from detection.data.formats import reader
+from detection.data.formats.grouping import grouped
 from detection.data.formats.pictures import Pictures, background, check_missing, split_of
 from detection.data.formats.records import (
     SPLIT_OF,
@@ -76,7 +77,7 @@ def read_cvat(source: Path, asked: Asked) -> DataSet:
             photo = Photo(image, size_of(entry, file), things_of(entry, file, labels, counts))
             seen += [(thing.name, file) for thing in photo.things]
             subset = (entry.get("subset") or "").lower()
-            split = SPLIT_OF.get(subset) or split_of(image, pictures.folder)
+            split = SPLIT_OF.get(subset) or SPLIT_OF.get(file.stem.lower()) or split_of(image, pictures.folder)
             splits.setdefault(split, []).append(photo)
     unlabeled = [Photo(image, None, []) for image in pictures.unlabeled()]
     for photo in unlabeled:
@@ -116,8 +117,7 @@ def size_of(entry: Element, file: Path) -> tuple[int, int]:
 
 def things_of(entry: Element, file: Path, labels: dict[str, list[str]], counts: dict[str, int]) -> list[Thing]:
     """The objects of an <image>; what has no area is counted."""
-    things: list[Thing] = []
-    groups: dict[tuple[str, str], int] = {}
+    things: list[tuple[Thing, str | None]] = []
     for shape in entry:
         if shape.tag in NO_AREA:
             counts[shape.tag] = counts.get(shape.tag, 0) + 1
@@ -128,15 +128,9 @@ def things_of(entry: Element, file: Path, labels: dict[str, list[str]], counts: 
         if not name:
             raise DataError(f"{where} has no label; add it, or remove the shape")
         thing = thing_of(name, shape, size_of(entry, file), labels, counts, where)
-        group = (name, shape.get("group_id") or "0")
-        before = things[groups[group]] if group[1] != "0" and group in groups else None
-        if before is not None and isinstance(before.mask, list) and isinstance(thing.mask, list):
-            rings = [*before.mask, *thing.mask]
-            things[groups[group]] = before._replace(mask=rings, box=around([v for ring in rings for v in ring]))
-            continue
-        groups[group] = len(things)
-        things.append(thing)
-    return things
+        group = shape.get("group_id") or "0"
+        things.append((thing, None if group == "0" else group))
+    return grouped(things)
 
 
 def thing_of(

@@ -1,6 +1,6 @@
 """labelme: a JSON for each image, with shapes of any kind.
 
-    polygon, circle, ellipse, mask      an object with a mask       several of one label and group_id are one object
+    polygon, circle, ellipse, mask      an object with a mask       shapes of one label and group_id are one object
     rectangle                           an object with a box        its corners in any order
     point, line, linestrip              left out, and counted
 
@@ -22,6 +22,7 @@ from PIL import Image
 
 from detection.data.annotations.json_values import whole_number
 from detection.data.formats import reader
+from detection.data.formats.grouping import grouped
 from detection.data.formats.pictures import Pictures, background, check_missing, split_of
 from detection.data.formats.records import Asked, DataSet, Photo, Thing, around, classes_of, ellipse, left_out
 from detection.data.masks.rle import from_pixels
@@ -104,8 +105,7 @@ def size_of(content: dict[str, Any]) -> tuple[int, int] | None:
 
 def things_of(content: dict[str, Any], file: Path, without: dict[str, int]) -> list[Thing]:
     """The objects of a file; shapes without an area are counted in `without`."""
-    things: list[Thing] = []
-    groups: dict[tuple[str, Any], int] = {}
+    things: list[tuple[Thing, object]] = []
     for place, shape in enumerate(content["shapes"], 1):
         kind, label = shape.get("shape_type") or "polygon", shape.get("label")
         where = f"{file}, shape {place} ({kind}),"
@@ -116,17 +116,8 @@ def things_of(content: dict[str, Any], file: Path, without: dict[str, int]) -> l
             raise DataError(f"{where} has no label; add it, or remove the shape")
         if label in BACKGROUND:
             continue
-        thing = thing_of(label.strip(), kind, shape, content, where)
-        group = (thing.name, shape.get("group_id"))
-        if group[1] is not None and group in groups and isinstance(thing.mask, list):
-            before = things[groups[group]]
-            if isinstance(before.mask, list):
-                rings = [*before.mask, *thing.mask]
-                things[groups[group]] = before._replace(mask=rings, box=around([v for ring in rings for v in ring]))
-                continue
-        groups[group] = len(things)
-        things.append(thing)
-    return things
+        things.append((thing_of(label.strip(), kind, shape, content, where), shape.get("group_id")))
+    return grouped(things)
 
 
 def thing_of(label: str, kind: str, shape: dict[str, Any], content: dict[str, Any], where: str) -> Thing:

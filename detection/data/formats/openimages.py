@@ -33,8 +33,9 @@ def read_openimages(source: Path, asked: Asked) -> DataSet:
     Raises:
         DataError: a file is missing or wrong.
     """
-    tables = [file for file in sorted(source.rglob("*.csv")) if is_open_images(file)] if source.is_dir() else [source]
-    if not tables or not source.exists():
+    files = sorted(source.rglob("*.csv")) if source.is_dir() else [source]
+    tables = [file for file in files if file.is_file() and is_open_images(file)]
+    if not tables:
         raise DataError(f"{source} has no boxes of Open Images; {WHERE}")
     root = source if source.is_dir() else source.parent
     names = descriptions(root)

@@ -5,12 +5,16 @@ images/a.jpg, C:\\photos\\a.jpg, a -> Pictures(SRC).find(...) -> SRC/train/image
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
 from detection.data.formats.records import SPLIT_OF, Asked, some
 from shared.errors import DataError, plural
 from shared.feeding.names import images_below
+
+MASKS = ("masks", "segmentationclass", "segmentationobject")
+PART_OF = re.compile(r"obj_([a-z]+)_data")  # folders of YOLO 1.1, as CVAT writes them
 
 
 class Pictures:
@@ -19,7 +23,7 @@ class Pictures:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         found = images_below(folder)
-        self.images, self.notes = found.images, found.notes
+        self.images, self.notes = [image for image in found.images if not of_masks(image, folder)], found.notes
         self.by_name: dict[str, list[Path]] = {}
         self.by_stem: dict[str, list[Path]] = {}
         for image in self.images:
@@ -65,6 +69,11 @@ class Pictures:
         return [image for image in self.images if image not in self.taken]
 
 
+def of_masks(image: Path, folder: Path) -> bool:
+    """True for an image of masks, in a folder that is called so in VOC or Open Images."""
+    return any(part.lower() in MASKS for part in image.relative_to(folder).parts[:-1])
+
+
 def rank(image: Path, told: Sequence[str], near: Sequence[str]) -> tuple[int, int]:
     """How well an image fits: folders that its path shares with the told path, then with that of the labels, from
     either end: images/train/a.jpg is nearer to labels/train/a.txt than images/val/a.jpg."""
@@ -81,7 +90,11 @@ def common(one: Sequence[str], other: Sequence[str]) -> int:
 def split_of(path: Path, root: Path) -> str:
     """train, val or test, by the first folder of a path that says so; else train."""
     inside = path.relative_to(root).parts if path.is_relative_to(root) else path.parts
-    return next((SPLIT_OF[part.lower()] for part in inside[:-1] if part.lower() in SPLIT_OF), "train")
+    for part in map(str.lower, inside[:-1]):
+        named = PART_OF.fullmatch(part)
+        if (split := SPLIT_OF.get(named[1] if named else part)) is not None:
+            return split
+    return "train"
 
 
 def check_missing(missing: Sequence[object], asked: Asked, where: Path, what: str = "") -> list[str]:
@@ -92,7 +105,8 @@ def check_missing(missing: Sequence[object], asked: Asked, where: Path, what: st
     """
     if not missing:
         return []
-    count = f"{plural(len(missing), 'image')} that are not there" if what else plural(len(missing), "label file")
+    verb = "is" if len(missing) == 1 else "are"
+    count = f"{plural(len(missing), what)} that {verb} not there" if what else plural(len(missing), "label file")
     count += "" if what else " without an image"
     if len(missing) > asked.allow_missing:
         raise DataError(

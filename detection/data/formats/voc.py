@@ -4,8 +4,8 @@
     train/a.jpg  train/a.xml                                          folders of splits; or everything in one folder
 
 VOC counts pixels from 1 and its corners are pixels of the box: xmin 1, xmax 640 is the whole width, x 0 to 640. Most
-other programs write x 0 to 640 as 0 and 640. A coordinate below 1 anywhere tells that the second is meant, which
-`first_pixel` says outright.
+other programs write x 0 to 640 as 0 and 640. A coordinate below 1 anywhere, or CVAT's labelmap.txt, tells that the
+second is meant; `first_pixel` says it outright.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from shared.feeding.names import is_hidden
 SIDES = ("xmin", "ymin", "xmax", "ymax")
 LISTS = ("train", "val", "test")
 LABELS = "labels.txt"  # the order of the classes, as hotcoco and we write it; else they are sorted
+MAP = "labelmap.txt"  # the same of CVAT and Datumaro, which count pixels from 0: lines name:color:parts:actions
 
 
 class Found(NamedTuple):
@@ -66,12 +67,10 @@ def read_voc(
             missing.append(file)
             continue
         pictures.take(image, file)
-        photos[file] = Photo(image, size_of(element), [thing_of(entry, file) for entry in element.findall("object")])
+        photos[file] = Photo(image, size_of(element), [thing_of(entry, file) for entry in objects_of(element)])
     things = [(thing.name, file) for file, photo in photos.items() for thing in photo.things]
-    order = root / LABELS
-    told = order.read_text("utf-8-sig").splitlines() if order.is_file() else None
-    classes = classes_of(things, asked, [name.strip() for name in told if name.strip()] if told else None)
-    counted_from, why = first_of(photos, first_pixel)
+    classes = classes_of(things, asked, order_of(root))
+    counted_from, why = first_of(photos, first_pixel, root / MAP)
     notes = [*pictures.notes, *check_missing(missing, asked, root), why]
     crowds = sum(thing.crowd for photo in photos.values() for thing in photo.things)
     if crowds and difficult == "crowd":
@@ -98,12 +97,29 @@ def root_of(source: Path) -> Path:
     return years[0] if years and not (source / "Annotations").is_dir() else source
 
 
+def order_of(root: Path) -> list[str] | None:
+    """The classes that a list beside the files names; None without one."""
+    for name, separator in ((LABELS, "\n"), (MAP, ":")):
+        if (file := root / name).is_file():
+            lines = file.read_text("utf-8-sig", "replace").splitlines()
+            names = [line.partition(separator)[0].strip() for line in lines if line.strip() and line[0] != "#"]
+            return [name for name in names if name != "background"]
+    return None
+
+
 def size_of(element: Element) -> tuple[int, int] | None:
     """(height, width) that the file tells; None for none, or for 0, as some programs write it."""
-    size = element.find("size")
+    size, web = element.find("size"), element.find("imagesize")  # the second of LabelMe's web tool
     told = ["" if size is None else text_of(size, side) or "" for side in ("height", "width")]
+    if web is not None:
+        told = [text_of(web, side) or "" for side in ("nrows", "ncols")]
     height, width = (int(float(text)) if text.replace(".", "", 1).isdigit() else 0 for text in told)
     return (height, width) if height > 0 and width > 0 else None
+
+
+def objects_of(element: Element) -> list[Element]:
+    """The objects, without those that LabelMe's web tool keeps as deleted."""
+    return [entry for entry in element.findall("object") if text_of(entry, "deleted") != "1"]
 
 
 def thing_of(entry: Element, file: Path) -> Thing:
@@ -119,15 +135,18 @@ def thing_of(entry: Element, file: Path) -> Thing:
         ring = rectangle((cx - w / 2, cy - h / 2, w, h), angle * 57.29577951308232)
         x, y, w, h = around(ring)
         return Thing(name, (x, y, x + w, y + h), [ring], crowd=crowd)
+    outline = entry.find("polygon")
+    ring = [] if outline is None else ring_of(outline, where)
     if box is None:
-        raise DataError(f"{where} has no bndbox; add it, or remove the object")
+        if len(ring) < 6:
+            raise DataError(f"{where} has no bndbox; add it, or remove the object")
+        x, y, w, h = around(ring)
+        return Thing(name, (x, y, x + w, y + h), [ring], crowd=crowd)
     left, top, right, bottom = (number(text_of(box, side), f"{where} {side}") for side in SIDES)
     if right < left - 1 or bottom < top - 1:  # a box without any pixel is xmin 5, xmax 4
         raise DataError(
             f"{where} has the box {left:g} {top:g} {right:g} {bottom:g}, whose max is below its min; correct it"
         )
-    outline = entry.find("polygon")
-    ring = [] if outline is None else ring_of(outline, where)
     return Thing(name, (left, top, right, bottom), [ring] if len(ring) >= 6 else None, crowd=crowd)
 
 
@@ -144,16 +163,23 @@ def ring_of(outline: Element, where: str) -> list[float]:
     return ring
 
 
-def first_of(photos: dict[Path, Photo], asked: str) -> tuple[int, str]:
-    """What the first pixel is called, and a note about it."""
-    low, file = min(
-        ((min(thing.box[:2]), file) for file, photo in photos.items() for thing in photo.things), default=(1, "")
-    )
-    first = int(asked) if asked != "auto" else int(low >= 1)
+def first_of(photos: dict[Path, Photo], asked: str, listed: Path) -> tuple[int, str]:
+    """What the first pixel is called, and a note about it.
+
+    Args:
+        listed: where programs that count from 0 put their list of classes.
+    """
+    lows = ((min(thing.box[:2]), file) for file, photo in photos.items() for thing in photo.things)
+    low, file = min(lows, default=(1.0, listed))
+    if asked != "auto":
+        first, why = int(asked), "as told"
+    elif low < 1:
+        first, why = 0, f"{file} has the coordinate {low:g}"
+    elif listed.is_file():
+        first, why = 0, f"as programs do that write {listed.name}"
+    else:
+        first, why = 1, "no coordinate is below 1"
     how = "the last pixel of a box is xmax" if first else "the right edge of a box is xmax"
-    why = (
-        "as told" if asked != "auto" else "no coordinate is below 1" if first else f"{file} has the coordinate {low:g}"
-    )
     other = "" if asked != "auto" else f"; --first-pixel {1 - first} reads the others"
     return first, f"boxes are read from pixel {first}, {how}: {why}{other}"
 

@@ -67,6 +67,9 @@ def find_places(source: Path, asked: Asked) -> Places:
         ]
         if images:
             places.splits[split] = sorted(dict.fromkeys(images))
+    if "train" in places.splits and places.splits.get("val") == places.splits["train"]:
+        places.notes.append(f"val left out: {file.name} gives it the images of train")
+        del places.splits["val"]
     if not entries:
         places.splits, found = splits_of_folder(root)
         places.notes += found
@@ -114,6 +117,12 @@ def names_in(told: Any, file: Path) -> list[str]:
         told = [numbers[place] for place in range(len(told))]
     if not isinstance(told, list) or not told:
         raise DataError(f"{file} has no names of classes; add `names: [...]`, or give --class-file with one a line")
+    for name in told:
+        if not isinstance(name, str | int | float) or isinstance(name, bool):
+            raise DataError(
+                f"{file} has the name {str(name)[:40]}, which is no text (YAML reads yes, no, on and off as true and "
+                "false); put names in quotes"
+            )
     return [str(name).strip() for name in told]
 
 

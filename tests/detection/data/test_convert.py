@@ -60,10 +60,9 @@ def test_boxes_alone_make_instances_alone_and_training_data_is_enough(tmp_path: 
     folder(tmp_path / "custom", a={"bboxes": BOXES})
     lines = convert(("custom", "coco"), tmp_path / "custom", tmp_path / "out").lines()
     assert [file.name for file in (tmp_path / "out/annotations").iterdir()] == ["instances_train.json"]
-    assert lines == [
-        "train: 1 image, 2 objects",
-        f"COCO files in {tmp_path}/out; detect train --data-path {tmp_path}/out",
-    ]
+    out = tmp_path / "out"
+    command = f"detect train --data-path {out}/train --coco-json-path {out}/annotations/instances_train.json"
+    assert lines == ["train: 1 image, 2 objects", f"COCO files in {out}, of train alone; {command}"]
 
 
 def test_nothing_is_overwritten_and_nothing_half_done_is_left(tmp_path: Path) -> None:

@@ -141,6 +141,21 @@ def test_cvat_shapes(tmp_path: Path) -> None:
     assert any(note.startswith("1 turned box kept as the box around its corners") for note in found["notes"])
 
 
+def test_a_box_and_outlines_of_one_group_are_one_object_and_two_boxes_are_not(tmp_path: Path) -> None:
+    box = '<box label="cell" xtl="{}" ytl="4" xbr="22" ybr="14" group_id="{}"/>'
+    outline = '<polygon label="cell" points="3,5;9,5;9,9" group_id="1"/>'
+    source = of_cvat(tmp_path / "set", box.format(2, 1), outline, box.format(4, 2), box.format(6, 2))
+    (source / "annotations.xml").rename(source / "train.xml")
+    photograph(source / "images/b.jpg", 3)
+    (source / "val.xml").write_text((source / "train.xml").read_text().replace("a.jpg", "b.jpg"))
+    found = to_coco("cvat", source)
+    assert [entry["bbox"][0] for entry in found["annotations"]] == [2, 4, 6] and found["splits"] == {
+        "train": 1,
+        "val": 1,
+    }
+    assert found["annotations"][0]["segmentation"] == [[3, 5, 9, 5, 9, 9]]
+
+
 def test_cvat_subsets_and_labels_that_are_not_used_keep_their_place(tmp_path: Path) -> None:
     found = to_coco("cvat", of_cvat(tmp_path / "set", image='name="photos/a.jpg" subset="Validation"'), split="val")
     assert found["splits"] == {"val": 1} and [c["name"] for c in found["categories"]] == ["cell", "traffic cone"]
@@ -158,7 +173,7 @@ def test_cvat_subsets_and_labels_that_are_not_used_keep_their_place(tmp_path: Pa
         ),
         ('<polygon label="cell" points="1,1;9"/>', 'name="a.jpg"', "has points that are no pairs x,y"),
         ('<mask label="cell" rle="1,2" left="1" top="2" width="3" height="2"/>', 'name="a.jpg"', "do not fill its"),
-        (CVAT_BOX, 'name="b.jpg"', "has 1 image that are not there, such as b.jpg; copy the rest"),
+        (CVAT_BOX, 'name="b.jpg"', "has 1 image that is not there, such as b.jpg; copy the rest"),
         ("</image><track/><image>", 'name="a.jpg"', "is about a video"),
     ],
 )
@@ -255,5 +270,7 @@ def test_nothing_is_overwritten_and_equal_kinds_are_refused(tmp_path: Path) -> N
     (tmp_path / "out").mkdir()
     with pytest.raises(DataError, match="out already exists"):
         convert(("cvat", "coco"), source, tmp_path / "out")
+    with pytest.raises(DataError, match="inside is in .*set, where nothing is written; give a folder beside it"):
+        convert(("cvat", "coco"), source, source / "inside")
     with pytest.raises(ValueError, match="there is nothing to convert"):
         convert(("coco", "coco"), source, tmp_path / "new")

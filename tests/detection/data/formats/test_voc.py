@@ -58,7 +58,7 @@ def test_lists_tell_the_splits_and_what_is_background(tmp_path: Path) -> None:
     assert found["splits"] == {"train": 2, "val": 1} and [i["file_name"] for i in found["images"]] == ["a.jpg", "c.jpg"]
     assert "1 image without a label file kept as background, without objects" in found["notes"]
     (source / "ImageSets/Main/val.txt").write_text("b\ne\n")
-    with pytest.raises(DataError, match="val.txt has 1 image that are not there, such as e; copy the rest"):
+    with pytest.raises(DataError, match="val.txt has 1 image that is not there, such as e; copy the rest"):
         to_coco("voc", source)
 
 
@@ -131,3 +131,21 @@ def test_classes_are_sorted_or_in_the_order_that_is_given(tmp_path: Path) -> Non
         DataError, match=r"a.xml has the class 'ant', which --class-file has not, did you mean 'ants'\?"
     ):
         to_coco("voc", source, Asked(classes=("cell", "ants")))
+
+
+def test_what_cvat_and_labelmes_web_tool_write(tmp_path: Path) -> None:
+    source = voc(tmp_path / "set", corners(2, 2, 9, 9), SegmentationObject__a_png="")
+    (source / "SegmentationObject/a_png").unlink()
+    photograph(source / "SegmentationObject/a.png", 9)
+    (source / "labelmap.txt").write_text(
+        "# label:color_rgb:parts:actions\nbackground:0,0,0::\nzebra:1,0,0::\ncell:::\n"
+    )
+    found = to_coco("voc", source)
+    assert boxes(found) == [("a.jpg", "cell", [2, 2, 7, 7])] and len(found["images"]) == 1
+    assert [c["name"] for c in found["categories"]] == ["zebra", "cell"]
+    points = "".join(f"<pt><x>{x}</x><y>{y}</y></pt>" for x, y in [(0.5, 3), (9, 3), (9, 7)])
+    shape = "<object><name>cell</name><deleted>{}</deleted><polygon>{}</polygon></object>"
+    entries = shape.format(0, points) + shape.format(1, points)
+    size = "<imagesize><nrows>48</nrows><ncols>64</ncols></imagesize>"
+    (source / "Annotations/a.xml").write_text(f"<annotation><filename>a.jpg</filename>{size}{entries}</annotation>")
+    assert boxes(to_coco("voc", source)) == [("a.jpg", "cell", [0.5, 3, 8.5, 4])]

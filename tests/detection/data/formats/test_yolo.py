@@ -55,6 +55,13 @@ def test_paths_of_other_machines_are_found_below_the_folder(tmp_path: Path, text
     assert boxes(found) == [CELL] and found["splits"] == {"train": 1, "val": 1}
 
 
+def test_validation_on_the_training_images_is_none(tmp_path: Path) -> None:
+    source = yolo(tmp_path / "set")
+    (source / "data.yaml").write_text("train: images/train\nval: images/train\nnames: [cell, traffic cone]\n")
+    found = to_coco("yolo", source)
+    assert found["splits"] == {"train": 2} and "val left out: data.yaml gives it the images of train" in found["notes"]
+
+
 def test_folders_without_a_yaml_need_names(tmp_path: Path) -> None:
     source = files(tmp_path / "set", {"a.jpg": "", "a.txt": ROW, "b.jpg": "", "b.txt": ""})
     with pytest.raises(DataError, match=r"has no names of its classes, .*; give --class-file"):
@@ -62,6 +69,18 @@ def test_folders_without_a_yaml_need_names(tmp_path: Path) -> None:
     assert boxes(to_coco("yolo", source, Asked(classes=("cell",)))) == [CELL]
     (source / "classes.txt").write_text("cell\ntraffic cone\n")
     assert boxes(to_coco("yolo", source)) == [CELL]
+
+
+def test_folders_of_yolo_as_cvat_writes_them(tmp_path: Path) -> None:
+    told = {f"obj_{split}_data/{name}": "" for split, name in (("train", "a.jpg"), ("Validation", "b.jpg"))}
+    labels = {
+        "obj_train_data/a.txt": ROW,
+        "obj_Validation_data/b.txt": ROW,
+        "obj.names": "cell\n",
+        "train.txt": "data/x\n",
+    }
+    found = to_coco("yolo", files(tmp_path / "set", told | labels))
+    assert boxes(found) == [CELL] and found["splits"] == {"train": 1, "val": 1}
 
 
 def test_boxes_among_outlines_are_read_and_said(tmp_path: Path) -> None:
@@ -128,6 +147,7 @@ def yaml(text: str) -> Callable[[Path], object]:
         (yaml("train: images/train\nval: images/val\nnames: {0: cell, 2: cone}\n"), "do not count 0, 1, 2"),
         (yaml("train: images/train\nval: images/val\nnc: 3\n"), "has no names of its classes"),
         (yaml("train: images/train\nval: images/val\nnames: [a, b]\nkpt_shape: [x, 3]\n"), "has the kpt_shape"),
+        (yaml("train: images/train\nval: images/val\nnames: [off, on]\n"), "has the name False, which is no text"),
         (yaml("names: [a, b]\ntrain: [images/train\n"), "cannot read .*data.yaml"),
         (lambda root: [f.write_text("") for f in root.glob("labels/*/*.txt")], "has no objects; give labels"),
     ],
