@@ -19,6 +19,7 @@ from pretrain.methods import Facts, Method, method
 from shared.errors import UsageError
 from shared.feeding.pixels import PIXEL_STATS
 from shared.feeding.plan import rng_for
+from shared.loop.compiled import compile_backbone
 from shared.loop.ema import Average
 from shared.weights.card import Card
 from shared.weights.store import Store
@@ -126,7 +127,7 @@ def test_losses_fall_when_one_batch_is_learnt(name: str, arch: str) -> None:
     batch = batch_of(task)
     optimizer = torch.optim.AdamW([p for p in task.parameters() if p.requires_grad], lr=1e-3)
     sums = []
-    for _ in range(8):
+    for _ in range(6):
         torch.manual_seed(0)
         task.before_step(0)
         loss = torch.stack(list(task(batch).values())).sum()
@@ -201,3 +202,24 @@ def test_in_bfloat16_losses_are_float32_and_near(name: str) -> None:
         assert value.item() == pytest.approx(losses[0][key].item(), rel=0.2)
     torch.stack(list(losses[1].values())).sum().backward()
     assert all(p.grad is None or p.grad.isfinite().all() for p in task.parameters())
+
+
+@pytest.mark.parametrize("name", ["byol", "dino", "distill"])  # a teacher, crops of two sizes, another call
+def test_what_it_calls_of_its_backbone_can_be_compiled(name: str, tiny_backbone: Callable[..., Any]) -> None:
+    torch._dynamo.reset()
+    graphs: list[Any] = []
+
+    def backend(graph: Any, _: list[Any]) -> Callable[..., Any]:
+        graphs.append(graph)
+        return graph.forward
+
+    task = method.build(name, tiny_backbone(), FACTS, **SMALL.get(name, {})).train()
+    batch, losses = batch_of(task, 3), []
+    for compiled in (False, True):
+        if compiled:
+            compile_backbone(task, backend=backend)
+        torch.manual_seed(0)
+        losses.append(task(batch))
+    assert graphs
+    for key, value in losses[0].items():
+        torch.testing.assert_close(losses[1][key], value, rtol=1e-3, atol=1e-4)
