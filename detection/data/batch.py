@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from detection.types import Images, Target
+from shared.devices.device import sent
 
 
 def collate(samples: list[tuple[Tensor, Target]]) -> tuple[list[Tensor], list[Target]]:
@@ -29,12 +30,13 @@ def pad_batch(images: list[Tensor], normalize: Callable[[Tensor], Tensor], multi
     """
     sizes = [(image.shape[-2], image.shape[-1]) for image in images]
     height, width = (-(-max(side) // multiple) * multiple for side in zip(*sizes, strict=True))
+    held = sent(sizes, images[0].device)
     if all(size == (height, width) for size in sizes):
-        return Images(normalize(torch.stack(images)), sizes)
+        return Images(normalize(torch.stack(images)), sizes, held)
     stored = images[0].new_zeros((len(images), 3, height, width))
     for canvas, image, (h, w) in zip(stored, images, sizes, strict=True):
         canvas[:, :h, :w] = image
     pixels = normalize(stored)
     for canvas, (h, w) in zip(pixels, sizes, strict=True):
         canvas[:, h:], canvas[:, :h, w:] = 0, 0
-    return Images(pixels, sizes)
+    return Images(pixels, sizes, held)

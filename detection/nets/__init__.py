@@ -36,12 +36,15 @@ class Detector(nn.Module, ABC):
     used_maps: indices of the backbone's maps it uses; parameters that no used map depends on are frozen.
     multiple: height and width of a batch are rounded up to it.
     max_objects: the most objects it can find in an image, where it has so many queries; None where nothing limits it.
+    graphs: paths of the calls below it of which --compile makes a graph each; their inputs are tensors, and none of
+        their shapes is the number of objects of one image, which would make a graph for every batch.
     """
 
     backbone: Backbone
     used_maps: Sequence[int]
     multiple: int = 32
     max_objects: int | None = None
+    graphs: Sequence[str] = ("backbone.forward_features",)
 
     @abstractmethod
     def forward(self, images: Images, targets: list[Target]) -> dict[str, Tensor]:

@@ -111,6 +111,8 @@ class DeformableDETR(Detector):
         max_detections: per image, over all pairs of query and class.
     """
 
+    graphs = ("predict",)
+
     def __init__(
         self,
         backbone: Backbone,

@@ -99,6 +99,8 @@ class DETR(Detector):
         max_detections: per image; by default the number of queries.
     """
 
+    graphs = ("look", "say")
+
     def __init__(
         self,
         backbone: Backbone,

@@ -25,7 +25,7 @@ from detection.parts.dense.bifpn import LEVELS, BiFPN, norm, separable
 from detection.parts.dense.focal import IGNORED, NOTHING, focal_losses
 from detection.parts.dense.objects import Objects, padded
 from detection.parts.dense.post import best_boxes
-from detection.parts.known import hidden
+from detection.parts.known import hidden, unknown_of
 from detection.types import Detections, Images, Target
 from shared.errors import UsageError
 from shared.recipes.values import Count, Layers, Probability, Scale, Weight, Width
@@ -83,6 +83,8 @@ class EfficientDet(Detector):
         max_detections: per image.
     """
 
+    graphs = ("losses",)
+
     multiple = 128  # so that every level has exactly half the size of the finer one
 
     def __init__(
@@ -120,18 +122,20 @@ class EfficientDet(Detector):
     around: Tensor  # (9, 4) the anchors of a cell, in strides
 
     def forward(self, images: Images, targets: list[Target]) -> dict[str, Tensor]:
-        """Focal loss of classes and Huber loss of boxes, divided by the positive anchors of the batch."""
         coarsest = len(images.pixels) * math.prod(-(-n // self.multiple) for n in images.pixels.shape[-2:])
         if self.training and coarsest < 2:
             raise UsageError(
                 f"efficientdet: one image of {self.multiple} pixels is a single cell on the coarsest level, and batch "
                 f"norm needs more than one value; use larger images, or more than one"
             )
-        scores, offsets, anchors = self.predict(images)
-        objects = padded(targets)
+        return self.losses(images.pixels, padded(targets), unknown_of(targets))
+
+    def losses(self, pixels: Tensor, objects: Objects, unknown: Tensor | None) -> dict[str, Tensor]:
+        """Focal loss of classes and Huber loss of boxes, divided by the positive anchors of the batch."""
+        scores, offsets, anchors = self.predict(pixels)
         labels, boxes = objects.of(self.assign(objects, anchors))
         found = (labels >= 0)[..., None]
-        scores = hidden(scores, labels < 0, targets)
+        scores = hidden(scores, labels < 0, unknown)
         count = found.sum() + 1  # never 0
         # anchors without a box get themselves, at no loss
         goals = as_offsets(boxes.where(found, anchors), anchors)
@@ -143,7 +147,7 @@ class EfficientDet(Detector):
 
     @torch.no_grad()
     def detect(self, images: Images) -> list[Detections]:
-        scores, offsets, anchors = self.predict(images)
+        scores, offsets, anchors = self.predict(images.pixels)
         return [
             best_boxes(
                 [score.sigmoid()],
@@ -160,9 +164,9 @@ class EfficientDet(Detector):
     def class_head(self) -> list[nn.Module]:
         return [self.class_net]
 
-    def predict(self, images: Images) -> tuple[Tensor, Tensor, Tensor]:
+    def predict(self, pixels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """-> logits (B, P, K), offsets of the boxes from their anchors (B, P, 4), anchors (P, 4)"""
-        maps = self.neck(self.backbone.forward_features(images.pixels))
+        maps = self.neck(self.backbone.forward_features(pixels))
         return self.class_net(maps).float(), self.box_net(maps).float(), self.anchors(maps)
 
     def anchors(self, maps: list[Tensor]) -> Tensor:

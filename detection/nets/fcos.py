@@ -27,7 +27,7 @@ from detection.parts.dense.focal import NOTHING, focal_losses
 from detection.parts.dense.necks import build_pyramid
 from detection.parts.dense.objects import Objects, padded
 from detection.parts.dense.post import best_boxes
-from detection.parts.known import hidden
+from detection.parts.known import hidden, unknown_of
 from detection.types import Detections, Images, Target
 from shared.devices.device import at_hand
 from shared.errors import UsageError
@@ -74,6 +74,8 @@ class FCOS(Detector):
         max_detections: per image.
     """
 
+    graphs = ("losses",)
+
     def __init__(
         self,
         backbone: Backbone,
@@ -100,11 +102,14 @@ class FCOS(Detector):
         self.min_score, self.nms_iou, self.max_detections = min_score, nms_iou, max_detections
 
     def forward(self, images: Images, targets: list[Target]) -> dict[str, Tensor]:
+        return self.losses(images.pixels, padded(targets), unknown_of(targets))
+
+    def losses(self, pixels: Tensor, objects: Objects, unknown: Tensor | None) -> dict[str, Tensor]:
         """Focal loss of classes, GIoU loss of boxes, cross-entropy of centerness, divided by the positive points."""
-        scores, raw_boxes, places = self.predict(images)
-        labels, boxes = self.assign(padded(targets), places)
+        scores, raw_boxes, places = self.predict(pixels)
+        labels, boxes = self.assign(objects, places)
         found = labels >= 0
-        scores = hidden(scores, ~found, targets)
+        scores = hidden(scores, ~found, unknown)
         sides, centerness = sides_and_centerness(where_found(raw_boxes, found), places)
         count = found.sum().clamp(min=1)
         # everywhere else both boxes are the same unit square, whatever the network predicts there
@@ -122,7 +127,7 @@ class FCOS(Detector):
 
     @torch.no_grad()
     def detect(self, images: Images) -> list[Detections]:
-        scores, raw_boxes, places = self.predict(images)
+        scores, raw_boxes, places = self.predict(images.pixels)
         sides, centerness = sides_and_centerness(raw_boxes, places)
         quality = (scores.sigmoid() * centerness.sigmoid()[..., None]).sqrt()
         boxes = boxes_at(places.centers, sides)
@@ -141,12 +146,12 @@ class FCOS(Detector):
     def class_head(self) -> list[nn.Module]:
         return [self.head.classification_head]
 
-    def predict(self, images: Images) -> tuple[Tensor, list[Tensor], Places]:
+    def predict(self, pixels: Tensor) -> tuple[Tensor, list[Tensor], Places]:
         """-> class logits (B, P, K), box outputs per level (B, P_i, 5), points
 
         Sides and centerness share a tower, so their last convolutions are computed as one.
         """
-        maps = self.neck(self.backbone.forward_features(images.pixels))
+        maps = self.neck(self.backbone.forward_features(pixels))
         head = self.head.regression_head
         weight = torch.cat((head.bbox_reg.weight, head.bbox_ctrness.weight))
         bias = torch.cat((head.bbox_reg.bias, head.bbox_ctrness.bias))  # type: ignore[list-item]
@@ -154,7 +159,7 @@ class FCOS(Detector):
         return (
             self.head.classification_head(maps).float(),
             raw_boxes,
-            self.places([m.shape[-2:] for m in maps], images.pixels),
+            self.places([m.shape[-2:] for m in maps], pixels),
         )
 
     def places(self, shapes: list[torch.Size], pixels: Tensor) -> Places:

@@ -101,6 +101,14 @@ class RCNN(Detector):
             strides.
     """
 
+    graphs = (
+        "maps",
+        "rpn.head.forward",
+        "roi_heads.box_head.forward",
+        "roi_heads.mask_head.forward",
+        "roi_heads.keypoint_head.forward",
+    )
+
     def __init__(
         self,
         backbone: Backbone,

@@ -26,9 +26,9 @@ from detection.parts.dense.assign import by_overlap_each
 from detection.parts.dense.boxes import giou_losses
 from detection.parts.dense.focal import focal_losses
 from detection.parts.dense.necks import build_pyramid
-from detection.parts.dense.objects import padded
+from detection.parts.dense.objects import Objects, padded
 from detection.parts.dense.post import best_boxes
-from detection.parts.known import hidden
+from detection.parts.known import hidden, unknown_of
 from detection.types import Detections, Images, Target
 from shared.errors import UsageError
 from shared.recipes.values import Count, Probability, Width
@@ -74,6 +74,8 @@ class RetinaNet(Detector):
         max_detections: per image.
     """
 
+    graphs = ("losses",)
+
     def __init__(
         self,
         backbone: Backbone,
@@ -104,13 +106,16 @@ class RetinaNet(Detector):
         self.min_score, self.nms_iou, self.max_detections = min_score, nms_iou, max_detections
 
     def forward(self, images: Images, targets: list[Target]) -> dict[str, Tensor]:
+        return self.losses(images.pixels, padded(targets), unknown_of(targets))
+
+    def losses(self, pixels: Tensor, objects: Objects, unknown: Tensor | None) -> dict[str, Tensor]:
         """Focal loss of classes and box loss, divided by the positive anchors of an image; mean over images."""
-        found, objects = self.predict(images), padded(targets)
+        found = self.predict(pixels)
         which = by_overlap_each(objects, found.anchors, high=0.5, low=0.4)
         labels, boxes = objects.of(which)
         positive = which >= 0
         count = positive.sum(1).clamp(min=1)
-        scores = hidden(found.scores, ~positive, targets)
+        scores = hidden(found.scores, ~positive, unknown)
         return {
             "classification": (focal_losses(scores, labels).sum(1) / count).mean(),
             "boxes": (self.distance(found, boxes, positive).sum(1) / count).mean(),
@@ -127,7 +132,7 @@ class RetinaNet(Detector):
 
     @torch.no_grad()
     def detect(self, images: Images) -> list[Detections]:
-        found = self.predict(images)
+        found = self.predict(images.pixels)
         boxes = from_offsets(found.offsets, found.anchors)
         return [
             best_boxes(
@@ -144,9 +149,9 @@ class RetinaNet(Detector):
     def class_head(self) -> list[nn.Module]:
         return [self.head.classification_head]
 
-    def predict(self, images: Images) -> Predictions:
-        maps = self.neck(self.backbone.forward_features(images.pixels))
+    def predict(self, pixels: Tensor) -> Predictions:
+        maps = self.neck(self.backbone.forward_features(pixels))
         out = self.head(maps)
-        anchors = self.anchors([m.shape[-2:] for m in maps], images.pixels.shape[-2:])
+        anchors = self.anchors([m.shape[-2:] for m in maps], pixels.shape[-2:])
         scores, offsets = out["cls_logits"].float(), out["bbox_regression"].float()
         return Predictions(scores, offsets, torch.cat(anchors), [len(a) for a in anchors])

@@ -97,6 +97,8 @@ class RTDETR(Detector):
         max_detections: per image, over all pairs of query and class.
     """
 
+    graphs = ("encode",)
+
     def __init__(
         self,
         backbone: Backbone,

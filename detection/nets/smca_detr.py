@@ -99,6 +99,8 @@ class SMCADETR(Detector):
         max_detections: per image, over all pairs of query and class; by default the number of queries.
     """
 
+    graphs = ("predict",)
+
     def __init__(
         self,
         backbone: Backbone,
@@ -197,7 +199,8 @@ class SMCADETR(Detector):
 
     def cells(self, images: Images) -> Tensor:
         """-> (B, 1, 2): columns and rows of each unpadded image on the map, fractional"""
-        sides = sent(images.sizes, images.pixels.device, torch.float32).flip(-1)
+        held = sent(images.sizes, images.pixels.device) if images.held is None else images.held
+        sides = held.float().flip(-1)
         return sides[:, None] / self.backbone.maps[-1].stride
 
     def decode(

@@ -31,9 +31,9 @@ from backbones.base import Backbone
 from detection.nets import Detector, detector
 from detection.parts.dense.anchors import DefaultBoxes, as_offsets, from_offsets
 from detection.parts.dense.assign import with_best_of_each
-from detection.parts.dense.objects import padded
+from detection.parts.dense.objects import Objects, padded
 from detection.parts.dense.post import best_boxes
-from detection.parts.known import hidden
+from detection.parts.known import hidden, unknown_of
 from detection.types import Detections, Images, Target
 from shared.errors import UsageError
 from shared.recipes.values import Count, CountOrNone, Probability, Scale
@@ -65,6 +65,8 @@ class SSD(Detector):
         only: the only image size (height, width); None for any.
     """
 
+    graphs = ("losses",)
+
     def __init__(
         self,
         backbone: Backbone,
@@ -89,16 +91,19 @@ class SSD(Detector):
         self.min_score, self.nms_iou, self.max_detections = min_score, nms_iou, max_detections
 
     def forward(self, images: Images, targets: list[Target]) -> dict[str, Tensor]:
+        return self.losses(self.unpadded(images), padded(targets), unknown_of(targets))
+
+    def losses(self, pixels: Tensor, objects: Objects, unknown: Tensor | None) -> dict[str, Tensor]:
         """Cross-entropy of positive boxes and of hard negatives, smooth L1 loss of the positives' offsets.
 
         Both are summed over the batch and divided by the number of positives.
         """
-        found, objects = self.predict(images), padded(targets)
+        found = self.predict(pixels)
         labels, boxes = objects.of(with_best_of_each(objects, found.boxes, high=0.5))
         held = labels >= 0
         count = held.sum().clamp(min=1)
         labels = labels + 1  # 0 is background
-        scores = hidden(found.scores, ~held, targets, background="first")
+        scores = hidden(found.scores, ~held, unknown, background="first")
         surprise = F.cross_entropy(scores.flatten(0, 1), labels.flatten(), reduction="none").view_as(labels)
         missed = (surprise * held).sum() + self.hardest(surprise, held).sum()
         # default boxes without an object get themselves, at no loss
@@ -117,7 +122,7 @@ class SSD(Detector):
 
     @torch.no_grad()
     def detect(self, images: Images) -> list[Detections]:
-        found = self.predict(images)
+        found = self.predict(self.unpadded(images))
         boxes = from_offsets(found.offsets, found.boxes, WEIGHTS)
         return [
             best_boxes(
@@ -135,8 +140,7 @@ class SSD(Detector):
     def class_head(self) -> list[nn.Module]:
         return [self.head.classification_head]
 
-    def predict(self, images: Images) -> Predictions:
-        pixels = images.pixels if self.only is None else self.unpadded(images)
+    def predict(self, pixels: Tensor) -> Predictions:
         levels = self.levels(pixels)
         out = self.head(levels)
         boxes = self.default_boxes([level.shape[-2:] for level in levels], pixels.shape[-2:])
@@ -151,11 +155,13 @@ class SSD(Detector):
         return levels
 
     def unpadded(self, images: Images) -> Tensor:
-        """The batch without padding, since default boxes at fixed steps are for one image size.
+        """The pixels of a batch; without padding for default boxes at fixed steps, which are for one image size.
 
         Raises:
             UsageError: an image has another size.
         """
+        if self.only is None:
+            return images.pixels
         for height, width in images.sizes:
             if (height, width) != (self.only, self.only):
                 raise UsageError(

@@ -98,6 +98,8 @@ class UniDetector(Detector):
         rpn_nms_iou: IoU threshold of the RPN's NMS.
     """
 
+    graphs = ("maps",)
+
     def __init__(
         self,
         backbone: Backbone,

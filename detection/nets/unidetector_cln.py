@@ -107,6 +107,8 @@ class CLN(Detector):
         max_detections: per image.
     """
 
+    graphs = ("maps", "look_everywhere")
+
     def __init__(
         self,
         backbone: Backbone,

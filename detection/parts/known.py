@@ -33,7 +33,7 @@ def unknown_of(targets: Sequence[Target]) -> Tensor | None:
 def hidden(
     logits: Tensor,
     empty: Tensor,
-    targets: Sequence[Target],
+    unknown: Tensor | None,
     *,
     background: Literal["first", "last"] | None = None,
     image_of: Tensor | None = None,
@@ -43,10 +43,10 @@ def hidden(
     Args:
         logits: (..., B, P, K), or (R, K) with `image_of`; K + 1 with a column for background.
         empty: the same without K, bool: places without an object.
+        unknown: (B, K) bool, or None, of `unknown_of`.
         background: where its column is.
         image_of: (R,) the image of each region.
     """
-    unknown = unknown_of(targets)
     if unknown is None:
         return logits
     if background is not None:

@@ -50,6 +50,10 @@ class DetectTask(Task):
     def backbone(self) -> Any:  # type: ignore[override]
         return self.detector.backbone
 
+    @property
+    def graphs(self) -> list[str]:  # type: ignore[override]
+        return [f"detector.{call}" for call in self.detector.graphs]
+
     def train(self, mode: bool = True) -> DetectTask:
         super().train(mode)
         if mode:

@@ -1,7 +1,7 @@
 """The task as the loop calls it: compiled, and in DDP or FSDP if there are several processes.
 
     --compile-backbone   the calls that the task makes of its backbone, each as one graph
-    --compile            the whole task, in as few graphs as its losses allow
+    --compile            the calls in `task.graphs`, each as one graph; without any, the whole task
 
 A graph is made for the first shapes of a batch, and one more for all others, whose sizes then are unknowns in it.
 """
@@ -9,6 +9,7 @@ A graph is made for the first shapes of a batch, and one more for all others, wh
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import reduce
 from typing import Any
 
 import torch
@@ -30,7 +31,7 @@ def wrapped(task: Task, runtime: RuntimeConfig, device: torch.device, *, sharded
     if runtime.compile_backbone:
         compile_backbone(task, whole=not sharded)
     if runtime.compile:
-        task.compile()
+        compile_task(task, whole=not sharded)
     if dist.world() == 1:
         return task
     if sharded:
@@ -59,8 +60,25 @@ def compile_backbone(task: Task, *, whole: bool = True, backend: str | Callable[
         setattr(task.backbone, name, one_graph(getattr(task.backbone, name), whole, backend))
 
 
-def one_graph(call: Callable[..., Any], whole: bool, backend: str | Callable[..., Any]) -> Callable[..., Any]:
-    """The compiled call; a break is refused in a sentence, in the first step."""
+def compile_task(task: Task, *, whole: bool = True, backend: str | Callable[..., Any] = "inductor") -> None:
+    """Compile the calls in `task.graphs`, or all of `task.forward`. Arguments are those of `compile_backbone`."""
+    if not task.graphs:
+        task.compile(backend=backend)
+    for path in task.graphs:
+        *modules, name = path.split(".")
+        owner = reduce(getattr, modules, task)
+        if owner is not None:  # a head that the network does without
+            setattr(owner, name, one_graph(getattr(owner, name), whole, backend, path))
+
+
+def one_graph(
+    call: Callable[..., Any], whole: bool, backend: str | Callable[..., Any], path: str = ""
+) -> Callable[..., Any]:
+    """The compiled call; a break is refused in a sentence, in the first step.
+
+    Args:
+        path: of the call, for that sentence; none for a backbone.
+    """
     from torch._dynamo.exc import Unsupported  # slow to import
 
     compiled: Any = torch.compile(call, fullgraph=whole, backend=backend)
@@ -71,7 +89,9 @@ def one_graph(call: Callable[..., Any], whole: bool, backend: str | Callable[...
         except Unsupported as error:
             reason = str(error).strip().splitlines()[0]
             raise UsageError(
-                f"--compile-backbone: this backbone is not one graph ({reason}); remove the flag, or use --compile"
+                f"--compile: {path} is not one graph ({reason}); remove the flag, or use --compile-backbone"
+                if path
+                else f"--compile-backbone: this backbone is not one graph ({reason}); remove the flag, or use --compile"
             ) from error
 
     return run

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from torch import Tensor, nn
@@ -20,6 +20,7 @@ class Task(nn.Module):
     backbone: Any  # the module of --backbone-lr and --layer-decay, if there is one; has `blocks()`
 
     backbone_calls: tuple[str, ...] = ("forward",)  # what `forward` calls of it, for --compile-backbone
+    graphs: Sequence[str] = ()  # paths of calls below the task, a graph each for --compile; () for `forward` as a whole
 
     def forward(self, batch: Any) -> dict[str, Tensor]:
         """Named, already weighted losses of a batch, scalars; the loop minimizes their sum."""

@@ -98,7 +98,12 @@ def alone(boxes: Tensor) -> Objects:
 
 
 def few_at_a_time(boxes: int, pairs: int, device: torch.device) -> list[slice]:
-    """Slices of the boxes of every image, of so many pairs of anchors and images for each box."""
+    """Slices of the boxes of every image, of so many pairs of anchors and images for each box.
+
+    A compiled graph takes all at once: it does not keep the pairs, and a loop would be for one number of boxes.
+    """
+    if torch.compiler.is_compiling():
+        return [slice(0, boxes)]
     together = max(1, (PAIRS if device.type == "cpu" else PAIRS_OF_GPU) // pairs)
     return [slice(start, start + together) for start in range(0, boxes, together)]
 

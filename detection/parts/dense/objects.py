@@ -20,7 +20,7 @@ from shared.devices.device import sent
 
 
 class Objects(NamedTuple):
-    """Padding has boxes of zeros and the label NOTHING; N is at least 1."""
+    """Padding has boxes of zeros and the label NOTHING; N is at least 2, since compiled code for 1 is another."""
 
     boxes: Tensor  # (B, N, 4) as x0 y0 x1 y1
     labels: Tensor  # (B, N)
@@ -48,6 +48,6 @@ def padded(targets: Sequence[Target]) -> Objects:
 
 def padded_index(counts: Sequence[int]) -> np.ndarray:
     """Rows of each image, one after the other -> (B, N): the row of each object, and the row after all for padding."""
-    place = np.arange(max(1, *counts))
+    place = np.arange(max(2, *counts))
     many = np.asarray(counts, dtype=np.int64)[:, None]
     return np.where(place < many, many.cumsum(0) - many + place, many.sum())

@@ -42,6 +42,11 @@ def extent(images: Images, maps: Sequence[Tensor]) -> Extent:
     """Batch, maps (B, C, H, W) -> unpadded part; a cell is padding if the pixel at its top left corner is."""
     shapes = [(int(x.shape[-2]), int(x.shape[-1])) for x in maps]
     whole = images.pixels.shape[-2:]
+    if images.held is not None and torch.compiler.is_compiling():
+        device = images.pixels.device
+        among, sides = sent(shapes, device), sent(tuple(whole), device)
+        cells = ((images.held[:, None] * among + sides - 1) // sides).float().flip(-1)
+        return Extent(shapes, cells, cells / among.flip(-1), padded=True)
     # not -(-a // b): of a negative number ONNX's division drops the fraction
     held = [
         [

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torchvision.ops import box_convert
 
 from detection.parts.dense.focal import NOTHING, focal_losses, varifocal_losses
-from detection.parts.known import hidden
+from detection.parts.known import hidden, unknown_of
 from detection.parts.query.hungarian import CostKind, Matches, SetTarget, giou, iou, match
 from detection.types import Target
 from shared.devices import dist
@@ -107,7 +107,7 @@ class SetLoss(nn.Module):
         if not class_agnostic:
             empty = torch.ones(logits.shape[:3], dtype=torch.bool, device=logits.device)
             empty[place] = False
-            logits = hidden(logits, empty, targets, background="last" if self.kind == "softmax" else None)
+            logits = hidden(logits, empty, unknown_of(targets), background="last" if self.kind == "softmax" else None)
         if self.varifocal:
             quality = iou(found.detach().unbind(-1), wanted.unbind(-1))
             classification = self.by_quality(logits, place, labels, quality, num_boxes)

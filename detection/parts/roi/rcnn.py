@@ -30,7 +30,7 @@ from detection.parts.dense.assign import by_overlap_each
 from detection.parts.dense.focal import NOTHING
 from detection.parts.dense.objects import Objects, padded
 from detection.parts.fixed import above, best_after_nms, shapes_are_fixed
-from detection.parts.known import hidden
+from detection.parts.known import hidden, unknown_of
 from detection.parts.roi.draw import Drawn, draw
 from detection.parts.roi.propose import NONE, propose
 from detection.parts.roi.roi_align import PyramidRoIAlign
@@ -136,7 +136,7 @@ def learn(
         goals = as_offsets(wanted.flatten(0, 1)[held], matched.boxes, roi_heads.box_coder.weights)
     cut = roi_heads.box_roi_pool.cut(maps, flat, of_image)
     scores, moved = roi_heads.box_predictor(roi_heads.box_head(cut))
-    scores = hidden(scores.float(), labels == 0, targets, background="first", image_of=of_image)
+    scores = hidden(scores.float(), labels == 0, unknown_of(targets), background="first", image_of=of_image)
     return losses | box_losses(scores, moved.float(), labels, goals, drawn.positive), matched
 
 

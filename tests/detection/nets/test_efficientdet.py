@@ -129,7 +129,7 @@ def test_scores_offsets_and_anchors_are_those_of_effdet(name: str, channels: int
     ours, theirs = pair(name, channels=channels)
     given = images()
     with torch.no_grad():
-        scores, offsets, anchors = ours.predict(given)
+        scores, offsets, anchors = ours.predict(given.pixels)
         classes, boxes = theirs.model(given.pixels)
     torch.testing.assert_close(scores, flat(classes, CLASSES), rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(offsets, flat(boxes, 4)[..., [1, 0, 3, 2]], rtol=1e-4, atol=1e-4)
@@ -210,7 +210,7 @@ def test_first_losses_are_small_because_every_class_starts_at_one_percent(tiny_b
         losses = net(images(), objects(6, 6))
     assert losses["classification"] < 3 and losses["boxes"] < 20
     with torch.no_grad():
-        scores, _, _ = net.predict(images())
+        scores, _, _ = net.predict(images().pixels)
     assert 0.005 < scores.sigmoid().mean() < 0.02
 
 

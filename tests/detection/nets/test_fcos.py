@@ -60,7 +60,7 @@ def test_every_side_has_a_gradient_at_the_start(tiny_backbone: Callable[..., Any
     torch.manual_seed(seed)
     net = FCOS(tiny_backbone(), CLASSES, width=64, depth=1).train()
     images, _ = scenes([2, 3], size=256, classes=CLASSES, seed=seed)
-    _, levels, _ = net.predict(images)
+    _, levels, _ = net.predict(images.pixels)
     assert (torch.cat(levels, 1)[..., :4] > 0).float().mean() > 0.9
 
 

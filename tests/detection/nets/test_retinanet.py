@@ -109,7 +109,7 @@ def test_anchors_are_those_of_torchvision_at_any_batch_size(net: RetinaNet) -> N
     for level, around in enumerate(theirs.cell_anchors):
         assert torch.equal(net.anchors.get_buffer(f"level{level}"), around)
     images = Images(torch.zeros(1, 3, 160, 224), [(160, 224)])
-    found = net.predict(images)
+    found = net.predict(images.pixels)
     assert found.counts == [9 * n for n in (20 * 28, 10 * 14, 5 * 7, 3 * 4, 2 * 2)]
     assert found.scores.shape[1] == found.offsets.shape[1] == len(found.anchors) == sum(found.counts)
 
@@ -127,7 +127,7 @@ def test_boxes_of_one_pixel_and_a_thousand_of_them_give_finite_losses(net: Retin
 def test_half_precision_decides_in_full(net: RetinaNet, scenes: Callable) -> None:
     images, targets = scenes([2, 0], classes=CLASSES)
     with torch.autocast("cpu", torch.bfloat16):
-        found, losses = net.predict(images), net(images, targets)
+        found, losses = net.predict(images.pixels), net(images, targets)
     assert {x.dtype for x in (found.scores, found.offsets, found.anchors, *losses.values())} == {torch.float32}
 
 

@@ -163,7 +163,7 @@ def test_images_without_boxes_teach_what_is_not_there(name: str, scenes: Callabl
     net = NETS[name](tiny_backbone(), CLASSES, extra_width=0.1).eval()
     images, targets = whole(scenes, [0, 0], 128)
     losses = net(images, targets)
-    surprise = -net.predict(images).scores.log_softmax(-1)[..., 0]
+    surprise = -net.predict(images.pixels).scores.log_softmax(-1)[..., 0]
     torch.testing.assert_close(losses["classification"], surprise.topk(3).values.sum())
     assert losses["boxes"] == 0
 
@@ -185,7 +185,7 @@ def test_plain_vit_gives_five_levels_of_even_scales(name: str, tiny_backbone: Ca
     plain.forward_features = lambda x: [forward(x)[2]]
     net = NETS[name](plain, CLASSES, extra_width=0.1).eval()
     with torch.no_grad():
-        found = net.predict(Images(torch.zeros(1, 3, 512, 512), [(512, 512)]))
+        found = net.predict(torch.zeros(1, 3, 512, 512))
     grids = [32 * 32, 16 * 16, 8 * 8, 4 * 4, 2 * 2]
     per_place = {"ssd": [4, 6, 6, 4, 4], "ssdlite": [6] * 5}[name]
     assert len(found.boxes) == found.scores.shape[1] == sum(n * a for n, a in zip(grids, per_place, strict=True))
@@ -244,7 +244,7 @@ def test_boxes_of_one_pixel_and_a_thousand_of_them_give_finite_losses(net: SSD) 
 def test_half_precision_decides_in_full(net: SSD, scenes: Callable) -> None:
     images, targets = whole(scenes, [2, 0], 128)
     with torch.autocast("cpu", torch.bfloat16):
-        found, losses = net.predict(images), net(images, targets)
+        found, losses = net.predict(images.pixels), net(images, targets)
     assert {x.dtype for x in (*found, *losses.values())} == {torch.float32}
 
 
@@ -293,7 +293,7 @@ def test_losses_and_detections_of_ssd300_are_those_of_torchvision(net300: SSD, s
 def test_ssd300_has_8732_boxes_on_the_maps_of_the_paper(net300: SSD) -> None:
     levels = net300.levels(torch.zeros(1, 3, 300, 300))
     assert [tuple(level.shape[-2:]) for level in levels] == [(n, n) for n in (38, 19, 10, 5, 3, 1)]
-    assert len(net300.predict(Images(torch.zeros(1, 3, 300, 300), [(300, 300)])).boxes) == 8732
+    assert len(net300.predict(torch.zeros(1, 3, 300, 300)).boxes) == 8732
     lengths = levels[0].norm(dim=1) / net300.first[0].scale.norm()  # type: ignore[operator, union-attr]
     assert (lengths <= 1.01).all()
 
@@ -302,9 +302,8 @@ def test_ssd300_has_8732_boxes_on_the_maps_of_the_paper(net300: SSD) -> None:
 def test_ssd300_looks_past_the_padding_of_a_batch(net300: SSD) -> None:
     pixels = torch.randn(1, 3, 300, 300)
     padded = torch.nn.functional.pad(pixels, (0, 20, 0, 20))
-    assert torch.equal(
-        net300.predict(Images(padded, [(300, 300)])).scores, net300.predict(Images(pixels, [(300, 300)])).scores
-    )
+    beside, alone = (net300.unpadded(Images(x, [(300, 300)])) for x in (padded, pixels))
+    assert torch.equal(beside, alone) and torch.equal(net300.predict(beside).scores, net300.predict(pixels).scores)
 
 
 def test_ssd300_refuses_other_images_and_backbones(net300: SSD, tiny_backbone: Callable[..., Any]) -> None:

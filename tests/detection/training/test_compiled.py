@@ -1,8 +1,12 @@
-"""--compile-backbone makes one graph of the backbone, for every network and family of backbones, and never nothing."""
+"""--compile-backbone makes one graph of the backbone, for every network and family of backbones, and never nothing;
+--compile makes one graph of each part that a network names, and none more for other numbers of objects.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from copy import deepcopy
+from functools import reduce
 from typing import Any
 
 import pytest
@@ -15,7 +19,7 @@ from detection.training.task import DetectTask
 from pretrain.methods import Facts, method
 from shared.errors import UsageError
 from shared.feeding.pixels import pixel_stats
-from shared.loop.compiled import compile_backbone
+from shared.loop.compiled import compile_backbone, compile_task
 from tests.detection.nets.waits import batch_of
 
 FAMILIES = ["test_resnet", "test_convnext", "test_efficientnet", "test_byobnet", "test_vit", "test_vit2"]
@@ -86,6 +90,48 @@ def test_a_backbone_that_breaks_is_refused_in_a_sentence(tiny_backbone: Callable
     compile_backbone(task, backend=Graphs())
     with pytest.raises(UsageError, match="--compile-backbone: this backbone is not one graph .*remove the flag"):
         task(batch_of(2))
+
+
+# images of (height, width), and how many objects each has
+BATCHES = [
+    [((128, 128), 3), ((128, 128), 2)],
+    [((128, 128), 0), ((128, 128), 5)],
+    [((128, 128), 1), ((128, 128), 4)],
+    [((64, 96), 4), ((96, 80), 2)],
+]
+
+
+def shown(images: list[tuple[tuple[int, int], int]]) -> Any:
+    """A batch of noise of these sizes, each with its number of objects."""
+    torch.manual_seed(0)
+    pixels, targets = batch_of(len(images))
+    for i, ((height, width), count) in enumerate(images):
+        pixels[i] = pixels[i][:, :height, :width].contiguous()
+        targets[i] = {name: values[:count] for name, values in targets[i].items()}
+        targets[i]["masks"] = targets[i]["masks"][:, :height, :width]
+    return pixels, targets
+
+
+@pytest.mark.parametrize("network", ["fcos", "detr", "mask_rcnn"])
+def test_a_network_compiles_once_for_any_number_of_objects(network: str, tiny_backbone: Callable[..., Any]) -> None:
+    net = detector.build(network, tiny_backbone(), 3, **detector.facts(network).get("tiny", {}))
+    task, graphs = DetectTask(net, pixel_stats("imagenet")).train(), Graphs()
+    state = deepcopy(task.state_dict())
+    plain = [task(shown(images)) for images in BATCHES]
+    task.load_state_dict(state)
+    compile_task(task, backend=graphs)  # each part is one graph, or is refused
+    made = []
+    for images, wanted in zip(BATCHES, plain, strict=True):
+        losses = task(shown(images))
+        for name, loss in wanted.items():
+            torch.testing.assert_close(losses[name], loss, rtol=1e-3, atol=1e-4)
+        made.append(len(graphs.sizes))
+    parts = sum(reduce(getattr, path.split(".")[:-1], net) is not None for path in net.graphs)
+    assert 1 <= made[0] <= parts
+    assert made[1] == made[2] <= 2 * parts, "a graph for one number of objects, one for all others"
+    assert made[3] <= 3 * parts, "one for all sizes of images"
+    torch.stack(list(losses.values())).sum().backward()
+    assert all(p.grad is not None for p in net.backbone.layers[0].parameters())  # type: ignore[union-attr]
 
 
 @pytest.mark.parametrize(
