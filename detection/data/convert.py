@@ -206,9 +206,9 @@ def about_boxes(splits: dict[str, list[Photo]]) -> list[str]:
                 outside[photo.file.name] = outside.get(photo.file.name, 0) + 1
             if w <= 0 or h <= 0:
                 flat[photo.file.name] = flat.get(photo.file.name, 0) + 1
-    said = {"reach over the edge, and training clips them": outside, "have no area, and training drops them": flat}
+    said = {"over the edge, which training clips": outside, "without area, which training drops": flat}
     return [
-        f"{plural(sum(found.values()), 'box')} {what}; written as they are, in {some(list(found))}"
+        f"{plural(sum(found.values()), 'box')} {what}, written as in the source: in {some(list(found))}"
         for what, found in said.items()
         if found
     ]

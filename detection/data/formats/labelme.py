@@ -26,7 +26,7 @@ from detection.data.formats.grouping import grouped
 from detection.data.formats.pictures import Pictures, background, check_missing, split_of
 from detection.data.formats.records import Asked, DataSet, Photo, Thing, around, classes_of, ellipse, left_out
 from detection.data.masks.rle import from_pixels
-from shared.errors import DataError
+from shared.errors import DataError, plural
 from shared.feeding.names import is_hidden
 
 NO_AREA = ("point", "points", "line", "linestrip")
@@ -70,7 +70,7 @@ def read_labelme(source: Path, asked: Asked) -> DataSet:
     for photo in [*photos, *(Photo(image, None, []) for image in unlabeled)]:
         splits.setdefault(split_of(photo.file, pictures.folder), []).append(photo)
     notes = [*pictures.notes, *about_inside(missing), *check_missing(missing, asked, source)]
-    notes += [f"{others} other JSON files are not read"] if others else []
+    notes += [f"{plural(others, 'other JSON file')} not read"] if others else []
     return DataSet(classes, splits, notes=[*notes, *left_out(without), *background(len(unlabeled))])
 
 

@@ -80,7 +80,7 @@ def test_labelme_splits_other_json_files_and_images_without_one(tmp_path: Path) 
     }
     found = to_coco("labelme", files(tmp_path / "set", {**texts, "train/c.jpg": "", "about.json": "{}"}))
     assert found["splits"] == {"train": 2, "val": 1} and boxes(found) == [CELL]
-    assert {"1 other JSON files are not read", "1 image without a label file kept as background, without objects"} <= {
+    assert {"1 other JSON file not read", "1 image without a label file kept as background, without objects"} <= {
         *found["notes"]
     }
 

@@ -149,3 +149,9 @@ def test_what_cvat_and_labelmes_web_tool_write(tmp_path: Path) -> None:
     size = "<imagesize><nrows>48</nrows><ncols>64</ncols></imagesize>"
     (source / "Annotations/a.xml").write_text(f"<annotation><filename>a.jpg</filename>{size}{entries}</annotation>")
     assert boxes(to_coco("voc", source)) == [("a.jpg", "cell", [0.5, 3, 8.5, 4])]
+
+
+def test_boxes_over_the_edge_and_without_area_are_kept_and_said(tmp_path: Path) -> None:
+    found = to_coco("voc", voc(tmp_path / "set", WHOLE, corners(50, 3, 70, 9), corners(9, 3, 8, 9)))
+    assert [box for _, _, box in boxes(found)][1:] == [[49, 2, 21, 7], [8, 2, 0, 7]]
+    assert [note.partition(",")[0] for note in found["notes"][-2:]] == ["1 box over the edge", "1 box without area"]
