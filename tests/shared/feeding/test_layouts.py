@@ -13,6 +13,7 @@ COCO_TEXT = json.dumps({"info": {}, "images": [], "annotations": [], "categories
 LABELME_TEXT = json.dumps({"version": "5", "shapes": [], "imagePath": "a.jpg", "imageData": None})
 VOC_TEXT = "<annotation><folder>x</folder><object><name>cat</name></object></annotation>"
 CVAT_TEXT = '<?xml version="1.0"?>\n<annotations>\n  <version>1.1</version>\n</annotations>'
+OPEN_TEXT = "ImageID,Source,LabelName,Confidence,XMin,XMax,YMin,YMax,IsGroupOf\n"
 YAML_TEXT = "train: ../train/images\nval: ../valid/images\nnc: 1\nnames: ['cell']\n"
 LAYOUTS = {
     "YOLO": [
@@ -34,6 +35,7 @@ LAYOUTS = {
         {"images/default/a.jpg": "", "annotations/instances_default.json": COCO_TEXT},
     ],
     "CSV": [{"train/a.jpg": "", "train/_annotations.csv": "filename,width\n"}],
+    "Open Images": [{"train-annotations-bbox.csv": OPEN_TEXT, "train/a.jpg": ""}],
     "class folders": [{"cat/a.jpg": "", "dog/b.jpg": ""}, {"train/cat/a.jpg": "", "val/cat/b.jpg": ""}],
     "images": [{"a.jpg": "", "b.png": ""}],
     "shards": [{"train-000000.tar": ""}],
@@ -64,6 +66,7 @@ def test_a_layout_is_recognized(name: str | None, files: dict[str, str], tmp_pat
         ("a.json", LABELME_TEXT, "labelme"),
         ("a.json", COCO_TEXT, "COCO"),
         ("boxes.csv", "a,b", "CSV"),
+        ("train-annotations-bbox.csv", OPEN_TEXT, "Open Images"),
         ("recipe.yaml", "epochs: 3\n", None),
         ("images.txt", "cat/a.jpg 0\n", None),
     ],
