@@ -67,6 +67,7 @@ class Distill(Method):
         blur: probability of Gaussian blur, std 0.1 to 2 pixels at 224 and proportional otherwise.
     """
 
+    needs = "any backbone; and a teacher, of a tag or timm's"
     backbone_calls = ("forward_both",)
 
     def __init__(
