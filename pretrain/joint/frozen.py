@@ -79,7 +79,10 @@ def find_teacher(asked: str | None, tag: str | None, weights_dir: Path | None, s
     word = asked or ""
     if word.startswith((PUBLISHED, UNTRAINED)):
         if tag is not None:
-            raise UsageError(f"--teacher {word} and --teacher-tag {tag} are two teachers; keep one")
+            raise UsageError(
+                f"--teacher {word} and --teacher-tag {tag} are two teachers; keep one, or give --teacher the "
+                f"backbone that has the tag"
+            )
         kind, _, name = word.partition(":")
         net = build_backbone(name, pretrained=kind == "timm")
         return Teacher(net, net.pixels or pixel_stats("imagenet"), word, size)
