@@ -35,3 +35,6 @@ if [ -n "${CHORDATE_REAL_DATA:-}" ]; then
 else
   echo "== data benchmarks left out: CHORDATE_REAL_DATA is not set"
 fi
+if $python -c 'import sys, torch; sys.exit(not torch.cuda.is_available())'; then
+  echo "== training steps on the GPU"; $python -W ignore tests/bench/bench_gpu_steps.py
+fi
