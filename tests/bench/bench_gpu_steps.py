@@ -5,9 +5,9 @@
     beside transformers    detr, deformable_detr
     alone                  vicreg, mae, ijepa, vitdet, efficientdet, ssd, smca, rt_detr, dino
 
-Ours is the loop's own `train_step` on a batch that lies on the device, all in bfloat16, also compiled. Images/s are medians
-of steps that are waited for, ratios are of one run; the peak is of memory that tensors held. `--small` runs everything at
-toy sizes on a CPU: it shows that this page runs, and its figures mean nothing.
+Ours is the loop's own `train_step` on a batch that lies on the device, all in bfloat16, also compiled. Images/s are the
+medians of steps that are waited for, ratios are of one run; the peak is of memory that tensors held. `--small` runs
+everything at toy sizes on a CPU: it shows that this page runs, and its figures mean nothing.
 """
 
 from __future__ import annotations
