@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -32,6 +34,7 @@ from shared.weights.store import Store
 
 ROOT = Path(__file__).parents[1]
 CLASSES = {"names": ["kite", "traffic cone"], "source_ids": [7, 90]}
+NAMED = {7: "kite", 90: "traffic cone"}
 TINY = {"width": 16, "hidden": 16, "max_detections": 6, "min_score": 0.0}
 OPTIONS: dict[str, dict[str, Any]] = {
     "fcos": {"width": 64, "depth": 1, "min_score": 0.0},
@@ -84,11 +87,31 @@ def test_a_folder_gives_the_very_results_of_detect_predict(network: str, export:
     entries = [entry for i, one in enumerate(found, start=1) for entry in one.to_coco(i)]
     assert entries == json.loads(Path("out/results.json").read_text())
     assert len(entries) > 0 and {entry["category_id"] for entry in entries} <= {7, 90}
-    for one, name in zip(found, ("a", "b", "c"), strict=True):
-        assert one.path is not None and one.path.stem == name
+    assert {entry["category_id"]: entry["category_name"] for entry in entries}.items() <= NAMED.items()
+    for one, name in zip(found, ("a.jpg", "b.jpg", "c.png"), strict=True):
+        assert one.path is not None and one.path.name == name
         drawn = Path("out/again.jpg")
         one.plot().convert("RGB").save(drawn, quality=90)
-        assert drawn.read_bytes() == next(Path("out").glob(f"*-{name}.jpg")).read_bytes()
+        assert drawn.read_bytes() == Path("out", name).with_name(name.replace("png", "png.jpg")).read_bytes()
+
+
+def test_photographs_of_one_name_keep_their_folders_and_boxes_are_rows_of_a_csv(export: Callable, photos: Path) -> None:
+    shutil.copytree(photos, photos / "cam2")
+    words = ["predict", str(photos / "cam2"), str(photos / "a.jpg"), str(photos / "a.jpg"), "--weights", export("fcos")]
+    assert detect([*words, "--csv", "--conf", "0.01", "--output", "out", "--device", "cpu"]) == 0
+    pictures = {path.relative_to("out").as_posix() for path in Path("out").rglob("*.jpg")}
+    assert pictures == {"cam2/a.jpg", "cam2/b.jpg", "cam2/c.png.jpg", "a.jpg", "000005-a.jpg"}
+    with Path("out/results.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    entries, files = json.loads(Path("out/results.json").read_text()), json.loads(Path("out/images.json").read_text())
+    assert len(rows) == len(entries) > 0
+    file_names = {image["id"]: image["file_name"] for image in files["images"]}
+    for row, entry in zip(rows, entries, strict=True):
+        assert row["file_name"] == file_names[entry["image_id"]] and row["class_name"] == entry["category_name"]
+        x, y, w, h = entry["bbox"]
+        corners = [float(row[name]) for name in ("x0", "y0", "x1", "y1")]
+        assert int(row["class_id"]) == entry["category_id"] and corners == pytest.approx([x, y, x + w, y + h], abs=1e-3)
+        assert float(row["score"]) == pytest.approx(entry["score"], abs=1e-5)
 
 
 @pytest.mark.slow

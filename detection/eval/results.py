@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -84,12 +84,16 @@ def read_detections(
     return Found(np.column_stack((x0, y0, x1 - x0, y1 - y0, scores, source_ids[labels])), masks, keypoints)
 
 
-def entries(image_id: int, found: Found, size: tuple[int, int]) -> list[dict[str, Any]]:
-    """COCO results of one image of (height, width) `size`."""
+def entries(
+    image_id: int, found: Found, size: tuple[int, int], names: Mapping[int, str] | None = None
+) -> list[dict[str, Any]]:
+    """COCO results of one image of (height, width) `size`; with `names` by category id, each has a `category_name`."""
     results: list[dict[str, Any]] = [
         {"image_id": image_id, "category_id": int(category), "bbox": box, "score": score}
         for *box, score, category in found.rows.tolist()
     ]
+    for entry in results if names is not None else ():
+        entry["category_name"] = names[entry["category_id"]]  # type: ignore[index]
     for entry, runs in zip(results, found.masks or (), strict=found.masks is not None):
         if runs:
             entry["segmentation"] = {"size": [*size], "counts": runs.decode("ascii")}

@@ -208,6 +208,11 @@ def predict_flags() -> Parser:
         help="coco: also write annotations.json, which `detect train` accepts, and labelled.json, its summary",
     )
     parser.add_argument(
+        "--csv",
+        action="store_true",
+        help="also write results.csv: file_name,class_id,class_name,score,x0,y0,x1,y1 in pixels of the photograph",
+    )
+    parser.add_argument(
         "--proposal-weights", metavar="WEIGHTS", help="weights that propose, for networks on stored proposals"
     )
     score_flags(parser, "needed here")
@@ -237,6 +242,7 @@ def predict(argv: list[str]) -> int:
         size=args.size,
         max_size=args.max_size,
         annotate=args.save == "coco",
+        csv=args.csv,
         turn=chosen(upright=args.upright, as_stored=args.as_stored),
         vocabulary=args.vocabulary,
         text_weights=args.text_weights,
@@ -346,6 +352,6 @@ COMMANDS = {
         "store the boxes that a network proposes, for networks on stored proposals", propose, propose_flags
     ),
     "predict": Command(
-        "pictures with boxes, and COCO result JSON, for images, folders or a COCO file", predict, predict_flags
+        "pictures with boxes, and COCO result JSON or CSV, for images, folders or a COCO file", predict, predict_flags
     ),
 }

@@ -1,6 +1,6 @@
 """`detect predict`: a trained detector on images.
 
-files, folders, COCO file -> pictures_of -> Trained -> Predictions: pictures, results.json, images.json
+files, folders, COCO file -> pictures_of -> Trained -> Predictions: pictures, results.json, images.json, results.csv
                                                                     panoptic.json and PNGs, annotations.json
 """
 
@@ -23,6 +23,7 @@ from detection.eval.panoptic_output import PanopticFolder
 from detection.eval.results import entries, for_scoring, read_detections
 from detection.inference import labeling
 from detection.inference.images import pictures_of, root_of
+from detection.inference.named import picture_name, save_csv
 from detection.inference.open_world import OpenWorld, ask
 from detection.inference.told import ask_for
 from detection.inference.trained import Trained
@@ -49,6 +50,7 @@ def predict(
     size: tuple[int, ...] | None,
     max_size: int | None,
     annotate: bool = False,
+    csv: bool = False,
     turn: Turn = "auto",
     vocabulary: str | None = None,
     text_weights: Path | None = None,
@@ -59,8 +61,8 @@ def predict(
 
     Category ids are those of the weights' class map. Boxes are in pixels of the image as images.json gives its size:
     turned upright by EXIF, or as the sizes of the COCO file say. Without a COCO file, image ids start at 1; file names
-    in images.json are relative to the deepest folder that contains all images. Panoptic segmentation networks also
-    write COCO panoptic JSON and PNGs.
+    in images.json are relative to the deepest folder that contains all images, and pictures have the same. Panoptic
+    segmentation networks also write COCO panoptic JSON and PNGs.
 
     Args:
         sources: files and folders; with `annotations`, the folder of its images.
@@ -70,6 +72,7 @@ def predict(
         size: height and width in pixels; None for that of training.
         max_size: maximum of the longer side in pixels; None for that of training.
         annotate: also write annotations.json, COCO annotations.
+        csv: also write results.csv, a row for each box.
         turn: whether to apply the EXIF orientation; "auto" does, but with `annotations` only where the size says so.
         vocabulary: names to look for, for networks that are told their classes; category ids then count from 1.
         text_weights: file of CLIP's weights, for names that are not known.
@@ -88,11 +91,11 @@ def predict(
     check_proposer(trained, proposer, how)
     ask(trained, how._replace(new_names=vocabulary is not None))
     resize, root = trained.resize(size, max_size), root_of(sources)
-    written = Predictions(out, trained, min_score, annotate=annotate, asked=vocabulary is not None)
+    written = Predictions(out, trained, min_score, annotate=annotate, csv=csv, asked=vocabulary is not None)
     for image_id, path, picture, upright in pictures_of(sources, annotations, turn):
         found, scale = detect_in(picture, trained, resize, proposer)
         name = Path(os.path.abspath(path)).relative_to(root).as_posix()
-        written.add(image_id, path, name, picture, found, scale, upright=upright)
+        written.add(image_id, name, picture, found, scale, upright=upright)
     return written.close()
 
 
@@ -147,6 +150,7 @@ class Predictions:
         out: an empty or new folder.
         min_score: detections with a lower score are dropped; None for 0.05, 0.5 with `annotate`, 0.85 for segments.
         annotate: also write annotations.json.
+        csv: also write results.csv.
         asked: for names that a person typed; pictures then show the best ones, since scores of names that were not
             trained are low.
 
@@ -155,12 +159,20 @@ class Predictions:
     """
 
     def __init__(
-        self, out: Path, trained: Trained, min_score: float | None, *, annotate: bool, asked: bool = False
+        self,
+        out: Path,
+        trained: Trained,
+        min_score: float | None,
+        *,
+        annotate: bool,
+        csv: bool = False,
+        asked: bool = False,
     ) -> None:
         out.mkdir(parents=True, exist_ok=True)
         if any(out.iterdir()):
             raise UsageError(f"{out} is not empty, and predictions are never overwritten; give another --output")
-        self.out, self.trained, self.annotate = out, trained, annotate
+        self.out, self.trained, self.annotate, self.csv = out, trained, annotate, csv
+        self.names, self.taken = trained.classes.by_id(), set[str]()
         self.most, self.shown = (BEST if min_score is None else None, 0.0) if asked else (None, SHOWN)
         self.min_score = (0.5 if annotate else 0.05) if min_score is None else min_score
         self.min_segment_score = SURE if min_score is None else min_score
@@ -173,7 +185,6 @@ class Predictions:
     def add(
         self,
         image_id: int,
-        path: Path,
         name: str,
         picture: Tensor,
         found: Detections,
@@ -184,7 +195,7 @@ class Predictions:
         """Add one image.
 
         Args:
-            name: its file name in images.json.
+            name: its file name in images.json, and of its picture; not absolute.
             picture: (3, H, W) uint8, original pixels.
             found: detections in pixels of the network's input.
             scale: (vertical, horizontal), original size divided by input size.
@@ -193,7 +204,7 @@ class Predictions:
         trained, (height, width) = self.trained, picture.shape[-2:]
         source_ids = np.array(trained.classes.source_ids)
         in_file = read_detections(image_id, found, scale, (height, width), source_ids)
-        self.results += entries(image_id, in_file.best(self.min_score), (height, width))
+        self.results += entries(image_id, in_file.best(self.min_score), (height, width), self.names)
         own = {"id": image_id, "file_name": name, "height": height, "width": width}
         self.images.append(own if upright is None else {**own, "upright": upright})
         if self.folder is not None:
@@ -202,8 +213,10 @@ class Predictions:
             names, least = trained.classes.names, max(self.min_score, self.shown)
             moved = in_original_pixels(best(found, self.most), scale)
             drawn = draw_detections(picture, moved, names, min_score=least, skeleton=trained.skeleton)
-        with written_aside(self.out / f"{image_id:06d}-{path.stem}.jpg") as partial:
-            drawn.convert("RGB").save(partial, quality=90)
+        place = self.out / picture_name(name, image_id, self.taken)
+        place.parent.mkdir(parents=True, exist_ok=True)
+        with written_aside(place) as partial:
+            drawn.convert("RGB").save(partial, "JPEG", quality=90)
 
     def close(self) -> list[str]:
         """Write the JSON files; returns lines that describe what was written."""
@@ -218,6 +231,8 @@ class Predictions:
         lines = [f"{plural(len(self.images), 'picture')} and results.json in {out}"]
         if len(scoring) > 1:
             lines.append(f"{extra} for pycocotools: with the bbox of results.json it would take the areas of the boxes")
+        if self.csv:
+            lines.append(f"results.csv: {plural(save_csv(out / 'results.csv', self.images, self.results), 'box')}")
         if self.folder is not None:
             lines.append(f"panoptic segmentation in {self.folder.close()} and {self.folder.pngs}")
         if self.annotate:

@@ -86,7 +86,7 @@ class Prediction:
 
     def to_coco(self, image_id: int = 1) -> list[dict[str, Any]]:
         """COCO results, as in results.json of `detect predict`: category ids of the source, boxes as x y w h."""
-        return entries(image_id, self._found, self.image.shape[:2])
+        return entries(image_id, self._found, self.image.shape[:2], self._trained.classes.by_id())
 
     def to_supervision(self) -> Any:
         """`supervision.Detections` with boxes, masks, scores, labels and data["class_name"].

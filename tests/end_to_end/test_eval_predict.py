@@ -87,7 +87,7 @@ def test_predictions_are_in_source_ids_and_pixels_of_the_photographs(
     assert best["bbox"] == pytest.approx([0, 0, 32, 24])
     assert (faint["category_id"], faint["score"]) == (3, pytest.approx(0.06))
     assert faint["bbox"] == pytest.approx([8 * 64 / 96, 4, 8 * 64 / 96, 4])
-    assert (tmp_path / "file" / "000001-002.jpg").is_file()
+    assert (tmp_path / "file" / "002.jpg").is_file()
 
     folder = words.format(untrained / "val", "folder") + "--min-score 0.5"
     assert run(folder, prepare=one_known_box).code == 0

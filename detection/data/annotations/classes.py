@@ -68,6 +68,10 @@ class ClassMap:
     def __len__(self) -> int:
         return len(self.names)
 
+    def by_id(self) -> dict[int, str]:
+        """{category id: name}."""
+        return dict(zip(self.source_ids, self.names, strict=True))
+
     def bind(self, categories: Mapping[int, str], used: Collection[int], path: Path) -> tuple[ClassMap, dict[int, int]]:
         """The same labels with the ids of another file, and that file's {category id: label}; matched by name.
 

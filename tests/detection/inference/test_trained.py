@@ -154,7 +154,7 @@ def test_predictions_hold_them_and_become_labels_that_training_reads(
         assert labels.masks is not None
     else:
         assert labels.skeleton == SKELETON and listed["categories"][0]["keypoints"] == list(SKELETON.names)
-    assert Image.open(tmp_path / "out/000001-0.jpg").size == (640, 480)
+    assert Image.open(tmp_path / "out/0.png.jpg").size == (640, 480)
 
 
 def test_the_truth_scores_1_in_all_that_the_annotations_hold(coco: Path) -> None:
