@@ -8,10 +8,12 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 from transformers.loss.loss_rt_detr import RTDetrLoss
 
 from backbones import backbone
 from detection.nets.rt_detr import RTDETR
+from detection.parts.fixed import fixed_shapes
 from detection.types import Images, Target
 from shared.errors import UsageError
 from shared.loop.optim import parameter_scales
@@ -61,6 +63,29 @@ def test_logits_and_boxes_are_those_of_transformers(tiny_backbone: Any, scenes: 
     torch.testing.assert_close(found.selected.logits, out.enc_topk_logits, rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(found.selected.boxes.sigmoid(), out.enc_topk_bboxes, rtol=1e-4, atol=1e-5)
     assert found.boxes[-1].std(1).max() > 0.01, "queries differ"
+
+
+class Names(TorchDispatchMode):
+    """Names of all operations."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: set[str] = set()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.seen.add(str(func))
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("sampling", ["bilinear", "discrete"])
+def test_an_export_samples_no_grid_if_it_samples_discretely(
+    tiny_backbone: Any, scenes: Callable, sampling: str
+) -> None:
+    net = RTDETR(tiny_backbone(), CLASSES, **(SMALL | {"sampling": sampling})).eval()
+    images, _ = of_scenes(scenes, [1])
+    with fixed_shapes(), Names() as names:
+        net.detect(images)
+    assert any("grid_sampler" in name for name in names.seen) == (sampling == "bilinear")
 
 
 @pytest.mark.parametrize("counts", [[3, 1], [2, 0], [0, 0]], ids=str)
