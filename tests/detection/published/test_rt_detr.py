@@ -53,15 +53,9 @@ def bring_in(store: Store, file: Path, **options: Any) -> Trained:
     return Trained(import_detector(wanted, store), torch.device("cpu"))
 
 
-@pytest.mark.parametrize("kind", ["published", "state dict"])
-def test_files_of_transformers_say_what_it_says(kind: str, theirs: Any, tmp_path: Path, store: Store) -> None:
-    file = tmp_path / "rt_detr.pth"
-    if kind == "published":  # with the names of its published files
-        theirs.save_pretrained(tmp_path)
-        file = tmp_path / "model.safetensors"
-    else:
-        torch.save(theirs.state_dict(), file)
-    ours = bring_in(store, file)
+def test_published_files_say_what_transformers_says(theirs: Any, tmp_path: Path, store: Store) -> None:
+    theirs.save_pretrained(tmp_path)  # with the names of the published files, which differ from those in its programs
+    ours = bring_in(store, tmp_path / "model.safetensors")
     with torch.no_grad():
         out = theirs(IMAGES.pixels)
         found = ours.task.detector.predict(IMAGES)  # type: ignore[operator]
@@ -75,7 +69,9 @@ def test_files_of_transformers_say_what_it_says(kind: str, theirs: Any, tmp_path
     assert tuple(card.recipe["size"]) == (640, 640) and card.recipe["max_size"] is None
 
 
-def test_its_small_backbones_are_recognized(small: Any, tmp_path: Path, store: Store) -> None:
+def test_small_backbones_are_recognized_and_so_are_the_names_of_its_programs(
+    small: Any, tmp_path: Path, store: Store
+) -> None:
     torch.save(small.state_dict(), tmp_path / "small.pth")
     wanted = Import(file=tmp_path / "small.pth", network="rt_detr", tag="theirs", network_args=ARGS)
     ours = Trained(import_detector(wanted, store), torch.device("cpu"))
