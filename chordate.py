@@ -85,16 +85,24 @@ class Model:
         return self._trained.task
 
     @overload
-    def predict(self, image: OneImage, min_score: float = 0.05) -> Prediction: ...
+    def predict(
+        self, image: OneImage, min_score: float = 0.05, *, tiles: int | None = None, tile_overlap: float = 0.2
+    ) -> Prediction: ...
     @overload
-    def predict(self, image: Sequence[Any], min_score: float = 0.05) -> list[Prediction]: ...
-    def predict(self, image: Any, min_score: float = 0.05) -> Any:
+    def predict(
+        self, image: Sequence[Any], min_score: float = 0.05, *, tiles: int | None = None, tile_overlap: float = 0.2
+    ) -> list[Prediction]: ...
+    def predict(
+        self, image: Any, min_score: float = 0.05, *, tiles: int | None = None, tile_overlap: float = 0.2
+    ) -> Any:
         """Detect objects, with the very boxes of `detect predict`.
 
         Args:
             image: a file; a PIL image; an array (H, W, 3) or tensor (3, H, W), uint8 RGB. Or several: a folder, a list
                 of any of these, a batch (B, H, W, 3) or (B, 3, H, W).
             min_score: detections with a lower score are left out, from 0 to 1.
+            tiles: pixels; photographs larger than this are also looked into tile by tile, for small objects.
+            tile_overlap: of a tile and the next, as a share of `tiles`.
 
         Returns:
             A `Prediction` for one image, a list of them for several. In a folder, files that cannot be read are logged
@@ -107,17 +115,22 @@ class Model:
         from detection.inference.prediction import is_one
 
         one = is_one(image)
-        found = list(self.each(image, min_score))
+        found = list(self.each(image, min_score, tiles=tiles, tile_overlap=tile_overlap))
         return found[0] if one else found
 
-    def each(self, images: Any, min_score: float = 0.05) -> Iterator[Prediction]:
+    def each(
+        self, images: Any, min_score: float = 0.05, *, tiles: int | None = None, tile_overlap: float = 0.2
+    ) -> Iterator[Prediction]:
         """The same, one prediction after the other: for folders that do not fit into memory."""
         from detection.inference.prediction import photographs, predicted
+        from detection.inference.tiles import tiles_for
 
         if not 0 <= min_score <= 1:
             raise UsageError(f"min_score is {min_score}; give a number from 0 to 1")
+        cut = None if tiles is None else tiles_for(self._trained, tiles, tile_overlap)
+        how: Any = {"proposer": self._proposer, "tiles": cut}
         for path, pixels in photographs(images):
-            yield predicted(self._trained, pixels, self._resize, min_score, path=path, proposer=self._proposer)
+            yield predicted(self._trained, pixels, self._resize, min_score, path=path, **how)
 
     def evaluate(
         self, data_path: str | Path, *, batch_size: int = 8, workers: int = 0, **data: Any

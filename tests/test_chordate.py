@@ -145,6 +145,40 @@ def test_a_prediction_says_what_was_found_where(export: Callable, photos: Path) 
     assert "48x80" in repr(found) and found.names[0] in repr(found)
 
 
+@pytest.mark.parametrize("network", ["fcos", "mask_rcnn"])
+def test_tiles_are_looked_into_as_photographs_and_a_large_tile_changes_nothing(
+    network: str, export: Callable, photos: Path
+) -> None:
+    tag = export(network)
+    model, picture = chordate.load(tag, device="cpu"), chordate.load(tag).predict(photos / "a.jpg").image
+    plain = model.predict(picture, tiles=80)
+    assert plain.to_coco() == model.predict(picture).to_coco()
+    places = [(0, 0, 80, 48), (0, 0, 40, 40), (40, 0, 80, 40), (0, 8, 40, 48), (40, 8, 80, 48)]
+    alone = [model.predict(picture[y0:y1, x0:x1].copy()).boxes + np.array([x0, y0] * 2) for x0, y0, x1, y1 in places]
+    found = model.predict(picture, tiles=40, tile_overlap=0)
+    apart = np.abs(found.boxes[:, None] - np.concatenate(alone)).max(2)
+    assert len(found) > len(plain) / 2 and (apart.min(1) < 1e-3).all()
+    assert (np.diff(found.scores) <= 0).all()
+    assert found.masks is None or found.masks.shape == (len(found), 48, 80)
+    assert found.plot().size[0] >= 640
+    words = [
+        "predict",
+        str(photos / "a.jpg"),
+        "--weights",
+        tag,
+        "--tiles",
+        "40",
+        "--tile-overlap",
+        "0",
+        "--device",
+        "cpu",
+    ]
+    assert detect([*words, "--output", "out"]) == 0
+    boxes = [entry["bbox"] for entry in json.loads(Path("out/results.json").read_text())]
+    x0, y0, x1, y1 = found.boxes.T
+    assert np.array(boxes) == pytest.approx(np.stack((x0, y0, x1 - x0, y1 - y0), 1))
+
+
 def test_keypoints_are_in_pixels_of_the_photograph(export: Callable, photos: Path) -> None:
     found = chordate.load(export("keypoint_rcnn"), device="cpu").predict(photos / "a.jpg")
     assert found.keypoints is not None and found.keypoints.shape == (len(found), 3, 3) and found.masks is None

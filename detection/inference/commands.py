@@ -215,6 +215,19 @@ def predict_flags() -> Parser:
     parser.add_argument(
         "--proposal-weights", metavar="WEIGHTS", help="weights that propose, for networks on stored proposals"
     )
+    parser.add_argument(
+        "--tiles",
+        type=whole(32, 16_384),
+        metavar="SIZE",
+        help="for small objects in large photographs: look into overlapping tiles of SIZE x SIZE pixels too, each as "
+        "into a photograph of its own, and merge what is found by the network's NMS",
+    )
+    parser.add_argument(
+        "--tile-overlap",
+        type=number(low=0, high=0.9),
+        metavar="SHARE",
+        help="of a tile and the next, as a share of SIZE; objects of at most this size are whole in one (default: 0.2)",
+    )
     score_flags(parser, "needed here")
     image_flags(parser, "(default: all; with --coco-json-path those whose size in it says so)")
     return parser
@@ -225,16 +238,20 @@ def predict(argv: list[str]) -> int:
     from detection.data.photographs import chosen
     from detection.inference.open_world import OpenWorld
     from detection.inference.predict import predict as detect_in_images
+    from detection.inference.tiles import tiles_for
     from shared.feeding.image import limit_pixels
 
     limit_pixels(args.max_pixels)
     if args.calibrate is not None and args.prior is None:
         raise UsageError("--calibrate needs a count over many images; count with `detect eval --counts`, give --prior")
+    if args.tile_overlap is not None and args.tiles is None:
+        raise UsageError("--tile-overlap is that of tiles; give --tiles SIZE too")
     proposer = None
     if args.proposal_weights is not None:
         proposer = open_weights(args.proposal_weights, args.weights_dir, args.device)
+    trained = open_weights(args.weights, args.weights_dir, args.device)
     lines = detect_in_images(
-        open_weights(args.weights, args.weights_dir, args.device),
+        trained,
         args.images,
         args.output,
         annotations=args.coco_json_path,
@@ -247,6 +264,7 @@ def predict(argv: list[str]) -> int:
         vocabulary=args.vocabulary,
         text_weights=args.text_weights,
         proposer=proposer,
+        tiles=None if args.tiles is None else tiles_for(trained, args.tiles, args.tile_overlap),
         how=OpenWorld(**scores_of(args)),
     )
     say(*lines)

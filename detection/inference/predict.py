@@ -25,6 +25,7 @@ from detection.inference import labeling
 from detection.inference.images import pictures_of, root_of
 from detection.inference.named import picture_name, save_csv
 from detection.inference.open_world import OpenWorld, ask
+from detection.inference.tiles import Tiles, in_tiles
 from detection.inference.told import ask_for
 from detection.inference.trained import Trained
 from detection.nets import takes_proposals
@@ -55,6 +56,7 @@ def predict(
     vocabulary: str | None = None,
     text_weights: Path | None = None,
     proposer: Trained | None = None,
+    tiles: Tiles | None = None,
     how: OpenWorld = OpenWorld(),  # noqa: B008 - a tuple
 ) -> list[str]:
     """Detect objects; write a picture of each image, results.json (COCO results) and images.json.
@@ -77,6 +79,7 @@ def predict(
         vocabulary: names to look for, for networks that are told their classes; category ids then count from 1.
         text_weights: file of CLIP's weights, for names that are not known.
         proposer: proposes boxes, for a network that does not.
+        tiles: also look into the tiles of photographs larger than one.
         how: scores of such a network.
 
     Returns:
@@ -93,23 +96,27 @@ def predict(
     resize, root = trained.resize(size, max_size), root_of(sources)
     written = Predictions(out, trained, min_score, annotate=annotate, csv=csv, asked=vocabulary is not None)
     for image_id, path, picture, upright in pictures_of(sources, annotations, turn):
-        found, scale = detect_in(picture, trained, resize, proposer)
+        found, scale = detect_in(picture, trained, resize, proposer, tiles)
         name = Path(os.path.abspath(path)).relative_to(root).as_posix()
         written.add(image_id, name, picture, found, scale, upright=upright)
     return written.close()
 
 
 def detect_in(
-    picture: Tensor, trained: Trained, resize: Callable, proposer: Trained | None = None
+    picture: Tensor, trained: Trained, resize: Callable, proposer: Trained | None = None, tiles: Tiles | None = None
 ) -> tuple[Detections, tuple[float, float]]:
     """Detections of one image, on the CPU, in pixels of the network's input; and the (vertical, horizontal) scale:
-    original size divided by input size.
+    original size divided by input size. Where an image is cut into tiles they are in its own pixels, of scale 1.
 
     Args:
         picture: (3, H, W) uint8 RGB.
         resize: to the network's input, of `Trained.resize`.
         proposer: proposes boxes, for a network that does not.
+        tiles: also look into the tiles of an image larger than one.
     """
+    if tiles is not None and max(size_of(picture)) > tiles.size:
+        own = in_tiles(picture, tiles, lambda part: in_original_pixels(*detect_in(part, trained, resize, proposer)))
+        return own, (1.0, 1.0)
     nothing = Target(boxes=torch.zeros(0, 4), labels=torch.zeros(0, dtype=torch.int64))
     small, _ = resize(picture, nothing, rng_for(0, 0, 0))
     if proposer is not None:

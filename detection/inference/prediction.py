@@ -20,6 +20,7 @@ from detection.drawing.draw import draw_detections
 from detection.eval.results import Found, entries, read_detections
 from detection.inference.images import pictures_of
 from detection.inference.predict import SHOWN, detect_in, in_original_pixels
+from detection.inference.tiles import Tiles
 from detection.inference.trained import Trained
 from detection.types import Detections
 from shared.errors import DataError, UsageError
@@ -110,10 +111,17 @@ class Prediction:
 
 
 def predicted(
-    trained: Trained, pixels: Tensor, resize: Any, min_score: float, *, path: Path | None, proposer: Trained | None
+    trained: Trained,
+    pixels: Tensor,
+    resize: Any,
+    min_score: float,
+    *,
+    path: Path | None,
+    proposer: Trained | None,
+    tiles: Tiles | None = None,
 ) -> Prediction:
     """The detections of one image with at least `min_score`. pixels: (3, H, W) uint8 RGB."""
-    detected, scale = detect_in(pixels, trained, resize, proposer)
+    detected, scale = detect_in(pixels, trained, resize, proposer, tiles)
     height, width = pixels.shape[-2:]
     ids = np.array(trained.classes.source_ids)
     whole = read_detections(0 if path is None else path.name, detected, scale, (height, width), ids)  # type: ignore[arg-type]
