@@ -4,7 +4,7 @@
     detection/data/commands.py          COMMANDS = {"pack": ...}
             |
             v  every commands.py of the package
-    program("detect", "detection")      usage, dispatch, one-sentence errors
+    program("detect", "detection")      usage, dispatch, one-sentence errors, completion in shells
 
 A new command is an entry in its room's `commands.py`; nothing else is edited. These pages import no torch at the top,
 so `--help` answers at once. Before a command runs, the installed packages are compared with the required ones.
@@ -19,9 +19,12 @@ from typing import NamedTuple
 
 from shared import versions
 from shared.errors import UsageError, guarded
+from shared.recipes.completion import script, spelled
 from shared.recipes.flags import Parser
 from shared.recipes.nearest import suggest
 from shared.text import say
+
+COMPLETION = "--print-completion"
 
 
 class Command(NamedTuple):
@@ -74,6 +77,10 @@ def program(name: str, package: str, first: Sequence[str] = ()) -> Callable[...,
         if not argv or argv[0] in ("-h", "--help"):
             say(*usage(name, {word: commands[word] for word in names}).splitlines())
             return 0 if argv else 2
+        if argv[0].startswith(COMPLETION):
+            offered = {word: spelled(commands[word].summary, flags_of(commands[word])) for word in names}
+            say(*script(" ".join(argv).removeprefix(COMPLETION).strip(" ="), name, offered).splitlines())
+            return 0
         if argv[0] not in commands:
             raise UsageError(f"no command '{argv[0]}'{suggest(argv[0], names)}; there is {', '.join(names)}")
         if not {"-h", "--help"} & {*argv}:
@@ -90,9 +97,14 @@ def program(name: str, package: str, first: Sequence[str] = ()) -> Callable[...,
     return main
 
 
+def flags_of(command: Command) -> Parser | None:
+    return None if command.flags is None else command.flags()
+
+
 def usage(name: str, commands: dict[str, Command]) -> str:
     """What the program prints without a command: every command with its summary."""
     width = max(map(len, commands))
     lines = [f"  {word:<{width}}  {command.summary}" for word, command in commands.items()]
-    last = f"`{name} COMMAND --help` shows the flags of each, `{name} --version` what is installed."
-    return "\n".join([f"usage: {name} COMMAND [flags]", "", *lines, "", last])
+    last = f"`{name} COMMAND --help` shows the flags of each, `{name} --version` what is installed,"
+    more = f"`{name} --print-completion bash` (zsh, fish) a script that completes them in the shell."
+    return "\n".join([f"usage: {name} COMMAND [flags]", "", *lines, "", last, more])
