@@ -12,8 +12,8 @@ class Images(NamedTuple):
 
     pixels: Tensor
     sizes: list[tuple[int, int]]
-    held: Tensor | None = None  # (B, 2) int64, the sizes on the device, for compiled networks: a graph knows no numbers
     proposals: list[Tensor] | None = None  # stored ones, (P, 5) as x0 y0 x1 y1 score, for networks that take them
+    held: Tensor | None = None  # (B, 2) int64, the sizes on the device, for compiled networks: a graph knows no numbers
 
 
 class Target(TypedDict):

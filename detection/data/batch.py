@@ -32,11 +32,11 @@ def pad_batch(images: list[Tensor], normalize: Callable[[Tensor], Tensor], multi
     height, width = (-(-max(side) // multiple) * multiple for side in zip(*sizes, strict=True))
     held = sent(sizes, images[0].device)
     if all(size == (height, width) for size in sizes):
-        return Images(normalize(torch.stack(images)), sizes, held)
+        return Images(normalize(torch.stack(images)), sizes, held=held)
     stored = images[0].new_zeros((len(images), 3, height, width))
     for canvas, image, (h, w) in zip(stored, images, sizes, strict=True):
         canvas[:, :h, :w] = image
     pixels = normalize(stored)
     for canvas, (h, w) in zip(pixels, sizes, strict=True):
         canvas[:, h:], canvas[:, :h, w:] = 0, 0
-    return Images(pixels, sizes, held)
+    return Images(pixels, sizes, held=held)

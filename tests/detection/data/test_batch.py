@@ -20,7 +20,7 @@ def normalize(image: Tensor) -> Tensor:
 
 def test_images_lie_top_left_and_the_rest_is_zero() -> None:
     images = [image_of(40, 70), image_of(33, 20)]
-    pixels, sizes, held, _ = pad_batch(images, normalize)
+    pixels, sizes, _, held = pad_batch(images, normalize)
     assert sizes == [(40, 70), (33, 20)] and held is not None and held.tolist() == [[40, 70], [33, 20]]
     assert pixels.shape == (2, 3, 64, 96) and pixels.dtype == torch.float32
     for canvas, image, (height, width) in zip(pixels, images, sizes, strict=True):
