@@ -86,14 +86,29 @@ class Model:
 
     @overload
     def predict(
-        self, image: OneImage, min_score: float = 0.05, *, tiles: int | None = None, tile_overlap: float = 0.2
+        self,
+        image: OneImage,
+        min_score: float = 0.05,
+        *,
+        tiles: int | Sequence[int] | None = None,
+        tile_overlap: float = 0.2,
     ) -> Prediction: ...
     @overload
     def predict(
-        self, image: Sequence[Any], min_score: float = 0.05, *, tiles: int | None = None, tile_overlap: float = 0.2
+        self,
+        image: Sequence[Any],
+        min_score: float = 0.05,
+        *,
+        tiles: int | Sequence[int] | None = None,
+        tile_overlap: float = 0.2,
     ) -> list[Prediction]: ...
     def predict(
-        self, image: Any, min_score: float = 0.05, *, tiles: int | None = None, tile_overlap: float = 0.2
+        self,
+        image: Any,
+        min_score: float = 0.05,
+        *,
+        tiles: int | Sequence[int] | None = None,
+        tile_overlap: float = 0.2,
     ) -> Any:
         """Detect objects, with the very boxes of `detect predict`.
 
@@ -101,8 +116,9 @@ class Model:
             image: a file; a PIL image; an array (H, W, 3) or tensor (3, H, W), uint8 RGB. Or several: a folder, a list
                 of any of these, a batch (B, H, W, 3) or (B, 3, H, W).
             min_score: detections with a lower score are left out, from 0 to 1.
-            tiles: pixels; photographs larger than this are also looked into tile by tile, for small objects.
-            tile_overlap: of a tile and the next, as a share of `tiles`.
+            tiles: height and width in pixels, or the side of squares; photographs larger than this are also looked into
+                tile by tile, for small objects.
+            tile_overlap: of a tile and the next, as a share of their sides.
 
         Returns:
             A `Prediction` for one image, a list of them for several. In a folder, files that cannot be read are logged
@@ -119,7 +135,12 @@ class Model:
         return found[0] if one else found
 
     def each(
-        self, images: Any, min_score: float = 0.05, *, tiles: int | None = None, tile_overlap: float = 0.2
+        self,
+        images: Any,
+        min_score: float = 0.05,
+        *,
+        tiles: int | Sequence[int] | None = None,
+        tile_overlap: float = 0.2,
     ) -> Iterator[Prediction]:
         """The same, one prediction after the other: for folders that do not fit into memory."""
         from detection.inference.prediction import photographs, predicted

@@ -218,15 +218,17 @@ def predict_flags() -> Parser:
     parser.add_argument(
         "--tiles",
         type=whole(32, 16_384),
+        nargs="+",
+        action=OneOrTwo,
         metavar="SIZE",
-        help="for small objects in large photographs: look into overlapping tiles of SIZE x SIZE pixels too, each as "
-        "into a photograph of its own, and merge what is found by the network's NMS",
+        help="for small objects in large photographs: look into overlapping tiles of this height and width too, each "
+        "as into a photograph of its own, and merge what is found by the network's NMS",
     )
     parser.add_argument(
         "--tile-overlap",
         type=number(low=0, high=0.9),
         metavar="SHARE",
-        help="of a tile and the next, as a share of SIZE; objects of at most this size are whole in one (default: 0.2)",
+        help="of neighbors, as a share of their sides; objects of at most this size are whole in one (default: 0.2)",
     )
     score_flags(parser, "needed here")
     image_flags(parser, "(default: all; with --coco-json-path those whose size in it says so)")

@@ -25,7 +25,7 @@ from detection.inference import labeling
 from detection.inference.images import pictures_of, root_of
 from detection.inference.named import picture_name, save_csv
 from detection.inference.open_world import OpenWorld, ask
-from detection.inference.tiles import Tiles, in_tiles
+from detection.inference.tiles import Tiles, in_tiles, windows
 from detection.inference.told import ask_for
 from detection.inference.trained import Trained
 from detection.nets import takes_proposals
@@ -114,7 +114,7 @@ def detect_in(
         proposer: proposes boxes, for a network that does not.
         tiles: also look into the tiles of an image larger than one.
     """
-    if tiles is not None and max(size_of(picture)) > tiles.size:
+    if tiles is not None and len(windows(size_of(picture), tiles)) > 1:
         own = in_tiles(picture, tiles, lambda part: in_original_pixels(*detect_in(part, trained, resize, proposer)))
         return own, (1.0, 1.0)
     nothing = Target(boxes=torch.zeros(0, 4), labels=torch.zeros(0, dtype=torch.int64))

@@ -36,18 +36,21 @@ AT_ONCE = 64  # cut boxes that are compared with all others at once
 class Tiles(NamedTuple):
     """How a photograph is cut, and its detections merged.
 
-    size: height and width of a tile in pixels of the photograph.
-    overlap: of neighboring tiles at least, as a share of their side. Objects of at most this size are whole in a tile.
+    size: (height, width) of a tile in pixels of the photograph.
+    overlap: of neighbors at least, as a share of their sides. Objects of at most this size are whole in a tile.
     iou: above which two boxes of a class are one object.
     """
 
-    size: int
+    size: Size
     overlap: float = OVERLAP
     iou: float = IOU
 
 
-def tiles_for(trained: Trained, size: int, overlap: float | None = None) -> Tiles:
+def tiles_for(trained: Trained, size: int | Sequence[int], overlap: float | None = None) -> Tiles:
     """Tiles merged by the IoU threshold of the network's NMS, or `IOU`; they overlap by `OVERLAP` for None.
+
+    Args:
+        size: height and width in pixels of the photograph, or the side of squares.
 
     Raises:
         UsageError: a panoptic network, whose segments are those of whole photographs, or a number out of range.
@@ -55,12 +58,13 @@ def tiles_for(trained: Trained, size: int, overlap: float | None = None) -> Tile
     overlap = OVERLAP if overlap is None else overlap
     if trained.isthing is not None and "masks" in trained.finds:
         raise UsageError(f"{trained.exported.card.args['network']} segments whole photographs; leave out the tiles")
-    if not (32 <= size <= 16_384 and 0 <= overlap <= 0.9):
+    sides = (size,) if isinstance(size, int) else tuple(size)
+    if len(sides) not in (1, 2) or not (32 <= min(sides) <= max(sides) <= 16_384 and 0 <= overlap <= 0.9):
         raise UsageError(
-            f"tiles of {size} pixels that overlap by {overlap:g} cannot be made; give 32 to 16384 pixels, and a share "
-            f"from 0 to 0.9"
+            f"tiles of {' x '.join(map(str, sides))} pixels that overlap by {overlap:g} cannot be made; give one or "
+            f"two sides of 32 to 16384 pixels, and a share from 0 to 0.9"
         )
-    return Tiles(size, overlap, own_iou(trained.exported.card))
+    return Tiles((sides[0], sides[-1]), overlap, own_iou(trained.exported.card))
 
 
 def own_iou(card: Card) -> float:
@@ -73,18 +77,18 @@ def windows(size: Size, tiles: Tiles) -> list[tuple[int, int, int, int]]:
     """x0 y0 x1 y1 of the whole photograph of (height, width) `size`, and of the tiles, evenly spaced, if it is larger
     than one."""
     height, width = size
-    rows, columns = (starts(length, tiles) for length in size)
+    rows, columns = (starts(length, side, tiles.overlap) for length, side in zip(size, tiles.size, strict=True))
     whole = (0, 0, width, height)
     if len(rows) == len(columns) == 1:
         return [whole]
-    ends = ((y, x, min(y + tiles.size, height), min(x + tiles.size, width)) for y, x in product(rows, columns))
-    return [whole, *((x0, y0, x1, y1) for y0, x0, y1, x1 in ends)]
+    down, across = tiles.size
+    return [whole, *((x, y, min(x + across, width), min(y + down, height)) for y, x in product(rows, columns))]
 
 
-def starts(length: int, tiles: Tiles) -> list[int]:
-    """Where tiles begin along a side of so many pixels: the first at 0, the last ends with the side."""
-    beyond = max(length - tiles.size, 0)
-    steps = math.ceil(beyond / max(tiles.size * (1 - tiles.overlap), 1))
+def starts(length: int, side: int, overlap: float) -> list[int]:
+    """Where tiles of a side begin along so many pixels: the first at 0, the last ends with them."""
+    beyond = max(length - side, 0)
+    steps = math.ceil(beyond / max(side * (1 - overlap), 1))
     return [round(beyond * i / max(steps, 1)) for i in range(steps + 1)]
 
 
@@ -94,7 +98,7 @@ def in_tiles(picture: Tensor, tiles: Tiles, find: Callable[[Tensor], Detections]
     Args:
         picture: (3, H, W) uint8 RGB.
         find: detections of such a picture in its own pixels, on the CPU; those of the photograph itself are returned as
-            they are if it is no larger than a tile.
+            they are if it fits into a tile.
     """
     size = size_of(picture)
     places = windows(size, tiles)

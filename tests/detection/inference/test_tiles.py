@@ -23,7 +23,8 @@ from shared.errors import UsageError
 
 SOME = settings(max_examples=40, deadline=None)
 SIDES = st.integers(1, 900)
-TILES = st.builds(Tiles, st.integers(32, 400), st.floats(0, 0.9))
+TILES = st.builds(Tiles, st.tuples(st.integers(32, 400), st.integers(32, 400)), st.floats(0, 0.9))
+SQUARE = (64, 64)
 
 
 def found_in(part: Tensor, score: Callable[[int, bool], float] = lambda number, part: 0.9) -> Detections:
@@ -60,21 +61,22 @@ def photograph(height: int, width: int, corners: list[tuple[int, int]], side: in
 @given(SIDES, SIDES, TILES)
 def test_tiles_cover_the_photograph_and_overlap_as_asked(height: int, width: int, tiles: Tiles) -> None:
     whole, *places = windows((height, width), tiles)
-    assert whole == (0, 0, width, height) and bool(places) == (max(height, width) > tiles.size)
+    assert whole == (0, 0, width, height) and bool(places) == (height > tiles.size[0] or width > tiles.size[1])
     assert len(set(places)) == len(places)
-    for low, high, length in ((0, 2, width), (1, 3, height)) if places else ():
+    down, across = tiles.size
+    for low, high, length, side in ((0, 2, width, across), (1, 3, height, down)) if places else ():
         spans = sorted({(place[low], place[high]) for place in places})
         assert spans[0][0] == 0 and spans[-1][1] == length
-        assert {high - low for low, high in spans} == {min(tiles.size, length)}
+        assert {high - low for low, high in spans} == {min(side, length)}
         for (_, end), (start, _) in pairwise(spans):
-            assert end - start >= math.floor(tiles.size * tiles.overlap) - 1  # starts are whole pixels
+            assert end - start >= math.floor(side * tiles.overlap) - 1  # starts are whole pixels
 
 
 @SOME
 @given(st.data())
 def test_an_object_no_larger_than_the_overlap_is_found_once_at_its_place(data: st.DataObject) -> None:
     """Whatever its parts at the edges of other tiles look like, and whether or not the whole photograph shows it."""
-    tiles, side = Tiles(64, 0.5), data.draw(st.integers(6, 28))
+    tiles, side = Tiles(SQUARE, 0.5), data.draw(st.integers(6, 28))
     height, width = data.draw(st.integers(64, 200)), data.draw(st.integers(64, 200))
     cells = [(x, y) for y in range(0, height - side, 36) for x in range(0, width - side, 36)]
     corners = data.draw(st.lists(st.sampled_from(cells), max_size=8, unique=True))
@@ -97,20 +99,20 @@ def test_an_object_no_larger_than_the_overlap_is_found_once_at_its_place(data: s
 
 def test_an_object_larger_than_a_tile_is_that_of_the_whole_photograph() -> None:
     find: Any = lambda part: found_in(part, lambda number, cut: 0.9 if cut else 0.5)  # noqa: E731
-    found = in_tiles(photograph(300, 300, [(20, 30)], 200), Tiles(64), find)
+    found = in_tiles(photograph(300, 300, [(20, 30)], 200), Tiles(SQUARE), find)
     assert found["boxes"].tolist() == [[20, 30, 220, 230]] and found["scores"].tolist() == [0.5]
 
 
 def test_a_part_that_nothing_better_covers_is_kept() -> None:
     blind: Any = lambda part: found_in(part if max(part.shape) == 64 else part * 0)  # noqa: E731
-    assert len(in_tiles(photograph(64, 128, [(40, 7)], 50), Tiles(64, 0), blind)["boxes"]) == 2
+    assert len(in_tiles(photograph(64, 128, [(40, 7)], 50), Tiles(SQUARE, 0), blind)["boxes"]) == 2
 
 
 @pytest.mark.parametrize(("height", "width"), [(40, 64), (64, 64), (64, 1)])
 def test_a_photograph_no_larger_than_a_tile_is_not_cut(height: int, width: int) -> None:
     picture, calls = torch.zeros(3, height, width, dtype=torch.uint8), []
     plain = found_in(picture)
-    assert in_tiles(picture, Tiles(64), lambda part: (calls.append(part), plain)[1]) is plain
+    assert in_tiles(picture, Tiles(SQUARE), lambda part: (calls.append(part), plain)[1]) is plain
     assert len(calls) == 1 and calls[0] is picture
 
 
@@ -153,7 +155,8 @@ def test_what_cannot_be_cut_is_refused(card: Callable, tmp_path: Path, capfd: py
     with pytest.raises(UsageError, match="detr_panoptic segments whole photographs"):
         tiles_for(panoptic, 640)
     boxes: Any = SimpleNamespace(isthing=None, finds=(), exported=exported)
-    for size, overlap in ((0, 0.2), (20_000, 0.2), (640, 1.0), (640, -0.1), (640, math.nan)):
+    assert tiles_for(boxes, 640) == Tiles((640, 640), 0.2, IOU) and tiles_for(boxes, [48, 64]).size == (48, 64)
+    for size, overlap in ((0, 0.2), ((640, 20_000), 0.2), ((), 0.2), (640, 1.0), (640, -0.1), (640, math.nan)):
         with pytest.raises(UsageError, match="cannot be made"):
             tiles_for(boxes, size, overlap)
     assert detect(["predict", str(tmp_path), "--weights", "x", "--tile-overlap", "0.3"]) == 2
