@@ -53,6 +53,7 @@ if TYPE_CHECKING:
     from shared.weights.card import Card, Exported
 
     OneImage = str | Path | Image.Image | np.ndarray | Tensor
+    TileSize = int | Sequence[int] | None
 
 __all__ = ["DataError", "Model", "Refusal", "Run", "TrainedBackbone", "UsageError", "WeightsError"]
 __all__ += ["backbone", "load", "train"]
@@ -86,30 +87,13 @@ class Model:
 
     @overload
     def predict(
-        self,
-        image: OneImage,
-        min_score: float = 0.05,
-        *,
-        tiles: int | Sequence[int] | None = None,
-        tile_overlap: float = 0.2,
+        self, image: OneImage, min_score: float = 0.05, *, tiles: TileSize = None, tile_overlap: float = 0.2
     ) -> Prediction: ...
     @overload
     def predict(
-        self,
-        image: Sequence[Any],
-        min_score: float = 0.05,
-        *,
-        tiles: int | Sequence[int] | None = None,
-        tile_overlap: float = 0.2,
+        self, image: Sequence[Any], min_score: float = 0.05, *, tiles: TileSize = None, tile_overlap: float = 0.2
     ) -> list[Prediction]: ...
-    def predict(
-        self,
-        image: Any,
-        min_score: float = 0.05,
-        *,
-        tiles: int | Sequence[int] | None = None,
-        tile_overlap: float = 0.2,
-    ) -> Any:
+    def predict(self, image: Any, min_score: float = 0.05, *, tiles: TileSize = None, tile_overlap: float = 0.2) -> Any:
         """Detect objects, with the very boxes of `detect predict`.
 
         Args:
@@ -135,12 +119,7 @@ class Model:
         return found[0] if one else found
 
     def each(
-        self,
-        images: Any,
-        min_score: float = 0.05,
-        *,
-        tiles: int | Sequence[int] | None = None,
-        tile_overlap: float = 0.2,
+        self, images: Any, min_score: float = 0.05, *, tiles: TileSize = None, tile_overlap: float = 0.2
     ) -> Iterator[Prediction]:
         """The same, one prediction after the other: for folders that do not fit into memory."""
         from detection.inference.prediction import photographs, predicted
