@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
 from shared.errors import UsageError, plural
+from shared.feeding.parts import add_part_flags, next_step
 from shared.recipes.commands import Command
 from shared.recipes.flags import Parser, add_pixel_limit
 from shared.recipes.values import number, whole
@@ -41,6 +42,8 @@ def pack(argv: list[str]) -> int:
         verify=args.verify,
         fingerprints=args.fingerprints,
         jobs=cores() if args.jobs is None else args.jobs,
+        part=args.part,
+        settle=args.settle,
         progress=percent(sys.stdout),
     )
     say(*report(packed, args))
@@ -94,6 +97,7 @@ def parser() -> Parser:
         help="also what `pretrain fingerprint` writes, which decodes every image at a small size",
     )
     flags.add_argument("--jobs", type=whole(1, 1024), help="shards written in parallel (default: one per core)")
+    add_part_flags(flags)
     return flags
 
 
@@ -105,7 +109,7 @@ def report(packed: Packed, args: Namespace) -> list[str]:
     """What was written and what was left out, as lines to print."""
     from pretrain.packing.pack import UNPACKED
 
-    counts = " and ".join(f"{count:,} {split}" for split, count in packed.samples.items())
+    counts = " and ".join(f"{count:,} {split}" for split, count in packed.samples.items()) or "no"
     again = f", {packed.kept} of them kept from the stopped packing" if packed.kept else ""
     classes, shards = plural(len(packed.classes), "class"), plural(packed.shards, "shard")
     lines = [f"packed {counts} images of {classes} into {shards}{again} in {args.out}"]
@@ -115,6 +119,8 @@ def report(packed: Packed, args: Namespace) -> list[str]:
         lines.append(f"  {packed.shrunk:,} of {total:,} were shrunk to {args.short_side} pixels")
     if args.restart_markers:
         lines.append(f"  {packed.marked:,} of {total:,} have restart markers")
+    if args.part is not None:
+        lines.append(next_step(args.part, packed.shards))
     lines += [f"  left out {name}: {reason}" for name, reason in left_out[:SHOWN]]
     if len(left_out) > SHOWN:
         lines.append(f"  and {len(left_out) - SHOWN:,} more, listed in {args.out / UNPACKED}")

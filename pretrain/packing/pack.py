@@ -6,7 +6,7 @@
 
 Image files are copied byte for byte unless an option changes them. The assignment to shards is fixed before the
 first image is read, so the shards are the same for any number of processes, and a packing that was stopped or killed
-continues with the shards that have no note. OUT is complete or does not exist.
+continues with the shards that have no note, also in parts (shared/feeding/parts.py). OUT is complete or does not exist.
 Every file that was found is in a shard, or in OUT/left_out.tsv with the reason.
 """
 
@@ -27,6 +27,7 @@ from pretrain.packing.jobs import write_shards
 from pretrain.packing.shard_writer import Note, Task, Treatment, finished, learn
 from pretrain.packing.sources import Entry, Source, find_source
 from shared.errors import DataError, UsageError, plural
+from shared.feeding.parts import Part, check_flags, missing
 from shared.feeding.tar import index_places
 from shared.feeding.unchanged import SEEN
 from shared.feeding.unfinished import unfinished
@@ -74,6 +75,8 @@ def pack(
     verify: bool = False,
     fingerprints: bool = False,
     jobs: int = 1,
+    part: Part | None = None,
+    settle: bool = False,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Packed:
     """Write images into shards; continues an earlier packing of the same input and options.
@@ -90,6 +93,8 @@ def pack(
         verify: decode every image instead of reading only its header.
         fingerprints: of what every image shows, in the digests beside the shards; decodes every image small.
         jobs: number of processes.
+        part: write only this part of the shards, and leave `out` to a last call with `settle`; the summary is of them.
+        settle: write no shard; refuse if one is missing.
         progress: called with the number of finished images and their total.
 
     Raises:
@@ -102,16 +107,24 @@ def pack(
         raise UsageError("--shard-size is at least 1, and --val-share is from 0 to below 1")
     if jobs < 1 or (short_side is not None and short_side < 1):
         raise UsageError("--jobs and --short-side are at least 1; remove them for all cores and unchanged images")
+    check_flags(part, settle)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise DataError(f"{out} already exists and is not empty; give another folder or remove it first")
     treatment = Treatment(verify, short_side, jpegtran() if restart_markers else None, fingerprints)
     source = find_source(place, kind=kind, root=None if root is None else Path(root), val_share=val_share)
     shards = {split: list(cut(entries, shard_size, shard_bytes)) for split, entries in source.splits.items()}
     try:
-        with unfinished(out, stamp(source, shards, treatment)) as partial:
-            made, kept = make(tasks_of(shards, partial), treatment, jobs, progress)
-            packed = summary(place, source, made, kept)
-            settle(partial, made, packed, out)
+        with unfinished(out, stamp(source, shards, treatment), part, must_exist=settle) as partial:
+            tasks = tasks_of(shards, partial) if part is None else part.of_these(tasks_of(shards, partial))
+            notes = [finished(task) for task in tasks]
+            if settle and None in notes:
+                lacking = [n for n, note in enumerate(notes) if note is None]
+                raise missing(partial, out, lacking, len(tasks))
+            made = make(tasks, notes, treatment, jobs, progress)
+            packed = summary(source, made, kept=0 if settle else len(notes) - notes.count(None))
+            if part is None:
+                check_any(place, packed)
+                finish(partial, made, packed, out)
     except OSError as error:
         raise DataError(f"cannot write {out}: {error.strerror}; free some space or give another folder") from None
     return packed
@@ -121,7 +134,7 @@ UNPACKED = "left_out.tsv"  # in OUT: `path, reason` of every file that was found
 Made = list[tuple[Task, Note]]
 
 
-def tasks_of(shards: dict[str, list[Sequence[Entry]]], partial: Path) -> list[Task]:
+def tasks_of(shards: dict[str, list[Sequence[Entry]]], partial: Path) -> Sequence[Task]:
     return [
         Task(partial / "shards" / f"{split}-{n:06d}.tar", partial / "notes" / f"{split}-{n:06d}.json", entries)
         for split, parts in shards.items()
@@ -129,15 +142,19 @@ def tasks_of(shards: dict[str, list[Sequence[Entry]]], partial: Path) -> list[Ta
     ]
 
 
-def make(tasks: list[Task], treatment: Treatment, jobs: int, progress: Callable[[int, int], None]) -> tuple[Made, int]:
-    """Write the missing shards -> every task with its note, and the number of existing shards."""
-    notes = [finished(task) for task in tasks]
+def make(
+    tasks: Sequence[Task],
+    notes: Sequence[Note | None],
+    treatment: Treatment,
+    jobs: int,
+    progress: Callable[[int, int], None],
+) -> Made:
+    """Write the shards without a note -> every task with its note."""
     left = [task for task, note in zip(tasks, notes, strict=True) if note is None]
     total = sum(len(task.entries) for task in tasks)
     done = total - sum(len(task.entries) for task in left)
     new = iter(write_shards(left, treatment, jobs, lambda more: progress(done + more, total)))
-    made = [(task, next(new) if note is None else note) for task, note in zip(tasks, notes, strict=True)]
-    return made, len(tasks) - len(left)
+    return [(task, next(new) if note is None else note) for task, note in zip(tasks, notes, strict=True)]
 
 
 def cut(entries: Sequence[Entry], count: int, size: int) -> Iterator[Sequence[Entry]]:
@@ -162,8 +179,8 @@ def stamp(source: Source, shards: dict[str, list[Sequence[Entry]]], treatment: T
     return digest.hexdigest()
 
 
-def summary(place: Path, source: Source, made: Made, kept: int) -> Packed:
-    """Summarize the notes of all shards. Raises DataError if no image could be read, or classes disagree."""
+def summary(source: Source, made: Made, kept: int) -> Packed:
+    """Summarize the notes of shards. Raises DataError if classes disagree."""
     samples: Counter[str] = Counter()
     classes: dict[str, str] = {}
     for task, note in made:
@@ -172,9 +189,7 @@ def summary(place: Path, source: Source, made: Made, kept: int) -> Packed:
             learn(classes, number, name)
     notes = [note for _, note in made]
     skipped = [*source.skipped, *((name, reason) for note in notes for name, reason in note.skipped)]
-    if not any(samples.values()):
-        raise DataError(f"no image of {place} can be read, for example {': '.join(skipped[-1])}; check the files")
-    count = max(note.classes_to for note in notes)
+    count = max((note.classes_to for note in notes), default=0)
     return Packed(
         samples={split: number for split, number in samples.items() if number},
         classes=source.classes or [classes.get(str(n), f"class-{n}") for n in range(count)],
@@ -189,6 +204,12 @@ def summary(place: Path, source: Source, made: Made, kept: int) -> Packed:
     )
 
 
+def check_any(place: Path, packed: Packed) -> None:
+    if not packed.samples:
+        last = ": ".join(packed.skipped[-1])
+        raise DataError(f"no image of {place} can be read, for example {last}; check the files")
+
+
 def _classes_without_images(source: Source) -> list[str]:
     """A remark on the classes that no training image has, as far as labels are known without reading records."""
     if source.classes is None:
@@ -198,8 +219,8 @@ def _classes_without_images(source: Source) -> list[str]:
     return [f"no training image is of {plural(len(absent), 'class')}: {listed(absent)}"] if absent else []
 
 
-def settle(partial: Path, made: Made, packed: Packed, out: Path) -> None:
-    """Finish: number the shards without gaps, write classes.txt and the list of the rest, rename the folder to OUT."""
+def finish(partial: Path, made: Made, packed: Packed, out: Path) -> None:
+    """Number the shards without gaps, write classes.txt and the list of the rest, rename the folder to OUT."""
     (partial / "shards" / NAMES).write_text("".join(f"{name}\n" for name in packed.classes), encoding="utf-8")
     if packed.left_out:
         lines = (f"{printable(name)}\t{printable(reason)}\n" for name, reason in packed.left_out)

@@ -10,6 +10,7 @@ The same entries and treatment give the same bytes.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import io
 import json
@@ -25,7 +26,7 @@ import numpy as np
 from PIL import Image
 from PIL.JpegImagePlugin import get_sampling
 
-from pretrain.data.digests import look, write_digests
+from pretrain.data.digests import look, places, write_digests
 from pretrain.data.layout import LEFT_OUT
 from pretrain.data.restart_markers import marked, rows_of
 from pretrain.data.shard_index import open_index
@@ -35,7 +36,7 @@ from shared.errors import DataError
 from shared.feeding.fingerprint import fingerprints
 from shared.feeding.headers import FIRST, mark_of
 from shared.feeding.image import BadImage, decode_image, image_size, is_jpeg
-from shared.feeding.tar import OpenFile, index_places
+from shared.feeding.tar import OpenFile, attempt, index_places
 
 BICUBIC = Image.Resampling.BICUBIC
 QUALITY = 95  # of resized JPEG and lossy WebP
@@ -100,31 +101,45 @@ def write_shard(task: Task, treatment: Treatment, tick: Callable[[], None]) -> N
         DataError: a damaged or invalid record, or records with contradicting class names.
         OSError: the shard cannot be written.
     """
-    from webdataset.writer import TarWriter  # slow to import
-
-    reader, aside = Reader(treatment, Note(made_from=task.made_from())), task.shard.with_suffix(".tar.partial")
+    reader = Reader(treatment, Note(made_from=task.made_from()))
     stale = task.shard.parent.glob(f"{task.shard.stem}.digests-*.npy")
     for path in (task.shard, *index_places(task.shard), *stale):  # left by a packing that was stopped before its note
         path.unlink(missing_ok=True)
-    with aside.open("wb") as file:
+    aside = task.shard.with_name(f"{task.shard.name}.{attempt()}.partial")
+    try:
+        _write_tar(aside, task.entries, reader, tick)
+        if reader.note.samples:
+            aside.replace(task.shard)
+    finally:
+        aside.unlink(missing_ok=True)
+    if reader.note.samples:
+        reader.note.sha256 = open_index(task.shard).sha256
+        write_digests(task.shard, reader.note.sha256, reader.digests())
+        if lost := next((path for path in beside(task, reader.note) if not path.is_file()), None):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(lost))
+    written = task.note.with_name(f"{task.note.stem}.{attempt()}.partial")
+    written.write_text(json.dumps(asdict(reader.note)), encoding="utf-8")
+    written.replace(task.note)
+    return reader.note
+
+
+def _write_tar(place: Path, entries: Sequence[Entry], reader: Reader, tick: Callable[[], None]) -> None:
+    from webdataset.writer import TarWriter  # slow to import
+
+    with place.open("wb") as file:
         options: dict[str, Any] = {"encoder": False, "mtime": 0, "format": "PAX_FORMAT"}  # same input, same bytes
         with closing(TarWriter(file, **options)) as tar:
-            for entry in task.entries:
+            for entry in entries:
                 if sample := reader.sample(entry):
                     tar.write(sample)
                 tick()
         file.flush()
         os.fsync(file.fileno())
-    if reader.note.samples:
-        aside.replace(task.shard)
-        reader.note.sha256 = open_index(task.shard).sha256
-        write_digests(task.shard, reader.note.sha256, reader.digests())
-    else:
-        aside.unlink()
-    written = task.note.with_suffix(".partial")
-    written.write_text(json.dumps(asdict(reader.note)), encoding="utf-8")
-    written.replace(task.note)
-    return reader.note
+
+
+def beside(task: Task, note: Note) -> list[Path]:
+    """The files that belong to a shard with images."""
+    return [index_places(task.shard)[0], places(task.shard, note.sha256)[0]]
 
 
 def finished(task: Task) -> Note | None:
@@ -132,7 +147,8 @@ def finished(task: Task) -> Note | None:
     with suppress(OSError, ValueError, TypeError, DataError):
         note = Note(**json.loads(task.note.read_text(encoding="utf-8")))
         there = not note.samples or open_index(task.shard).sha256 == note.sha256
-        return note if there and note.made_from == task.made_from() else None
+        whole = there and all(path.is_file() for path in beside(task, note) if note.samples)
+        return note if whole and note.made_from == task.made_from() else None
     return None
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import os
 import tarfile
+import uuid
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from functools import lru_cache
@@ -129,10 +130,15 @@ def index_places(shard: Path, ending: str = ".index.json") -> list[Path]:
     return [shard.with_suffix(ending), cache / f"{code}{ending}"]
 
 
+def attempt() -> str:
+    """A word for the name of a half-written file that nobody else uses, on this machine or another."""
+    return uuid.uuid4().hex[:16]
+
+
 def write_first(places: list[Path], write: Callable[[Path], Any]) -> None:
     """Write to the first writable path; if there is none, the index is built again next time."""
     for place in places:
-        aside = place.with_name(f".{place.name}.{os.getpid()}")
+        aside = place.with_name(f".{place.name}.{attempt()}")
         try:
             place.parent.mkdir(parents=True, exist_ok=True)
             write(aside)
