@@ -152,10 +152,9 @@ def kept_in(run_dir: Path) -> list[Kept]:
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
             state = path.parent / content.pop("state")
-            name = NAME.fullmatch(state.name)
-            assert name is not None
-            found.append(Kept(int(name[1]), state, **content))
-        except (OSError, ValueError, KeyError, TypeError, AttributeError, AssertionError):
+            step = int(NAME.fullmatch(state.name)[1])  # type: ignore[index]
+            found.append(Kept(step, state, **content))
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
             raise WeightsError(
                 f"{path} cannot be read as a kept step; it was changed, or is of another version"
             ) from None
