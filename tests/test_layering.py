@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections import Counter
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -118,14 +119,20 @@ def imported(nodes: Iterator[ast.AST] | list[ast.stmt]) -> set[str]:
     return found
 
 
+@cache
+def tree(path: Path) -> ast.Module:
+    return ast.parse(path.read_text())
+
+
+@cache
 def modules(path: Path) -> set[str]:
     """Modules a file imports, wherever in the file it does so."""
-    return imported(ast.walk(ast.parse(path.read_text())))
+    return imported(ast.walk(tree(path)))
 
 
 def at_the_top(path: Path) -> set[str]:
     """Modules that are imported as soon as the file is."""
-    return imported(ast.parse(path.read_text()).body)
+    return imported(tree(path).body)
 
 
 def page(module: str) -> Path | None:
@@ -292,7 +299,7 @@ def test_lines_are_printed_only_by_say_which_escapes_what_a_terminal_would_obey(
 
 def calls(path: Path) -> Iterator[tuple[int, str, ast.Call]]:
     """(line, dotted name, call) of every call in a file."""
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in ast.walk(tree(path)):
         if isinstance(node, ast.Call):
             yield node.lineno, ast.unparse(node.func), node
 
@@ -300,7 +307,7 @@ def calls(path: Path) -> Iterator[tuple[int, str, ast.Call]]:
 def test_nothing_read_from_disk_or_typed_by_a_person_can_run() -> None:
     wrong = []
     for path in SOURCES:
-        strict = {node.name for node in ast.walk(ast.parse(path.read_text())) if is_safe_loader(node)}
+        strict = {node.name for node in ast.walk(tree(path)) if is_safe_loader(node)}
         for line, name, call in calls(path):
             told = {keyword.arg: ast.unparse(keyword.value) for keyword in call.keywords}
             loader = told.get("Loader", ast.unparse(call.args[1]) if len(call.args) > 1 else "")
@@ -325,7 +332,7 @@ def is_safe_loader(node: ast.AST) -> bool:
 def test_every_registered_name_stands_once() -> None:
     names: Counter[str] = Counter()
     for path in SOURCES:
-        for node in ast.walk(ast.parse(path.read_text())):
+        for node in ast.walk(tree(path)):
             if isinstance(node, ast.FunctionDef | ast.ClassDef):
                 for call in node.decorator_list:
                     if isinstance(call, ast.Call) and ast.unparse(call.func) in ("backbone", "detector", "method"):
