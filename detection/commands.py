@@ -15,7 +15,7 @@ from shared.recipes.commands import Command
 from shared.recipes.flags import Parser
 from shared.recipes.recipe import Resolved
 from shared.recipes.values import number
-from shared.runs.ancestry import commands
+from shared.runs import ancestry, exchange
 from shared.text import say
 
 
@@ -128,7 +128,8 @@ def show(argv: list[str]) -> int:
 
 
 COMMANDS = {
-    **commands("detect"),
+    **ancestry.commands("detect"),
+    **exchange.commands("detect"),
     "train": Command("fine-tune a detector on COCO annotations, from a backbone found by its tag", train, train_flags),
     "report": Command("one HTML page about a run, or comparing several", report, report_flags),
     "list": Command("networks, backbones, augmentations, recipes and weights", show, list_flags),

@@ -35,7 +35,7 @@ ROOMS = {
     "shared.feeding": "errors versions recipes devices",
     "shared.weights": "errors files recipes feeding",
     "shared.loop": "errors files recipes logs devices feeding",
-    "shared.runs": "text errors files recipes logs devices feeding weights loop",
+    "shared.runs": "text errors files graphs recipes logs devices feeding weights loop",
     # pretrain: shards -> backbone weights
     "pretrain.recipe": "",
     "pretrain.views": "",
@@ -44,7 +44,7 @@ ROOMS = {
     "pretrain.methods": "views masked joint",
     "pretrain.data": "views",
     "pretrain.packing": "data",
-    "pretrain.weights": "views",
+    "pretrain.weights": "recipe views",
     "pretrain.probing": "recipe views methods data",
     "pretrain.doctor": "data",
     "pretrain.training": "recipe views methods data probing",

@@ -1,13 +1,18 @@
-"""`pretrain import`, `pretrain convert` and `pretrain export`: their flags. Imports no torch."""
+"""`pretrain import`, `convert`, `export`, `push` and `pull`: their flags. Imports no torch."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from shared.recipes.commands import Command
 from shared.recipes.flags import Parser
 from shared.recipes.values import OneOrTwo, Pixels, of_type, whole
-from shared.runs.ancestry import commands
+from shared.runs import ancestry, exchange
+
+if TYPE_CHECKING:
+    from shared.weights.card import Exported
+    from shared.weights.store import Store
 
 
 def import_flags() -> Parser:
@@ -145,6 +150,12 @@ def export(argv: list[str]) -> int:
     return 0
 
 
+def layout(exported: Exported, store: Store, folder: Path) -> str | None:
+    from pretrain.weights.pushing import for_timm
+
+    return for_timm(exported, store, folder)
+
+
 def size_flag(parser: Parser, name: str, meaning: str) -> None:
     parser.add_argument(name, type=whole(8, 16_384), nargs="+", action=OneOrTwo, metavar="PIXELS", help=meaning)
 
@@ -169,6 +180,7 @@ COMMANDS = {
     "export": Command(
         "a backbone as ONNX, OpenVINO or torch.export file, compared on photographs", export, export_flags
     ),
-    **commands("pretrain"),
+    **ancestry.commands("pretrain"),
+    **exchange.commands("pretrain", layout),
     "convert": Command("convert a tag to another backbone or another image size", convert, convert_flags),
 }

@@ -27,6 +27,7 @@ from shared.files import file_digest
 TAG = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 DIGEST = re.compile(r"[0-9a-f]{12}")
 SHORT = 12  # characters of a digest that name a folder
+ANCESTORS = "ancestors"  # folder of an export that was pulled: ancestors/<digest>/card.json
 
 
 @dataclass(frozen=True, kw_only=True)

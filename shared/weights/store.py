@@ -18,7 +18,8 @@ import os
 import shutil
 import time
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -29,7 +30,7 @@ from shared.errors import UsageError, WeightsError
 from shared.files import file_digest, naming, sync_folder
 from shared.recipes.files import recipes_for
 from shared.recipes.registry import suggest
-from shared.weights.card import SHORT, Card, Exported, check_name, listed, read_card, read_tensors
+from shared.weights.card import ANCESTORS, SHORT, Card, Exported, check_name, listed, read_card, read_tensors
 from shared.weights.moved import at_path
 from shared.weights.seen import Record, keep
 from shared.weights.transfer import Fit, Transfer, fill, not_finite, unshared
@@ -101,17 +102,7 @@ class Store:
                     keep(seen, partial)
             # safetensors makes files that only their owner can read; the umask decides
             (partial / "model.safetensors").chmod((partial / "card.json").stat().st_mode & 0o777)
-            for file in partial.iterdir():
-                with file.open("rb") as handle:
-                    os.fsync(handle.fileno())
-            shelf.mkdir(parents=True, exist_ok=True)
-            final = shelf / hashlib.sha256(content).hexdigest()[:SHORT]
-            try:
-                partial.rename(final)
-            except OSError:
-                if not final.is_dir():  # it exists if two runs export the same weights at the same time
-                    raise
-            sync_folder(shelf)
+            final = self.settle(partial, shelf, hashlib.sha256(content).hexdigest()[:SHORT])
         except OSError as error:
             raise UsageError(
                 f"weights cannot be written to {self.root} ({error.strerror}); free some space or give another "
@@ -120,6 +111,22 @@ class Store:
         finally:
             shutil.rmtree(partial, ignore_errors=True)
         return Exported(final, read_card(final))
+
+    def settle(self, partial: Path, shelf: Path, digest: str) -> Path:
+        """Move a folder that is completely written to its place; where that exists, the one there stays."""
+        for file in partial.rglob("*"):
+            if file.is_file():
+                with file.open("rb") as handle:
+                    os.fsync(handle.fileno())
+        shelf.mkdir(parents=True, exist_ok=True)
+        final = shelf / digest
+        try:
+            partial.rename(final)
+        except OSError:
+            if not final.is_dir():  # it exists if two runs export the same weights at the same time
+                raise
+        sync_folder(shelf)
+        return final
 
     # --- finding ----------------------------------------------------------------------------
 
@@ -226,33 +233,39 @@ class Store:
         return "; ".join(hints) or f"create one with `pretrain train --model {arch or 'NAME'}`"
 
     def lineage(self, exported: Exported) -> list[dict[str, Any]]:
-        """Cards of the export and of its ancestors in the store, nearest first."""
-        nodes, queue, seen = [], [exported.reference], set()
+        """Cards of the export and of its ancestors, nearest first."""
+        nodes = []
+        for reference, card, _ in self.ancestry(exported):
+            if card is None:
+                unknown = {"method": None, "created": None, "parents": [], "metrics": {}}
+                nodes.append({**reference, **unknown, "data": "not in this store"})
+                continue
+            facts = {"method": card.method, "created": card.created, "metrics": card.metrics, "data": card.data}
+            facts |= {"licence": card.licence, "source": card.source, "cost": card.cost}
+            nodes.append({**reference, **facts, "parents": [p["digest"] for p in card.parents]})
+        return nodes
+
+    def ancestry(self, exported: Exported) -> Iterator[tuple[dict[str, str], Card | None, Path]]:
+        """(reference, card, its folder) of the export and of its ancestors, nearest first; None for an unknown card.
+
+        Cards are looked for in the store, and in the `ancestors` folders of exports that were pulled.
+        """
+        queue, seen, carried = [exported.reference], set(), [exported.path / ANCESTORS]
         while queue:
             reference = queue.pop(0)
             if reference["digest"] in seen:
                 continue
             seen.add(reference["digest"])
-            own = reference["digest"] == exported.digest  # it may be a copy outside of the store
-            try:
-                card = exported.card if own else read_card(self.place_of(reference))
-            except WeightsError:
-                nodes.append(
-                    {
-                        **reference,
-                        "method": None,
-                        "created": None,
-                        "parents": [],
-                        "metrics": {},
-                        "data": "not in this store",
-                    }
-                )
-                continue
-            facts = {"method": card.method, "created": card.created, "metrics": card.metrics, "data": card.data}
-            facts |= {"licence": card.licence, "source": card.source, "cost": card.cost}
-            nodes.append({**reference, **facts, "parents": [p["digest"] for p in card.parents]})
-            queue += card.parents
-        return nodes
+            card, place = None, self.place_of(reference)
+            if reference["digest"] == exported.digest:  # it may be a copy outside of the store
+                card, place = exported.card, exported.path
+            for folder in [] if card else [place, *(folder / reference["digest"] for folder in carried)]:
+                with suppress(WeightsError):
+                    card, place = read_card(folder), folder
+                    carried.append(folder / ANCESTORS)
+                    break
+            yield reference, card, place
+            queue += card.parents if card else []
 
     def place_of(self, reference: Mapping[str, str]) -> Path:
         """Where an export is, by {arch, tag, digest} of a card."""
