@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 from shared.errors import UsageError
+from shared.feeding.parts import add_part_flags, next_step
 from shared.recipes.commands import Command
 from shared.recipes.flags import Parser, add_options, add_pixel_limit
 from shared.recipes.offers import Offers
@@ -102,6 +103,7 @@ def pack_flags() -> Parser:
     parser.add_argument(
         "--allow-missing-images", type=whole(0), default=0, help="number of images that may be missing on disk"
     )
+    add_part_flags(parser)
     image_flags(parser, "where neither the size in the annotations nor the boxes tell which way they were drawn")
     return parser
 
@@ -122,9 +124,11 @@ def pack(argv: list[str]) -> int:
         shard_size=args.shard_size,
         allow_missing=args.allow_missing_images,
         turn=chosen(upright=args.upright, as_stored=args.as_stored),
+        part=args.part,
+        settle=args.settle,
         progress=lambda done, total: say(f"packed {done} of {total} images"),
     )
-    say(*packed.lines(args.out))
+    say(*packed.lines(args.out), *([next_step(args.part, packed.shards)] if args.part else []))
     return 0
 
 

@@ -4,15 +4,17 @@
 
 Image files are copied byte for byte, annotations unchanged, with crowds, empty boxes, masks, keypoints and LVIS's
 lists: the same run on OUT gets the same samples in the same order, and the same AP. An interrupted run continues with
-the missing shards; OUT is complete or absent, and existing files are never overwritten.
+the missing shards, also in parts (shared/feeding/parts.py), to the same bytes; OUT is complete or absent, and existing
+files are never overwritten.
 """
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -30,7 +32,8 @@ from detection.data.shards import CATEGORIES, open_index
 from shared.errors import DataError, UsageError, plural
 from shared.feeding.headers import Picture
 from shared.feeding.names import is_image
-from shared.feeding.tar import index_places
+from shared.feeding.parts import Part, check_flags, missing
+from shared.feeding.tar import attempt, index_places
 from shared.feeding.unchanged import SEEN
 from shared.feeding.unfinished import unfinished
 from shared.text import printable
@@ -66,6 +69,8 @@ def pack(
     shard_size: int = 1000,
     allow_missing: int = 0,
     turn: Turn = "auto",
+    part: Part | None = None,
+    settle: bool = False,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Packed:
     """Write a COCO file and its images into shards; continue an interrupted run.
@@ -76,15 +81,18 @@ def pack(
         shard_size: images in a shard.
         allow_missing: number of images that may be missing on disk; they are skipped.
         turn: whether to apply the EXIF orientation where the annotations do not tell; shards then tell it.
+        part: write only this part of the shards, and leave `out` to a last call with `settle`; the counts are of them.
+        settle: write no shard; refuse if one is missing.
         progress: called with the images done and their total.
 
     Raises:
-        UsageError: `shard_size` is below 1.
+        UsageError: `shard_size` is below 1, or `part` with `settle`.
         DataError: invalid annotations, missing images, or `out` is not empty.
         Stopped: interrupted; the finished shards are kept.
     """
     if shard_size < 1:
         raise UsageError("--shard-size is below 1; remove it for 1000")
+    check_flags(part, settle)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise DataError(f"{out} already exists and is not empty; give another folder or remove it first")
     whole = read_table(images, annotations, None)
@@ -95,25 +103,72 @@ def pack(
     table, total = upright_said(seen), len(files)  # with the original file names
     notes += [*seen.notes, *listed_bad(seen, "training skips them, and validation refuses them")]
     notes += without_annotations(images, files)
-    starts, kept = range(0, total, shard_size), 0
+    plan = [Task(n, range(at, min(at + shard_size, total))) for n, at in enumerate(range(0, total, shard_size))]
     try:
-        with unfinished(out, stamp(table, shard_size)) as partial:
-            for number, start in enumerate(starts):
-                shard, stop = partial / "shards" / f"{number:06d}.tar", min(start + shard_size, total)
-                if shard.is_file():  # renamed once complete
-                    kept += 1
-                else:
-                    write_shard(shard, table, range(start, stop), files[start:stop])
-                progress(stop, total)
-            (partial / "shards" / CATEGORIES).write_text(json.dumps(categories_of(table), indent=1), encoding="utf-8")
-            for shard in sorted((partial / "shards").glob("*.tar")):
-                open_index(shard, table.categories, finds_of(table), table.skeletons)
-            for place in (partial / "shards").glob(f"*{SEEN}"):  # of shards kept from a stopped packing
-                place.unlink()
-            (partial / "shards").replace(out)
+        with unfinished(out, stamp(table, shard_size), part, must_exist=settle) as partial:
+            shards = partial / "shards"
+            there = {task.number for task in plan if task.place(shards).is_file()}  # renamed once complete
+            if settle and (lacking := [task.number for task in plan if task.number not in there]):
+                raise missing(partial, out, lacking, len(plan))
+            mine = plan if part is None else part.of_these(plan)
+            make(mine, there, shards, table, files, progress)
+            if part is None:
+                finish(shards, table, out)
     except OSError as error:
         raise DataError(f"cannot pack {images} into {out}: {error}; check permissions and free space") from None
-    return Packed(total, len(table.boxes), len(table.categories), len(starts), kept, notes)
+    packed = [len(task.rows) for task in mine]
+    boxes = sum(task.annotations(table) for task in mine)
+    kept = 0 if settle else len(there & {task.number for task in mine})
+    return Packed(sum(packed), boxes, len(table.categories), len(mine), kept, notes)
+
+
+class Task(NamedTuple):
+    """A shard to write: its number, and the rows of its images in the table."""
+
+    number: int
+    rows: range
+
+    def place(self, shards: Path) -> Path:
+        return shards / f"{self.number:06d}.tar"
+
+    def annotations(self, table: CocoTable) -> int:
+        first, stop = np.searchsorted(table.image_of, (self.rows.start, self.rows.stop)).tolist()
+        return stop - first
+
+
+def make(
+    tasks: Sequence[Task],
+    there: Collection[int],
+    shards: Path,
+    table: CocoTable,
+    files: list[Path],
+    progress: Callable[[int, int], None],
+) -> None:
+    """Write the shards that are not there yet, and the indexes that are missing."""
+    done, total = 0, sum(len(task.rows) for task in tasks)
+    for task in tasks:
+        shard = task.place(shards)
+        if task.number not in there:
+            write_shard(shard, table, task.rows, files[task.rows.start : task.rows.stop])
+        write_index(shard, table)
+        done += len(task.rows)
+        progress(done, total)
+
+
+def write_index(shard: Path, table: CocoTable) -> None:
+    """Write the index of a shard, if there is none, and check it. Raises OSError if it is not beside the shard."""
+    finds = finds_of(table)
+    open_index(shard, table.categories, finds, table.skeletons)
+    for place in (index_places(shard, f".{kind}.npz")[0] for kind in ("boxes", *finds)):
+        if not place.is_file():  # it went into the cache
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(place))
+
+
+def finish(shards: Path, table: CocoTable, out: Path) -> None:
+    (shards / CATEGORIES).write_text(json.dumps(categories_of(table), indent=1), encoding="utf-8")
+    for place in shards.glob(f"*{SEEN}"):  # of shards kept from a stopped packing
+        place.unlink()
+    shards.replace(out)
 
 
 def without_annotations(images: Path, files: list[Path]) -> list[str]:
@@ -160,17 +215,20 @@ def write_shard(shard: Path, table: CocoTable, rows: range, files: list[Path]) -
     """Images `rows` of a table as one tar, renamed once complete. Raises OSError."""
     from webdataset.writer import TarWriter  # slow to import
 
-    aside = shard.with_suffix(".tar.partial")
+    aside = shard.with_name(f"{shard.name}.{attempt()}.partial")
     for place in index_places(shard, ".boxes.npz"):
         place.unlink(missing_ok=True)
-    with aside.open("wb") as file:
-        options: dict[str, Any] = {"encoder": False, "mtime": 0, "format": "PAX_FORMAT"}  # same input, same bytes
-        with closing(TarWriter(file, **options)) as tar:
-            for sample in samples(table, rows, files):
-                tar.write(sample)
-        file.flush()
-        os.fsync(file.fileno())
-    aside.replace(shard)
+    try:
+        with aside.open("wb") as file:
+            options: dict[str, Any] = {"encoder": False, "mtime": 0, "format": "PAX_FORMAT"}  # same input, same bytes
+            with closing(TarWriter(file, **options)) as tar:
+                for sample in samples(table, rows, files):
+                    tar.write(sample)
+            file.flush()
+            os.fsync(file.fileno())
+        aside.replace(shard)
+    finally:
+        aside.unlink(missing_ok=True)
 
 
 def samples(table: CocoTable, rows: range, files: list[Path]) -> Iterator[dict[str, Any]]:
