@@ -30,7 +30,7 @@ ROOMS = {
     "shared.versions": "errors",
     "shared.graphs": "errors files versions",
     "shared.recipes": "errors text versions",
-    "shared.logs": "files text",
+    "shared.logs": "errors files text",
     "shared.devices": "errors recipes",
     "shared.feeding": "errors versions recipes devices",
     "shared.weights": "errors files recipes feeding",

@@ -3,6 +3,7 @@
     RunLog.metrics -> metrics.jsonl    every row: {"kind", "step", "epoch", "time", and the values by name}
                       results.csv      a row per epoch: train/loss ... val/box_ap ...
                       events.out...    TensorBoard, the same names as in the csv
+                      --log-to         the services of trackers.py, the same names
     RunLog.note    -> train.log, console
 
 A resumed run drops the rows after the step it resumes from, so that no step appears twice; nothing else is removed.
@@ -17,12 +18,13 @@ import json
 import logging
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, Self
 
 from shared.files import write_aside
 from shared.logs.console import setup_logging
+from shared.logs.trackers import OPENERS, Tracker
 
 log = logging.getLogger(__name__)
 
@@ -36,6 +38,8 @@ class RunLog:
         resume_step: the step the run continues from; later rows are dropped. None keeps all rows.
         repeat: the validation after `resume_step` is going to be repeated; its rows are dropped too.
         tensorboard: write event files too.
+        log_to: services to log to besides, names of `trackers.OPENERS`; others are ignored.
+        offline: they may not use the network.
     """
 
     def __init__(
@@ -46,17 +50,22 @@ class RunLog:
         resume_step: int | None = None,
         repeat: bool = False,
         tensorboard: bool = True,
+        log_to: Sequence[str] = (),
+        offline: bool = False,
     ) -> None:
         self.run_dir, self.enabled = Path(run_dir), enabled
         self.resume_step, self.tensorboard = resume_step, tensorboard
         self.events: Any = None
         self.table: dict[int, dict[str, Any]] = {}  # rows of results.csv by step
         self.latest_train: dict[str, float] = {}
+        self.trackers: list[Tracker] = []
         setup_logging(self.run_dir, enabled=enabled)
         if enabled:
             if resume_step is not None:
                 drop_rows_after(self.run_dir / "metrics.jsonl", resume_step, repeat=repeat)
             self.table = read_table(self.run_dir / "results.csv", resume_step)
+            services = [kind for kind in dict.fromkeys(log_to) if kind in OPENERS]
+            self.trackers = [Tracker(kind, self.run_dir, offline=offline) for kind in services]
 
     def metrics(self, step: int, epoch: float, values: Mapping[str, float], kind: Literal["train", "val"]) -> None:
         """Log named values everywhere. `epoch` counts finished epochs: 2.5 is the middle of the third.
@@ -71,6 +80,9 @@ class RunLog:
             file.write(json.dumps({**{name: or_none(value) for name, value in values.items()}, **row}) + "\n")
         named = {f"{kind}/{name}": value for name, value in values.items()}
         self.add_scalars(step, named)
+        finite = {name: value for name, value in named.items() if math.isfinite(value)}
+        for tracker in self.trackers:
+            tracker.log(step, {**finite, "epoch": epoch})
         if kind == "train":
             self.latest_train = named
         epoch_ends = epoch > 0 and abs(epoch - round(epoch)) < 1e-9
@@ -97,8 +109,15 @@ class RunLog:
                 continue
             self.events.add_scalar(name, value, step)
 
-    def close(self) -> None:
-        """Close the files; later messages go to the console only."""
+    def close(self, *, failed: bool = False) -> None:
+        """Close the files; later messages go to the console only.
+
+        Args:
+            failed: the run ends with an error, which the services are told.
+        """
+        for tracker in self.trackers:
+            tracker.close(failed=failed)
+        self.trackers = []
         if self.events is not None:
             self.events.close()
             self.events = None
@@ -107,8 +126,8 @@ class RunLog:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *_: object) -> None:
-        self.close()
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        self.close(failed=kind is not None)
 
 
 def read_metrics(run_dir: Path) -> list[dict[str, Any]]:

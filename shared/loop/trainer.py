@@ -135,9 +135,10 @@ class Trainer:
         if is_finished(self.run_dir, self.step) and ended:
             return self.metrics
         pending = self.epochs.ends(self.step) and self.done is None
+        services = {"enabled": dist.is_main(), "log_to": self.runtime.log_to, "offline": self.runtime.offline}
         with (
             StopRequest() as self.stop,
-            RunLog(self.run_dir, enabled=dist.is_main(), resume_step=self.step, repeat=pending) as self.log,
+            RunLog(self.run_dir, **services, resume_step=self.step, repeat=pending) as self.log,
             Progress(log_every=self.runtime.log_every, enabled=dist.is_main()) as self.progress,
         ):
             if self.epochs.ends(self.step):

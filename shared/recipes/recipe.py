@@ -202,6 +202,11 @@ class RuntimeConfig:
     )
     eval_every: int = knob(1, "evaluate every N epochs, and at the end", low=1, high=1_000_000)
     log_every: int = knob(20, "log losses every N optimizer steps", "--print-freq", low=1, high=1e9)
+    log_to: tuple[Literal["tensorboard", "wandb", "mlflow", "trackio"], ...] = knob(
+        (),
+        "services that get the metrics too: wandb, mlflow, trackio (TensorBoard's files are always written)",
+        metavar="SERVICE",
+    )
     offline: bool = knob(False, "never download anything")
     dry_run: bool = knob(False, "print what the run would do, then stop")
 

@@ -14,6 +14,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from shared.errors import UsageError
 from shared.feeding.feed import Feed
+from shared.logs.trackers import check_installed
 from shared.loop.schedule import lr_scale, total_steps, warmup_steps
 from shared.recipes.recipe import RuntimeConfig, ScheduleConfig
 from shared.runs.resume import find_run
@@ -27,12 +28,13 @@ def check_plan(runtime: RuntimeConfig, schedule: ScheduleConfig, *names: str) ->
         names: the tag and the architecture of the export.
 
     Raises:
-        UsageError: nothing would be trained, or the export could not be written.
+        UsageError: nothing would be trained, the export could not be written, or a package of --log-to is absent.
     """
     if schedule.epochs == 0:
         raise UsageError("--epochs is 0, so nothing would be trained; give 1 or more")
     for name in names:
         check_name(name)
+    check_installed(runtime.log_to)
     for flag, folder in (("--output-dir", runtime.output_dir), ("--weights-dir", runtime.weights_dir)):
         check_writable(flag, folder)
 
