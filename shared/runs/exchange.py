@@ -126,7 +126,8 @@ def write(
     if not (licence or exported.card.licence):
         lines.append("license: not given; add it with --license")
     path = exported.card.data.get("path")
-    lines += [f"card.json goes along as it is, and names the folder of the data, {path}"] if path else []
+    if path not in (None, "None"):  # as the demo data has it
+        lines.append(f"card.json goes along as it is, and names the folder of the data, {path}")
     return lines
 
 
