@@ -228,6 +228,7 @@ def test_rest_sees_weights_as_they_are_now() -> None:
 def test_what_methods_compare_is_one_row_for_each_vector_or_nothing(name: str) -> None:
     torch.manual_seed(0)
     net = backbone.build("test_vit")
-    task = method.build(name, net, Facts((128, 128), 4, NEUTRAL)).eval()
+    needed = {"teacher": "untrained:test_vit"} if name == "distill" else {}
+    task = method.build(name, net, Facts((128, 128), 4, NEUTRAL), **needed).eval()
     made = task.embed(torch.randn(5, net.width))
     assert made is None or (made.dim() == 2 and len(made) == 5)
