@@ -3,17 +3,16 @@
     truth as detections    the annotations, evaluated as if they were detected, have AP 1
     loss at the start      of FCOS, whose classes all begin at a probability of 1 %: what theory says
     one batch              FCOS, trained on four images alone, learns them: the loss of its classes halves
+    resume                 FCOS, stopped in the middle of an epoch and resumed, ends with the same bits
 
-The last two train a small network for 40 steps in a folder of their own, in a process of their own; minutes on a CPU.
-They tell wrong labels and sizes that no check of the files can see from ones that can be learned.
+The last three train a small network for some steps in a folder of their own, in processes of their own; minutes on a
+CPU. They tell wrong labels and sizes that no check of the files can see from ones that can be learned, and images that
+are not read the same twice.
 """
 
 from __future__ import annotations
 
-import json
 import math
-import subprocess
-import sys
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -24,6 +23,7 @@ from detection.recipe import DataConfig
 from detection.training.datasets import Place, places
 from shared.errors import Refusal
 from shared.findings import Sheet
+from shared.runs import self_test
 
 TRUTH, START, BATCH = "truth as detections", "loss at the start", "one batch"
 LOWEST = 0.999  # AP of a perfect detector, on data without objects annotated twice
@@ -32,9 +32,10 @@ PRIOR = 0.01  # probability of every class at the start: Lin et al., "Focal Loss
 EXPECTED = 0.25 * (1 - PRIOR) ** 2 * -math.log(PRIOR)  # focal loss of a place with an object; the others add little
 TOLERANCE = 0.35  # of EXPECTED: weights are drawn, and many places without an object add up
 FLAGS = (
-    "--network fcos --width 64 --depth 1 --backbone resnet10t --aug-level 0 --opt adamw --lr 0.001 --wd 0 "
-    "--clip-grad-norm 5 --num-workers 0 --pictures 0 --log-every 1 --save-every 1000000 --name probe --offline"
+    "--network fcos --width 64 --depth 1 --backbone resnet10t --opt adamw --lr 0.001 --wd 0 --clip-grad-norm 5 "
+    "--pictures 0"
 )
+LEARN = f"--aug-level 0 --limit {IMAGES} --batch-size {IMAGES} --epochs {STEPS} --name probe"
 
 
 def evaluate_truth(config: DataConfig, sheet: Sheet) -> None:
@@ -50,8 +51,8 @@ def evaluate_truth(config: DataConfig, sheet: Sheet) -> None:
     sheet.tests.append((TRUTH, not low, came_out))
 
 
-def learn_one_batch(config: DataConfig, size: int, sheet: Sheet) -> None:
-    """Train a small FCOS on a few training images, and add what came out.
+def train_on_some(config: DataConfig, size: int, sheet: Sheet) -> None:
+    """Train a small FCOS on a few training images, stop and resume another, and add what came out.
 
     Args:
         size: height and width of its input, pixels.
@@ -60,32 +61,23 @@ def learn_one_batch(config: DataConfig, size: int, sheet: Sheet) -> None:
     if place.annotations is None:
         return
     with tempfile.TemporaryDirectory() as folder:
-        done = subprocess.run(command(config, place, size, folder), capture_output=True, text=True)
-        path = Path(folder) / "probe" / "metrics.jsonl"
-        rows = [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
-    losses = [row for row in rows if row["kind"] == "train"]
-    if done.returncode or not losses:
-        sheet.tests.append((BATCH, False, (done.stderr.strip().splitlines() or ["training did not begin"])[-1]))
-        return
-    sheet.tests += judged(losses)
+        words = flags_of(config, place, size)
+        tried = self_test.train("detection", [*words, *LEARN.split()], Path(folder), "probe")
+        if tried.complaint is not None:
+            sheet.tests.append((BATCH, False, tried.complaint))
+            return
+        sheet.tests += judged(tried.losses)
+        sheet.tests.append(self_test.resume("detection", words, Path(folder)))
 
 
-def command(config: DataConfig, place: Place, size: int, folder: str) -> list[str]:
-    """The training of one batch."""
-    words: list[Any] = [sys.executable, "-m", "detection", "train", *FLAGS.split(), "--output-dir", folder]
-    words += ["--weights-dir", f"{folder}/weights", "--data-path", place.images, "--coco-json-path", place.annotations]
-    words += ["--limit", IMAGES, "--batch-size", IMAGES, "--epochs", STEPS, "--size", size, "--dataset", config.dataset]
-    words += [flag for flag, given in (("--upright", config.upright), ("--as-stored", config.as_stored)) if given]
-    return [str(word) for word in words]
+def flags_of(config: DataConfig, place: Place, size: int) -> list[Any]:
+    """The small network on this data."""
+    words = [*FLAGS.split(), "--data-path", place.images, "--coco-json-path", place.annotations]
+    words += ["--size", size, "--dataset", config.dataset]
+    return words + [flag for flag, given in (("--upright", config.upright), ("--as-stored", config.as_stored)) if given]
 
 
-def judged(losses: list[dict[str, Any]]) -> list[tuple[str, bool, str]]:
+def judged(losses: list[dict[str, Any]]) -> list[self_test.Result]:
     """Rows of losses, by step -> the results of both tests."""
-    first, last = losses[0], losses[-1]
-    begins, ends = first["classification"], last["classification"]
-    near = abs(first["classification"] - EXPECTED) <= TOLERANCE * EXPECTED
-    told = f"classification {first['classification']:.2f}, where theory says {EXPECTED:.2f}"
-    learned = ends < begins / 2
-    went = f"{begins:.2f} to {ends:.2f} in {last['step']} steps"
-    fell = f"the classification loss of {IMAGES} images went from {went}{'' if learned else ', and should halve'}"
-    return [(START, near, told), (BATCH, learned, fell)]
+    start = self_test.begun(START, "classification", losses[0]["classification"], EXPECTED, TOLERANCE)
+    return [start, self_test.learned(BATCH, "classification", IMAGES, losses)]

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from shared.recipes.commands import Command
 from shared.recipes.flags import Parser, add_pixel_limit
+from shared.recipes.values import whole
 from shared.text import say
 
 
@@ -23,6 +24,18 @@ def doctor_flags() -> Parser:
     parser.add_argument(
         "--pixels", action="store_true", help="decode every image, which finds damage behind the header; minutes"
     )
+    parser.add_argument(
+        "--self-test",
+        action="store_true",
+        help="also train a small network on eight images: its loss at the start is what theory says, and halves; and "
+        "stop and resume it, to the same bits; a minute or two",
+    )
+    parser.add_argument(
+        "--self-test-size",
+        type=whole(32, 2048),
+        default=64,
+        help="height and width of the images of --self-test (default: 64)",
+    )
     parser.add_argument("--strict", action="store_true", help="exit code 3 for warnings, too")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the page as JSON")
     parser.add_argument("--html", type=Path, metavar="FILE", help="write the page as HTML")
@@ -38,7 +51,11 @@ def doctor(argv: list[str]) -> int:
 
     limit_pixels(args.max_pixels)
     title = f"pretrain doctor {args.data_path}"
-    sheet = examine(args.data_path, args.val_path, title, verify=args.verify_shards, pixels=args.pixels)
+    sheet, classes = examine(args.data_path, args.val_path, title, verify=args.verify_shards, pixels=args.pixels)
+    if args.self_test and classes is not None:
+        from pretrain.doctor.self_test import train_on_some
+
+        train_on_some(args.data_path, classes, args.self_test_size, sheet)
     say(*sheet.lines())
     if args.json is not None:
         write_json(args.json, sheet.as_json())

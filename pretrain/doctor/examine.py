@@ -38,7 +38,14 @@ class Part(NamedTuple):
     indexes: list[ShardIndex]
 
 
-def examine(path: str, val_path: str | None, title: str, *, verify: bool = False, pixels: bool = False) -> Sheet:
+class Examined(NamedTuple):
+    """A sheet, and the number of classes: 0 for images without, None if no training shard can be used."""
+
+    sheet: Sheet
+    classes: int | None
+
+
+def examine(path: str, val_path: str | None, title: str, *, verify: bool = False, pixels: bool = False) -> Examined:
     """Look at the shards of training and validation.
 
     Args:
@@ -71,7 +78,14 @@ def examine(path: str, val_path: str | None, title: str, *, verify: bool = False
         examine_classes(train, sheet)
     if train is not None and val is not None:
         compare(train, val, sheet)
-    return sheet
+    return Examined(sheet, None if train is None else classes_of(train, val))
+
+
+def classes_of(train: Part, val: Part | None) -> int:
+    """How many classes training has with these images; 0 for images without."""
+    if not len(train.images.labels) or train.images.labels.max() < 0:
+        return 0
+    return max(part.images.num_classes for part in (train, val) if part is not None)
 
 
 def part_of(shards: Sequence[str], where: str, sheet: Sheet, *, verify: bool) -> Part | None:

@@ -63,8 +63,11 @@ def test_the_self_tests_pass_on_clean_data(tmp_path: Path) -> None:
     data = corpus.Corpus.make(tmp_path / "coco")
     data.write()
     page = examined(data, "--self-test", "--self-test-size", "64")[2]
-    assert [test["name"] for test in page["self_tests"]] == ["truth as detections", "loss at the start", "one batch"]
+    names = [test["name"] for test in page["self_tests"]]
+    assert names == ["truth as detections", "loss at the start", "one batch", "resume"]
     assert all(test["passed"] for test in page["self_tests"]), page["self_tests"]
+    resumed = page["self_tests"][-1]["result"]
+    assert resumed.startswith("stopped after step 3 of 6 and resumed in a second process: the same bits in all ")
 
 
 def test_self_tests_that_fail_say_what_came_out() -> None:

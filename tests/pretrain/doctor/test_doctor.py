@@ -8,6 +8,7 @@ import json
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,6 +17,8 @@ from PIL import Image
 from pretrain.cli import main
 from pretrain.data.shard_index import open_index
 from pretrain.doctor.kinds import KINDS
+from pretrain.training.commands import resolve
+from shared.runs import self_test
 
 NAMES = ["kite", "traffic cone", "boat"]
 Files = list[tuple[str, bytes]]
@@ -246,3 +249,41 @@ def test_what_is_no_shard_is_refused_as_in_training(tmp_path: Path, capsys: pyte
     assert "contains no .tar shards" in capsys.readouterr().err
     assert main(["doctor", "https://example.org/a.tar"]) == 3
     assert "is remote" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_a_classifier_learns_a_few_images_of_shards_that_stay_as_they_were(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shards = Shards(tmp_path / "shards")
+    shards.write()
+    before, asked = digests(shards.root), []
+    monkeypatch.setattr(self_test, "resume", lambda *words: asked.append(words) or ("resume", True, "the same bits"))
+    assert examined(shards.root, "--self-test", "--self-test-size", "32") == (0, set())
+    tests = json.loads((tmp_path / "told.json").read_text())["self_tests"]
+    assert [test["name"] for test in tests] == ["loss at the start", "one batch", "resume"]
+    assert all(test["passed"] for test in tests), tests
+    assert tests[0]["result"].endswith("where theory says 1.10")  # the logarithm of three classes
+    assert digests(shards.root) == before
+    assert read_flags(asked).method == "supervised"
+
+
+def test_images_without_classes_are_resumed_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shards = Shards(tmp_path / "shards")
+    for files in (shards.first, shards.second, shards.val):
+        files[:] = [file for file in files if not file[0].endswith(".cls")]
+    shards.write()
+    asked: list[tuple] = []
+    monkeypatch.setattr(self_test, "train", lambda *words: pytest.fail(f"trained {words}"))
+    monkeypatch.setattr(self_test, "resume", lambda *words: asked.append(words) or ("resume", False, "other bits"))
+    assert examined(shards.root, "--self-test") == (3, set())
+    assert read_flags(asked).method == "simclr"
+
+
+def read_flags(asked: list[tuple]) -> Any:
+    """The model section of the recipe that the resume test was asked for: its flags are those of `pretrain train`."""
+    ((program, words, _),) = asked
+    assert program == "pretrain"
+    recipe = resolve([*map(str, words), *self_test.EXACT.split()]).recipe
+    assert recipe.runtime.keep_states and recipe.data.limit > recipe.runtime.batch_size
+    return recipe.model
