@@ -62,11 +62,13 @@ class EveryRow(Rows):
 
     places: of the annotations that were taken, among all.
     refused: (place, sentence) of the others.
+    miscounted: ids, by place, of those whose num_keypoints is not the number of their labeled keypoints.
     """
 
     def __init__(self, path: Path) -> None:
         super().__init__(path, None)
         self.places, self.refused, self.seen = array("q"), [], 0
+        self.miscounted: dict[int, int] = {}
 
     def __call__(self, entry: dict[str, Any]) -> Any:
         if "image_id" not in entry or "bbox" not in entry:
@@ -82,6 +84,9 @@ class EveryRow(Rows):
             self.refused.append((place, str(refusal)))
             return
         self.places.append(place)
+        points = entry.get("keypoints") if "num_keypoints" in entry else None
+        if points and sum(seen > 0 for seen in points[2::3]) != entry["num_keypoints"]:
+            self.miscounted[place] = self.ids[-1]
 
 
 def read_file(path: Path, where: str, sheet: Sheet) -> Read | None:
@@ -124,6 +129,9 @@ def read_file(path: Path, where: str, sheet: Sheet) -> Read | None:
     kept = [top["images"][n] for n in images]
     columns = rows.columns(categories, np.array(ids, np.int64), np.array(sizes, np.int32), skeletons, collect)
     places = np.array(rows.places, np.int64)[rows.order]
+    words = [f"annotation {rows.miscounted[place]}" for place in places.tolist() if place in rows.miscounted]
+    what = f"{have(len(words))} a num_keypoints that is not the number of labeled keypoints"
+    sheet.add("keypoint-count", where, what, len(words), words)
     table = CocoTable(
         path,
         digest,

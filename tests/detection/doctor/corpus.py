@@ -347,6 +347,12 @@ def a_keypoint_too_few(data: Corpus) -> None:
     data.objects[3]["keypoints"] = data.objects[3]["keypoints"][:3]
 
 
+@spoilt("keypoint-count")
+def a_number_of_keypoints_that_is_wrong(data: Corpus) -> None:
+    with_keypoints(data)
+    data.objects[3]["num_keypoints"] = 1
+
+
 @spoilt("skeleton")
 def categories_of_other_keypoints(data: Corpus) -> None:
     with_keypoints(data)

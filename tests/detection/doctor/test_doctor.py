@@ -108,7 +108,8 @@ MENDED = {
     "an_annotation_of_no_image", "an_annotation_of_no_category", "corners_for_sizes", "centers_for_corners",
     "shares_for_pixels", "a_box_over_the_edge", "a_box_without_a_height", "an_object_annotated_twice",
     "areas_that_are_all_one", "a_photograph_that_is_gone", "a_photograph_that_is_text", "a_photograph_of_both_splits",
-    "a_polygon_of_two_points", "a_keypoint_too_few",
+    "a_polygon_of_two_points", "a_keypoint_too_few", "a_photograph_of_another_size", "two_categories_of_one_id",
+    "two_categories_of_one_name", "a_keypoint_beside_its_image", "a_number_of_keypoints_that_is_wrong",
 }  # fmt: skip
 
 
