@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 from shared.errors import UsageError
+from shared.feeding.cluster import add_engine_flags, cluster_of
 from shared.feeding.parts import add_part_flags, next_step
 from shared.recipes.commands import Command
 from shared.recipes.flags import Parser, add_options, add_pixel_limit
@@ -104,12 +105,14 @@ def pack_flags() -> Parser:
         "--allow-missing-images", type=whole(0), default=0, help="number of images that may be missing on disk"
     )
     add_part_flags(parser)
+    add_engine_flags(parser)
     image_flags(parser, "where neither the size in the annotations nor the boxes tell which way they were drawn")
     return parser
 
 
 def pack(argv: list[str]) -> int:
     args = pack_flags().parse_exactly(argv)
+    cluster = cluster_of(args)
     from detection.data.pack import pack as run
     from detection.data.photographs import chosen
     from shared.feeding.image import limit_pixels
@@ -126,6 +129,7 @@ def pack(argv: list[str]) -> int:
         turn=chosen(upright=args.upright, as_stored=args.as_stored),
         part=args.part,
         settle=args.settle,
+        cluster=cluster,
         progress=lambda done, total: say(f"packed {done} of {total} images"),
     )
     say(*packed.lines(args.out), *([next_step(args.part, packed.shards)] if args.part else []))

@@ -14,6 +14,7 @@ import errno
 import hashlib
 import json
 import os
+import platform
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
@@ -30,6 +31,7 @@ from detection.data.coco import beyond_boxes, read_table
 from detection.data.photographs import Turn, listed_bad, look_at, upright_said
 from detection.data.shards import CATEGORIES, open_index
 from shared.errors import DataError, UsageError, plural
+from shared.feeding.cluster import on_cluster
 from shared.feeding.headers import Picture
 from shared.feeding.names import is_image
 from shared.feeding.parts import Part, check_flags, missing
@@ -71,6 +73,7 @@ def pack(
     turn: Turn = "auto",
     part: Part | None = None,
     settle: bool = False,
+    cluster: str | None = None,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Packed:
     """Write a COCO file and its images into shards; continue an interrupted run.
@@ -83,6 +86,7 @@ def pack(
         turn: whether to apply the EXIF orientation where the annotations do not tell; shards then tell it.
         part: write only this part of the shards, and leave `out` to a last call with `settle`; the counts are of them.
         settle: write no shard; refuse if one is missing.
+        cluster: address of a Ray cluster, whose nodes write the shards.
         progress: called with the images done and their total.
 
     Raises:
@@ -111,7 +115,7 @@ def pack(
             if settle and (lacking := [task.number for task in plan if task.number not in there]):
                 raise missing(partial, out, lacking, len(plan))
             mine = plan if part is None else part.of_these(plan)
-            make(mine, there, shards, table, files, progress)
+            make(mine, there, shards, table, files, progress, cluster)
             if part is None:
                 finish(shards, table, out)
     except OSError as error:
@@ -143,16 +147,42 @@ def make(
     table: CocoTable,
     files: list[Path],
     progress: Callable[[int, int], None],
+    cluster: str | None = None,
 ) -> None:
     """Write the shards that are not there yet, and the indexes that are missing."""
     done, total = 0, sum(len(task.rows) for task in tasks)
-    for task in tasks:
-        shard = task.place(shards)
-        if task.number not in there:
-            write_shard(shard, table, task.rows, files[task.rows.start : task.rows.stop])
-        write_index(shard, table)
-        done += len(task.rows)
+
+    def tick(number: int) -> None:
+        nonlocal done
+        done += len(tasks[number].rows)
         progress(done, total)
+
+    places = [Place(task.place(shards), task.rows, files[task.rows.start : task.rows.stop]) for task in tasks]
+    if cluster is not None and tasks:
+        on_cluster(write_elsewhere, places, table, address=cluster, partial=shards.parent, done=tick)
+        return
+    for number, place in enumerate(places):
+        if tasks[number].number not in there:
+            write_shard(place.shard, table, place.rows, place.files)
+        write_index(place.shard, table)
+        tick(number)
+
+
+class Place(NamedTuple):
+    """A shard to write, the rows of its images in the table, and their files."""
+
+    shard: Path
+    rows: range
+    files: list[Path]
+
+
+def write_elsewhere(place: Place, table: CocoTable, tick: Callable[[], None]) -> None:
+    """A shard and its index on a node of a cluster; only the index if the shard is there."""
+    if lacking := next((file for file in (place.files[0], place.files[-1]) if not file.exists()), None):
+        raise DataError(f"{platform.node()} does not see {lacking}; every node must, under the same path")
+    if not place.shard.is_file():
+        write_shard(place.shard, table, place.rows, place.files, tick)
+    write_index(place.shard, table)
 
 
 def write_index(shard: Path, table: CocoTable) -> None:
@@ -211,8 +241,10 @@ def stamp(table: CocoTable, shard_size: int) -> str:
     return digest.hexdigest()
 
 
-def write_shard(shard: Path, table: CocoTable, rows: range, files: list[Path]) -> None:
-    """Images `rows` of a table as one tar, renamed once complete. Raises OSError."""
+def write_shard(
+    shard: Path, table: CocoTable, rows: range, files: list[Path], tick: Callable[[], None] = lambda: None
+) -> None:
+    """Images `rows` of a table as one tar, renamed once complete; `tick` is called after each. Raises OSError."""
     from webdataset.writer import TarWriter  # slow to import
 
     aside = shard.with_name(f"{shard.name}.{attempt()}.partial")
@@ -224,6 +256,7 @@ def write_shard(shard: Path, table: CocoTable, rows: range, files: list[Path]) -
             with closing(TarWriter(file, **options)) as tar:
                 for sample in samples(table, rows, files):
                     tar.write(sample)
+                    tick()
             file.flush()
             os.fsync(file.fileno())
         aside.replace(shard)

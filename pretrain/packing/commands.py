@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
 from shared.errors import UsageError, plural
+from shared.feeding.cluster import add_engine_flags, cluster_of
 from shared.feeding.parts import add_part_flags, next_step
 from shared.recipes.commands import Command
 from shared.recipes.flags import Parser, add_pixel_limit
@@ -26,6 +27,8 @@ REASONS = 5  # reasons in the line of sums
 
 def pack(argv: list[str]) -> int:
     args = parser().parse_exactly(argv)
+    if (cluster := cluster_of(args)) is not None and args.jobs is not None:
+        raise UsageError("--jobs is for processes; remove it, since --engine ray uses all processors of the cluster")
     from pretrain.packing.pack import pack as run
     from shared.feeding.image import limit_pixels
 
@@ -44,6 +47,7 @@ def pack(argv: list[str]) -> int:
         jobs=cores() if args.jobs is None else args.jobs,
         part=args.part,
         settle=args.settle,
+        cluster=cluster,
         progress=percent(sys.stdout),
     )
     say(*report(packed, args))
@@ -98,6 +102,7 @@ def parser() -> Parser:
     )
     flags.add_argument("--jobs", type=whole(1, 1024), help="shards written in parallel (default: one per core)")
     add_part_flags(flags)
+    add_engine_flags(flags)
     return flags
 
 

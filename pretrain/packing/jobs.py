@@ -1,6 +1,7 @@
-"""Writing shards with several processes, with the same result as with one.
+"""Writing shards with several processes, or on a cluster, with the same result as with one process.
 
     tasks -> processes, which report after every image -> notes, in the order of the tasks
+          -> nodes of a Ray cluster (shared/feeding/cluster.py) -> the same
 
 A process ends when its parent ends, however that happens, so that none writes into a packing that was started again.
 """
@@ -9,6 +10,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import platform
 import signal
 import threading
 import time
@@ -17,8 +19,10 @@ from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from typing import Any
 
-from pretrain.packing.shard_writer import Note, Task, Treatment, write_shard
+from pretrain.packing.shard_writer import Note, Task, Treatment, finished, write_shard
 from shared.errors import DataError
+from shared.feeding.cluster import on_cluster
+from shared.feeding.image_header import limit_pixels, pixel_limit
 from shared.versions import ignore_known_warnings
 
 LOOK = 0.2  # seconds between progress updates
@@ -28,15 +32,20 @@ class Halted(Exception):
     """The packing is stopping; unfinished shards are dropped."""
 
 
-def write_shards(tasks: Sequence[Task], treatment: Treatment, jobs: int, progress: Callable[[int], None]) -> list[Note]:
+def write_shards(
+    tasks: Sequence[Task], treatment: Treatment, jobs: int, progress: Callable[[int], None], cluster: str | None = None
+) -> list[Note]:
     """Write shards, `jobs` at a time.
 
     Args:
         progress: called with the number of finished images.
+        cluster: address of a Ray cluster, which writes them instead, as many at a time as it has processors.
 
     Raises:
         DataError: from the first shard that fails; the others are stopped.
     """
+    if cluster is not None and tasks:
+        return _on_nodes(tasks, treatment, progress, cluster)
     jobs = min(jobs, len(tasks))
     return _together(tasks, treatment, jobs, progress) if jobs > 1 else _in_line(tasks, treatment, progress)
 
@@ -100,3 +109,38 @@ def _tick() -> None:
         raise Halted
     with _shared["done"].get_lock():
         _shared["done"].value += 1
+
+
+# -- on a cluster -----------------------------------------------------------------------------------------------------
+
+
+def _on_nodes(tasks: Sequence[Task], treatment: Treatment, progress: Callable[[int], None], cluster: str) -> list[Note]:
+    ready = 0
+
+    def done(number: int) -> None:
+        nonlocal ready
+        ready += len(tasks[number].entries)
+        progress(ready)
+
+    common = (treatment, pixel_limit())
+    return on_cluster(write_elsewhere, tasks, common, address=cluster, partial=tasks[0].shard.parents[1], done=done)
+
+
+def write_elsewhere(task: Task, common: tuple[Treatment, int | None], tick: Callable[[], None]) -> Note:
+    """`write_shard` on a node; nothing if the shard is complete, from an attempt whose result was lost.
+
+    Raises:
+        DataError: the node lacks the input or jpegtran, for which every image would be left out.
+    """
+    import torch
+
+    treatment, limit = common
+    ignore_known_warnings()
+    torch.set_num_threads(1)
+    limit_pixels(limit)
+    if treatment.jpegtran and not os.access(treatment.jpegtran, os.X_OK):
+        raise DataError(f"{platform.node()} has no {treatment.jpegtran}; install jpegtran there as here")
+    for entry in (task.entries[0], task.entries[-1]):
+        if entry.changed and not os.path.exists(entry.file):
+            raise DataError(f"{platform.node()} does not see {entry.file}; every node must, under the same path")
+    return finished(task) or write_shard(task, treatment, tick)

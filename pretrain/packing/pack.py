@@ -77,6 +77,7 @@ def pack(
     jobs: int = 1,
     part: Part | None = None,
     settle: bool = False,
+    cluster: str | None = None,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Packed:
     """Write images into shards; continues an earlier packing of the same input and options.
@@ -95,6 +96,7 @@ def pack(
         jobs: number of processes.
         part: write only this part of the shards, and leave `out` to a last call with `settle`; the summary is of them.
         settle: write no shard; refuse if one is missing.
+        cluster: address of a Ray cluster whose nodes write the shards, instead of `jobs` processes.
         progress: called with the number of finished images and their total.
 
     Raises:
@@ -120,7 +122,7 @@ def pack(
             if settle and None in notes:
                 lacking = [n for n, note in enumerate(notes) if note is None]
                 raise missing(partial, out, lacking, len(tasks))
-            made = make(tasks, notes, treatment, jobs, progress)
+            made = make(tasks, notes, treatment, jobs, progress, cluster)
             packed = summary(source, made, kept=0 if settle else len(notes) - notes.count(None))
             if part is None:
                 check_any(place, packed)
@@ -148,12 +150,13 @@ def make(
     treatment: Treatment,
     jobs: int,
     progress: Callable[[int, int], None],
+    cluster: str | None = None,
 ) -> Made:
     """Write the shards without a note -> every task with its note."""
     left = [task for task, note in zip(tasks, notes, strict=True) if note is None]
     total = sum(len(task.entries) for task in tasks)
     done = total - sum(len(task.entries) for task in left)
-    new = iter(write_shards(left, treatment, jobs, lambda more: progress(done + more, total)))
+    new = iter(write_shards(left, treatment, jobs, lambda more: progress(done + more, total), cluster))
     return [(task, next(new) if note is None else note) for task, note in zip(tasks, notes, strict=True)]
 
 

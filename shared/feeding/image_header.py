@@ -48,6 +48,11 @@ def limit_pixels(count: int | None) -> None:
         os.environ[LIMIT] = str(count)
 
 
+def pixel_limit() -> int | None:
+    """What `limit_pixels` was last called with, here or in the process that started this one."""
+    return int(os.environ[LIMIT]) if LIMIT in os.environ else None
+
+
 def too_large(height: int, width: int) -> bool:
     """True if an image of this size is over the limit."""
     if LIMIT in os.environ:

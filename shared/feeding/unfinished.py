@@ -71,7 +71,12 @@ def _begin(partial: Path, word: str) -> None:
     known.write_text(word)
     for folder in folders:
         folder.mkdir(exist_ok=True)
-    for place in folders[0].iterdir():  # half-written files of processes that were killed
+    remove_half_written(partial)
+
+
+def remove_half_written(partial: Path) -> None:
+    """Remove what processes that were killed left among the shards; none may be at work."""
+    for place in (partial / "shards").iterdir():
         if place.name.startswith(".") or place.suffix == ".partial":
             place.unlink()
 
