@@ -42,6 +42,7 @@ from detection.training.datasets import (
     seen_by,
     shapes_of,
 )
+from detection.training.largest import Largest
 from detection.training.network_defaults import notes
 from detection.training.sets import sets_of
 from detection.training.start import fill_from, find_start, rebuild_backbone, unconsumed_warmups
@@ -56,6 +57,7 @@ from shared.files import write_json, written_aside
 from shared.loop.optim import for_batch
 from shared.recipes.recipe import Resolved
 from shared.runs.dry import announce_plan, describe_groups, describe_parameters, describe_schedule
+from shared.runs.fitting import fit_batch
 from shared.runs.folders import EXPLAINED
 from shared.runs.plan import check_plan, doubts, planned_folder
 from shared.runs.report import write_report
@@ -76,6 +78,7 @@ def train(resolved: Resolved) -> Path | None:
     session = Session(resolved, stem=run_stem(recipe), command="detect train")
     try:
         made = made_of(session, store)
+        fit_batch(session, made.task, lambda: Largest(made.data, session.recipe.data))
         resolved, recipe = session.resolved, session.recipe
         start, data, spoken, opened, task, latest = made
         check_name(arch_of(recipe, opened))

@@ -60,9 +60,6 @@ class Method(Task):
     def val_view(self) -> View:
         """The evaluation view, deterministic."""
 
-    def check_batch(self, images: int) -> None:
-        """Raise UsageError if a micro batch of so many images per process is too small to learn from."""
-
     def exports(self) -> dict[str, nn.Module]:
         return {"backbone": self.backbone}
 

@@ -64,6 +64,7 @@ class BarlowTwins(Method):
     """
 
     needs = "any backbone; two images or more in a batch"
+    compares_images = True
 
     def __init__(
         self,

@@ -58,6 +58,7 @@ class SimCLR(Method):
     """
 
     needs = "any backbone; two images or more in a batch"
+    compares_images = True
 
     def __init__(
         self,

@@ -70,6 +70,7 @@ class VICReg(Method):
     """
 
     needs = "any backbone; two images or more in a batch"
+    compares_images = True
 
     def __init__(
         self,

@@ -66,6 +66,8 @@ def evaluate(resolved: Resolved) -> int:
     """Evaluate a backbone; returns the exit code."""
     recipe: EvalRecipe = resolved.recipe
     wanted = protocols(recipe.protocol.protocol)
+    if recipe.runtime.fit_batch:
+        raise UsageError("--batch-size auto is for training; give a number")
     session = Session(resolved, stem=eval_stem(recipe), command="pretrain eval")
     try:
         subject = open_subject(recipe)

@@ -18,6 +18,7 @@ from pretrain.data.shards import ShardSet, find_shards, is_remote
 from pretrain.methods import Facts, Method, method, trained_as
 from pretrain.probing.probe import Probe, check_k
 from pretrain.recipe import PretrainRecipe, crop_share, export_tag, run_stem
+from pretrain.training.largest import largest_batch
 from pretrain.views.crops import ResizeCenterCrop
 from shared.devices import dist
 from shared.errors import DataError, UsageError, plural
@@ -28,6 +29,7 @@ from shared.loop.optim import for_batch
 from shared.recipes.recipe import Resolved, flat
 from shared.recipes.usual import sentence
 from shared.runs.dry import announce_plan, describe_groups, describe_parameters, describe_schedule
+from shared.runs.fitting import fit_batch
 from shared.runs.plan import check_plan, doubts
 from shared.runs.report import write_report
 from shared.runs.session import Session, pair
@@ -56,6 +58,7 @@ def train(resolved: Resolved) -> Path | None:
     try:
         store = Store(recipe.runtime.weights_dir)
         data, options, stats, parents, task, probe = made_of(session, store)
+        resolved, recipe = session.resolved, session.recipe
         if recipe.runtime.dry_run:
             dry_run(session, resolved, task, data)
             return None
@@ -133,6 +136,7 @@ def made_of(session: Session, store: Store) -> Made:
     if session.joins_batch_norms():
         task = join_batch_norms(task)
     task.check_batch(recipe.runtime.batch_size)
+    fit_batch(session, task, lambda: largest_batch(task, data.train, facts.size))
     probe = open_probe(session, data, stats)
     data.train.view = task.view()
     if data.val is not None:

@@ -7,7 +7,8 @@ besides NCCL exchanges small objects (flags, lists), so that the GPU does not wa
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any
 
@@ -15,6 +16,7 @@ import torch
 import torch.distributed as dist
 
 _side_group: Any = None
+_apart = False
 
 
 def start(device_type: str) -> None:
@@ -35,11 +37,22 @@ def stop() -> None:
 
 
 def rank() -> int:
-    return dist.get_rank() if dist.is_initialized() else 0
+    return dist.get_rank() if dist.is_initialized() and not _apart else 0
 
 
 def world() -> int:
-    return dist.get_world_size() if dist.is_initialized() else 1
+    return dist.get_world_size() if dist.is_initialized() and not _apart else 1
+
+
+@contextmanager
+def apart() -> Iterator[None]:
+    """This process as if it were the only one: what it computes inside waits for no other."""
+    global _apart
+    before, _apart = _apart, True
+    try:
+        yield
+    finally:
+        _apart = before
 
 
 def local_rank() -> int:

@@ -20,6 +20,7 @@ class Task(nn.Module):
     backbone: Any  # the module of --backbone-lr and --layer-decay, if there is one; has `blocks()`
 
     backbone_calls: tuple[str, ...] = ("forward",)  # what `forward` calls of it, for --compile-backbone
+    compares_images: bool = False  # the loss compares the images of a micro batch: one that is split is another loss
     graphs: Sequence[str] = ()  # paths of calls below the task, a graph each for --compile; () for `forward` as a whole
 
     def forward(self, batch: Any) -> dict[str, Tensor]:
@@ -33,6 +34,9 @@ class Task(nn.Module):
         Torch's random numbers are seeded as at the start of `forward`. None for nothing; streams never bring it.
         """
         return None
+
+    def check_batch(self, images: int) -> None:
+        """Raise UsageError if a micro batch of so many images per process is too small to learn from."""
 
     def names(self, batch: Any) -> list[str]:
         """Names of the samples of a batch, for error messages; empty if they have none."""

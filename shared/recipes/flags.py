@@ -157,6 +157,7 @@ def from_args(
     flags = vars(recipe_parser(recipe_cls, prog, scales=tiny is not None, own=own).parse_exactly(argv))
     options = {word[1:]: flags.pop(word) for word in [*flags] if word.startswith(".")}
     name, scale = flags.pop("recipe", None), flags.pop("scale", None)
+    flags = switched(recipe_cls, flags)
     values: dict[str, Any] = {}
     origins: dict[str, str] = {}
     for origin, below in under:
@@ -180,6 +181,17 @@ def from_args(
     origins |= dict.fromkeys(flags, "flag")
     resolved = Resolved(make(recipe_cls, over(values, flags)), origins)
     return settled(resolved, own, strict=False) if options_of(recipe_cls, own) else resolved
+
+
+def switched(recipe_cls: type, flags: dict[str, Any]) -> dict[str, Any]:
+    """The flags with words such as `auto` of --batch-size as the switches that they stand for."""
+    knobs = all_knobs(recipe_cls)
+    on = {
+        name: knobs[name][1].metadata["switches"][word]
+        for name, word in flags.items()
+        if name in knobs and isinstance(word, str) and word in knobs[name][1].metadata["switches"]
+    }
+    return {name: value for name, value in flags.items() if name not in on} | dict.fromkeys(on.values(), True)
 
 
 def recipe_parser(recipe_cls: type, prog: str, *, scales: bool = False, own: str = "") -> Parser:

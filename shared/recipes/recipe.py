@@ -34,6 +34,7 @@ def knob(
     reads: Callable[[Any], Any] | None = None,
     options: tuple[Any, str] | None = None,
     may_be_bare: Any = None,
+    switches: dict[str, str] | None = None,
 ) -> Any:
     """A field of a recipe: default, line in `--help`, aliases of the flag, spellings of values, and range.
 
@@ -44,9 +45,11 @@ def knob(
         reads: value -> value, for words of a certain form; its UsageError continues "--flag ".
         options: of a field of options: the `Offers` they are of, and the field that chooses one of its names.
         may_be_bare: the value of the flag without an argument, as in `--resume`.
+        switches: words that, as the flag's value, turn on another field and leave this one as it is.
     """
     meta = {"help": help, "aliases": aliases, "metavar": metavar, "spellings": spellings or {}, "bare": may_be_bare}
     meta |= {"range": Range(low, high, above, below), "count": count, "reads": reads, "options": options}
+    meta |= {"switches": switches or {}}
     return field(default_factory=default, metadata=meta) if callable(default) else field(default=default, metadata=meta)
 
 
@@ -136,8 +139,20 @@ class ScheduleConfig:
 class RuntimeConfig:
     """Batch, precision, processes, folders, logging; read by shared.loop.trainer."""
 
-    batch_size: int = knob(16, "images per process and forward pass", "-b", low=1, high=1_000_000)
+    batch_size: int = knob(
+        16,
+        "images per process and forward pass; auto is --fit-batch with the recipe's number",
+        "-b",
+        low=1,
+        high=1_000_000,
+        switches={"auto": "fit_batch"},
+    )
     grad_accum_steps: int = knob(1, "forward passes per optimizer step; gradients are averaged", low=1, high=1_000_000)
+    fit_batch: bool = knob(
+        False,
+        "split the images of a step, --batch-size times --grad-accum-steps, into the largest forward passes that fit "
+        "the GPU, found by a probe before the first step",
+    )
     amp: bool = knob(False, "mixed precision: float16 or bfloat16 on a GPU, bfloat16 on a CPU that supports it")
     amp_dtype: Literal["float16", "bfloat16"] = knob(
         "float16", "dtype of mixed precision on a GPU", spellings={"fp16": "float16", "bf16": "bfloat16"}

@@ -32,6 +32,7 @@ def tiny(recipe: Any) -> dict[str, Any]:
         "log_every": 1,
         "num_workers": 0,
         **dict.fromkeys(
-            ("amp", "compile", "compile_backbone", "compile_opt", "sync_bn", "fsdp", "channels_last"), False
+            ("amp", "compile", "compile_backbone", "compile_opt", "sync_bn", "fsdp", "channels_last", "fit_batch"),
+            False,
         ),
     }

@@ -80,10 +80,15 @@ def doubts(task: nn.Module, feed: Feed, schedule: ScheduleConfig) -> list[str]:
             f"the warm-up of {warmup} steps outlasts the run of {total}, so the learning rate ends at {share:.0%} of "
             f"--lr; shorten --warmup-epochs or --warmup-steps"
         )
-    norms = [layer for layer in task.modules() if isinstance(layer, _BatchNorm) and layer.training]
-    if feed.batch_size == 1 and any(p.requires_grad for layer in norms for p in layer.parameters()):
+    if feed.batch_size == 1 and learns_statistics(task):
         found.append("batch norm takes its statistics from a single image; give a larger --batch-size")
     return found
+
+
+def learns_statistics(task: nn.Module) -> bool:
+    """Whether a task in training mode has batch norm that takes its statistics from the batch."""
+    norms = [layer for layer in task.modules() if isinstance(layer, _BatchNorm) and layer.training]
+    return any(p.requires_grad for layer in norms for p in layer.parameters())
 
 
 def describe_run(facts: dict[str, object]) -> list[str]:

@@ -74,7 +74,7 @@ class Session:
 
     def replace_recipe(self, resolved: Resolved) -> Resolved:
         """Replace the recipe by one with values that were found at run time; it is the one that is saved."""
-        self.resolved, self.recipe = resolved, resolved.recipe
+        self.resolved, self.recipe, self.runtime = resolved, resolved.recipe, resolved.recipe.runtime
         return resolved
 
     def open(self) -> Path:

@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable
 from copy import deepcopy
 from functools import cache
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -16,11 +17,14 @@ from torch import Tensor
 from backbones import backbone
 from pretrain.data.shards import stacked
 from pretrain.methods import Facts, Method, method
+from pretrain.training.largest import largest_batch
 from shared.errors import UsageError
 from shared.feeding.pixels import PIXEL_STATS
 from shared.feeding.plan import rng_for
 from shared.loop.compiled import compile_backbone
 from shared.loop.ema import Average
+from shared.loop.trial import Step, on_trial
+from shared.recipes.recipe import OptimConfig, RuntimeConfig, ScheduleConfig
 from shared.weights.card import Card
 from shared.weights.store import Store
 
@@ -187,6 +191,25 @@ def test_a_copy_trains_apart_and_an_average_follows(name: str) -> None:
     assert not torch.equal(average.module.state_dict()[first], before.state_dict()[first])
     some_steps(before, optimizer_of(before), range(1))
     assert torch.equal(task.state_dict()[first], before.state_dict()[first])
+
+
+@pytest.mark.parametrize("name", method.names())
+def test_a_trial_with_the_largest_batch_leaves_the_task_as_it_was(name: str) -> None:
+    task = build(name, served(name))
+    kept, random = deepcopy(task.state_dict()), torch.get_rng_state()
+    samples = SimpleNamespace(collate=lambda rows: (stacked([one for one, _ in rows]), torch.tensor([0] * len(rows))))
+    recipe = SimpleNamespace(optim=OptimConfig(lr=0.1), schedule=ScheduleConfig(), runtime=RuntimeConfig())
+    with on_trial(task, Step(3, 2), recipe, torch.device("cpu"), apart=True) as trainer:
+        batch = largest_batch(task, samples, FACTS.size)(3)
+        assert all(leaf.shape[0] == 3 for leaf in leaves(batch[0]))
+        trainer.advance([batch, batch])
+        moved = [key for key, value in trainer.task.state_dict().items() if differs(value, kept[key])]
+    assert moved and not [key for key, value in task.state_dict().items() if differs(value, kept[key])]
+    assert all(p.grad is None for p in task.parameters()) and torch.equal(torch.get_rng_state(), random)
+
+
+def differs(value: Any, other: Any) -> bool:
+    return not torch.equal(value, other) if isinstance(value, Tensor) else value != other
 
 
 @pytest.mark.parametrize("name", method.names())

@@ -23,7 +23,7 @@ given generator.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -86,6 +86,18 @@ class Augmentation:
 
     def __call__(self, image: Tensor, target: Target, rng: np.random.Generator) -> Sample:
         return self.run(image, target, self, rng)
+
+    def largest(self, sizes: Sequence[Size]) -> Size:
+        """A height and a width that no training image of photographs of these sizes exceeds."""
+        output = self.output
+        if output.long is None or self.run is lsj:
+            return output.size
+        if self.run not in (plain, mirror):  # a crop may have any shape
+            sizes = [(1, output.long), (output.long, 1)]
+        short = max(output.short or (min(output.size),))
+        one = replace(output, size=(short, short), short=())
+        heights, widths = zip(*map(one.of, sizes), strict=True)
+        return max(heights), max(widths)
 
     def resized(self, image: Tensor, target: Target, size: Size) -> Sample:
         return resize(image, target, size, antialias=self.output.antialias)

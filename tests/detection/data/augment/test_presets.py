@@ -16,6 +16,7 @@ from torchvision.transforms.v2 import functional as F
 from detection.data.augment import presets as A
 from detection.data.augment.geometry import FILL, Sample
 from detection.data.augment.presets import AUGMENTATIONS, build_augment
+from detection.data.augment.sizes import RULES
 from detection.parts.dense import boxes as box
 from detection.types import Target
 from shared.errors import UsageError
@@ -80,6 +81,30 @@ def test_every_augmentation_keeps_its_promises(
         assert max(out.shape[-2:]) <= (longest or 1333 * 48 / 640 + 1)
     else:
         assert out.shape[-2:] == (48, 64)
+
+
+@given(names, st.booleans(), st.none() | st.integers(40, 120), st.sampled_from(sorted(RULES)), KEYS)
+@settings(max_examples=50, deadline=None)
+def test_no_image_is_larger_than_the_largest(name: str, multi: bool, longest: int | None, rule: str, key: int) -> None:
+    multi, rng = multi and name != "lsj", np.random.default_rng(key)
+    augment = build_augment(name, size=(48, 64), max_size=longest, multiscale=multi, resize_rule=rule)
+    sizes: list[tuple[int, int]] = [(h, w) for h, w in rng.integers(30, 200, (3, 2)).tolist()]
+    height, width = augment.largest(sizes)
+    for size in sizes:
+        out, _ = augment(*scene(size, key), rng)
+        over = max(1, round(max(size) / min(size)))  # of rules that round the short side first
+        assert out.shape[-2] <= height + over and out.shape[-1] <= width + over
+
+
+def test_the_largest_image_is_that_of_the_photographs_where_nothing_is_cropped() -> None:
+    wide = [(720, 1280), (600, 800)]
+    flip = build_augment("hflip", size=(800, 800), max_size=1333)
+    assert flip.largest(wide) == (800, 1333), "600 x 800 becomes 800 x 1066"
+    assert flip.largest([*wide, (1280, 720)]) == (1333, 1333), "a batch may have both"
+    assert build_augment("multiscale", size=(800, 800)).largest([(500, 500)]) == (800, 800)
+    assert build_augment("detr", size=(800, 800)).largest(wide) == (1333, 1333), "crops have any shape"
+    assert build_augment("lsj", size=(1024, 1024)).largest(wide) == (1024, 1024)
+    assert build_augment("birder", size=(512, 640)).largest(wide) == (512, 640)
 
 
 @pytest.mark.parametrize("name", NAMES)
