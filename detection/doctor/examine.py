@@ -15,7 +15,8 @@ from detection.data.photographs import Turn, chosen
 from detection.doctor.facts import amounts, balance, examine_sizes
 from detection.doctor.kinds import KINDS
 from detection.doctor.objects import examine_classes, examine_objects
-from detection.doctor.pictures import Seen, examine_copies, examine_lookalikes, examine_photographs
+from detection.doctor.pictures import Seen, examine_copies, examine_photographs
+from detection.doctor.pixels import examine_lookalikes
 from detection.doctor.reading import Read, read_file
 from detection.doctor.splits import examine_classes_of_both
 from detection.recipe import DataConfig
@@ -76,14 +77,18 @@ def examine(
     for where, place in (("training", training), ("validation", validation)):
         if place is None:
             sheet.add("no-validation", where, "there is no validation data")
-        elif (part := part_of(place, where, sheet, turn, need_images=need_images, pixels=pixels)) is not None:
+            continue
+        compared = pixels and training is not None and validation is not None
+        part = part_of(place, where, sheet, turn, need_images=need_images, pixels=pixels, compared=compared)
+        if part is not None:
             parts[where] = part
     train, val = parts.get("training"), parts.get("validation")
     overlapping: list[int] = []
     if train is not None and train.seen is not None:
         overlapping = examine_copies(train.seen, None if val is None else val.seen, sheet)
-        if pixels and val is not None and val.seen is not None:
-            examine_lookalikes(train.seen, val.seen, overlapping, sheet)
+        if val is not None and val.seen is not None and train.seen.looked and val.seen.looked:
+            known = np.flatnonzero(np.isin(train.read.table.image_ids, overlapping)).tolist()
+            examine_lookalikes(train.seen, train.seen.looked, val.seen, val.seen.looked, known, sheet)
     elif val is not None and val.seen is not None:
         examine_copies(val.seen, None, sheet)
     if train is not None and val is not None:
@@ -99,7 +104,9 @@ def examine(
     return Examined(sheet, parts, overlapping)
 
 
-def part_of(place: Place, where: str, sheet: Sheet, turn: Turn, *, need_images: bool, pixels: bool) -> Part | None:
+def part_of(
+    place: Place, where: str, sheet: Sheet, turn: Turn, *, need_images: bool, pixels: bool, compared: bool
+) -> Part | None:
     """Read and look at one part; None if nothing of it can be used."""
     path = place.annotations
     if path is None or path.is_dir():
@@ -114,7 +121,7 @@ def part_of(place: Place, where: str, sheet: Sheet, turn: Turn, *, need_images: 
     sheet.looked_at.append(f"{where}: {path or place.images}, {', '.join(counts)}")
     seen = None
     if need_images and table.spots is None:
-        seen = examine_photographs(read, place.images, where, sheet, turn, pixels=pixels)
+        seen = examine_photographs(read, place.images, where, sheet, turn, pixels=pixels, compared=compared)
     usable = read if seen is None else seen.read_
     targets = examine_objects(usable, where, sheet)
     return Part(place, usable, seen, targets)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -16,15 +15,13 @@ import numpy as np
 from detection.data.annotations.files import find_photographs
 from detection.data.photographs import Photographs, Turn, look_at
 from detection.doctor.objects import only
+from detection.doctor.pixels import Looked, look_at_pixels
 from detection.doctor.reading import Read
 from detection.training.data_notes import same_files
 from shared.errors import DataError, plural
-from shared.feeding.fingerprint import fingerprints, small_picture
 from shared.feeding.headers import Picture
-from shared.feeding.image import BadImage, decode_image
 from shared.feeding.names import is_hidden, is_image
 from shared.findings import Sheet
-from shared.weights.lookalikes import limit_of, look_for
 
 
 class Seen:
@@ -32,10 +29,12 @@ class Seen:
 
     read: of those that are in the folder.
     missing: places in the list 'images' of those that are not, by their ids.
+    looked: what their pixels are; None if they were not decoded.
     """
 
     def __init__(self, read: Read, folder: Path, photographs: Photographs, missing: list[int]) -> None:
         self.read_, self.folder, self.photographs, self.missing = read, folder, photographs, missing
+        self.looked: Looked | None = None
 
     def __len__(self) -> int:
         return len(self.read_.table.image_ids)
@@ -52,12 +51,15 @@ class Seen:
         return self.read_.table.image_ids[list(rows)].tolist()
 
 
-def examine_photographs(read: Read, folder: Path, where: str, sheet: Sheet, turn: Turn, *, pixels: bool) -> Seen | None:
+def examine_photographs(
+    read: Read, folder: Path, where: str, sheet: Sheet, turn: Turn, *, pixels: bool, compared: bool = False
+) -> Seen | None:
     """Look at every photograph; None if none is there.
 
     Args:
         turn: for images whose size does not tell which way they are turned.
         pixels: decode all of them, too.
+        compared: with those of the other split.
     """
     table = read.table
     listed = table.image_ids
@@ -82,7 +84,9 @@ def examine_photographs(read: Read, folder: Path, where: str, sheet: Sheet, turn
     sizes = set(photographs.another_size)
     damaged = {row: sentence for row, sentence in photographs.bad.items() if row not in sizes}
     if pixels:
-        damaged |= damaged_pixels(seen, set(photographs.bad))
+        training = where == "training"
+        seen.looked = look_at_pixels(seen, damaged, prints=compared and training, pictures=compared and not training)
+        damaged |= seen.looked.damaged
     what = f"{plural(len(damaged), 'image')} cannot be read"
     words = [damaged[row].replace(f"{folder}/", "") for row in sorted(damaged)]
     sheet.add("image-unreadable", where, what, len(damaged), words)
@@ -107,54 +111,6 @@ def unlisted(seen: Seen, where: str, sheet: Sheet) -> None:
     ]
     what = f"{plural(len(files), 'image')} of the folder not in the annotations"
     sheet.add("image-not-listed", where, what, len(files), files)
-
-
-def damaged_pixels(seen: Seen, known: set[int]) -> dict[int, str]:
-    """Sentences about photographs that cannot be decoded, by row; those that are known to be bad are not read."""
-
-    def look(row: int) -> str | None:
-        try:
-            decode_image(seen.read(row), upright=False)
-        except (OSError, BadImage) as error:
-            return f"{seen.name(row)}: {error}"
-        return None
-
-    rows = [row for row in range(len(seen)) if row not in known]
-    with ThreadPoolExecutor() as pool:
-        return {row: sentence for row, sentence in zip(rows, pool.map(look, rows), strict=True) if sentence}
-
-
-def examine_lookalikes(train: Seen, val: Seen, known: Sequence[int], sheet: Sheet) -> None:
-    """Add a finding about validation photographs that look like one of training; this decodes all of both.
-
-    Args:
-        known: ids of training images that are the same byte for byte, which are not said again.
-    """
-    rows, pictures = small_pictures(train, set(known))
-    asked, looked_for = small_pictures(val, set())
-    if not rows or not asked:
-        return
-    digests = np.column_stack((np.zeros(len(rows), np.uint64), fingerprints(pictures)))
-    found = look_for(looked_for, digests)
-    near = np.flatnonzero((found.rows >= 0) & (found.distances <= limit_of(len(asked), len(rows)))).tolist()
-    words = [f"{val.name(asked[i])} and {train.name(rows[found.rows[i]])}" for i in near]
-    what = f"{plural(len(near), 'validation image')} like one of training"
-    sheet.add("near-overlap", "training and validation", what, len(near), words)
-
-
-def small_pictures(seen: Seen, without: set[int]) -> tuple[list[int], np.ndarray]:
-    """Rows of the photographs that can be read, and (N, 64, 64) uint8 of them; those of ids `without` are left out."""
-
-    def look(row: int) -> np.ndarray | None:
-        try:
-            return small_picture(seen.read(row))
-        except (OSError, BadImage):
-            return None
-
-    rows = [row for row, image_id in enumerate(seen.read_.table.image_ids.tolist()) if image_id not in without]
-    with ThreadPoolExecutor() as pool:
-        found = [(row, picture) for row, picture in zip(rows, pool.map(look, rows), strict=True) if picture is not None]
-    return [row for row, _ in found], np.array([picture for _, picture in found], np.uint8)
 
 
 def examine_copies(train: Seen, val: Seen | None, sheet: Sheet) -> list[int]:

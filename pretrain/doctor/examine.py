@@ -21,7 +21,7 @@ from pretrain.data.shards import ShardSet, find_shards, is_remote
 from pretrain.doctor.kinds import KINDS
 from shared.errors import DataError, plural
 from shared.feeding.headers import Picture, read_headers
-from shared.feeding.image import BadImage, decode_image
+from shared.feeding.image import BadImage, decode_luminance
 from shared.feeding.tar import Damaged
 from shared.files import cache_dir
 from shared.findings import Sheet
@@ -167,7 +167,7 @@ def examine_images(part: Part, sheet: Sheet, *, pixels: bool) -> None:
 
     def look(row: int) -> str | None:
         try:
-            decode_image(images.read(row), upright=False)
+            decode_luminance(images.read(row))
         except (BadImage, DataError) as error:
             return f"{images.name(row)}: {error}"
         return None

@@ -14,14 +14,17 @@ import io
 from functools import cache
 
 import numpy as np
+import torch
 from PIL import Image
+from torch import Tensor
 
 from shared.feeding.image import decode_image, image_header, image_size, is_jpeg
-from shared.feeding.orientation import BEYOND
+from shared.feeding.orientation import BEYOND, turned
 
 SIDE = 64  # pixels of a small picture
 BITS, WORDS = 192, 3
 FREQUENCIES = 19  # of an axis: 0 to 18
+REDUCED = 90  # pixels of the short side from which a small picture is interpolated
 SAMPLES = 960  # of an axis of a window
 CROPPED = 0.1  # of an axis, that a crop may lack in all
 COARSE, FINE = 0.05, 0.025  # steps between windows, as a share of the axis: 72 windows, and 450
@@ -51,6 +54,16 @@ def small_picture(data: bytes | bytearray) -> np.ndarray:
         pixels = decode_image(data, upright=True).permute(1, 2, 0).contiguous().numpy()
         image = Image.fromarray(pixels).convert("L")
     return np.asarray(image.resize((SIDE, SIDE), BILINEAR))
+
+
+def small_luminance(luminance: Tensor, orientation: int) -> np.ndarray:
+    """The same of an image that is decoded anyway: (H, W) uint8 luminance as stored -> (64, 64) uint8, upright by EXIF.
+
+    It differs from `small_picture` by what encoding again does, so compare small pictures of one kind.
+    """
+    image = Image.fromarray(luminance.numpy())
+    image = image.reduce(max(1, min(image.size) // REDUCED)).resize((SIDE, SIDE), BILINEAR)
+    return turned(torch.from_numpy(np.array(image)), orientation).contiguous().numpy()
 
 
 def _reduced(data: bytes | bytearray) -> Image.Image | None:

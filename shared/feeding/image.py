@@ -32,6 +32,7 @@ from shared.feeding.orientation import as_stored, jpeg_orientation, turned
 __all__ = [
     "BadImage",
     "decode_image",
+    "decode_luminance",
     "image_header",
     "image_size",
     "is_jpeg",
@@ -50,20 +51,43 @@ def decode_image(data: bytes | bytearray, *, upright: bool) -> Tensor:
     Raises:
         BadImage: not an image, damaged, or over the limit of `limit_pixels`.
     """
-    if not is_jpeg(data):
+    pixels = _of_jpeg(data, ImageReadMode.RGB)
+    if pixels is None:
         return _by_pillow(data, upright)
+    return turned(pixels, jpeg_orientation(data)) if upright else pixels
+
+
+def decode_luminance(data: bytes | bytearray) -> Tensor:
+    """Bytes of a file -> (H, W) uint8 luminance, as stored; refuses what `decode_image` refuses, in less time.
+
+    All of a JPEG is read, but its colors are not computed.
+
+    Raises:
+        BadImage: as `decode_image`.
+    """
+    pixels = _of_jpeg(data, ImageReadMode.GRAY)
+    if pixels is not None:
+        return pixels[0]
+    colors = _by_pillow(data, False).permute(1, 2, 0).contiguous().numpy()
+    return torch.from_numpy(np.array(Image.fromarray(colors).convert("L")))
+
+
+def _of_jpeg(data: bytes | bytearray, mode: ImageReadMode) -> Tensor | None:
+    """(3 or 1, H, W) of a JPEG as stored; None for Pillow's files. Raises BadImage for those over the limit."""
+    if not is_jpeg(data):
+        return None
     height, width, colors = jpeg_frame(data)
     check_size(height, width)
     if colors == 4:  # CMYK storage depends on an Adobe marker, which only Pillow reads
-        return _by_pillow(data, upright)
+        return None
     try:
         # decode_jpeg needs writable memory, hence the copy of `bytes`
         encoded = torch.frombuffer(data if isinstance(data, bytearray) else bytearray(data), dtype=torch.uint8)
-        pixels = decode_jpeg(encoded, mode=ImageReadMode.RGB)
-        assert isinstance(pixels, Tensor)  # a list is returned only for a list
-        return turned(pixels, jpeg_orientation(data)) if upright else pixels
+        pixels = decode_jpeg(encoded, mode=mode)
     except RuntimeError:
-        return _by_pillow(data, upright)  # it reads more kinds of JPEG and has shorter error messages
+        return None  # Pillow reads more kinds of JPEG and has shorter error messages
+    assert isinstance(pixels, Tensor)  # a list is returned only for a list
+    return pixels
 
 
 def _by_pillow(data: bytes | bytearray, upright: bool) -> Tensor:

@@ -28,6 +28,7 @@ echo "== opening a large COCO file"; $python -W ignore tests/bench/bench_opening
 echo "== test images among pretraining images"; $python -W ignore tests/bench/bench_lookalikes.py ${CHORDATE_REAL_DATA:+--data "$CHORDATE_REAL_DATA"}
 echo "== detect doctor"; $python -W ignore tests/bench/bench_doctor.py
 if [ -n "${CHORDATE_REAL_DATA:-}" ]; then
+  echo "== detect doctor --pixels"; $python -W ignore tests/bench/bench_doctor_pixels.py --data "$CHORDATE_REAL_DATA"
   echo "== taking a batch from a worker"; $python -W ignore tests/bench/bench_handover.py --data "$CHORDATE_REAL_DATA"
   echo "== pretraining data"; $python -W ignore tests/bench/bench_pretrain_data.py --data "$CHORDATE_REAL_DATA"
   echo "== mask and keypoint data"; $python -W ignore tests/bench/bench_mask_data.py --data "$CHORDATE_REAL_DATA"

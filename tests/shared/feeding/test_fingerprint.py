@@ -6,8 +6,17 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from shared.feeding.fingerprint import COARSE, FINE, MIRRORED, fingerprints, over_windows, packed, small_picture
-from shared.feeding.image import BadImage
+from shared.feeding.fingerprint import (
+    COARSE,
+    FINE,
+    MIRRORED,
+    fingerprints,
+    over_windows,
+    packed,
+    small_luminance,
+    small_picture,
+)
+from shared.feeding.image import BadImage, decode_luminance
 from tests.shared.feeding.of_pictures import cut, jpeg, picture
 
 
@@ -56,6 +65,8 @@ def test_a_picture_is_looked_at_upright(orientation: int) -> None:
     stored = image.transpose(turn[orientation]) if orientation in turn else image
     own, turned = printed(jpeg(image), jpeg(stored, exif=exif))
     assert bits(own, turned) <= 4
+    decoded = small_luminance(decode_luminance(jpeg(stored, exif=exif)), orientation)
+    assert bits(own, fingerprints(decoded[None])[0]) <= 12
 
 
 def test_crops_are_near_over_a_window_and_far_over_the_whole() -> None:

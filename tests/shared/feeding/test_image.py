@@ -11,7 +11,7 @@ import pytest
 import torch
 from PIL import Image, ImageOps
 
-from shared.feeding.image import BadImage, decode_image, image_size
+from shared.feeding.image import BadImage, decode_image, decode_luminance, image_size
 
 
 def pattern(height: int = 24, width: int = 32) -> Image.Image:
@@ -61,6 +61,36 @@ def test_every_mode_becomes_rgb_bytes_that_pillow_would_also_see(kind):
         assert pixels.dtype == torch.uint8 and pixels.shape == (3, 24, 32)
         assert difference(pixels, Image.open(io.BytesIO(KINDS[kind]))) <= 3
     assert image_size(KINDS[kind]) == (24, 32)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_luminance_alone_is_that_of_the_pixels(kind):
+    luminance, colors = decode_luminance(KINDS[kind]), decode_image(KINDS[kind], upright=False)
+    wanted = np.asarray(Image.fromarray(colors.permute(1, 2, 0).contiguous().numpy()).convert("L"))
+    assert luminance.dtype == torch.uint8 and tuple(luminance.shape) == wanted.shape
+    assert np.abs(luminance.numpy().astype(int) - wanted.astype(int)).max() <= 2  # colors are rounded and clipped
+
+
+def test_the_luminance_alone_is_refused_exactly_where_the_pixels_are():
+    rng = random.Random(5)
+    refused = [0, 0]
+    for kind in ("baseline JPEG", "progressive JPEG", "gray JPEG", "CMYK JPEG", "RGB PNG"):
+        for number in range(60):
+            data = bytearray(KINDS[kind])
+            if number % 3:
+                for _ in range(1 if number % 3 == 1 else 40):
+                    data[rng.randrange(2, len(data))] = rng.randrange(256)
+            else:
+                del data[rng.randrange(len(data)) :]
+            fates = []
+            for decode in (decode_luminance, lambda data: decode_image(data, upright=False)):
+                try:
+                    fates.append(tuple(decode(data).shape[-2:]))
+                except BadImage as error:
+                    fates.append(str(error))
+            assert fates[0] == fates[1], (kind, number)
+            refused[isinstance(fates[0], str)] += 1
+    assert min(refused) > 20
 
 
 def test_ycck_is_not_taken_for_rgb_or_plain_cmyk():
