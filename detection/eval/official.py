@@ -178,7 +178,7 @@ def _flat(keypoints: np.ndarray) -> list[list[float]]:
 def areas_of(kind: str, rows: Rows) -> np.ndarray:
     """(N,) in pixels."""
     if kind == "masks":
-        few = range(0, len(rows.masks), 255)  # pycocotools 2.0.11 overflows beyond
+        few = range(0, len(rows.masks), 255)  # pycocotools 2.0.11 counts the masks of one call in a byte
         return np.concatenate([np.zeros(0), *(codec.area(rows.masks[i : i + 255]) for i in few)])
     if kind == "keypoints":
         x, y = rows.keypoints[:, :, 0], rows.keypoints[:, :, 1]

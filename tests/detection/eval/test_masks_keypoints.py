@@ -19,6 +19,7 @@ from PIL import Image
 
 from detection.data.coco import CocoDetection
 from detection.eval.coco import METRICS, METRICS_OF, CocoEvaluator, ground_truth_as_results
+from detection.eval.official import Rows, areas_of
 from detection.types import Detections
 from shared.errors import DataError, Refusal
 from tests.detection.eval.of_masks_keypoints import content, guesses
@@ -249,3 +250,12 @@ def test_real_files_score_1_on_themselves_and_as_pycocotools_says_when_moved(
         expected = by_pycocotools(data.table.path, results, kind, sigmas)
         assert [summary[n] for n in METRICS_OF[kind]] == pytest.approx(expected, abs=1e-9)
         assert 0.1 < expected[0] < 0.99
+
+
+def test_areas_of_more_than_255_masks() -> None:
+    """pycocotools 2.0.11 counts the masks of one call in a byte and raises OverflowError beyond."""
+    pixels = np.zeros((8, 8), np.uint8, order="F")
+    pixels[2:4, 2:5] = 1
+    mask = codec.encode(pixels)
+    rows = Rows(np.zeros(600, np.int64), np.zeros((600, 6)), [mask] * 600, np.zeros((0, 0, 3)))
+    assert areas_of("masks", rows).tolist() == [6] * 600
