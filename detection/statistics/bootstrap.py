@@ -7,10 +7,12 @@ A draw takes as many images as there are, some of them twice and others not at a
 without them the spread would be three quarters of the right one. Two things are added to the spread of the draws. It is
 a little too small, the more so the fewer images; and AP of few images is too high on average, since the envelope of a
 rough curve lies above that of a smooth one. By how much is seen from halves of the set, which err more. In a paired
-difference both sets err alike, so it is not moved.
+difference both sets err alike, so it is not moved. The spread itself is known from as many images as have such objects,
+and a few of them carry most of it: Student's t, of half as many degrees of freedom.
 
-Efron, "Bootstrap Methods: Another Look at the Jackknife", 1979. The three constants were fitted to simulated sets of
-50, 150 and 500 images; tests/bench/bench_interval_coverage.py measures how often the intervals hold on others.
+Efron, "Bootstrap Methods: Another Look at the Jackknife", 1979. The constants were fitted to boxes of simulated
+sets of 50, 150 and 500 images, and tried on masks and keypoints; tests/bench/bench_interval_coverage.py measures how
+often the intervals hold on others.
 """
 
 from __future__ import annotations
@@ -20,7 +22,7 @@ from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
 import numpy as np
-from scipy.stats import norm
+from scipy.stats import t as student
 
 from detection.statistics.accumulate import Curves, accumulate
 from detection.statistics.matching import Matches
@@ -133,9 +135,10 @@ def intervals(sample: Sample, *, level: float = LEVEL, paired: bool = False) -> 
     scale[sample.support < LEAST_WITH] = np.nan
     center = sample.values if paired else sample.values - error
     lowest = -1.0 if paired else 0.0
-    reach = norm.ppf((1 + level) / 2) * scale
+    freedom = np.maximum(sample.support / 2, 1)
+    reach = student.ppf((1 + level) / 2, freedom) * scale
     with np.errstate(invalid="ignore", divide="ignore"):
-        p = 2 * norm.sf(np.abs(center) / scale)
+        p = 2 * student.sf(np.abs(center) / scale, freedom)
     p[(scale == 0) & (center == 0)] = 1.0
     return Intervals(sample.names, (center - reach).clip(lowest, 1), (center + reach).clip(lowest, 1), p)
 

@@ -24,7 +24,7 @@ def evaluator_of(folder: Path, seed: int) -> CocoEvaluator:
     """Forty scenes, some of whose objects are crowds, and a poor detector."""
     rng = np.random.default_rng(seed)
     seen = scenes(rng, 40)
-    finds, boxes = found_by(Detector(noise=0.15, confused=0.3), seen, rng)
+    finds, boxes, *_ = found_by(Detector(noise=0.15, confused=0.3), seen, rng)
     objects = zip(*(column.tolist() for column in seen.objects[:4]), seen.boxes.tolist(), strict=True)
     content = {
         "images": [{"id": n, "file_name": "a.png", "width": 2 * SIDE, "height": 2 * SIDE} for n in range(40)],
