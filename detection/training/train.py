@@ -56,9 +56,10 @@ from shared.feeding.plan import rng_for
 from shared.files import write_json, written_aside
 from shared.loop.optim import for_batch
 from shared.recipes.recipe import Resolved
-from shared.runs.dry import announce_plan, describe_groups, describe_parameters, describe_schedule
+from shared.runs.dry import announce, announce_plan, describe_groups, describe_parameters, describe_schedule
 from shared.runs.fitting import fit_batch
 from shared.runs.folders import EXPLAINED
+from shared.runs.measuring import measured
 from shared.runs.plan import check_plan, doubts, planned_folder
 from shared.runs.report import write_report
 from shared.runs.session import Session
@@ -381,5 +382,5 @@ def dry_run(session: Session, resolved: Resolved, task: DetectTask, data: Data, 
     size = size_words(recipe.data, recipe.model.network)
     lines += session.described(feed, size=size, classes=classes, backbone=backbone_of(recipe, opened), tag=tag)
     lines += [f"warning: {sentence}" for sentence in doubts(task.train(), feed, recipe.schedule)]
-    if dist.is_main():
-        announce_plan(resolved, lines)
+    announce_plan(resolved, lines)
+    announce(measured(session, task, feed, lambda: Largest(data, recipe.data)))

@@ -28,8 +28,9 @@ from shared.files import cache_dir
 from shared.loop.optim import for_batch
 from shared.recipes.recipe import Resolved, flat
 from shared.recipes.usual import sentence
-from shared.runs.dry import announce_plan, describe_groups, describe_parameters, describe_schedule
+from shared.runs.dry import announce, announce_plan, describe_groups, describe_parameters, describe_schedule
 from shared.runs.fitting import fit_batch
+from shared.runs.measuring import measured
 from shared.runs.plan import check_plan, doubts
 from shared.runs.report import write_report
 from shared.runs.session import Session, pair
@@ -364,7 +365,7 @@ def method_notes(resolved: Resolved, step_size: int) -> list[str]:
 
 
 def dry_run(session: Session, resolved: Resolved, task: Method, data: Data) -> None:
-    feed, recipe = session.feed(data.train), resolved.recipe
+    feed, recipe = session.feed(data.train, beside=task.beside()), resolved.recipe
     lines = method_notes(resolved, feed.step_size) + describe_parameters(task, task.backbone.stages())
     lines += describe_groups(task, for_batch(recipe.optim, feed.step_size))
     lines += describe_schedule(
@@ -378,5 +379,5 @@ def dry_run(session: Session, resolved: Resolved, task: Method, data: Data) -> N
     classes = f"{data.num_classes}: {listed(data.classes, 6)}" if data.classes else data.num_classes or "not used"
     lines += session.described(feed, size=f"{height} x {width}", classes=classes, tag=export_tag(recipe))
     lines += [f"warning: {sentence}" for sentence in doubts(task.train(), feed, recipe.schedule)]
-    if dist.is_main():
-        announce_plan(resolved, lines)
+    announce_plan(resolved, lines)
+    announce(measured(session, task, feed, lambda: largest_batch(task, data.train, (height, width))))

@@ -223,7 +223,13 @@ class RuntimeConfig:
         metavar="SERVICE",
     )
     offline: bool = knob(False, "never download anything")
-    dry_run: bool = knob(False, "print what the run would do, then stop")
+    dry_run: bool = knob(False, "print what the run would do, and how long it would take, then stop")
+    dry_steps: int = knob(
+        20,
+        "steps that --dry-run takes on a copy to predict time and memory, for a minute at most; 0 for none",
+        low=0,
+        high=100_000,
+    )
 
 
 # --- dataclass <-> YAML --------------------------------------------------------

@@ -1,9 +1,10 @@
-"""`--dry-run`: values, parameters, parameter groups, schedule. Nothing is trained."""
+"""`--dry-run`: values, parameters, parameter groups, schedule; `measuring` adds time and memory."""
 
 from __future__ import annotations
 
 from torch import nn
 
+from shared.devices import dist
 from shared.loop.optim import parameter_groups
 from shared.loop.schedule import lr_scale, total_steps, warmup_steps
 from shared.recipes.recipe import OptimConfig, Resolved, ScheduleConfig, flat, plain
@@ -51,7 +52,9 @@ def describe_schedule(steps_per_epoch: float, step_size: int, schedule: Schedule
 
 
 def announce_plan(resolved: Resolved, lines: list[str]) -> None:
-    """Print every value and its origin, then the given lines."""
+    """Print every value and its origin, then the given lines, in the main process."""
+    if not dist.is_main():
+        return
     values = flat(resolved.recipe)
     origins = {name: origin for name, origin in resolved.origins.items() if origin != "default"}
     width = max((len(name) for name in values), default=0)
@@ -59,4 +62,10 @@ def announce_plan(resolved: Resolved, lines: list[str]) -> None:
     for name, value in values.items():
         origin = origins.get(name, "default")
         say(f"  {name:<{width}}  {plain(value)!s:<24}  {origin}")
-    say(*(part for line in lines for part in line.split("\n")))
+    announce(lines)
+
+
+def announce(lines: list[str]) -> None:
+    """Print lines, in the main process."""
+    if dist.is_main():
+        say(*(part for line in lines for part in line.split("\n")))

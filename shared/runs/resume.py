@@ -23,7 +23,7 @@ FIXED = ("opt",)  # the saved moments belong to one optimizer; batch size, seed 
 MACHINE = (  # they say where and how a run runs, not what it trains
     *("num_workers", "threads", "device", "offline", "log_every", "save_every", "output_dir", "name", "resume"),
     *("dry_run", "compile", "compile_backbone", "compile_opt", "max_bad_samples", "verify_shards", "keep_states"),
-    *("fit_batch", "log_to"),
+    *("dry_steps", "fit_batch", "log_to"),
 )
 HISTORY = "# resumed at step "  # lines at the top of recipe.yaml
 

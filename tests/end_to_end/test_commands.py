@@ -92,7 +92,7 @@ def test_a_dry_run_says_what_would_be_done_and_leaves_nothing_behind(
 ) -> None:
     (tmp_path / "mine.yaml").write_text("lr: 0.5\nlr_scheduler: cosine\nwarmup_epochs: 1\n")
     before = set(tmp_path.iterdir())
-    ended = run(PRETRAIN + f"--data-path {shards} --recipe mine.yaml --norm-wd 0 --dry-run")
+    ended = run(PRETRAIN + f"--data-path {shards} --recipe mine.yaml --norm-wd 0 --dry-run --dry-steps 3")
     assert ended.code == 0, ended.err
     assert re.search(r"lr +0\.5 +recipe mine", ended.out)
     assert re.search(r"epochs +2 +flag", ended.out)
@@ -100,6 +100,8 @@ def test_a_dry_run_says_what_would_be_done_and_leaves_nothing_behind(
     assert re.search(r"backbone stage 4 +[1-9][\d,]* +0", ended.out)
     assert "7 optimizer steps of 8 images; 3.5 steps per epoch; warm-up over 4 steps" in ended.out
     assert "28 training images, 9 validation images" in ended.out
+    assert "measured in 3 steps on cpu" in ended.out
+    assert re.search(r"\n  time    about .* for 2 epochs, without evaluation: 7 steps of ", ended.out)
     assert set(tmp_path.iterdir()) - before == set(tmp_path.glob("printed-*"))  # those are this test's own
 
 
@@ -107,7 +109,7 @@ def test_a_dry_run_of_detection_tells_what_is_frozen_and_how_fast_the_rest_learn
     coco: Path, run: Callable, tmp_path: Path
 ) -> None:
     flags = "--freeze-backbone-stages 2 --backbone-lr 0.001 --lr 0.01 --layer-decay 0.5 --wd 0.1 --norm-wd 0 --dry-run"
-    ended = run(DETECT + f"--data-path {coco} {flags}")
+    ended = run(DETECT + f"--data-path {coco} {flags} --dry-steps 1")
     assert ended.code == 0, ended.err
     assert re.search(r"backbone stem +0 +[1-9]", ended.out)
     assert re.search(r"backbone stage 2 +0 +[1-9]", ended.out)
@@ -196,7 +198,7 @@ def test_exports_kept_on_the_way_can_be_picked_by_their_epoch(
     assert [(card["epoch"], card["finished"]) for card in cards] == [(1, False), (2, False), (3, True)]
     words = DETECT + f"--data-path {coco} --backbone-tag supervised "
     for flags, epoch in (("--backbone-epoch 2", 2), ("--backbone-epoch 0", 3), ("", 3)):
-        dry = run(words + flags + " --dry-run")
+        dry = run(words + flags + " --dry-run --dry-steps 0")
         assert f"(epoch {epoch}): " in dry.out, dry.err
     missing = run(words + "--backbone-epoch 7")
     assert missing.code == 4
@@ -278,7 +280,7 @@ def test_without_data_flags_both_halves_take_the_demo_data_and_say_so(shards: Pa
         demo.demo_data = lambda _: SimpleNamespace(shards=shards, **images, **annotations)
 
     for words in ("pretrain train --model test_resnet", "detect train --backbone test_resnet --network fcos"):
-        ended = run(words + " --dry-run --device cpu --num-workers 0", prepare=small_demo)
+        ended = run(words + " --dry-run --dry-steps 0 --device cpu --num-workers 0", prepare=small_demo)
         assert ended.code == 0, ended.err
         assert ended.out.startswith("no --data-path: using the built-in demo data with --")
         assert re.search(r"size +\[(32|192)\] +base demo_", ended.out)

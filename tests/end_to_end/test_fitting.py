@@ -92,7 +92,7 @@ def test_the_run_is_that_with_the_number_typed_and_is_resumed_with_it(
 def test_auto_splits_the_batch_of_the_recipe(shards: Path, run: Callable, left: Callable, tmp_path: Path) -> None:
     (tmp_path / "mine.yaml").write_text("batch_size: 12\nlr_batch: 12\nepochs: 1\n")
     words = PRETRAIN + f"--data-path {shards} --recipe mine.yaml --batch-size auto --name run "
-    dry = run(words + "--dry-run", prepare=holding(6))
+    dry = run(words + "--dry-run --dry-steps 1", prepare=holding(6))
     assert dry.code == 0 and not (tmp_path / "runs").exists(), dry.err
     assert re.search(r"batch_size +6 +found by --batch-size auto", dry.out)
     assert re.search(r"grad_accum_steps +2 +found by --batch-size auto", dry.out)

@@ -38,7 +38,9 @@ def test_a_dry_run_refuses_what_the_run_refuses(
 
 def test_a_dry_run_shows_what_was_found(shards: Path, coco: Path, run: Callable, tmp_path: Path) -> None:
     (tmp_path / "runs" / "fcos-test_resnet-scratch").mkdir(parents=True)
-    lines = [" ".join(line.split()) for line in run(f"{DETECT} --data-path {coco} --dry-run").out.splitlines()]
+    lines = [
+        " ".join(line.split()) for line in run(f"{DETECT} --data-path {coco} --dry-run --dry-steps 1").out.splitlines()
+    ]
     for line in (
         "size 64 x 64",
         "device cpu",
@@ -48,11 +50,22 @@ def test_a_dry_run_shows_what_was_found(shards: Path, coco: Path, run: Callable,
     ):
         assert line in lines
     assert "run folder runs/fcos-test_resnet-scratch-2" in lines
-    words = f"{PRETRAIN} --data-path {shards} --batch-size 1 --warmup-epochs 2 --dry-run"
+    words = f"{PRETRAIN} --data-path {shards} --batch-size 1 --warmup-epochs 2 --dry-run --dry-steps 0"
     lines = [" ".join(line.split()) for line in run(words).out.splitlines()]
     assert "size 32 x 32" in lines and "classes 3" in lines and "run folder runs/test_resnet-supervised" in lines
     assert any(line.startswith("warning: the warm-up of 56 steps outlasts the run of 28") for line in lines)
     assert any(line.startswith("warning: batch norm takes its statistics from a single image") for line in lines)
+
+
+def test_a_dry_run_takes_its_steps_in_all_processes_and_with_workers(
+    shards: Path, ranks: Callable, tmp_path: Path
+) -> None:
+    before = set(tmp_path.iterdir())
+    main, other = ranks(f"{PRETRAIN} --data-path {shards} --batch-size 4 -j 1 --dry-run --dry-steps 4", 2)
+    assert main.code == other.code == 0, main.err + other.err
+    assert "measured in 4 steps on cpu" in main.out and "measured" not in other.out
+    assert "4 steps of" in next(line for line in main.out.splitlines() if line.startswith("  time    about "))
+    assert set(tmp_path.iterdir()) - before == set(tmp_path.glob("printed-*"))
 
 
 @pytest.mark.parametrize("dry", ["", "--dry-run"])
@@ -73,7 +86,7 @@ def test_a_single_class_teaches_no_classifier(dry: str, run: Callable, tmp_path:
     assert run("pretrain pack photos shards --val-share 0").code == 0
     ended = run(f"{PRETRAIN} --data-path shards {dry}")
     assert ended.code == 3 and "the training data has one class" in ended.complaint
-    assert run(f"{PRETRAIN} --data-path shards --method vicreg --expander-width 16 {dry}").code == 0
+    assert run(f"{PRETRAIN} --data-path shards --method vicreg --expander-width 16 {dry} --dry-steps 1").code == 0
 
 
 def test_ap_without_objects_of_a_size_is_na_everywhere(

@@ -114,13 +114,15 @@ def test_refusals_name_the_way_out(coco: Path, other: Path, sets: str, run: Call
         (f"--val-path {coco} --datasets data_path={other}", "--val-path is of a set", 2),
         (f"--datasets data_path={other},share=2", "there is one", 2),
     ):
-        ended = run("detect train --backbone test_resnet --dry-run " + FCOS + words)
+        ended = run("detect train --backbone test_resnet --dry-run --dry-steps 0 " + FCOS + words)
         assert ended.code == code and sentence in ended.err, (words, ended.err)
         assert ended.err.count("\n") == 1
 
 
 def test_a_dry_run_shows_each_set(sets: str, joined: str, run: Callable) -> None:
-    ended = run("detect train --backbone test_resnet --dry-run --device cpu --size 64 " + FCOS + sets + joined)
+    ended = run(
+        "detect train --backbone test_resnet --dry-run --dry-steps 1 --device cpu --size 64 " + FCOS + sets + joined
+    )
     assert ended.code == 0, ended.err
     assert "data set coco: 14 images, 2 of 3 classes, share 1" in ended.out
     assert "23 training images, 12 validation images" in ended.out

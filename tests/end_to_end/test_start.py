@@ -122,10 +122,10 @@ def test_another_network_than_the_weights_are_of_is_refused(detect: Callable) ->
 def test_backbone_epoch_alone_means_the_only_tag_there_is(detect: Callable, run: Callable, shards: Path) -> None:
     words = f"pretrain train --model test_resnet --size 32 --batch-size 8 --epochs 1 --device cpu --data-path {shards} "
     assert run(words + "--num-workers 0 --tag first").code == 0
-    dry = detect(FCOS + "--backbone-epoch 0 --dry-run")
+    dry = detect(FCOS + "--backbone-epoch 0 --dry-run --dry-steps 0")
     assert dry.code == 0 and "test_resnet first@" in dry.out
     assert run(words + "--num-workers 0 --tag second").code == 0
-    refused = detect(FCOS + "--backbone-epoch 0 --dry-run")
+    refused = detect(FCOS + "--backbone-epoch 0 --dry-run --dry-steps 0")
     assert refused.code == 4 and "has the tags first, second; choose one with --backbone-tag" in refused.complaint
 
 

@@ -126,7 +126,21 @@ def dry(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pyt
 
     def run(words: list[str]) -> tuple[int, str, str]:
         places = ["--weights-dir", str(tmp_path / "weights"), "--output-dir", str(tmp_path / "runs")]
-        code = cli.main(["train", *words, "--dry-run", "--device", "cpu", "--offline", "--num-workers", "0", *places])
+        code = cli.main(
+            [
+                "train",
+                *words,
+                "--dry-run",
+                "--dry-steps",
+                "0",
+                "--device",
+                "cpu",
+                "--offline",
+                "--num-workers",
+                "0",
+                *places,
+            ]
+        )
         shown = capsys.readouterr()
         return code, shown.out, shown.err
 

@@ -287,7 +287,21 @@ def test_packing_and_scoring_by_command(
     assert scores[0] == scores[1]
 
 
-FLAGS = ["--network", "fcos", "--backbone", "test_resnet", "--width", "64", "--depth", "1", "--size", "64", "--dry-run"]
+FLAGS = [
+    "--network",
+    "fcos",
+    "--backbone",
+    "test_resnet",
+    "--width",
+    "64",
+    "--depth",
+    "1",
+    "--size",
+    "64",
+    "--dry-run",
+    "--dry-steps",
+    "0",
+]
 
 
 @pytest.mark.parametrize("layout", ["one folder each", "train and val in one"])
