@@ -18,6 +18,7 @@ from shared.devices.device import device_name, pick_device
 from shared.errors import UsageError, plural
 from shared.files import write_aside, write_json
 from shared.recipes.recipe import Resolved, dump
+from shared.runs.resume import changes, described, effective
 from shared.weights.card import Exported
 from shared.weights.store import Store
 
@@ -109,12 +110,20 @@ def check_seen(study: Study, starts: dict[str, Exported]) -> list[str]:
 
 
 def keep_study(study: Study, recipe: DetectRecipe) -> None:
-    """Write the recipe of all runs; raise UsageError if the folder is another ablation's."""
-    text = dump(replace(recipe, runtime=replace(recipe.runtime, resume=None, name=None)))
+    """Write the recipe of all runs; raise UsageError if the folder is another ablation's.
+
+    A later release of this program continues it: settings that it adds are left at what they are by default.
+    """
+    recipe = replace(recipe, runtime=replace(recipe.runtime, resume=None, name=None))
     asked = repr(study._replace(longer=study.longer or 1.0, seeds=0, fractions=(), arms=(), out=Path(), recipe=Path()))
-    path = study.recipe
-    content = f"# of an ablation; its runs differ from it in what their own recipes say\n# {asked}\n{text}"
-    if path.exists() and path.read_text(encoding="utf-8") != content:
-        raise UsageError(f"{study.out} has an ablation with other settings; give another --output, or the same flags")
+    first, path = f"# of an ablation; its runs differ from it in what their own recipes say\n# {asked}\n", study.recipe
+    if path.exists():
+        changed = effective(changes(study.out, recipe))
+        if changed or not path.read_text(encoding="utf-8").startswith(first):
+            what = described(changed) or "data, learning rates that are tried, or length of scratch+"
+            raise UsageError(
+                f"{study.out} has an ablation with other settings ({what}); give another --output, or the same flags"
+            )
+        return
     study.out.mkdir(parents=True, exist_ok=True)
-    write_aside(path, content)
+    write_aside(path, f"{first}{dump(recipe)}")

@@ -265,7 +265,22 @@ def test_another_ablation_is_not_overwritten(ablate: Any, capsys: pytest.Capture
     program = Program({"scratch": 0.3, "vicreg": 0.8})
     ablate(program, "--seeds", "2", "--lr-grid", "1")
     ablate(program, "--seeds", "2", "--lr-grid", "1", "--epochs", "3", code=2)
-    assert "has an ablation with other settings" in capsys.readouterr().err
+    assert "has an ablation with other settings (epochs" in capsys.readouterr().err
+    ablate(program, "--seeds", "2", "--lr-grid", "1", "2", code=2)
+    assert "learning rates that are tried" in capsys.readouterr().err
+
+
+def test_an_ablation_of_an_earlier_release_or_another_machine_goes_on(ablate: Any, tmp_path: Path) -> None:
+    program = Program({"scratch": 0.3, "vicreg": 0.8})
+    ablate(program, "--seeds", "2", "--lr-grid", "1")
+    recipe = tmp_path / "out" / "recipe.yaml"
+    lines = recipe.read_text().splitlines()
+    earlier = [line for line in lines if not line.startswith("fit_batch:")]
+    assert len(earlier) == len(lines) - 1  # a setting that it did not have
+    recipe.write_text("\n".join(earlier) + "\n")
+    done = len(program.called)
+    ablate(program, "--seeds", "2", "--lr-grid", "1", "--num-workers", "1")
+    assert len(program.called) == done
 
 
 def test_validation_images_that_were_pretrained_on_are_refused(ablate: Any, capsys: pytest.CaptureFixture) -> None:
