@@ -50,6 +50,7 @@ if TYPE_CHECKING:
 
     from backbones.base import Backbone
     from detection.inference.prediction import Prediction
+    from detection.inference.video_results import InFrame
     from shared.weights.card import Card, Exported
 
     OneImage = str | Path | Image.Image | np.ndarray | Tensor
@@ -97,8 +98,8 @@ class Model:
         """Detect objects, with the very boxes of `detect predict`.
 
         Args:
-            image: a file; a PIL image; an array (H, W, 3) or tensor (3, H, W), uint8 RGB. Or several: a folder, a list
-                of any of these, a batch (B, H, W, 3) or (B, 3, H, W).
+            image: a file or https address; a PIL image; an array (H, W, 3) or tensor (3, H, W), uint8 RGB. Or several:
+                a folder, a list of any of these, a batch (B, H, W, 3) or (B, 3, H, W).
             min_score: detections with a lower score are left out, from 0 to 1.
             tiles: height and width in pixels, or the side of squares; photographs larger than this are also looked into
                 tile by tile, for small objects.
@@ -131,6 +132,12 @@ class Model:
         how: Any = {"proposer": self._proposer, "tiles": cut}
         for path, pixels in photographs(images):
             yield predicted(self._trained, pixels, self._resize, min_score, path=path, **how)
+
+    def predict_video(self, path: str | Path, min_score: float = 0.05, *, every: int = 1) -> Iterator[InFrame]:
+        """Yield (frame, seconds, found) of every N-th frame of a video, from 0; needs pip install 'chordate[video]'."""
+        from detection.inference.video_results import each_frame
+
+        return each_frame(self._trained, path, self._resize, min_score, every, self._proposer)
 
     def evaluate(
         self, data_path: str | Path, *, batch_size: int = 8, workers: int = 0, **data: Any

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from detection.data.commands import image_flags
+from detection.inference.flags import asks_for_videos, score_flags, scores_of, video_flags, vocabulary_flags
 from shared.errors import UsageError
 from shared.recipes.commands import Command
 from shared.recipes.flags import Parser
@@ -183,8 +184,8 @@ def propose(argv: list[str]) -> int:
 
 
 def predict_flags() -> Parser:
-    parser = Parser(prog="detect predict", description="Detect objects in images.")
-    parser.add_argument("images", nargs="+", help="image files or folders of them")
+    parser = Parser(prog="detect predict", description="Detect objects in images and videos.")
+    parser.add_argument("images", nargs="+", help="image files, folders of them, or https addresses; or videos")
     weights_flags(parser)
     parser.add_argument(
         "--output", "-o", type=Path, default=Path("predictions"), help="folder for pictures and results.json"
@@ -230,6 +231,7 @@ def predict_flags() -> Parser:
         metavar="SHARE",
         help="of neighbors, as a share of their sides; objects of at most this size are whole in one (default: 0.2)",
     )
+    video_flags(parser)
     score_flags(parser, "needed here")
     image_flags(parser, "(default: all; with --coco-json-path those whose size in it says so)")
     return parser
@@ -239,6 +241,7 @@ def predict(argv: list[str]) -> int:
     args = predict_flags().parse_exactly(argv)
     from detection.data.photographs import chosen
     from detection.inference.open_world import OpenWorld
+    from detection.inference.predict import made_ready
     from detection.inference.predict import predict as detect_in_images
     from detection.inference.tiles import tiles_for
     from shared.feeding.image import limit_pixels
@@ -248,10 +251,26 @@ def predict(argv: list[str]) -> int:
         raise UsageError("--calibrate needs a count over many images; count with `detect eval --counts`, give --prior")
     if args.tile_overlap is not None and args.tiles is None:
         raise UsageError("--tile-overlap is that of tiles; give --tiles SIZE too")
+    in_videos = asks_for_videos(args)
     proposer = None
     if args.proposal_weights is not None:
         proposer = open_weights(args.proposal_weights, args.weights_dir, args.device)
-    trained = open_weights(args.weights, args.weights_dir, args.device)
+    trained, how = open_weights(args.weights, args.weights_dir, args.device), OpenWorld(**scores_of(args))
+    tiles = None if args.tiles is None else tiles_for(trained, args.tiles, args.tile_overlap)
+    if in_videos:
+        from detection.inference.video_results import predict_videos
+
+        vocabulary = (args.vocabulary, args.text_weights)
+        resize = made_ready(trained, *vocabulary, proposer, how).resize(args.size, args.max_size)
+        named = {
+            "every": args.every or 1,
+            "table": args.csv,
+            "drawn": args.annotated_video,
+            "asked": bool(args.vocabulary),
+        }
+        own: dict[str, Any] = {"min_score": args.min_score, "resize": resize, "proposer": proposer, "tiles": tiles}
+        say(*predict_videos(trained, args.images, args.output, **own, **named))
+        return 0
     lines = detect_in_images(
         trained,
         args.images,
@@ -266,53 +285,11 @@ def predict(argv: list[str]) -> int:
         vocabulary=args.vocabulary,
         text_weights=args.text_weights,
         proposer=proposer,
-        tiles=None if args.tiles is None else tiles_for(trained, args.tiles, args.tile_overlap),
-        how=OpenWorld(**scores_of(args)),
+        tiles=tiles,
+        how=how,
     )
     say(*lines)
     return 0
-
-
-def vocabulary_flags(parser: Parser, about: str) -> None:
-    """Add --vocabulary, described so, and --text-weights."""
-    parser.add_argument("--vocabulary", metavar="NAMES", help=about)
-    parser.add_argument(
-        "--text-weights",
-        type=Path,
-        metavar="FILE",
-        help="CLIP's weights, for names that have no vector yet; needs pip install 'chordate[text]'",
-    )
-
-
-def score_flags(parser: Parser, otherwise: str) -> None:
-    """Add the flags of networks on stored proposals; `otherwise` says what calibrates without --prior."""
-    parser.add_argument(
-        "--beta",
-        type=number(low=0, high=1),
-        help="exponent of a name's probability in the score, the rest is the proposal's score (default: 1, or 0.3 for "
-        "names that were not trained)",
-    )
-    parser.add_argument(
-        "--best-proposals",
-        type=whole(1, 1_000_000),
-        help="proposals of an image to use, by their score (default: all, or 100 with --beta below 1)",
-    )
-    parser.add_argument(
-        "--calibrate",
-        type=number(low=0, high=10),
-        metavar="GAMMA",
-        help="divide probabilities by the counts of a first pass to this power, such as 0.6",
-    )
-    parser.add_argument("--prior", type=Path, help=f"counts of `detect eval --counts` (default: {otherwise})")
-    parser.add_argument(
-        "--any-proposals", action="store_true", help="allow proposals of other weights than those of the training"
-    )
-
-
-def scores_of(args: Any) -> dict[str, Any]:
-    """The values of `score_flags`, as `OpenWorld` takes them."""
-    names = {"beta": "beta", "best": "best_proposals", "calibrate": "calibrate", "prior": "prior"}
-    return {name: getattr(args, flag) for name, flag in {**names, "any_proposals": "any_proposals"}.items()}
 
 
 def weights_flags(parser: Parser, *, required: bool = True, device: bool = True) -> None:
@@ -372,6 +349,8 @@ COMMANDS = {
         "store the boxes that a network proposes, for networks on stored proposals", propose, propose_flags
     ),
     "predict": Command(
-        "pictures with boxes, and COCO result JSON or CSV, for images, folders or a COCO file", predict, predict_flags
+        "pictures with boxes, and COCO result JSON or CSV, for images, folders, videos or a COCO file",
+        predict,
+        predict_flags,
     ),
 }

@@ -1,6 +1,6 @@
 """The images to predict: files, folders, or the images of a COCO file.
 
-files and folders        -> ids from 1: sources as given, files of a folder by name; turned upright by EXIF
+files, folders, addresses -> ids from 1: sources as given, files of a folder by name; turned upright by EXIF
 a folder and a COCO file -> ids of the file; turned where the size in the file says so, refused where none fits
 """
 
@@ -16,6 +16,7 @@ from torch import Tensor
 
 from detection.data.coco import CocoDetection
 from detection.data.photographs import Turn, listed_bad
+from detection.inference.addresses import downloaded, file_name, is_address, shown
 from shared.errors import DataError, UsageError
 from shared.feeding.image import BadImage, decode_image, image_header
 from shared.feeding.names import DECODED, images_below
@@ -29,33 +30,45 @@ class Listed(NamedTuple):
     """An image to read.
 
     image_id: of the COCO file, or from 1.
-    path: of its file.
+    path: of its file; of an image at an address, its name alone.
     upright: whether to turn it by EXIF.
     by_size: whether the size in the COCO file says so.
+    address: where it is downloaded from; None for files.
     """
 
     image_id: int
     path: Path
     upright: bool
     by_size: bool
+    address: str | None = None
+
+    def read(self) -> bytes:
+        """The bytes of the file. Raises OSError, or DataError for an address."""
+        return self.path.read_bytes() if self.address is None else downloaded(self.address)
 
 
 class Seen(NamedTuple):
     """An image as the network sees it.
 
+    path: of its file; of an image at an address, its name alone.
     pixels: (3, H, W) uint8.
     upright: whether it was turned by EXIF; None where it has no EXIF orientation, or a COCO file's size tells.
+    address: where it was downloaded from; None for files.
     """
 
     image_id: int
     path: Path
     pixels: Tensor
     upright: bool | None
+    address: str | None = None
 
 
 def root_of(sources: list[str]) -> Path:
-    """The deepest folder that contains all sources; links are not resolved."""
-    paths = [Path(os.path.abspath(os.path.expanduser(source))) for source in sources]
+    """The deepest folder that contains all sources that are no addresses; links are not resolved."""
+    files = [source for source in sources if not is_address(source)]
+    if not files:
+        return Path.cwd()
+    paths = [Path(os.path.abspath(os.path.expanduser(source))) for source in files]
     return Path(os.path.commonpath([path if path.is_dir() else path.parent for path in paths]))
 
 
@@ -63,7 +76,7 @@ def pictures_of(sources: list[str], annotations: Path | None, turn: Turn = "auto
     """Yield each image; files that cannot be read are logged and skipped.
 
     Args:
-        sources: files and folders; with `annotations`, one folder.
+        sources: files, folders, and http or https addresses; with `annotations`, one folder.
         annotations: a COCO or panoptic file, of which the images alone are read.
         turn: whether to apply the EXIF orientation; "auto" does, but with `annotations` only where the size says so.
 
@@ -75,20 +88,40 @@ def pictures_of(sources: list[str], annotations: Path | None, turn: Turn = "auto
     if annotations is not None:
         files = in_coco_file(sources, annotations, turn)
     else:
-        files = [Listed(n, path, turn != "stored", False) for n, path in enumerate(listed_files(sources), start=1)]
-    read = 0
-    for image_id, path, upright, by_size in files:
+        files = [one._replace(image_id=n) for n, one in enumerate(in_order_given(sources, turn), start=1)]
+        if not files:
+            raise UsageError("no images given; give image files or folders")
+    read, refused = 0, None
+    for listed in files:
         try:
-            data = path.read_bytes()
-            pixels = decode_image(data, upright=upright)
-            oriented = not by_size and image_header(data).orientation > STORED
+            data = listed.read()
+            pixels = decode_image(data, upright=listed.upright)
+            oriented = not listed.by_size and image_header(data).orientation > STORED
+        except DataError as refusal:
+            refused = refused or refusal
+            log.warning("skipped: %s", refusal)
+            continue
         except (OSError, BadImage) as error:
-            log.warning("skipped %s: %s", path, error)
+            log.warning("skipped %s: %s", shown(listed.address) if listed.address else listed.path, error)
             continue
         read += 1
-        yield Seen(image_id, path, pixels, upright if oriented else None)
+        turned = listed.upright if oriented else None
+        yield Seen(listed.image_id, listed.path, pixels, turned, listed.address)
+    if not read and refused is not None:
+        raise refused
     if not read:
-        raise DataError(f"none of the {len(files)} files can be read as an image; check {files[0].path}")
+        first = shown(files[0].address) if files[0].address else files[0].path
+        raise DataError(f"none of the {len(files)} files can be read as an image; check {first}")
+
+
+def in_order_given(sources: list[str], turn: Turn) -> Iterator[Listed]:
+    """The images of files, folders and addresses, not numbered yet. Raises DataError as `listed_files`."""
+    for source in sources:
+        if is_address(source):
+            yield Listed(0, Path(file_name(source)), turn != "stored", False, source)
+            continue
+        for path in listed_files([source]):
+            yield Listed(0, path, turn != "stored", False)
 
 
 def in_coco_file(sources: list[str], annotations: Path, turn: Turn) -> list[Listed]:

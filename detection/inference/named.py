@@ -15,7 +15,8 @@ from typing import Any
 from shared.files import written_aside
 
 JPEG = (".jpg", ".jpeg", ".jpe", ".jfif")
-COLUMNS = ("file_name", "class_id", "class_name", "score", "x0", "y0", "x1", "y1")
+CORNERS = ("x0", "y0", "x1", "y1")
+COLUMNS = ("file_name", "class_id", "class_name", "score", *CORNERS)
 
 
 def picture_name(name: str, image_id: int, taken: set[str]) -> str:

@@ -22,6 +22,7 @@ from detection.drawing.draw import draw_detections
 from detection.eval.panoptic_output import PanopticFolder
 from detection.eval.results import entries, for_scoring, read_detections
 from detection.inference import labeling
+from detection.inference.addresses import shown
 from detection.inference.images import pictures_of, root_of
 from detection.inference.named import picture_name, save_csv
 from detection.inference.open_world import OpenWorld, ask
@@ -67,7 +68,7 @@ def predict(
     segmentation networks also write COCO panoptic JSON and PNGs.
 
     Args:
-        sources: files and folders; with `annotations`, the folder of its images.
+        sources: files, folders, and http or https addresses; with `annotations`, the folder of its images.
         out: an empty or new folder.
         annotations: a COCO file with the images and their ids.
         min_score: detections with a lower score are dropped; None for 0.05, 0.5 with `annotate`, 0.85 for segments.
@@ -89,17 +90,25 @@ def predict(
         UsageError: `out` is not empty, or the sources are not as above.
         DataError: no image can be read.
     """
+    resize = made_ready(trained, vocabulary, text_weights, proposer, how).resize(size, max_size)
+    root = root_of(sources)
+    written = Predictions(out, trained, min_score, annotate=annotate, csv=csv, asked=vocabulary is not None)
+    for image_id, path, picture, upright, address in pictures_of(sources, annotations, turn):
+        found, scale = detect_in(picture, trained, resize, proposer, tiles)
+        name = path.name if address else Path(os.path.abspath(path)).relative_to(root).as_posix()
+        written.add(image_id, name, picture, found, scale, upright=upright, address=address)
+    return written.close()
+
+
+def made_ready(
+    trained: Trained, vocabulary: str | None, text_weights: Path | None, proposer: Trained | None, how: OpenWorld
+) -> Trained:
+    """The detector, told what to look for and how to score it. Raises UsageError, WeightsError."""
     if vocabulary is not None:
         ask_for(trained, vocabulary, text_weights)
     check_proposer(trained, proposer, how)
     ask(trained, how._replace(new_names=vocabulary is not None))
-    resize, root = trained.resize(size, max_size), root_of(sources)
-    written = Predictions(out, trained, min_score, annotate=annotate, csv=csv, asked=vocabulary is not None)
-    for image_id, path, picture, upright in pictures_of(sources, annotations, turn):
-        found, scale = detect_in(picture, trained, resize, proposer, tiles)
-        name = Path(os.path.abspath(path)).relative_to(root).as_posix()
-        written.add(image_id, name, picture, found, scale, upright=upright)
-    return written.close()
+    return trained
 
 
 def detect_in(
@@ -198,6 +207,7 @@ class Predictions:
         scale: tuple[float, float],
         *,
         upright: bool | None = None,
+        address: str | None = None,
     ) -> None:
         """Add one image.
 
@@ -207,13 +217,15 @@ class Predictions:
             found: detections in pixels of the network's input.
             scale: (vertical, horizontal), original size divided by input size.
             upright: whether the picture was turned by EXIF, written to images.json; None to write nothing.
+            address: where it was downloaded from, written to images.json as "url"; None to write nothing.
         """
         trained, (height, width) = self.trained, picture.shape[-2:]
         source_ids = np.array(trained.classes.source_ids)
         in_file = read_detections(image_id, found, scale, (height, width), source_ids)
         self.results += entries(image_id, in_file.best(self.min_score), (height, width), self.names)
         own = {"id": image_id, "file_name": name, "height": height, "width": width}
-        self.images.append(own if upright is None else {**own, "upright": upright})
+        own |= {} if upright is None else {"upright": upright}
+        self.images.append(own if address is None else {**own, "url": shown(address)})
         if self.folder is not None:
             drawn = self.folder.add(image_id, name, picture, found, self.min_segment_score, upright=upright)
         else:

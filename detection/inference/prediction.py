@@ -1,6 +1,6 @@
 """The detections of one image, in its own pixels, as `detect predict` writes them.
 
-path, folder, PIL image, array, tensor -> photographs -> detect_in -> Prediction: boxes, scores, labels, masks ...
+path, address, folder, PIL image, array -> photographs -> detect_in -> Prediction: boxes, scores, labels, masks ...
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class Prediction:
     """The N objects found in one image, best first.
 
     image: (H, W, 3) uint8 RGB, turned upright by EXIF if it was read from a file.
-    path: its file; None for images from memory.
+    path: its file; None for images from memory and from addresses.
     boxes: (N, 4) float64 as x0 y0 x1 y1, in pixels of `image`; may reach beyond it.
     scores: (N,) float64 from 0 to 1.
     labels: (N,) int64, number of the class, from 0.
@@ -178,7 +178,7 @@ def photographs(source: Any) -> Iterator[tuple[Path | None, Tensor]]:
     """
     if isinstance(source, str | Path):
         for seen in pictures_of([str(source)], None):
-            yield seen.path, seen.pixels
+            yield None if seen.address else seen.path, seen.pixels
     elif isinstance(source, Image.Image):
         yield None, of_pillow(source)
     elif isinstance(source, np.ndarray | Tensor) and is_one(source):
