@@ -15,31 +15,14 @@ imported with the first call.
 
 from __future__ import annotations
 
-import importlib.util
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from runpy import run_path
 from typing import TYPE_CHECKING, Any, Literal, overload
 
-HOME = Path(__file__).resolve().parent
-PACKAGES = ("backbones", "detection", "pretrain", "shared")
-
-
-def check_neighbors() -> None:
-    """Raise ImportError if one of our packages is hidden by another of the same name."""
-    for name in PACKAGES:
-        spec = importlib.util.find_spec(name)
-        places = [] if spec is None else [Path(place).resolve() for place in spec.submodule_search_locations or ()]
-        if HOME / name not in places[:1]:
-            found = "none" if spec is None else str(places[0] if places else spec.origin)
-            raise ImportError(
-                f"chordate's package '{name}' is {HOME / name}, and Python finds {found} under this name; rename that "
-                f"one, start Python in another folder, or install chordate in an environment of its own"
-            )
-
-
-check_neighbors()
+run_path(str(Path(__file__).resolve().parent / "shared" / "neighbors.py"))["check"]()
 
 from shared.errors import DataError, Refusal, UsageError, WeightsError  # noqa: E402 - only once they are known as ours
 

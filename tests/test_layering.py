@@ -23,6 +23,7 @@ PACKAGES = {
 # it, and all of those are further up in the table, so there are no circles.
 ROOMS = {
     # shared: time, files and flags
+    "shared.neighbors": "",
     "shared.text": "",
     "shared.errors": "text",
     "shared.files": "",
@@ -94,6 +95,7 @@ LIGHT = [
     "shared/runs/resume.py",
     "shared/runs/catalogue.py",
     "shared/errors.py",
+    "shared/neighbors.py",
     "shared/versions.py",
     "pretrain/recipe.py",
     "pretrain/cli.py",
