@@ -138,8 +138,20 @@ def _items(paths: list[PurePosixPath], depth: int, number: dict[str, int]) -> It
         yield Item(path, key, number[class_of(path, depth)])
 
 
+def key_of(path: str) -> str:
+    """A path as a key: without extension, and with underscores for dots, since a key ends at the first dot.
+
+    Nor is there a slash at its start, or `.` or `..` for a folder, since a tar must not contain them.
+    """
+    stem = path[: path.rfind(".")]
+    if "." not in stem and "//" not in path and path[0] != "/" and stem[-1:] not in ("", "/"):
+        return stem
+    plain = PurePosixPath(*(part for part in path.split("/") if part not in ("", ".", "..")))
+    return str(plain.parent / plain.stem.replace(".", "_"))
+
+
 def unique_keys(paths: Iterable[PurePosixPath]) -> Iterator[str]:
-    """Unique keys from paths: without extension, and with underscores for dots, since a key ends at the first dot."""
+    """The keys of paths, made unique."""
     taken: set[str] = set()
     for path in paths:
         key = base = str(path.parent / path.stem.replace(".", "_"))

@@ -20,12 +20,15 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+import numpy as np
+
 from pretrain.data.classes import NAMES
 from pretrain.data.digests import places
 from pretrain.data.restart_markers import jpegtran
 from pretrain.packing.jobs import write_shards
+from pretrain.packing.listing import Entry, Listed
 from pretrain.packing.shard_writer import Note, Task, Treatment, finished, learn
-from pretrain.packing.sources import Entry, Source, find_source
+from pretrain.packing.sources import Source, find_source
 from shared.errors import DataError, UsageError, plural
 from shared.feeding.parts import Part, check_flags, missing
 from shared.feeding.tar import index_places
@@ -162,14 +165,13 @@ def make(
 
 def cut(entries: Sequence[Entry], count: int, size: int) -> Iterator[Sequence[Entry]]:
     """Divide entries into shards of at most `count` entries and about `size` bytes."""
-    first = held = 0
-    for n, entry in enumerate(entries):
-        if n > first and (n - first >= count or held >= size):
-            yield entries[first:n]
-            first, held = n, 0
-        held += entry.size
-    if len(entries) > first:
-        yield entries[first:]
+    sizes = entries.sizes[entries.rows] if isinstance(entries, Listed) else [entry.size for entry in entries]
+    ends, first = np.cumsum(sizes, dtype=np.int64), 0
+    while first < len(ends):
+        full = int(np.searchsorted(ends, (ends[first - 1] if first else 0) + size)) + 1
+        stop = min(first + count, full, len(ends))
+        yield entries[first:stop]
+        first = stop
 
 
 def stamp(source: Source, shards: dict[str, list[Sequence[Entry]]], treatment: Treatment) -> str:
@@ -177,6 +179,9 @@ def stamp(source: Source, shards: dict[str, list[Sequence[Entry]]], treatment: T
     digest = hashlib.sha256(json.dumps([source.classes, source.skipped, asdict(treatment)]).encode())
     for split, parts in shards.items():
         for n, part in enumerate(parts):
+            if isinstance(part, Listed):
+                digest.update(f"{split}\0{n}\n".encode() + part.digested())
+                continue
             for entry in part:
                 digest.update(os.fsencode(f"{split}\0{n}\0{entry.key}\0{entry.label}\n"))
     return digest.hexdigest()
@@ -217,7 +222,8 @@ def _classes_without_images(source: Source) -> list[str]:
     """A remark on the classes that no training image has, as far as labels are known without reading records."""
     if source.classes is None:
         return []
-    present = {entry.label for entry in source.splits["train"]}
+    train = source.splits["train"]
+    present = set(train.labels[train.rows].tolist() if isinstance(train, Listed) else (entry.label for entry in train))
     absent = [name for label, name in enumerate(source.classes) if label not in present]
     return [f"no training image is of {plural(len(absent), 'class')}: {listed(absent)}"] if absent else []
 

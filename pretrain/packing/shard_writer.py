@@ -31,7 +31,7 @@ from pretrain.data.layout import LEFT_OUT
 from pretrain.data.restart_markers import marked, rows_of
 from pretrain.data.shard_index import open_index
 from pretrain.data.tfrecord import photograph, read_record
-from pretrain.packing.sources import Entry
+from pretrain.packing.listing import Entry
 from shared.errors import DataError
 from shared.feeding.fingerprint import fingerprints
 from shared.feeding.headers import FIRST, mark_of

@@ -1,8 +1,7 @@
 """Input of `pretrain pack`: images of a folder, a tar, a list or TFRecords -> entries, split and in order.
 
     folder    class folders, or train/ and val/ of them; a tar of either is read in place
-    list      a text file with `path label` per line; paths are relative to its folder or --root, labels numbers or
-    names
+    list      a text file with `path label` per line, read by listing.py; paths are relative to its folder or --root
     tfrecord  files such as train-00000-of-01024 and validation-00000-of-00128, or *.tfrecord: a folder, a glob, one
 
 Only names, sizes and the lengths of TFRecords are read here. Folders and lists are shuffled by a hash of the names;
@@ -12,48 +11,23 @@ TFRecords, which are usually shuffled already, are read in order.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from glob import glob
 from pathlib import Path, PurePosixPath
 from re import fullmatch
 from typing import NamedTuple
 
-from pretrain.data.layout import (
-    IMAGES,
-    LEFT_OUT,
-    OTHER_IMAGES,
-    Layout,
-    layout,
-    shared_out,
-    shuffled,
-    unique_keys,
-)
+from pretrain.data.layout import Layout, layout, shared_out
 from pretrain.data.shards import split_of
 from pretrain.data.splits import SPLITS
-from pretrain.data.tfrecord import MAX_CLASSES, OF_MANY, is_record, record_places
+from pretrain.data.tfrecord import OF_MANY, is_record, record_places
 from pretrain.data.tree import walk
 from pretrain.packing.archive import read_archive
+from pretrain.packing.listing import Entry, read_listing, split_listed
 from shared.errors import DataError, UsageError
 
 KINDS = ("folder", "list", "tfrecord")
 LISTS = (".txt", ".lst", ".tsv")
-
-
-class Entry(NamedTuple):
-    """One image to pack.
-
-    name: for messages. key: in the shard. label: from 0; None if it is in the record. file, begin, size: location of
-        its
-    bytes, or of its record. changed: modification time of the file, in nanoseconds.
-    """
-
-    name: str
-    key: str
-    label: int | None
-    file: str
-    begin: int
-    size: int
-    changed: int
 
 
 class Source(NamedTuple):
@@ -63,7 +37,7 @@ class Source(NamedTuple):
     both with reasons. notes: remarks for the user.
     """
 
-    splits: dict[str, list[Entry]]
+    splits: Mapping[str, Sequence[Entry]]
     classes: list[str] | None
     skipped: list[tuple[str, str]]
     others: list[tuple[str, str]] = []
@@ -146,61 +120,9 @@ def _whole_file(path: str) -> tuple[str, int, int, int]:
 
 
 def from_list(place: Path, root: Path | None, val_share: float) -> Source:
-    """Lines `path label`, separated by a tab if there is one, else by the last space. `#` starts a comment line."""
-    lines = list_lines(place)
-    kept = [(path, label) for path, label in lines if _ending(path) not in OTHER_IMAGES]
-    skipped = [(path, LEFT_OUT) for path, _ in lines if _ending(path) in OTHER_IMAGES]
-    if odd := next((path for path, _ in kept if _ending(path) not in IMAGES), None):
-        raise DataError(f"'{odd}' in {place} is not a {', '.join(IMAGES)} file; a line is `path label`")
-    if not kept:
-        raise DataError(f"{place} lists no {', '.join(IMAGES)} file; write a line `path label` for every image")
-    classes, labels = _numbered([label for _, label in kept], place)
-    # absolute paths and `..` are stripped, since a tar must not contain them
-    keys = unique_keys(PurePosixPath(*(p for p in path.split("/") if p not in ("", ".", ".."))) for path, _ in kept)
-    entries = [
-        Entry(path, key, label, *_whole_file(os.path.join(place.parent if root is None else root, path)))
-        for (path, _), key, label in zip(kept, keys, labels, strict=True)
-    ]
-    splits = shared_out(entries, val_share)
-    return Source({split: shuffled(part) for split, part in splits.items()}, classes, skipped)
-
-
-def list_lines(place: Path) -> list[tuple[str, str]]:
-    """The paths and labels of a list; each path at most once."""
-    if not place.is_file():
-        raise DataError(f"there is no list {place}; check the path")
-    first: dict[str, int] = {}
-    found = []
-    with place.open(encoding="utf-8-sig", errors="surrogateescape") as file:
-        for n, line in enumerate(file, start=1):
-            words = [word.strip() for word in line.rpartition("\t")[::2]] if "\t" in line else line.rsplit(maxsplit=1)
-            if not line.strip() or line.startswith("#"):
-                continue
-            if len(words) < 2 or not all(words):
-                raise DataError(f"line {n} of {place} is '{line.strip()[:60]}'; write `path label`")
-            if words[0] in first:
-                raise DataError(f"line {n} of {place} repeats '{words[0]}' of line {first[words[0]]}; keep one")
-            first[words[0]] = n
-            found.append((words[0].strip(), words[1]))
-    return found
-
-
-def _ending(path: str) -> str:
-    return PurePosixPath(path).suffix[1:].lower()
-
-
-def _numbered(labels: list[str], place: Path) -> tuple[list[str], list[int]]:
-    """Labels as written -> class names in order, and the number of each label; numbers are kept if all are numbers."""
-    if not all(label.isascii() and label.isdigit() for label in labels):
-        classes = sorted(set(labels))
-        number = {name: n for n, name in enumerate(classes)}
-        return classes, [number[label] for label in labels]
-    numbers = [int(label) for label in labels]
-    if max(numbers) >= MAX_CLASSES:
-        raise DataError(
-            f"{place} has a class {max(numbers)}; numbers count from 0; write names to number them automatically"
-        )
-    return [str(n) for n in range(max(numbers) + 1)], numbers
+    """Lines `path label`: listing.py."""
+    entries, classes, skipped = read_listing(place, root)
+    return Source(split_listed(entries, val_share), classes, skipped)
 
 
 # -- TFRecords --------------------------------------------------------------------------------------------------------

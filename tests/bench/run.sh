@@ -26,6 +26,7 @@ echo "== LVIS AP";        $python -W ignore tests/bench/bench_lvis_eval.py
 echo "== mask and keypoint AP"; $python -W ignore tests/bench/bench_mask_keypoint_eval.py
 echo "== opening a large COCO file"; $python -W ignore tests/bench/bench_opening.py
 echo "== test images among pretraining images"; $python -W ignore tests/bench/bench_lookalikes.py ${CHORDATE_REAL_DATA:+--data "$CHORDATE_REAL_DATA"}
+echo "== planning 14 million images"; $python -W ignore tests/bench/bench_pack_plan.py
 echo "== detect doctor"; $python -W ignore tests/bench/bench_doctor.py
 if [ -n "${CHORDATE_REAL_DATA:-}" ]; then
   echo "== detect doctor --pixels"; $python -W ignore tests/bench/bench_doctor_pixels.py --data "$CHORDATE_REAL_DATA"
