@@ -11,7 +11,7 @@ from detection.ablation.labels import read_labels
 from detection.ablation.outcome import as_json, enough, outcome_of
 from detection.ablation.page import write_page
 from detection.ablation.plan import LONGER, SCRATCH, Study, check_study, runs
-from detection.ablation.running import best_factors, do_missing, is_done, with_length
+from detection.ablation.running import best_factors, do_missing, edges, is_done, with_length
 from detection.recipe import DetectRecipe
 from detection.training.datasets import places
 from shared.devices.device import device_name, pick_device
@@ -58,7 +58,7 @@ def run_ablation(
     write_json(study.out / "ablation.json", as_json(outcome, before, study.longer))
     write_page(study, outcome, page, command, starts, before)
     told = [text for one in outcome.comparisons for text in (one.words, one.worth_words) if text]
-    return [*said, *told, f"page {page}"]
+    return [*said, *edges(study, outcome.factors), *told, f"page {page}"]
 
 
 def study_of(recipe: DetectRecipe, args: Any) -> Study:

@@ -84,6 +84,11 @@ def times_longer(before: Mapping[str, list[Cost] | None], scratch: Cost | None) 
     return 1 + most / max(scratch.compute, 1e-9)
 
 
-def hours(costs: Sequence[Cost] | None, over: int = 1) -> str:
-    """The sum, as '0.125', divided by a number of runs; or 'not recorded'."""
-    return "not recorded" if costs is None else f"{sum(cost.seconds for cost in costs) / 3600 / over:.3g}"
+def time_of(costs: Sequence[Cost] | None, over: int = 1) -> str:
+    """The sum divided by a number of runs, as '24 s', '44 min' or '3.1 h'; or 'not recorded'."""
+    if costs is None:
+        return "not recorded"
+    seconds = sum(cost.seconds for cost in costs) / over
+    if seconds < 99.5:
+        return f"{seconds:.2g} s"
+    return f"{seconds / 60:.2g} min" if seconds < 99.5 * 60 else f"{seconds / 3600:,.3g} h"

@@ -12,10 +12,10 @@ from typing import Any
 
 import numpy as np
 
-from detection.ablation.cost import Cost, hours
+from detection.ablation.cost import Cost, time_of
 from detection.ablation.outcome import AP, Outcome, costs_of
 from detection.ablation.plan import LONGER, SCRATCH, Study
-from detection.ablation.running import run_folder
+from detection.ablation.running import edges, run_folder
 from detection.ablation.verdict import LEVEL
 from detection.statistics.errors import KINDS
 from shared.errors import plural
@@ -57,6 +57,7 @@ def write_page(
         title="Does the pretraining help?",
         style=page_style(),
         comparisons=outcome.comparisons,
+        edges=edges(study, outcome.factors),
         charts=[
             (t, note, Markup(as_svg(draw(study, outcome, colors), f"a{n}")))
             for n, (t, note, draw) in enumerate(figures)
@@ -89,9 +90,9 @@ def about(study: Study, outcome: Outcome, arm: str, start: Any, before: list[Cos
         "name": arm,
         "start": str(start) if start is not None else name,
         "lr": f"{study.lr * outcome.factors[SCRATCH if arm == LONGER else arm]:g}",
-        "pretraining": "none" if start is None else hours(before),
-        "training": hours(own, len(own or [0])),
-        "shared": "not recorded" if own is None or before is None else hours([*before, *own], len(own)),
+        "pretraining": "none" if start is None else time_of(before),
+        "training": time_of(own, len(own or [0])),
+        "shared": "not recorded" if own is None or before is None else time_of([*before, *own], len(own)),
         "devices": ", ".join(devices) or "not recorded",
     }
 

@@ -176,3 +176,18 @@ def best_factors(study: Study) -> dict[str, float]:
             (-math.inf if value is None else float(value), -abs(math.log(run.factor)), run.factor)
         )
     return factors | {arm: max(found)[2] for arm, found in scores.items()}
+
+
+def edges(study: Study, factors: Mapping[str, float]) -> list[str]:
+    """A sentence for the learning rates that are the largest or smallest tried: the best one may lie beyond."""
+    if not trials(study):
+        return []
+    said, arms = [], [arm for arm in study.arms if arm != LONGER]
+    for factor, word in ((max(study.grid), "largest"), (min(study.grid), "smallest")):
+        if mine := [arm for arm in arms if factors[arm] == factor]:
+            names = " and ".join([", ".join(mine[:-1]), mine[-1]] if mine[1:] else mine)
+            said.append(
+                f"The best learning rate of {names} is the {word} that was tried, {study.lr * factor:g}; "
+                "a wider --lr-grid, with another --output, may find a better one"
+            )
+    return said

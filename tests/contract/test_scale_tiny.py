@@ -59,13 +59,18 @@ REAL = Path(os.environ.get("CHORDATE_REAL_DATA", "nowhere"))
 
 
 def runs() -> list[tuple[str, bool]]:
-    """Recipes, and whether on photographs: where there are any, each is run on those, and one of each network on the
-    demo data too."""
+    """Recipes, and whether on photographs: where there are any, each is run on those, and one of each kind of
+    annotations on the demo data too, which has all kinds for all networks alike."""
     names = recipe_names("detect")
     if not (REAL / "coco-tiny").is_dir():
         return [(name, False) for name in names]
-    one_of_each = {load(name, "detect")[0]["network"]: name for name in reversed(names)}
-    return [(name, True) for name in names] + [(name, False) for name in sorted(one_of_each.values())]
+    return [(name, True) for name in names] + [(name, False) for name in sorted(of_each_kind(names))]
+
+
+def of_each_kind(names: list[str]) -> set[str]:
+    """The first recipe of those that learn boxes, masks, keypoints and panoptic segments."""
+    values = {name: load(name, "detect")[0] for name in reversed(names)}
+    return set({(own.get("dataset", "coco"), "mask" in own["network"]): name for name, own in values.items()}.values())
 
 
 def photographs_for(name: str) -> list[str]:

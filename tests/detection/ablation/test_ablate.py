@@ -18,6 +18,7 @@ pytest.importorskip("jinja2")
 pytest.importorskip("matplotlib")
 
 from detection.ablation import running
+from detection.ablation.cost import Cost, time_of
 from detection.ablation.why import SHOWN
 from detection.cli import main
 from detection.data.coco import CocoDetection
@@ -177,7 +178,7 @@ def test_what_an_arm_costs_is_on_the_page_and_scratch_trains_for_as_much(
     assert found["longer"] == 3 and [cost["seconds"] for cost in found["pretraining"]["vicreg"]] == [200, 88]
     page = checked(tmp_path / "out" / "ablation.html")
     assert "3 times the epochs" in page.text and "not recorded" not in page.text
-    assert all(told in page.text for told in ("none", "0.08", "0.12"))
+    assert all(told in page.text for told in ("none", "4.8 min", "7.2 min"))
 
 
 def test_seconds_of_another_device_say_nothing_about_the_length(ablate: Any, tmp_path: Path, tiny_module: Any) -> None:
@@ -211,12 +212,23 @@ def test_arms_that_find_nothing_are_not_said_to_be_equal(ablate: Any) -> None:
     assert told["verdict"] == "cannot tell" and "neither it nor scratch has learnt to detect" in told["sentence"]
 
 
-def test_each_arm_gets_the_learning_rate_that_is_best_for_it(ablate: Any) -> None:
+def test_each_arm_gets_the_learning_rate_that_is_best_for_it(ablate: Any, tmp_path: Path, capsys: Any) -> None:
     """The planted case of a spoilt rate: the arm that needs a third of it is not compared at another's."""
     program = Program({"scratch": 0.5, "vicreg": 0.5}, best_lr={"vicreg": 0.003, "scratch": 0.01})
     told = ablate(program, "--seeds", "2", "--lr-grid", "0.3", "1", "3")
     assert told["lr_factors"] == {"scratch": 1.0, "vicreg": 0.3}
     assert {run["arm"]: run["lr_factor"] for run in told["runs"]} == {"scratch": 1.0, "vicreg": 0.3}
+    edge = "The best learning rate of vicreg is the smallest that was tried, 0.003; a wider --lr-grid"
+    assert edge in capsys.readouterr().out and edge in (tmp_path / "out" / "ablation.html").read_text()
+
+
+@pytest.mark.parametrize(
+    ("seconds", "over", "words"),
+    [(24.1, 1, "24 s"), (99.4, 1, "99 s"), (2665.7, 1, "44 min"), (7200, 2, "60 min"), (36_000, 1, "10 h")],
+)
+def test_times_are_in_the_unit_that_a_reader_takes_in(seconds: float, over: int, words: str) -> None:
+    assert time_of([Cost(seconds, "cpu", 1, 1, None)], over) == words
+    assert time_of(None) == "not recorded"
 
 
 def test_a_stopped_ablation_goes_on_and_a_second_call_adds_what_is_missing(ablate: Any, capsys: Any) -> None:
