@@ -14,12 +14,17 @@ from shared.errors import UsageError, WeightsError
 from shared.recipes.commands import Command
 from shared.recipes.flags import Parser
 from shared.recipes.recipe import Resolved
+from shared.recipes.submit import submission, submit
 from shared.recipes.values import number
 from shared.runs import ancestry, exchange
 from shared.text import say
 
 
 def train(argv: list[str]) -> int:
+    if (asked := submission(argv)) is not None:
+        runtime = resolve(translate(asked.argv).argv).recipe.runtime
+        say(*submit("detection", asked, runtime.output_dir / "submitted", runtime.name).lines())
+        return 0
     adopt(os.environ)
     command_line = translate(argv)
     if os.environ.get("RANK", "0") == "0":

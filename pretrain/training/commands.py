@@ -12,6 +12,7 @@ from shared.errors import UsageError
 from shared.recipes.commands import Command
 from shared.recipes.flags import Parser, Under, from_args, recipe_parser, replay_flags, settled
 from shared.recipes.recipe import Resolved
+from shared.recipes.submit import submission, submit
 from shared.recipes.usual import fitted
 from shared.recipes.values import whole
 from shared.runs.audit import Prepared, audit_flags
@@ -20,6 +21,10 @@ from shared.text import say
 
 
 def train(argv: list[str]) -> int:
+    if (asked := submission(argv)) is not None:
+        runtime = resolve(asked.argv).recipe.runtime
+        say(*submit("pretrain", asked, runtime.output_dir / "submitted", runtime.name).lines())
+        return 0
     adopt(os.environ)
     resolved = resolve(argv)
     from pretrain.training.train import train as run

@@ -23,6 +23,7 @@ from shared.recipes.nearest import suggest
 from shared.recipes.offers import Offers
 from shared.recipes.other_programs import OURS, read_as, what_instead
 from shared.recipes.recipe import Resolved, all_knobs, make, sections
+from shared.recipes.submit import add_submit_flags
 from shared.recipes.values import whole
 
 Under = Sequence[tuple[str, dict[str, Any]]]  # (origin, values) of the layers below a recipe, lowest first
@@ -202,6 +203,8 @@ def recipe_parser(recipe_cls: type, prog: str, *, scales: bool = False, own: str
         description = "tiny: run the recipe in about a minute on a laptop, as a test"
         parser.add_argument("--scale", choices=["tiny"], default=argparse.SUPPRESS, help=description)
     parser.add_argument("--debug", action="store_true", default=argparse.SUPPRESS, help="show tracebacks")
+    if prog.endswith(" train"):
+        add_submit_flags(parser)
     add_flags(parser, recipe_cls)
     offered = options_of(recipe_cls, own)
     if offered is not None:
