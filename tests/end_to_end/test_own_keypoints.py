@@ -12,7 +12,7 @@ from PIL import Image
 from detection import cli
 
 SMALL = "--backbone test_resnet --width 32 --hidden 32 --size 96 --epochs 1 --batch-size 2 --device cpu --threads 1 "
-SMALL += "--num-workers 0 --aug-level 0"
+SMALL += "--num-workers 0 --aug-level 0 --keypoint-width 32 --keypoint-depth 1"
 
 
 @pytest.fixture

@@ -30,8 +30,8 @@ def insist_on_equal_sets(model: Any, ours: Trained) -> None:
         net: Any = ours.task.detector
         logits, boxes, *_ = net.predict(IMAGES)
     assert wanted.logits.std() > 0.05, "outputs of the queries differ"
-    torch.testing.assert_close(logits[-1], wanted.logits, rtol=1e-4, atol=1e-4)
-    torch.testing.assert_close(boxes[-1], wanted.pred_boxes, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(logits[-1], wanted.logits, rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(boxes[-1], wanted.pred_boxes, rtol=1e-3, atol=1e-3)
 
 
 def without_labels(model: Any) -> Any:
