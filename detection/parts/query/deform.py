@@ -36,8 +36,9 @@ def deformable_attention(value: Tensor, shapes: Shapes, places: Tensor, weights:
     """
     exact = torch.promote_types(value.dtype, torch.float32)  # bfloat16 is too coarse for coordinates on a large map
     inputs = (value.to(exact), places.to(exact), weights.to(exact))
-    here = value.device.type == "cpu" and not shapes_are_fixed()
-    return (in_rows if here else in_maps)(*inputs, shapes).to(value.dtype)
+    if shapes_are_fixed():
+        return for_other_runtimes(*inputs, shapes).to(value.dtype)
+    return (in_rows if value.device.type == "cpu" else in_maps)(*inputs, shapes).to(value.dtype)
 
 
 def in_rows(value: Tensor, places: Tensor, weights: Tensor, shapes: Shapes) -> Tensor:
@@ -70,6 +71,19 @@ def in_map(value: Tensor, places: Tensor, weights: Tensor, shape: tuple[int, int
     grid = (2 * places - 1).transpose(1, 2).flatten(0, 1)  # (B M, Q, P, 2)
     looked_up = F.grid_sample(maps, grid, align_corners=False)  # (B M, D, Q, P)
     return (looked_up * weights.transpose(1, 2).flatten(0, 1)[:, None]).sum(-1)
+
+
+def for_other_runtimes(value: Tensor, places: Tensor, weights: Tensor, shapes: Shapes) -> Tensor:
+    """As `in_maps`, with the queries last: runtimes add up the points of all queries at once, and slowly one by one."""
+    batch, _, heads, width = value.shape
+    total = value.new_zeros(batch * heads, width, places.shape[1])
+    for level, part in enumerate(value.split([h * w for h, w in shapes], dim=1)):
+        maps = part.permute(0, 2, 3, 1).reshape(batch * heads, width, *shapes[level])
+        grid = (2 * places[:, :, :, level] - 1).permute(0, 2, 3, 1, 4).flatten(0, 1)  # (B M, P, Q, 2)
+        of_level = weights[:, :, :, level].permute(0, 2, 3, 1).flatten(0, 1)  # (B M, P, Q)
+        looked_up = F.grid_sample(maps, grid, align_corners=False)  # (B M, D, P, Q)
+        total = total + (looked_up * of_level[:, None]).sum(2)
+    return total.view(batch, heads * width, -1).transpose(1, 2)
 
 
 def discrete_attention(value: Tensor, shapes: Shapes, places: Tensor, weights: Tensor) -> Tensor:
@@ -169,5 +183,9 @@ def around(references: Tensor, offsets: Tensor, shapes: Shapes) -> Tensor:
     """
     references = references[:, :, None, :, None]
     if references.shape[-1] == 2:
-        return references + offsets / sent([(w, h) for h, w in shapes], offsets.device, offsets.dtype)[:, None]
+        sizes = sent([(w, h) for h, w in shapes], offsets.device, offsets.dtype)[:, None]
+        if shapes_are_fixed():  # tensors of one shape, since runtimes are slow to repeat a few numbers
+            cells = offsets.flatten(2) / sizes.expand(offsets.shape[2:]).flatten()
+            return references.expand(offsets.shape) + cells.view(offsets.shape)
+        return references + offsets / sizes
     return references[..., :2] + offsets / offsets.shape[-2] * references[..., 2:] * 0.5

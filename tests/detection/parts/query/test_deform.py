@@ -13,8 +13,9 @@ from transformers.models.deformable_detr.modeling_deformable_detr import (
 )
 from transformers.models.deformable_detr.modeling_deformable_detr import MultiScaleDeformableAttention as Core
 
+from detection.parts.fixed import fixed_shapes
 from detection.parts.query import bilinear
-from detection.parts.query.deform import DeformableAttention, Shapes, deformable_attention, in_maps, in_rows
+from detection.parts.query.deform import DeformableAttention, Shapes, around, deformable_attention, in_maps, in_rows
 
 Inputs = tuple[Tensor, Tensor, Tensor]
 SHAPES = [(6, 9), (3, 5), (2, 2), (1, 1)]
@@ -204,3 +205,23 @@ def test_attention_learns_where_to_look() -> None:
         optimizer.step()
         losses.append(loss.item())
     assert losses[-1] < 0.5 * losses[0]
+
+
+@pytest.mark.parametrize("coordinates", [2, 4])
+def test_the_form_for_other_runtimes_is_the_same_function(coordinates: int) -> None:
+    shapes, heads = [(6, 9), (3, 5), (1, 1)], 2
+    cells = sum(h * w for h, w in shapes)
+    attend = DeformableAttention(8, heads=heads, levels=3, points=4).double()
+    with torch.no_grad():
+        for value in attend.parameters():
+            value += 0.3 * torch.randn_like(value)
+    query, memory = torch.randn(2, 7, 8).double(), torch.randn(2, cells, 8).double()
+    places = torch.rand(2, 7, 3, coordinates).double()
+    own = attend(query, places, memory, shapes)
+    with fixed_shapes():
+        fixed = attend(query, places, memory, shapes)
+    assert torch.allclose(own, fixed, atol=1e-9)
+    offsets = torch.randn(2, 7, heads, 3, 4, 2)
+    looks = around(places.float(), offsets, shapes)
+    with fixed_shapes():
+        assert torch.equal(around(places.float(), offsets, shapes), looks)
