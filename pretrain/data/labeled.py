@@ -17,7 +17,8 @@ import numpy as np
 
 from pretrain.data.classes import name_of, numbered_alike
 from pretrain.data.folder import View, image_folders
-from pretrain.data.shards import ShardSet, find_shards, is_remote
+from pretrain.data.remote import is_remote
+from pretrain.data.shards import ShardSet, find_shards
 from shared.errors import BadSample, DataError
 from shared.feeding.limit import Limited
 from shared.weights.card import listed

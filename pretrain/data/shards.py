@@ -25,6 +25,7 @@ from torch import Tensor
 
 from pretrain.data.classes import Joined, joined, read_classes
 from pretrain.data.layout import IMAGES
+from pretrain.data.remote import PACKAGES, is_remote, scheme_of, tars_at
 from pretrain.data.restart_markers import decoded_view
 from pretrain.data.shard_index import ShardIndex, open_index
 from pretrain.data.splits import SPLITS
@@ -155,7 +156,7 @@ def _labels(shard: Path, index: ShardIndex, labeled: bool) -> np.ndarray:
 
 
 def find_shards(path: str | Path, split: str | None) -> list[str]:
-    """The shards of one split: local files, or http(s) addresses.
+    """The shards of one split: local files, or addresses.
 
     Args:
         path: a folder of tars, one tar, a glob, a range such as `train-{000000..000009}.tar`, or several of these
@@ -168,7 +169,8 @@ def find_shards(path: str | Path, split: str | None) -> list[str]:
         found = _expand(part)
         files = [place for place in found if not os.path.isdir(place)]
         # a glob like '*.tar' stands for a folder; files that are given by name are for training
-        mixed = len({split_of(file) for file in files}) > 1
+        listed = scheme_of(part) in PACKAGES and len(files) > 1  # a folder or a glob of addresses
+        mixed = listed or len({split_of(file) for file in files}) > 1
         for place in found:
             if os.path.isdir(place):
                 shards += [shard for shard in _tars(Path(place)) if split in (None, split_of(shard))]
@@ -179,20 +181,18 @@ def find_shards(path: str | Path, split: str | None) -> list[str]:
             f"no shard of split '{split}' in {path}; their names start with {split}, as in {split}-000000.tar"
         )
     if len({is_remote(shard) for shard in shards}) > 1:
-        raise DataError(f"'{path}' mixes local shards and http addresses; give one kind")
+        raise DataError(f"'{path}' mixes local shards and addresses; give one kind")
     return shards
-
-
-def is_remote(shard: str | Path) -> bool:
-    return str(shard).startswith(("http://", "https://"))
 
 
 def _expand(part: str) -> list[str]:
     """One part of a path -> its files, with ranges and globs expanded."""
+    part = part.removeprefix("file://")
     scheme = search(r"^([A-Za-z][A-Za-z0-9+.-]+):", part)
     if not part or (scheme and not is_remote(part)):
         raise DataError(
-            f"shards are local files or http(s) addresses, and '{part}' is neither; copy them to a local folder"
+            f"shards are local files or addresses that start with https:// or {'://, '.join(PACKAGES)}://, and "
+            f"'{part}' is neither; copy them to a local folder"
         )
     spans = findall(r"\{(\d+)\.\.(\d+)\}", part)
     if spans:
@@ -202,7 +202,7 @@ def _expand(part: str) -> list[str]:
         words = [part.replace(f"{{{low}..{high}}}", str(n).zfill(len(low)), 1) for n in range(int(low), int(high) + 1)]
         return [found for word in words for found in _expand(word)]
     if is_remote(part):
-        return [part]
+        return tars_at(part)
     found = [part] if os.path.exists(part) else sorted(glob(part))
     if not found:
         raise DataError(f"there is nothing at '{part}'; check --data-path")

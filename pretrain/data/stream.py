@@ -1,6 +1,6 @@
 """Streaming of remote shards, for data that does not fit on the disk.
 
-    addresses, shuffled per epoch -> this process's and worker's share -> curl, started by webdataset
+    addresses, shuffled per epoch -> this process's and worker's share -> their bytes (remote.py)
         -> tar members, every byte checked -> samples -> shuffle buffer -> decode -> view
 
 A stream has no positions, so a run resumes at the start of an epoch only. If there is space, copy the shards and
@@ -29,8 +29,9 @@ from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from pretrain.data.classes import NAMES, joined, names_of
 from pretrain.data.contents import Contents
+from pretrain.data.remote import Streamed, by_curl, is_remote, text_at
 from pretrain.data.shard_index import parse_class
-from pretrain.data.shards import IMAGES, is_remote, outside, stacked
+from pretrain.data.shards import IMAGES, outside, stacked
 from shared.errors import DataError
 from shared.feeding.feed import handed_over, plainly, start_worker
 from shared.feeding.image import BadImage, decode_image
@@ -43,13 +44,13 @@ BAD_AT_LEAST = 10  # damaged images to skip before the allowed fraction is check
 
 
 class RemoteShards(IterableDataset):
-    """Samples (view, label) of shards at http(s) addresses; damaged images are logged and skipped.
+    """Samples (view, label) of shards at addresses; damaged images are logged and skipped.
 
     Every worker of every process yields the same number of samples and restarts its shards if they run out, so that all
     processes end an epoch together.
 
     Args:
-        urls: http(s) addresses of tars, at least one per worker of every process.
+        urls: addresses of tars, at least one per worker of every process.
         view: (3, H, W) uint8 pixels and random numbers -> a tensor or a tuple of them.
         seed: of order and augmentation.
         epoch_samples: samples per epoch over all processes; rounded down to a multiple of the workers.
@@ -78,8 +79,9 @@ class RemoteShards(IterableDataset):
     ) -> None:
         for url in urls:
             if not is_remote(url):
-                raise DataError(f"shards are streamed from http(s) addresses only, not from '{url}'; give a local path")
-        check_curl()
+                raise DataError(f"shards are not streamed from '{url}', which is no address; give a local path")
+        if any(map(by_curl, urls)):
+            check_curl()
         self.urls, self.view, self.seed, self.epoch_samples = list(urls), view, seed, epoch_samples
         self.labeled, self.buffer, self.max_bad = labeled, buffer, max_bad
         self.rank, self.world, self.epoch = rank, world, 0
@@ -243,11 +245,13 @@ def remote_classes(urls: Sequence[str]) -> dict[str, list[str] | None]:
     Raises:
         DataError: a server cannot be reached or fails, or the file is not text.
     """
-    check_curl()
     return {folder: _remote_names(f"{folder}/{NAMES}") for folder in dict.fromkeys(map(folder_of, urls))}
 
 
 def _remote_names(url: str) -> list[str] | None:
+    if not by_curl(url):
+        return None if (found := text_at(url)) is None else names_of(found, url)
+    check_curl()
     curl = ["curl", "-sSL", "--connect-timeout", "30", "--max-time", "60", "--retry", "3", "-w", "\n%{http_code}"]
     asked = subprocess.run(
         [*curl, "--proto", "=http,https", "--proto-redir", "=http,https", url], capture_output=True, check=False
@@ -291,7 +295,7 @@ def files(url: str, contents: Contents) -> Iterator[tuple[str, str, bytes]]:
     # not webdataset.gopen, which lets an environment variable turn an address into a command
     from webdataset.gopen import gopen_curl
 
-    pipe: Any = gopen_curl(url)
+    pipe: Any = gopen_curl(url) if by_curl(url) else Streamed(url)
     stream = Watched(pipe)
     try:
         with tarfile.open(fileobj=stream, mode="r|") as tar:  # pyright: ignore[reportArgumentType, reportCallIssue]

@@ -16,8 +16,9 @@ import numpy as np
 
 from pretrain.data.classes import numbered, numbers_in, read_classes, without_images
 from pretrain.data.overlap import by_piece, overlap
+from pretrain.data.remote import is_remote
 from pretrain.data.shard_index import ChangedShard, ShardIndex, open_index
-from pretrain.data.shards import ShardSet, find_shards, is_remote
+from pretrain.data.shards import ShardSet, find_shards
 from pretrain.doctor.kinds import KINDS
 from shared.errors import DataError, plural
 from shared.feeding.headers import Picture, read_headers

@@ -177,8 +177,9 @@ def fingerprint_flags() -> Parser:
 def fingerprint(argv: list[str]) -> int:
     args = fingerprint_flags().parse_exactly(argv)
     from pretrain.data.digests import fingerprint_shard
+    from pretrain.data.remote import is_remote
     from pretrain.data.shard_index import open_index
-    from pretrain.data.shards import find_shards, is_remote
+    from pretrain.data.shards import find_shards
     from shared.feeding.image import limit_pixels
 
     limit_pixels(args.max_pixels)

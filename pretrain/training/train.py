@@ -14,7 +14,8 @@ from pretrain.data.classes import numbered_alike, without_images
 from pretrain.data.digests import seen_in
 from pretrain.data.labeled import choose, open_labeled, same_classes, seen_as
 from pretrain.data.overlap import overlap
-from pretrain.data.shards import ShardSet, find_shards, is_remote
+from pretrain.data.remote import is_remote
+from pretrain.data.shards import ShardSet, find_shards
 from pretrain.methods import Facts, Method, method, trained_as
 from pretrain.probing.probe import Probe, check_k
 from pretrain.recipe import PretrainRecipe, crop_share, export_tag, run_stem

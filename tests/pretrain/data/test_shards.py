@@ -215,12 +215,12 @@ def test_an_image_folder_is_sent_to_pack(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "path", ["pipe:touch {}/made", "file:///etc/passwd", "gs://a/b.tar", "hf://x", "PIPE:ls", "s3://b"]
+    "path", ["pipe:touch {}/made", "pipe://touch {}/made", "ssh://a/b.tar", "github://x", "PIPE:ls", "reference://b"]
 )
-def test_no_scheme_but_http_is_followed_and_no_process_is_started(path, tmp_path):
+def test_no_scheme_but_known_ones_is_followed_and_no_process_is_started(path, tmp_path):
     path = path.format(tmp_path)
     for shards in (path, f"{path}::{path}", f"https://host/a.tar::{path}"):
-        with pytest.raises(DataError, match="local files or http"):
+        with pytest.raises(DataError, match="local files or addresses that start with https://"):
             find_shards(shards, "train")
     assert not (tmp_path / "made").exists()
 

@@ -184,9 +184,9 @@ def test_the_environment_cannot_turn_an_address_into_a_command(server, monkeypat
     assert not (folder / "made").exists()
 
 
-@pytest.mark.parametrize("url", ["pipe:touch made", "file:///a.tar", "gs://a/b.tar", "a.tar", "-"])
-def test_nothing_but_http_is_streamed(url, monkeypatch, tmp_path):
+@pytest.mark.parametrize("url", ["pipe:touch made", "file:///a.tar", "ssh://a/b.tar", "a.tar", "-"])
+def test_nothing_but_an_address_is_streamed(url, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(DataError, match="http"):
+    with pytest.raises(DataError, match="which is no address; give a local path"):
         RemoteShards([url], first_pixel, seed=0, epoch_samples=1)
     assert not list(tmp_path.iterdir())
