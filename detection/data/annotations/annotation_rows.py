@@ -29,6 +29,7 @@ TAKEN = object()  # placeholder in json's list for an annotation that was moved 
 WRONG = (KeyError, TypeError, ValueError, OverflowError)
 ID_LIMITS = {"id": 2**63, "image_id": 2**63, "category_id": EXACT}  # category ids are float64 in detections
 NOT_A_NUMBER = float("nan")
+NUMBERS = (float, int)  # types of numbers in JSON; that of true and false is another
 
 
 # kind of what is wrong, rows of the invalid annotations, and a function from row to message
@@ -70,12 +71,7 @@ class Rows:
         if not isinstance(entry, dict) or "image_id" not in entry:
             raise DataError(f"{self.path}: annotation number {len(self.ids) + 1} has no image_id; correct or remove it")
         try:
-            own_id, image, category = (_id(entry, key) for key in ID_LIMITS)
-            x, y, width, height = entry["bbox"]
-            box = (_number(x), _number(y), _number(width), _number(height))
-            area = entry.get("area")
-            area = NOT_A_NUMBER if area is None else _number(area)
-            crowd = _crowd(entry)
+            own_id, image, category, box, area, crowd = _plain(entry) or _checked(entry)
         except WRONG:
             raise DataError(self.complaint(entry)) from None
         numbers: Any = None
@@ -242,6 +238,32 @@ class Rows:
             return None
         count = next((len(skeleton) for skeleton in skeletons.values()), 0)
         return self.points.column(count, category_ids, names, refuse)
+
+
+Values = tuple[int, int, int, Sequence[float], float, bool]  # id, image id, category id, box, area, crowd
+
+
+def _plain(entry: dict[str, Any]) -> Values | None:
+    """The values of an annotation that need no further look, as most do; None says nothing of the others."""
+    own_id, image, category = entry.get("id"), entry["image_id"], entry.get("category_id")
+    box, area, crowd = entry.get("bbox"), entry.get("area"), entry.get("iscrowd", 0)
+    plain = (
+        (type(own_id) is int and type(image) is int and type(category) is int)
+        and (-EXACT < own_id < EXACT and -EXACT < image < EXACT and -EXACT < category < EXACT)
+        and (type(crowd) is int and 0 <= crowd <= 1 and type(area) in NUMBERS)
+        and (type(box) is list and len(box) == 4 and type(box[0]) in NUMBERS and type(box[1]) in NUMBERS)
+        and (type(box[2]) in NUMBERS and type(box[3]) in NUMBERS)
+    )
+    return (own_id, image, category, box, area, crowd == 1) if plain else None  # type: ignore[return-value]
+
+
+def _checked(entry: dict[str, Any]) -> Values:
+    """The same, however it is written. Raises one of WRONG."""
+    own_id, image, category = (_id(entry, key) for key in ID_LIMITS)
+    x, y, width, height = entry["bbox"]
+    box = (_number(x), _number(y), _number(width), _number(height))
+    area = entry.get("area")
+    return own_id, image, category, box, NOT_A_NUMBER if area is None else _number(area), _crowd(entry)
 
 
 def _id(entry: dict[str, Any], key: str) -> int:

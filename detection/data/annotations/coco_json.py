@@ -242,18 +242,22 @@ def image_columns(images: list[Any], path: Path) -> tuple[np.ndarray, np.ndarray
 
 def read_image(image: Any, number: int, path: Path) -> tuple[int, tuple[int, int], bytes]:
     """Id, (height, width) and file name of an entry of the list 'images'. Raises DataError."""
-    where = f"{path}: image {image.get('id', number + 1) if isinstance(image, dict) else f'number {number + 1}'}"
+
+    def wrong(what: str) -> DataError:
+        named = image.get("id", number + 1) if isinstance(image, dict) else f"number {number + 1}"
+        return DataError(f"{path}: image {named} has {what}")
+
     image_id = whole_number(image.get("id")) if isinstance(image, dict) else None
     if image_id is None:
-        raise DataError(f"{where} has no integer id; correct or remove it")
+        raise wrong("no integer id; correct or remove it")
     if abs(image_id) >= 2**63:
-        raise DataError(f"{where} has an id of more than 64 bits; give it a smaller one")
+        raise wrong("an id of more than 64 bits; give it a smaller one")
     name = place_of(image) or image.get("file_name")
     if not isinstance(name, str) or not name:
-        raise DataError(f"{where} has no file_name; correct or remove it")
-    height, width = (whole_number(image.get(side)) or 0 for side in ("height", "width"))
+        raise wrong("no file_name; correct or remove it")
+    height, width = whole_number(image.get("height")) or 0, whole_number(image.get("width")) or 0
     if not (0 < height < 2**31 and 0 < width < 2**31):
-        raise DataError(f"{where} has no height and width in whole pixels; correct or remove it")
+        raise wrong("no height and width in whole pixels; correct or remove it")
     return image_id, (height, width), name.encode()
 
 

@@ -34,8 +34,10 @@ VERSIONS = ("v1", "v0.5")
 def place_of(image: Mapping[str, Any]) -> str | None:
     """The path in the COCO folder of an image of LVIS, by its URL; None for images of other files."""
     url = image.get("coco_url")
+    if not isinstance(url, str) or not url:
+        return None
     ours = not image.get("file_name") or any(key in image for key in LISTS.values())
-    return "/".join(url.split("/")[-2:]) if ours and isinstance(url, str) and url else None
+    return "/".join(url.split("/")[-2:]) if ours else None
 
 
 def list_columns(images: list[Any], path: Path) -> dict[str, Ragged | None]:

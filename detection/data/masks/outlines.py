@@ -144,6 +144,9 @@ class OutlineRows:
 
         Nothing is added if it raises.
         """
+        if type(segmentation) is list:
+            self._take_rings(segmentation)
+            return
         numbers, lengths, code, size = array("d"), array("i"), b"", array("i", (0, 0))
         if isinstance(segmentation, dict):
             height, width = map(_whole, segmentation["size"])
@@ -161,6 +164,20 @@ class OutlineRows:
         self.codes += code
         self.in_code.append(len(code))
         self.rings.append(len(lengths))
+
+    def _take_rings(self, rings: list[Any]) -> None:
+        """Add polygons, as most segmentations are; what was added is taken back if one of them raises."""
+        numbers, in_ring = len(self.numbers), len(self.in_ring)
+        try:
+            for ring in rings:
+                self.numbers.extend(ring)
+                self.in_ring.append(len(ring))
+        except (TypeError, ValueError, OverflowError):
+            del self.numbers[numbers:], self.in_ring[in_ring:]
+            raise
+        self.sizes.extend((0, 0))
+        self.in_code.append(0)
+        self.rings.append(len(rings))
 
     def there(self) -> np.ndarray:
         """(A,) bool: annotations with a mask."""

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from detection.data.annotations.annotation_rows import _checked, _plain
 from detection.data.annotations.coco_json import CocoTable, read_coco
 from detection.data.coco import CocoDetection
 from detection.data.masks.rle import coco_mask
@@ -183,3 +184,19 @@ def test_a_gzipped_file_is_the_same_data(tmp_path: Path) -> None:
     packed.write_bytes(gzip.compress(plain.read_bytes()))
     ours, theirs = (CocoDetection(images, path, finds=("masks", "keypoints")) for path in (packed, plain))
     assert ours.ground_truth() == theirs.ground_truth() and ours.fingerprint == theirs.fingerprint
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        *(("id", True), ("image_id", 3.0), ("category_id", "1"), ("iscrowd", None), ("iscrowd", True)),
+        *(("iscrowd", "yes"), ("area", None), ("bbox", (1, 2, 3, 4)), ("bbox", [1, 2, True, 4]), ("id", 2**60)),
+    ],
+)
+def test_what_is_not_plain_is_left_to_the_checks(key: str, value: Any) -> None:
+    entry = {"id": 5, "image_id": 3, "category_id": 1, "bbox": [1, 2.5, 3, 4], "area": 7, "iscrowd": 1}
+    checked = _checked(entry)
+    assert _plain(entry) == (*checked[:3], list(checked[3]), *checked[4:]) == (5, 3, 1, [1, 2.5, 3, 4], 7, True)
+    assert _plain({**entry, key: value}) is None
+    without = {name: entry[name] for name in entry if name != "iscrowd"}
+    assert _plain(without) is not None and _plain(without)[5] is False  # type: ignore[index]

@@ -195,3 +195,17 @@ def test_what_is_there_is_taken_when_nothing_is_demanded(tmp_path: Path) -> None
         del entry["segmentation"], entry["keypoints"]
     table = read_coco(people(tmp_path, content)[1], None)
     assert table.masks is None and table.keypoints is None
+
+
+@pytest.mark.parametrize("rings", [[[1, 2, 3, 4, 5, 6], [1, "x", 3]], [[1, 2, 3, 4, 5, 6], None], [7], [[1, 2, None]]])
+def test_polygons_that_cannot_be_read_leave_nothing_behind(rings: Any) -> None:
+    rows = OutlineRows()
+    rows.take([[0, 0, 9, 0, 9, 9]])
+    with pytest.raises((TypeError, ValueError)):
+        rows.take(rings)
+    rows.take([])
+    rows.take([[1, 1, 8, 1, 8, 8], [2, 2, 3, 2, 3, 3.5]])
+    found = rows.outlines(np.full((3, 2), 10), lambda *_: None)
+    assert found.segmentation(0, (10, 10)) == [[0, 0, 9, 0, 9, 9]]
+    assert found.segmentation(2, (10, 10)) == [[1, 1, 8, 1, 8, 8], [2, 2, 3, 2, 3, 3.5]]
+    assert rows.there().tolist() == [True, False, True]
