@@ -65,6 +65,7 @@ class BarlowTwins(Method):
 
     needs = "any backbone; two images or more in a batch"
     compares_images = True
+    graphs = ("look",)
 
     def __init__(
         self,
@@ -108,9 +109,13 @@ class BarlowTwins(Method):
         self.check_batch(len(crops[0]))
         x, y = self.pair(crops, self.normalize)
         # separately, so that batch norm statistics are per view
-        z, z_ = self.projector(self.backbone(x)), self.projector(self.backbone(y))
+        z, z_ = self.look(x), self.look(y)
         with torch.autocast(z.device.type, enabled=False):
             return {"correlation": self.loss_scale * self.correlate(z.float(), z_.float())}
+
+    def look(self, x: Tensor) -> Tensor:
+        """(B, 3, H, W) -> (B, D)"""
+        return self.projector(self.backbone(x))
 
     def embed(self, vectors: Tensor) -> Tensor:
         z = self.projector(vectors)

@@ -61,6 +61,7 @@ class BYOL(Method):
     """
 
     needs = "any backbone; two images or more in a batch"
+    graphs = ("predict", "look_up")
 
     def __init__(
         self,

@@ -82,6 +82,7 @@ class DINO(Method):
     """
 
     needs = "any backbone that accepts images of several sizes, or --local-crops 0"
+    graphs = ("look", "look_up")  # not the comparison: its temperature is another one in every step
 
     def __init__(
         self,
@@ -137,8 +138,6 @@ class DINO(Method):
         self.temperatures, self.warmup = (teacher_temperature_start, teacher_temperature), temperature_warmup
         self.last_layer_frozen = last_layer_frozen
         self.set_extra_state(0.0)
-        # not a decorator, which would import the compiler with this module
-        self.compare: Any = torch.compiler.disable(DINO.compared)
 
     def view(self) -> View:
         smallest, split, largest = self.scales
@@ -153,11 +152,13 @@ class DINO(Method):
         """2 global crops (B, 3, H, W) uint8, L local ones (B, 3, h, w), and labels, which are ignored."""
         crops, _ = batch
         whole = torch.cat([color(x, self.normalize) for color, x in zip(self.colors, crops[:2], strict=True)])
-        vectors = [self.backbone(whole)]
-        if len(crops) > 2:
-            vectors.append(self.backbone(self.local_color(torch.cat(crops[2:]), self.normalize)))
-        logits = self.head(torch.cat(vectors))
-        return {"distillation": self.compare(self, logits.chunk(len(crops)), self.look_up(whole).chunk(2))}
+        views = [whole, self.local_color(torch.cat(crops[2:]), self.normalize)] if len(crops) > 2 else [whole]
+        logits = self.look(*views)
+        return {"distillation": self.compared(logits.chunk(len(crops)), self.look_up(whole).chunk(2))}
+
+    def look(self, *views: Tensor) -> Tensor:
+        """Images (N, 3, H, W) of each size -> (sum of N, K) of the student."""
+        return self.head(torch.cat([self.backbone(x) for x in views]))
 
     @torch.no_grad()
     def look_up(self, x: Tensor) -> Tensor:
@@ -165,10 +166,7 @@ class DINO(Method):
         return self.teacher_head(self.teacher(x))
 
     def compared(self, student: tuple[Tensor, ...], teacher: tuple[Tensor, ...]) -> Tensor:
-        """Logits (B, K) of 2 + L and of 2 crops -> ().
-
-        Not compiled: the temperature is another one in every step.
-        """
+        """Logits (B, K) of 2 + L and of 2 crops -> ()"""
         with torch.autocast(student[0].device.type, enabled=False):
             theirs, ours = [t.float() for t in teacher], [s.float() for s in student]
             return self.loss(theirs, ours, teacher_temp=self.temperature)

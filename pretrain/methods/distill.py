@@ -69,6 +69,7 @@ class Distill(Method):
 
     needs = "any backbone; and a teacher, of a tag or timm's"
     backbone_calls = ("forward_both",)
+    graphs = ("differences",)
 
     def __init__(
         self,
@@ -122,7 +123,10 @@ class Distill(Method):
 
     def forward(self, batch: tuple[Tensor, Any]) -> dict[str, Tensor]:
         """Images (B, 3, H, W) uint8, and labels, which are ignored."""
-        pixels = self.color(batch[0])
+        return self.differences(self.color(batch[0]))
+
+    def differences(self, pixels: Tensor) -> dict[str, Tensor]:
+        """Images (B, 3, H, W) from 0 to 255 -> the weighted errors."""
         wanted_map, wanted = self.teacher(pixels)
         found_map, found = self.look(self.normalize(pixels))
         losses: dict[str, Tensor] = {}

@@ -29,7 +29,7 @@ from backbones.tokens import (
     vit_of,
 )
 from pretrain.joint.teacher import copied, follow
-from pretrain.masked.block_masks import BlockMasks, Masks
+from pretrain.masked.block_masks import BlockMasks
 from pretrain.methods import Facts, Method, View, method
 from pretrain.views.crops import RandomResizedCrop, ResizeCenterCrop
 from shared.errors import UsageError
@@ -74,6 +74,7 @@ class IJEPA(Method):
 
     needs = "a plain vision transformer whose patches divide the image"
     backbone_calls = ()  # its blocks, one by one, on the tokens that are seen
+    graphs = ("differ",)
 
     def __init__(
         self,
@@ -103,8 +104,6 @@ class IJEPA(Method):
         self.normalize = Normalize(facts.pixels)
         self.size, self.momentum, self.crop_scale, self.export_target = facts.size, momentum, crop_scale, export_target
         self.step = 0
-        # not a decorator, which would import the compiler with this module
-        self.draw: Any = torch.compiler.disable(IJEPA.draw_masks)
 
     def view(self) -> View:
         return RandomResizedCrop(self.size, scale=(self.crop_scale, 1.0))
@@ -122,15 +121,15 @@ class IJEPA(Method):
     def forward(self, batch: tuple[Any, ...]) -> dict[str, Tensor]:
         """Images (B, 3, H, W) uint8; labels, which are ignored; the masks, which are drawn here if they are missing."""
         x = self.normalize(batch[0])
-        masks = batch[2] if len(batch) > 2 else self.draw(self, len(x))
+        masks = batch[2] if len(batch) > 2 else self.masks.draw(len(x), self.step)
         context, targets = (indices.to(x.device) for indices in masks)
+        return {"prediction": self.differ(x, context, targets)}
+
+    def differ(self, x: Tensor, context: Tensor, targets: Tensor) -> Tensor:
+        """Images (B, 3, H, W), indices (B, M) of the context and (B, K, T) of the targets -> ()"""
         wanted = self.look_up(x, targets)
         predicted = self.predictor(forward_tokens(self.backbone, x, context), context, targets)
-        return {"prediction": F.smooth_l1_loss(predicted.float(), wanted)}
-
-    def draw_masks(self, count: int) -> Masks:
-        """Masks of `count` images in this step; excluded from --compile, which would recompile at every step."""
-        return self.masks.draw(count, self.step)
+        return F.smooth_l1_loss(predicted.float(), wanted)
 
     @torch.no_grad()
     def look_up(self, x: Tensor, targets: Tensor) -> Tensor:

@@ -59,6 +59,7 @@ class SimCLR(Method):
 
     needs = "any backbone; two images or more in a batch"
     compares_images = True
+    graphs = ("look",)
 
     def __init__(
         self,
@@ -102,9 +103,13 @@ class SimCLR(Method):
         """Two views (B, 3, H, W) uint8 of the same images, and labels, which are ignored."""
         crops, _ = batch
         self.check_batch(len(crops[0]))
-        z = self.projection(self.backbone(torch.cat(self.pair(crops, self.normalize))))
+        z = self.look(torch.cat(self.pair(crops, self.normalize)))
         with torch.autocast(z.device.type, enabled=False):
             return {"contrast": self.contrast(*z.float().chunk(2))}
+
+    def look(self, x: Tensor) -> Tensor:
+        """(N, 3, H, W) -> (N, D)"""
+        return self.projection(self.backbone(x))
 
     def embed(self, vectors: Tensor) -> Tensor:
         z = self.projection(vectors)

@@ -71,6 +71,7 @@ class VICReg(Method):
 
     needs = "any backbone; two images or more in a batch"
     compares_images = True
+    graphs = ("look",)
 
     def __init__(
         self,
@@ -115,9 +116,13 @@ class VICReg(Method):
         self.check_batch(len(crops[0]))
         x, y = self.pair(crops, self.normalize)
         # separately, so that batch norm statistics are per view
-        z, z_ = self.embed(self.backbone(x)), self.embed(self.backbone(y))
+        z, z_ = self.look(x), self.look(y)
         with torch.autocast(z.device.type, enabled=False):
             return self.compare(z.float(), z_.float())
+
+    def look(self, x: Tensor) -> Tensor:
+        """(B, 3, H, W) -> (B, D)"""
+        return self.embed(self.backbone(x))
 
     def embed(self, vectors: Tensor) -> Tensor:
         return self.expander(vectors)

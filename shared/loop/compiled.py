@@ -1,7 +1,7 @@
 """The task as the loop calls it: compiled, and in DDP or FSDP if there are several processes.
 
     --compile-backbone   the calls that the task makes of its backbone, each as one graph
-    --compile            the calls in `task.graphs`, each as one graph; without any, the whole task
+    --compile            the calls in `task.graphs`, each as one graph
 
 A graph is made for the first shapes of a batch, and one more for all others, whose sizes then are unknowns in it.
 """
@@ -61,9 +61,7 @@ def compile_backbone(task: Task, *, whole: bool = True, backend: str | Callable[
 
 
 def compile_task(task: Task, *, whole: bool = True, backend: str | Callable[..., Any] = "inductor") -> None:
-    """Compile the calls in `task.graphs`, or all of `task.forward`. Arguments are those of `compile_backbone`."""
-    if not task.graphs:
-        task.compile(backend=backend)
+    """Compile the calls in `task.graphs`. Arguments are those of `compile_backbone`."""
     for path in task.graphs:
         *modules, name = path.split(".")
         owner = reduce(getattr, modules, task)

@@ -21,7 +21,7 @@ class Task(nn.Module):
 
     backbone_calls: tuple[str, ...] = ("forward",)  # what `forward` calls of it, for --compile-backbone
     compares_images: bool = False  # the loss compares the images of a micro batch: one that is split is another loss
-    graphs: Sequence[str] = ()  # paths of calls below the task, a graph each for --compile; () for `forward` as a whole
+    graphs: Sequence[str] = ("forward",)  # paths of calls of the task and below it, a graph each for --compile
 
     def forward(self, batch: Any) -> dict[str, Tensor]:
         """Named, already weighted losses of a batch, scalars; the loop minimizes their sum."""

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from backbones import backbone
-from detection.nets import detector
+from detection.nets import detector, takes_proposals
 from detection.training.task import DetectTask
 from pretrain.methods import Facts, method
 from shared.errors import UsageError
@@ -121,28 +121,35 @@ BATCHES = [
 ]
 
 
-def shown(images: list[tuple[tuple[int, int], int]]) -> Any:
-    """A batch of noise of these sizes, each with its number of objects."""
+def shown(images: list[tuple[tuple[int, int], int]], network: str) -> Any:
+    """A batch of noise of these sizes, each with its number of objects, and proposals where the network takes them."""
     torch.manual_seed(0)
     pixels, targets = batch_of(len(images))
     for i, ((height, width), count) in enumerate(images):
         pixels[i] = pixels[i][:, :height, :width].contiguous()
         targets[i] = {name: values[:count] for name, values in targets[i].items()}
         targets[i]["masks"] = targets[i]["masks"][:, :height, :width]
+        if takes_proposals(network):
+            targets[i]["proposals"] = torch.tensor([[5.0, 5, 40, 40, 1], [9.0, 8, 70, 60, 0.5]])
     return pixels, targets
 
 
-@pytest.mark.parametrize("network", ["fcos", "detr", "mask_rcnn"])
+LATER = ["ssdlite", "faster_rcnn_v2", "mask_rcnn_v2", "detr_panoptic", "unidetector_regions"]
+
+
+@pytest.mark.parametrize(
+    "network", ["fcos", "detr", "mask_rcnn", *(pytest.param(name, marks=pytest.mark.slow) for name in LATER)]
+)
 def test_a_network_compiles_once_for_any_number_of_objects(network: str, tiny_backbone: Callable[..., Any]) -> None:
     net = detector.build(network, tiny_backbone(), 3, **detector.facts(network).get("tiny", {}))
     task, graphs = DetectTask(net, pixel_stats("imagenet")).train(), Graphs()
     state = deepcopy(task.state_dict())
-    plain = [task(shown(images)) for images in BATCHES]
+    plain = [task(shown(images, network)) for images in BATCHES]
     task.load_state_dict(state)
     compile_task(task, backend=graphs)  # each part is one graph, or is refused
     made = []
     for images, wanted in zip(BATCHES, plain, strict=True):
-        losses = task(shown(images))
+        losses = task(shown(images, network))
         for name, loss in wanted.items():
             torch.testing.assert_close(losses[name], loss, rtol=1e-3, atol=1e-4)
         made.append(len(graphs.sizes))

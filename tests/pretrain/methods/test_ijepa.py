@@ -385,7 +385,7 @@ def test_the_loader_brings_the_masks_that_the_step_would_draw(workers: int) -> N
         for i, (images, labels, masks) in enumerate(map(opened, micro_batches)):
             task.before_step(step)
             torch.manual_seed(seed_of(3, 2 * step + i))
-            context, targets = task.draw(task, len(images))
+            context, targets = task.masks.draw(len(images), task.step)
             assert type(masks) is tuple and masks[0].equal(context) and masks[1].equal(targets)
             torch.manual_seed(seed_of(3, 2 * step + i))
             drawn = task.eval()((images, labels))["prediction"]
