@@ -24,6 +24,7 @@ PACKAGES = {
 ROOMS = {
     # shared: time, files and flags
     "shared.neighbors": "",
+    "shared.host": "",
     "shared.text": "",
     "shared.errors": "text",
     "shared.files": "",
@@ -31,12 +32,12 @@ ROOMS = {
     "shared.versions": "errors",
     "shared.graphs": "errors files versions",
     "shared.recipes": "errors text versions",
-    "shared.logs": "errors files text",
+    "shared.logs": "errors files host text",
     "shared.devices": "errors recipes",
     "shared.feeding": "errors versions recipes devices",
     "shared.weights": "errors files recipes feeding",
     "shared.loop": "errors files recipes logs devices feeding",
-    "shared.runs": "text errors files graphs recipes logs devices feeding weights loop",
+    "shared.runs": "text errors files host graphs recipes logs devices feeding weights loop",
     # pretrain: shards -> backbone weights
     "pretrain.recipe": "",
     "pretrain.views": "",
@@ -95,6 +96,7 @@ LIGHT = [
     "shared/runs/resume.py",
     "shared/runs/catalogue.py",
     "shared/errors.py",
+    "shared/host.py",
     "shared/neighbors.py",
     "shared/versions.py",
     "pretrain/recipe.py",

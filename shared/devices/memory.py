@@ -2,14 +2,12 @@
 
     begin -> steps -> peak    bytes, as the allocator holds them: what is freed inside counts, since it is kept
 
-A GPU's is exact. A process on a CPU knows only the peak of its whole life, which nothing can reset.
+A GPU's is exact. A process on a CPU knows only the peak of its whole life (`shared.host`), which nothing can reset.
 """
 
 from __future__ import annotations
 
 import gc
-import re
-from pathlib import Path
 from typing import Protocol
 
 import torch
@@ -69,30 +67,6 @@ def ran_out(error: BaseException) -> bool:
     """Whether an error says that a GPU has no memory left; cuBLAS and cuDNN say it in words of their own."""
     said = "CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_ALLOC_FAILED", "CUDA out of memory"
     return isinstance(error, torch.OutOfMemoryError) or any(words in str(error) for words in said)
-
-
-def process_peak(status: Path = Path("/proc/self/status")) -> int | None:
-    """The most bytes that this process has held since it began (VmHWM); None where the system does not tell."""
-    return kilobytes(status, "VmHWM")
-
-
-def machine_memory(info: Path = Path("/proc/meminfo"), limit: Path = Path("/sys/fs/cgroup/memory.max")) -> int | None:
-    """Bytes of the machine, or of the container if that may use less; None where the system does not tell."""
-    total = kilobytes(info, "MemTotal")
-    try:
-        of_container = int(limit.read_text(encoding="ascii"))
-    except (OSError, ValueError):  # "max" is no limit
-        return total
-    return of_container if total is None else min(total, of_container)
-
-
-def kilobytes(path: Path, name: str) -> int | None:
-    """Bytes of a line such as 'VmHWM:     1234 kB'."""
-    try:
-        found = re.search(rf"^{name}:\s+(\d+) kB$", path.read_text(encoding="ascii"), re.MULTILINE)
-    except OSError:
-        return None
-    return int(found[1]) * 1024 if found else None
 
 
 def gigabytes(count: int) -> str:

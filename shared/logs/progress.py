@@ -14,6 +14,7 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from typing import Any, Self, TextIO
 
+from shared.host import process_peak
 from shared.logs.console import FILE_ONLY
 from shared.text import say
 
@@ -154,10 +155,7 @@ def memory_used() -> tuple[str, int]:
     torch = sys.modules.get("torch")  # no GPU is in use if torch was not imported
     if torch is not None and torch.cuda.is_initialized():
         return "gpu mem", torch.cuda.max_memory_allocated()
-    import resource
-
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return "mem", peak if sys.platform == "darwin" else peak * 1024
+    return "mem", process_peak() or 0
 
 
 def is_terminal(stream: TextIO) -> bool:

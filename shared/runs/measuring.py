@@ -23,8 +23,9 @@ import torch
 from shared.devices import dist
 from shared.devices.ahead import ahead
 from shared.devices.device import to_device
-from shared.devices.memory import gigabytes, machine_memory, memory_of, process_peak, ran_out
+from shared.devices.memory import gigabytes, memory_of, ran_out
 from shared.errors import UsageError, plural
+from shared.host import machine_memory, process_peak
 from shared.loop.schedule import total_steps
 from shared.loop.task import Task
 from shared.loop.trial import on_trial

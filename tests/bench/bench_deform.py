@@ -21,6 +21,7 @@ from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 from detection.parts.query.deform import deformable_attention
+from shared.host import process_peak
 
 SHAPES = [(100, 134), (50, 67), (25, 34), (13, 17)]
 PLACES = sum(height * width for height, width in SHAPES)
@@ -67,9 +68,8 @@ def step(attention: Attention, given: Inputs) -> tuple[float, float, list[Tensor
 
 
 def peak() -> float:
-    """Peak resident size of this process in MB; getrusage would include the parent's."""
-    told = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
-    return int(told.split()[1]) / 1024
+    """The most memory of this process so far, MB."""
+    return (process_peak() or 0) / 2**20
 
 
 def extra_memory(whose: str, where: str) -> float:

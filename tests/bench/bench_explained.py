@@ -7,7 +7,6 @@ how much the peak resident size grows, after the AP has been computed. Goal: 10 
 from __future__ import annotations
 
 import argparse
-import resource
 import sys
 import tempfile
 import time
@@ -19,6 +18,7 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 from detection.data.coco import CocoDetection
 from detection.eval.coco import CocoEvaluator
 from detection.explaining.explanation import explained
+from shared.host import process_peak
 from tests.bench.bench_coco_eval import detections, write_truth
 
 GOAL = 10  # seconds
@@ -46,8 +46,8 @@ def main() -> int:
 
 
 def peak() -> float:
-    """Peak resident size, bytes."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    """The most memory of this process so far, bytes."""
+    return float(process_peak() or 0)
 
 
 if __name__ == "__main__":

@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import io
 import multiprocessing
-import resource
 import sys
 import tempfile
 import time
@@ -25,6 +24,7 @@ from PIL import Image
 sys.path.insert(0, str(Path(__file__).parents[2]))
 from pretrain.packing.pack import pack
 from shared.feeding.fingerprint import SIDE, fingerprints, small_picture
+from shared.host import process_peak
 from shared.weights.lookalikes import limit_of, look_for
 
 Change = Callable[[Image.Image], Image.Image]
@@ -96,7 +96,7 @@ def smooth(rng: np.random.Generator, count: int) -> np.ndarray:
 
 def peak() -> float:
     """The most memory of this process so far, GB."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
+    return (process_peak() or 0) / 1e9
 
 
 def photographs(data: Path) -> list[Path]:

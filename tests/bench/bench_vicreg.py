@@ -26,6 +26,7 @@ from pretrain.views.crops import Compose, HorizontalFlip, RandomResizedCrop, Sev
 from shared.feeding.image import decode_image
 from shared.feeding.pixels import PIXEL_STATS, Normalize
 from shared.feeding.plan import rng_for
+from shared.host import process_peak
 
 WIDTH = 8192
 
@@ -72,9 +73,8 @@ def told(reached: bool) -> str:
 
 
 def peak() -> float:
-    """Peak resident size of this process in MB; getrusage would include the parent's."""
-    told = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
-    return int(told.split()[1]) / 1024
+    """The most memory of this process so far, MB."""
+    return (process_peak() or 0) / 2**20
 
 
 def extra_memory(whose: str, count: int) -> float:

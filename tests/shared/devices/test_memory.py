@@ -1,30 +1,11 @@
-"""What is said of memory: of a process, of a machine or container, and in errors."""
+"""What is said of the memory of devices, in words and in errors."""
 
 from __future__ import annotations
-
-from pathlib import Path
 
 import pytest
 import torch
 
-from shared.devices.memory import gigabytes, kilobytes, machine_memory, memory_of, process_peak, ran_out
-
-
-def test_lines_of_the_system_are_read_and_missing_ones_are_none(tmp_path: Path) -> None:
-    lines = tmp_path / "status"
-    lines.write_text("VmPeak:\t  900 kB\nVmHWM:\t  120 kB\nThreads:\t4\n")
-    assert process_peak(lines) == 120 * 1024
-    assert kilobytes(lines, "VmRSS") is None and process_peak(tmp_path / "none") is None
-
-
-def test_a_container_that_may_use_less_than_the_machine_counts(tmp_path: Path) -> None:
-    info, limit = tmp_path / "meminfo", tmp_path / "memory.max"
-    info.write_text("MemTotal:       1000 kB\nMemFree:  10 kB\n")
-    assert machine_memory(info, limit) == 1_024_000
-    for text, room in (("max\n", 1_024_000), ("5000\n", 5000), ("99999999999\n", 1_024_000)):
-        limit.write_text(text)
-        assert machine_memory(info, limit) == room
-    assert machine_memory(tmp_path / "none", tmp_path / "nothing") is None
+from shared.devices.memory import gigabytes, memory_of, ran_out
 
 
 @pytest.mark.parametrize(
