@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import re
 import sys
 import weakref
@@ -23,6 +24,7 @@ from detection.inference.video import Video
 from shared.errors import DataError, UsageError
 
 av = pytest.importorskip("av")
+REAL_DATA = os.environ.get("CHORDATE_REAL_DATA", "")
 WIDTH, HEIGHT, FRAMES, RATE = 96, 64, 12, 10
 IDENTITY = b"".join(n.to_bytes(4, "big", signed=True) for n in (65536, 0, 0, 0, 65536, 0, 0, 0, 1 << 30))
 
@@ -213,6 +215,28 @@ def test_python_yields_frame_after_frame(clip: Path, weights: Path, tmp_path: Pa
     assert frame == 6
     with pytest.raises(UsageError, match="every is 0"):
         next(model.predict_video(clip, every=0))
+
+
+@pytest.mark.skipif(not REAL_DATA, reason="CHORDATE_REAL_DATA names no folder of real data")
+def test_photographs_as_a_video_have_the_boxes_of_its_frames(weights: Path, tmp_path: Path) -> None:
+    files = sorted((Path(REAL_DATA) / "coco-tiny" / "val2017").glob("*.jpg"))[:4]
+    photographs = [Image.open(name).convert("RGB").resize((320, 240)) for name in files]
+    path = tmp_path / "photographs.mp4"
+    with av.open(str(path), "w") as file:
+        stream = file.add_stream("mpeg4", rate=Fraction(30000, 1001))
+        stream.width, stream.height, stream.pix_fmt = 320, 240, "yuv420p"
+        for photograph in photographs:
+            file.mux(stream.encode(av.VideoFrame.from_image(photograph)))
+        file.mux(stream.encode(None))
+    model = chordate.load(weights, device="cpu")
+    for place, (frame, seconds, found) in enumerate(model.predict_video(path, 0.0)):
+        assert frame == place and seconds == pytest.approx(place * 1001 / 30000, abs=1e-4)
+        Image.fromarray(found.image).save(tmp_path / "frame.png")
+        alone = model.predict(tmp_path / "frame.png", 0.0)
+        assert len(found) == len(alone) > 0 and (found.boxes == alone.boxes).all()
+        apart = [np.abs(found.image.astype(int) - np.asarray(photograph)).mean() for photograph in photographs]
+        assert int(np.argmin(apart)) == place
+    assert frame == 3
 
 
 def test_several_videos_have_a_folder_each(clip: Path, weights: Path, tmp_path: Path) -> None:
