@@ -27,6 +27,7 @@ PACKAGES = {  # schemes that fsspec opens, with what pip installs for them
     "memory": "fsspec",  # of this process, for tests
 }
 BLOCK = 8 << 20  # bytes of a request
+MARK = "uploading"  # in a folder at an address, as long as `pretrain upload` is not done
 
 
 def scheme_of(address: str) -> str | None:
@@ -53,10 +54,16 @@ def tars_at(address: str) -> list[str]:
     if by_curl(address) or (address.endswith(".tar") and not has_magic(address)):
         return [address]
     system, path = opened_system(address)
+    pattern = path if has_magic(path) else f"{path.rstrip('/')}/*.tar"
     try:
-        found = system.glob(path if has_magic(path) else f"{path.rstrip('/')}/*.tar")
+        marked = system.exists(f"{pattern.rpartition('/')[0]}/{MARK}")
+        found = system.glob(pattern)
     except Exception as error:
         raise unreadable(address, error) from None
+    if marked:
+        raise DataError(
+            f"{address} is still being uploaded, or that was stopped; run `pretrain upload` to its end first"
+        )
     if not found:
         raise DataError(f"there are no .tar shards at {address}; check the address")
     scheme = address.partition("://")[0]

@@ -206,7 +206,29 @@ def fingerprint(argv: list[str]) -> int:
     return 0
 
 
+def upload_flags() -> Parser:
+    flags = Parser(
+        prog="pretrain upload",
+        description="Copy a folder of shards to an address, from where `pretrain train --data-path` streams them. Run "
+        "again, a stopped upload continues.",
+    )
+    flags.add_argument("shards", type=Path, help="a folder that `pretrain pack` wrote")
+    flags.add_argument("address", help="a new folder, such as s3://bucket/shards; pip install 'chordate[remote]'")
+    return flags
+
+
+def upload(argv: list[str]) -> int:
+    args = upload_flags().parse_exactly(argv)
+    from pretrain.packing.upload import upload as run
+
+    count, kept = run(args.shards, args.address, percent(sys.stdout, "uploading"))
+    again = f", {kept:,} of them before" if kept else ""
+    say(f"uploaded {plural(count, 'file')} to {args.address}{again}")
+    return 0
+
+
 COMMANDS = {
+    "upload": Command("copy shards to an address such as s3://bucket/shards, for training there", upload, upload_flags),
     "pack": Command("pack folders, lists or TFRecords of images into shards with an index", pack, parser),
     "fingerprint": Command(
         "write fingerprints of the images of shards, to find test images among them", fingerprint, fingerprint_flags

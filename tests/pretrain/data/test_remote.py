@@ -83,7 +83,7 @@ def test_a_network_that_fails_and_a_package_that_lacks_are_one_sentence(
         def glob(self, path: str) -> list[str]:
             raise RuntimeError('Could not connect to "https://bucket"\nmore lines')
 
-        cat_file = open = glob
+        cat_file = exists = open = glob
 
     def opens(address: str) -> tuple[Any, str]:
         if address.startswith("gs"):
