@@ -1,4 +1,4 @@
-# make demo   pretrain and fine-tune on the built-in demo data, ending in a report
+# make demo   pretrain, and ask whether it helps a detector, on the built-in demo data, ending in a page
 # make test   all tests that need no GPU
 # make check  the checks for every commit: ruff, types, spelling, fast tests
 # make test-oldest  contract tests, one training step of everything and both programs, with the lowest releases allowed

@@ -168,7 +168,12 @@ def fingerprint_flags() -> Parser:
         "images were seen in pretraining, also if they were encoded again, resized, mirrored or cropped by 10 %. Run "
         "again, a stopped command continues.",
     )
-    flags.add_argument("shards", help="a folder of shards, a tar, a glob or a range such as train-{000000..000009}.tar")
+    flags.add_argument(
+        "shards",
+        nargs="?",
+        help="a folder of shards, a tar, a glob or a range such as train-{000000..000009}.tar (default: the built-in "
+        "demo data)",
+    )
     flags.add_argument("--jobs", type=whole(1, 1024), help="images decoded in parallel (default: one per core)")
     add_pixel_limit(flags)
     return flags
@@ -183,6 +188,12 @@ def fingerprint(argv: list[str]) -> int:
     from shared.feeding.image import limit_pixels
 
     limit_pixels(args.max_pixels)
+    if args.shards is None:
+        from shared.feeding.demo import demo_data
+        from shared.files import cache_dir
+
+        say("no shards given: using the built-in demo data")
+        args.shards = str(demo_data(cache_dir() / "demo").shards)
     found = find_shards(args.shards, None)
     if is_remote(found[0]):
         raise UsageError("fingerprints are written beside local shards; copy them to a local folder first")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -56,6 +57,16 @@ def test_fingerprints_come_with_packing_or_later_and_are_the_same(
         assert first.shape[1] == 4 and first.all() and (first == second).all()
     assert main(["fingerprint", str(at_once)]) == 0
     assert "2 shards had them already" in capsys.readouterr().out
+
+
+def test_without_shards_those_of_the_demo_data_get_fingerprints(
+    photos: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = packed(photos)
+    monkeypatch.setattr("shared.feeding.demo.demo_data", lambda _: SimpleNamespace(shards=out))
+    assert main(["fingerprint"]) == 0
+    assert "using the built-in demo data" in capsys.readouterr().out
+    assert all(rows is not None and rows.shape[1] == 4 for rows in rows_of(out))
 
 
 def test_a_subset_has_the_digests_of_its_images(photos: Path) -> None:
