@@ -163,9 +163,11 @@ def check_points(table: CocoTable, targets: np.ndarray) -> None:
 
 def are_shares(values: np.ndarray) -> bool:
     """(N, ...) -> True if nearly all rows are from 0 to 1, and not all are whole numbers."""
+    if not len(values):  # as of masks that are all RLE
+        return False
     rows = values.reshape(len(values), -1)
     inside = ((rows >= -0.01) & (rows <= 1.01)).all(axis=1)
-    return bool(len(rows)) and _nearly_all(inside) and bool((rows[inside] % 1 != 0).any())
+    return _nearly_all(inside) and bool((rows[inside] % 1 != 0).any())
 
 
 def _nearly_all(fits: Any) -> bool:

@@ -11,11 +11,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from detection.data.annotations.box_format import are_shares
 from detection.data.coco import CocoDetection, coco_layout
 from detection.data.convert import convert
 from detection.data.pack import pack
 from shared.errors import DataError
-from tests.detection.data.of_people import people, people_file
+from tests.detection.data.of_people import people, people_file, rle
 
 REAL = Path(os.environ.get("CHORDATE_REAL_DATA", "no-such-folder"))
 needs_real_data = pytest.mark.skipif(not REAL.is_dir(), reason="CHORDATE_REAL_DATA names no folder")
@@ -155,3 +156,16 @@ def test_own_json_of_sizes_or_shares_is_refused_when_opened_and_converted(tmp_pa
         with pytest.raises(DataError, match=says):
             convert(("custom", "coco"), tmp_path / "own", tmp_path / "out")
         assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("shape", [(0,), (0, 4), (0, 2, 2)])
+def test_no_numbers_are_no_shares(shape: tuple[int, ...]) -> None:
+    assert not are_shares(np.zeros(shape))
+
+
+def test_masks_that_are_all_rle_are_no_polygons_in_shares(tmp_path: Path) -> None:
+    content = people_file()
+    for entry in content["annotations"]:
+        entry["segmentation"] = rle(8, 8, 20)
+    images, annotations = people(tmp_path, content)
+    assert CocoDetection(images, annotations, finds=("masks",)).table.masks is not None
