@@ -10,14 +10,13 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-onnx: Any = pytest.importorskip("onnx")
-onnxruntime: Any = pytest.importorskip("onnxruntime")
-
 from shared.graphs.run import INPUT, in_onnxruntime
 
 
 def test_a_sum_and_a_layer_norm_are_not_fused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """onnxruntime 1.32 fuses both into a kernel for processors that takes several times as long."""
+    onnx: Any = pytest.importorskip("onnx")
+    onnxruntime: Any = pytest.importorskip("onnxruntime")
     helper, number, rng = onnx.helper, onnx.TensorProto.FLOAT, np.random.default_rng(0)
     scale, shift = rng.standard_normal((2, 16), dtype=np.float32)
     graph = helper.make_graph(
