@@ -62,16 +62,16 @@ def parser() -> Parser:
     flags.add_argument(
         "place",
         metavar="folder",
-        type=Path,
         help="class folders, or train/ and val/ with class folders, or a tar of either; a text file of `path label`; "
-        "TFRecords named as ImageNet's: a folder, a glob, or one file",
+        "TFRecords named as ImageNet's: a folder, a glob, or one file; class folders at s3:// and other addresses (pip "
+        "install 'chordate[remote]')",
     )
-    flags.add_argument("out", type=Path, help="the folder of shards to write; must not exist yet")
+    flags.add_argument("out", help="the folder of shards to write; must not exist yet")
     flags.add_argument(
         "--from", dest="kind", choices=["folder", "list", "tfrecord"], help="format of the input (default: by its name)"
     )
     flags.add_argument(
-        "--root", type=Path, help="folder that the paths of a list are relative to (default: the list's)"
+        "--root", help="folder or s3:// address that the paths of a list are relative to (default: the list's)"
     )
     flags.add_argument("--shard-size", type=whole(1), default=10_000, help="images per shard (default: 10000)")
     flags.add_argument(
@@ -117,7 +117,7 @@ def report(packed: Packed, args: Namespace) -> list[str]:
     counts = " and ".join(f"{count:,} {split}" for split, count in packed.samples.items()) or "no"
     again = f", {packed.kept} of them kept from the stopped packing" if packed.kept else ""
     classes, shards = plural(len(packed.classes), "class"), plural(packed.shards, "shard")
-    lines = [f"packed {counts} images of {classes} into {shards}{again} in {args.out}"]
+    lines = [f"packed {counts} images of {classes} into {shards}{again} in {Path(args.out)}"]
     total, left_out = sum(packed.samples.values()), packed.left_out
     lines.append(f"  {total + len(left_out):,} files or records found: {total:,} packed{reasons(left_out)}")
     if args.short_side is not None:
@@ -128,7 +128,7 @@ def report(packed: Packed, args: Namespace) -> list[str]:
         lines.append(next_step(args.part, packed.shards))
     lines += [f"  left out {name}: {reason}" for name, reason in left_out[:SHOWN]]
     if len(left_out) > SHOWN:
-        lines.append(f"  and {len(left_out) - SHOWN:,} more, listed in {args.out / UNPACKED}")
+        lines.append(f"  and {len(left_out) - SHOWN:,} more, listed in {Path(args.out) / UNPACKED}")
     return lines + [f"  note: {note}" for note in packed.notes]
 
 

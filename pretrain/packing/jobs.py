@@ -19,6 +19,7 @@ from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from typing import Any
 
+from pretrain.packing.elsewhere import is_address
 from pretrain.packing.shard_writer import Note, Task, Treatment, finished, write_shard
 from shared.errors import DataError
 from shared.feeding.cluster import on_cluster
@@ -141,6 +142,6 @@ def write_elsewhere(task: Task, common: tuple[Treatment, int | None], tick: Call
     if treatment.jpegtran and not os.access(treatment.jpegtran, os.X_OK):
         raise DataError(f"{platform.node()} has no {treatment.jpegtran}; install jpegtran there as here")
     for entry in (task.entries[0], task.entries[-1]):
-        if entry.changed and not os.path.exists(entry.file):
+        if entry.changed and not is_address(entry.file) and not os.path.exists(entry.file):
             raise DataError(f"{platform.node()} does not see {entry.file}; every node must, under the same path")
     return finished(task) or write_shard(task, treatment, tick)

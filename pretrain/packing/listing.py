@@ -21,6 +21,7 @@ import numpy as np
 
 from pretrain.data.layout import IMAGES, LEFT_OUT, OTHER_IMAGES, key_of
 from pretrain.data.tfrecord import MAX_CLASSES
+from pretrain.packing.elsewhere import is_address
 from shared.errors import DataError
 
 CHUNK = 1 << 22  # characters read at a time
@@ -106,8 +107,8 @@ class Listing(NamedTuple):
     skipped: list[tuple[str, str]]
 
 
-def read_listing(place: Path, root: Path | None) -> Listing:
-    """Read a list, and size and time of each file.
+def read_listing(place: Path, root: Path | str | None) -> Listing:
+    """Read a list, and size and time of each file; of files at an address, none is asked for.
 
     Raises:
         DataError: there is no list, or no image in it; a line that is none, a path that is repeated, a file of another
@@ -137,6 +138,7 @@ class Reader:
 
     def __init__(self, place: Path, base: str) -> None:
         self.place, self.base, self.number, self.count = place, base, 0, 0
+        self.elsewhere = is_address(base)
         size = place.stat().st_size
         with place.open("rb") as file:
             most = 1 + sum(part.count(b"\n") + part.count(b"\r") for part in iter(lambda: file.read(CHUNK), b""))
@@ -180,13 +182,13 @@ class Reader:
         self.ends[here], self.labels[here] = ends, labels
         self.hashes[here] = np.frombuffer(b"".join([hashed_bytes(key_of(path)) for path in paths]), ">u8")
         base, found = self.base, []
-        for path in paths:
+        for path in () if self.elsewhere else paths:
             try:
                 status = os.stat(path if path[0] == "/" else base + path)
                 found.append((status.st_size, status.st_mtime_ns))
             except (OSError, ValueError):  # reading it will raise the error
                 found.append((0, 0))
-        self.sizes[here], self.changed[here] = np.array(found, np.int64).reshape(-1, 2).T
+        self.sizes[here], self.changed[here] = (0, 0) if self.elsewhere else np.array(found, np.int64).reshape(-1, 2).T
         self.count = here.stop
 
     def entries(self) -> Listed:

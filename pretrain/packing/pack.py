@@ -24,7 +24,9 @@ import numpy as np
 
 from pretrain.data.classes import NAMES
 from pretrain.data.digests import places
+from pretrain.data.remote import scheme_of
 from pretrain.data.restart_markers import jpegtran
+from pretrain.packing.elsewhere import check_source, is_address
 from pretrain.packing.jobs import write_shards
 from pretrain.packing.listing import Entry, Listed
 from pretrain.packing.shard_writer import Note, Task, Treatment, finished, learn
@@ -86,7 +88,8 @@ def pack(
     """Write images into shards; continues an earlier packing of the same input and options.
 
     Args:
-        place: class folders, or train and val folders of them; an uncompressed tar of either; a list; TFRecords.
+        place: class folders, or train and val folders of them, also at an address such as s3://bucket/photos; an
+            uncompressed tar of either; a list; TFRecords.
         out: a folder that is empty or does not exist yet.
         kind: "folder", "list" or "tfrecord"; None to recognize it.
         root: folder that the paths of a list are relative to.
@@ -107,7 +110,9 @@ def pack(
         UsageError: a number out of range, or jpegtran is missing.
         Stopped: interrupted; finished shards are kept.
     """
-    place, out = Path(place), Path(out)
+    if isinstance(out, str) and scheme_of(out) is not None:
+        raise UsageError(f"shards are written to a local folder; then `pretrain upload` copies them to {out}")
+    place, out = place_of(place), Path(out)
     if shard_size < 1 or shard_bytes < 1 or not 0 <= val_share < 1:
         raise UsageError("--shard-size is at least 1, and --val-share is from 0 to below 1")
     if jobs < 1 or (short_side is not None and short_side < 1):
@@ -116,7 +121,7 @@ def pack(
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise DataError(f"{out} already exists and is not empty; give another folder or remove it first")
     treatment = Treatment(verify, short_side, jpegtran() if restart_markers else None, fingerprints)
-    source = find_source(place, kind=kind, root=None if root is None else Path(root), val_share=val_share)
+    source = find_source(place, kind=kind, root=None if root is None else place_of(root), val_share=val_share)
     shards = {split: list(cut(entries, shard_size, shard_bytes)) for split, entries in source.splits.items()}
     try:
         with unfinished(out, stamp(source, shards, treatment), part, must_exist=settle) as partial:
@@ -212,7 +217,15 @@ def summary(source: Source, made: Made, kept: int) -> Packed:
     )
 
 
-def check_any(place: Path, packed: Packed) -> None:
+def place_of(place: str | Path) -> Path | str:
+    """A path, or an address as it is. Raises UsageError for an address that cannot be listed."""
+    if isinstance(place, str):
+        place = place.removeprefix("file://")
+        check_source(place)
+    return place if is_address(place) else Path(place)
+
+
+def check_any(place: Path | str, packed: Packed) -> None:
     if not packed.samples:
         last = ": ".join(packed.skipped[-1])
         raise DataError(f"no image of {place} can be read, for example {last}; check the files")

@@ -31,6 +31,7 @@ from pretrain.data.layout import LEFT_OUT
 from pretrain.data.restart_markers import marked, rows_of
 from pretrain.data.shard_index import open_index
 from pretrain.data.tfrecord import photograph, read_record
+from pretrain.packing.elsewhere import is_address, read_at
 from pretrain.packing.listing import Entry
 from shared.errors import DataError
 from shared.feeding.fingerprint import fingerprints
@@ -196,7 +197,7 @@ class Reader:
                 learn(self.note.classes, str(label), name)
             return data, label, notes
         if entry.begin == 0:
-            return file.read_bytes(), entry.label, {}
+            return read_at(entry.file) if is_address(entry.file) else file.read_bytes(), entry.label, {}
         return os.pread(self._open(file).descriptor, entry.size, entry.begin), entry.label, {}
 
     def treated(self, data: bytes) -> bytes:

@@ -1,6 +1,6 @@
 """Input of `pretrain pack`: images of a folder, a tar, a list or TFRecords -> entries, split and in order.
 
-    folder    class folders, or train/ and val/ of them; a tar of either is read in place
+    folder    class folders, or train/ and val/ of them; a tar of either is read in place; also at s3:// (elsewhere.py)
     list      a text file with `path label` per line, read by listing.py; paths are relative to its folder or --root
     tfrecord  files such as train-00000-of-01024 and validation-00000-of-00128, or *.tfrecord: a folder, a glob, one
 
@@ -23,6 +23,7 @@ from pretrain.data.splits import SPLITS
 from pretrain.data.tfrecord import OF_MANY, is_record, record_places
 from pretrain.data.tree import walk
 from pretrain.packing.archive import read_archive
+from pretrain.packing.elsewhere import tree_at
 from pretrain.packing.listing import Entry, read_listing, split_listed
 from shared.errors import DataError, UsageError
 
@@ -44,19 +45,25 @@ class Source(NamedTuple):
     notes: list[str] = []
 
 
-def find_source(place: Path, *, kind: str | None = None, root: Path | None = None, val_share: float = 0.0) -> Source:
-    """List the images at a path.
+def find_source(
+    place: Path | str, *, kind: str | None = None, root: Path | str | None = None, val_share: float = 0.0
+) -> Source:
+    """List the images at a path or an address.
 
     Args:
-        place: a folder, a tar, a text file, a TFRecord or a glob of them.
+        place: a folder, a tar, a text file, a TFRecord or a glob of them; a string is the address of a folder.
         kind: one of KINDS; None to recognize it.
-        root: folder that the paths of a list are relative to; by default the list's own.
+        root: folder or address that the paths of a list are relative to; by default the list's own folder.
         val_share: fraction of the images for val, chosen by a hash of the names; for data without a val split.
 
     Raises:
         DataError: nothing there, or invalid input.
-        UsageError: `val_share` for data with a val split; `root` without a list.
+        UsageError: `val_share` for data with a val split; `root` without a list; an address that is none of a folder.
     """
+    if isinstance(place, str):
+        if root is not None or kind not in (None, "folder"):
+            raise UsageError(f"{place} is the address of a folder; give a list as a local file, with --root {place}")
+        return from_address(place, val_share)
     if kind is None:
         kind = kind_of(place)
     if root is not None and kind != "list":
@@ -100,6 +107,17 @@ def from_folder(place: Path, val_share: float) -> Source:
     return _placed(found, lambda path: _whole_file(os.path.join(place, path)))
 
 
+def from_address(address: str, val_share: float) -> Source:
+    """Class folders at an address."""
+    tree, places = tree_at(address)
+
+    def where(path: PurePosixPath) -> tuple[str, int, int, int]:
+        place = places[path]
+        return place.address, 0, place.size, place.changed
+
+    return _placed(layout(tree, address, val_share=val_share), where)
+
+
 def _placed(found: Layout, where: Callable[[PurePosixPath], tuple[str, int, int, int]]) -> Source:
     splits = {
         split: [Entry(str(path), key, label, *where(path)) for path, key, label in items]
@@ -119,7 +137,7 @@ def _whole_file(path: str) -> tuple[str, int, int, int]:
 # -- lists ------------------------------------------------------------------------------------------------------------
 
 
-def from_list(place: Path, root: Path | None, val_share: float) -> Source:
+def from_list(place: Path, root: Path | str | None, val_share: float) -> Source:
     """Lines `path label`: listing.py."""
     entries, classes, skipped = read_listing(place, root)
     return Source(split_listed(entries, val_share), classes, skipped)
