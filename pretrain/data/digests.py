@@ -94,14 +94,19 @@ def look(data: bytes) -> tuple[int, np.ndarray]:
     return mark_of(data[:FIRST], len(data)), picture
 
 
-def seen_in(samples: Any) -> np.ndarray | None:
-    """Digests of the images of a data set of shards, or of a subset of one; None if a shard has none, and says so."""
+def seen_in(samples: Any, *, tell: bool = True) -> np.ndarray | None:
+    """Digests of the images of a data set of shards, or of a subset of one; None if a shard has none.
+
+    Args:
+        tell: log that a shard has none.
+    """
     if not isinstance(full := whole_set(samples), ShardSet):
         log.info("streamed shards have no digests: nobody can check later whether test images were among them")
         return None
     found = list(_of_shards(full))
     if lacking := [shard for shard, digests in zip(full.shards, found, strict=True) if digests is None]:
-        log.info(
+        log.log(
+            logging.INFO if tell else logging.DEBUG,
             "%s of the data have no digests, such as %s: nobody can check later whether test images were seen; "
             "`pretrain fingerprint %s` writes them",
             plural(len(lacking), "shard"),

@@ -164,8 +164,9 @@ def plain_facts(recipe: PretrainRecipe, facts: Facts, backbone_args: dict[str, A
 
 def seen_by(recipe: PretrainRecipe, tag: str, train: Any, parents: list[Exported], run_dir: Path) -> Record | None:
     """Digests of the training images, in a file of the run, and those of the weights it learns from; None for none."""
-    digests = None if recipe.data.data_path is None else seen_in(train)  # not of the demo data
-    about = {"kind": "backbone", "arch": recipe.model.model, "tag": tag, "data": str(recipe.data.data_path)}
+    path = recipe.data.data_path
+    digests = seen_in(train, tell=path is not None)  # the demo data has some after `pretrain fingerprint`
+    about = {"kind": "backbone", "arch": recipe.model.model, "tag": tag, "data": path or "the built-in demo data"}
     own = None if digests is None else write_digests(run_dir, digests, **about)
     return together([own, *map(record_of, parents)])
 

@@ -13,6 +13,8 @@ from pretrain.cli import main
 from pretrain.data.digests import read_digests, seen_in
 from pretrain.data.shard_index import open_index
 from pretrain.data.shards import ShardSet, find_shards
+from pretrain.recipe import PretrainRecipe
+from pretrain.training.train import seen_by
 from shared.feeding.headers import Picture, read_headers
 from shared.feeding.limit import limited
 from tests.shared.feeding.of_pictures import jpeg, picture
@@ -84,6 +86,24 @@ def test_shards_without_digests_are_trained_on_and_it_is_said(photos: Path, capl
     with caplog.at_level(logging.INFO):
         assert seen_in(ShardSet(find_shards(out, "train"), lambda image, rng: image)) is None
     assert f"`pretrain fingerprint {out}` writes them" in caplog.text
+
+
+def test_the_demo_data_has_digests_if_it_was_given_some_and_is_silent_otherwise(
+    photos: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    out, recipe = packed(photos, "--fingerprints"), PretrainRecipe()
+    assert recipe.data.data_path is None
+    samples = ShardSet(find_shards(out, "train"), lambda image, rng: image)
+    run = tmp_path / "run"
+    run.mkdir()
+    record = seen_by(recipe, "digits", samples, [], run)
+    assert record is not None
+    assert [(entry.images, entry.fingerprints) for entry in record.entries] == [(7, 7)]
+    for place in out.glob("*.digests-*.npy"):
+        place.unlink()
+    with caplog.at_level(logging.INFO):
+        assert seen_by(recipe, "digits", samples, [], run) is None
+    assert "digests" not in caplog.text
 
 
 def test_an_image_that_cannot_be_decoded_has_a_mark_and_no_fingerprint(
