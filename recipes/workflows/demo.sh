@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The whole pipeline on the built-in demo data: `make demo`. About six minutes on two cores.
+# The whole pipeline on the built-in demo data: `make demo`. About five minutes on two cores.
 #
 # Question: does a detector learn faster from a backbone pretrained on the objects it has to find?
 # Data: scans of handwritten digits, pasted on photographs. The backbone is pretrained on 6,000 small images of one digit
