@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 import math
-import subprocess
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -20,6 +19,7 @@ from detection.ablation.cost import Cost, read_cost, times_longer
 from detection.ablation.labels import nested_order, read_labels, write_part
 from detection.ablation.plan import HELD_OUT, LONGER, SCRATCH, Run, Study, labels_file, part_of, runs, trials, words
 from shared.errors import UsageError, plural
+from shared.runs.subprocesses import run_logged
 from shared.text import say
 
 
@@ -134,10 +134,7 @@ def detections(study: Study, run: Run, extra: list[str]) -> None:
 def called(command: list[str], study: Study, run: Run) -> None:
     """Run a command, its output in the study's log of the run."""
     log = study.out / "logs" / f"{run.name}.log"
-    log.parent.mkdir(parents=True, exist_ok=True)
-    with log.open("a") as file:
-        code = subprocess.run(command, stdout=file, stderr=subprocess.STDOUT, check=False).returncode
-    if code:
+    if code := run_logged(command, log):
         raise Ended(run, code, log)
 
 

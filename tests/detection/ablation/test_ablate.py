@@ -6,7 +6,6 @@ import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -64,14 +63,14 @@ class Program:
         self.ability, self.best_lr, self.called, self.fails = ability, best_lr or {}, [], set[str]()
         self.epochs, self.recorded = dict[str, int](), True
 
-    def run(self, command: list[str], **_: Any) -> SimpleNamespace:
+    def run(self, command: list[str], log: Path) -> int:
         kind, words = command[3], command[4:]
         told = {flag: value for flag, value in zip(words, [*words[1:], ""], strict=True) if flag.startswith("--")}
         if kind == "train":
             self.called.append(told["--name"])
             self.epochs[told["--name"]] = int(told["--epochs"])
             if told["--name"] in self.fails:
-                return SimpleNamespace(returncode=75)
+                return 75
             arm = told.get("--backbone-tag", "scratch")
             folder = Path(told["--output-dir"]) / told["--name"]
             folder.mkdir(parents=True)
@@ -94,7 +93,7 @@ class Program:
                 if rng.random() < self.ability[name]
             ]
             Path(told["--save"]).write_text(json.dumps(found))
-        return SimpleNamespace(returncode=0)
+        return 0
 
 
 @pytest.fixture
@@ -108,7 +107,7 @@ def ablate(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tiny_mod
             marks = val.photographs.marks[:leaks]
             seen = write_digests(tmp_path, digests_of(marks), kind="backbone", arch="test_resnet", tag="vicreg")
             store.put(tiny_module, Card(arch="test_resnet", tag="vicreg", epoch=2), seen=seen)
-        monkeypatch.setattr(running, "subprocess", SimpleNamespace(run=program.run, STDOUT=None))
+        monkeypatch.setattr(running, "run_logged", program.run)
         told = [
             "--arms",
             "scratch",
