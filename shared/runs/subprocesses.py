@@ -22,9 +22,10 @@ PASSED_ON = (signal.SIGTERM, signal.SIGUSR1)
 def run_logged(command: Sequence[str], log: Path) -> int:
     """Run a command with its output added to a file -> its exit code, negative for the signal that ended it."""
     log.parent.mkdir(parents=True, exist_ok=True)
-    streams = {"stderr": subprocess.STDOUT}
-    with log.open("a") as file, subprocess.Popen(command, stdout=file, **streams) as other, passed_on(other):
-        return other.wait()
+    with log.open("a") as file:
+        other = subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT)
+        with other, passed_on(other):
+            return other.wait()
 
 
 @contextmanager
